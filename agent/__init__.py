@@ -1,0 +1,1 @@
+"""Where the parts meet: configuration, engine, Ray actors, rounds, command line."""

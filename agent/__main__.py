@@ -1,0 +1,5 @@
+"""`python -m agent` is `ratchet`."""
+
+from agent.cli import main
+
+main()

@@ -1,0 +1,168 @@
+"""`ratchet improve`: rounds, or the plan of them."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from agent.commands.output import emit, share
+from agent.commands.settings import load
+from agent.config import Config
+from agent.evaluation import Report
+from agent.models import base_checkpoints
+from agent.progress import make_progress
+from agent.round import Figures, Outcome
+from agent.run import Improver
+from agent.tasks.registry import open_task
+from search.errors import ResourceError
+from store.database import sqlite_path
+
+# Means over rounds of the embedded default: tokens and stored bytes of one search, and generated
+# tokens a second of one CPU thread. `--dry-run` says that they are estimates.
+TOKENS_PER_SIMULATION = 40
+BYTES_PER_SEARCH = 12_000
+TOKENS_PER_S = 4_000
+RESERVE_BYTES = 200_000_000
+
+
+def run(flags: dict[str, Any], file: str, rounds: int, dry_run: bool, as_json: bool) -> None:
+    config, _ = load(flags, file)
+    if dry_run:
+        _plan(config, rounds, as_json)
+        return
+    _check_disk(config)
+    progress = make_progress(quiet=as_json)
+    outcomes: list[dict[str, Any]] = []
+    with Improver(config, progress).started() as improver:
+        progress.say(f"run {config.run!r}, store {config.store}, task {config.task}")
+        for _ in range(rounds):
+            outcome = improver.run_round()
+            progress.close()
+            document = _document(outcome, improver.start_s)
+            outcomes.append(document)
+            if not as_json:
+                _show(outcome, config, improver.start_s)
+    if as_json:
+        emit({"run": config.run, "store": config.store, "rounds": outcomes})
+
+
+def _check_disk(config: Config) -> None:
+    """Refuse to begin what the disk cannot hold."""
+    for place in (config.checkpoints, str(sqlite_path(config.store) or config.checkpoints)):
+        path = Path(place).expanduser().absolute()
+        while not path.exists():
+            path = path.parent
+        free = shutil.disk_usage(path).free
+        needed = RESERVE_BYTES + config.problems_per_round * BYTES_PER_SEARCH
+        if free < needed:
+            raise ResourceError(
+                f"{path} has {free:,} bytes free, a round needs about {needed:,}",
+                "free some space, or choose another place with --store and --checkpoints",
+            )
+
+
+def _plan(config: Config, rounds: int, as_json: bool) -> None:
+    """What the rounds would do and cost; loads no model and starts no actor."""
+    task = open_task(config.task, config.problems)
+    base = base_checkpoints(config)
+    held_out = task.held_out(config.evaluation.num_problems, config.evaluation.seed)
+    searches = rounds * config.problems_per_round
+    tokens = searches * config.search.simulations * TOKENS_PER_SIMULATION
+    size = base["policy"].num_bytes
+    plan = {
+        "run": config.run, "task": config.task, "store": config.store,
+        "policy": str(base["policy"].path), "policy_version": base["policy"].version,
+        "rounds": rounds, "problems": searches,
+        "simulations_at_most": searches * config.search.simulations,
+        "tokens_about": tokens,
+        "training_steps_about": rounds * config.training.num_steps,
+        "held_out_problems": len(held_out),
+        "seconds_about": round(
+            tokens / TOKENS_PER_S
+            * max(1.0, base["policy"].architecture.hidden_size
+                  * base["policy"].architecture.num_layers / 384) ** 2
+        ),
+        "disk_bytes_about": searches * BYTES_PER_SEARCH + rounds * 10 * size,
+        "checkpoints_to_write": rounds * 5 + (0 if len(base) == 5 else 7),
+        "note": "estimates from the embedded default on one CPU thread",
+    }  # fmt: skip
+    if as_json:
+        emit(plan)
+        return
+    grid = Table(title="Plan (nothing was started)", title_justify="left", show_header=False)
+    for key, value in plan.items():
+        grid.add_row(key, f"{value:,}" if isinstance(value, int) else str(value))
+    Console().print(grid)
+
+
+def _figures(report: Report | None) -> dict[str, Any] | None:
+    if report is None:
+        return None
+    low, high = report.interval
+    return {"n": report.n, "correct": report.num_correct, "low": low, "high": high,
+            "tokens": report.num_tokens, "seconds": report.seconds}  # fmt: skip
+
+
+def _document(outcome: Outcome, start_s: float) -> dict[str, Any]:
+    def side(figures: Figures | None) -> dict[str, Any] | None:
+        if figures is None:
+            return None
+        return {"policy": figures.policy, "greedy": _figures(figures.greedy),
+                "search": _figures(figures.search)}  # fmt: skip
+
+    return {
+        "round": outcome.number, "stage": outcome.stage, "verdict": outcome.verdict,
+        "before": side(outcome.before), "after": side(outcome.after),
+        "seconds": {"starting": round(start_s, 1)} | outcome.timings,
+    }  # fmt: skip
+
+
+def _show(outcome: Outcome, config: Config, start_s: float) -> None:
+    console = Console()
+    grid = Table(title=f"Round {outcome.number}", title_justify="left")
+    for name in ("held-out problems", "n", "before", "after"):
+        grid.add_column(name)
+
+    def row(name: str, before: Report | None, after: Report | None) -> None:
+        if before is None or after is None:
+            return
+        cells = [share(r.num_correct, r.n, *r.interval) for r in (before, after)]
+        grid.add_row(name, str(after.n), *cells)
+
+    if outcome.before and outcome.after:
+        row("greedy", outcome.before.greedy, outcome.after.greedy)
+        search = "with search" + ("" if config.critics.use_tool else ", no tool")
+        row(search, outcome.before.search, outcome.after.search)
+        console.print(grid)
+    verdict = outcome.verdict
+    colour = {"promoted": "green", "kept": "yellow"}.get(outcome.stage, "red")
+    console.print(f"[{colour}]{outcome.stage}[/]: {verdict.get('reason', '')}", highlight=False)
+    if verdict.get("n"):
+        console.print(
+            f"gate: {verdict['rule']}; difference {100 * verdict['difference']:+.1f} points "
+            f"[{100 * verdict['low']:+.1f}, {100 * verdict['high']:+.1f}], n = {verdict['n']}",
+            highlight=False,
+        )
+    spent = {"starting": start_s} | outcome.timings
+    console.print(
+        "seconds: " + ", ".join(f"{k} {v:.0f}" for k, v in spent.items()), highlight=False
+    )
+    console.print(f"store: {config.store}\n", highlight=False)
+    place = "" if config.store == Config().store else f" --store {config.store}"
+    again = "" if config.run == "default" else f" --run {config.run}"
+    task = "" if config.task == "expressions" else f" --task {config.task}"
+    question = {
+        "expressions": "7+2*3-4+5*6-1",
+        "stories": "Ann has 12 apples. Ann buys 7 more apples. How many apples does Ann have?",
+    }.get(config.task)
+    console.print("Next:", highlight=False)
+    lines = [
+        f"ratchet improve{task}{place}{again}",
+        f"ratchet inspect searches --gained{place}{again}",
+    ]
+    if question:
+        lines.insert(1, f'ratchet solve "{question}"{task}{place}{again}')
+    for line in lines:
+        console.print(f"  {line}", highlight=False, soft_wrap=True)

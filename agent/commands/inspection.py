@@ -1,0 +1,118 @@
+"""`ratchet inspect`: rounds, searches, trees, trajectories and plain SQL."""
+
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.tree import Tree
+
+from agent.commands.output import emit, table
+from agent.commands.settings import load
+from store.check import INVARIANTS, check_store
+from store.database import Store, open_store
+from store.inspection import (
+    ask_sql,
+    list_rounds,
+    list_searches,
+    list_trajectories,
+    read_tree,
+)
+
+
+def _store(flags: dict[str, Any], file: str) -> tuple[Store, str]:
+    config, _ = load(flags, file)
+    return open_store(config.store, must_exist=True), config.run
+
+
+def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        emit(rows)
+    else:
+        table(rows)
+
+
+def rounds(flags: dict[str, Any], file: str, as_json: bool) -> None:
+    _print(list_rounds(_store(flags, file)[0]), as_json)
+
+
+def searches(
+    flags: dict[str, Any], file: str, round_number: int | None, unsolved: bool, gained: bool,
+    limit: int, as_json: bool,
+) -> None:  # fmt: skip
+    store, run = _store(flags, file)
+    _print(list_searches(store, run, round_number, unsolved, gained, limit), as_json)
+
+
+def trajectories(
+    flags: dict[str, Any], file: str, round_number: int | None, kept: bool, limit: int,
+    as_json: bool,
+) -> None:  # fmt: skip
+    store, run = _store(flags, file)
+    found = list_trajectories(store, run, round_number, kept, limit)
+    if as_json:
+        emit(found)
+    else:
+        table([{k: v for k, v in row.items() if k != "steps"} for row in found])
+
+
+def tree(flags: dict[str, Any], file: str, search_id: int, show_all: bool, as_json: bool) -> None:
+    nodes = read_tree(_store(flags, file)[0], search_id)
+    if as_json:
+        emit(nodes)
+        return
+    branches: dict[int, Tree] = {}
+    hidden: dict[int, int] = {}
+    for node in nodes:
+        if node["parent"] is None:
+            branches[node["ix"]] = Tree(_label(node))
+        elif node["parent"] in branches:
+            is_idle = node["n"] == 0 and not any(n["parent"] == node["ix"] for n in nodes)
+            if is_idle and not show_all:
+                hidden[node["parent"]] = hidden.get(node["parent"], 0) + 1
+            else:
+                branches[node["ix"]] = branches[node["parent"]].add(_label(node))
+    for ix, count in hidden.items():
+        branches[ix].add(f"[dim]+{count} never taken (--all shows them)[/]")
+    if branches:
+        Console(highlight=False, soft_wrap=True).print(branches[0])
+    else:
+        print("the search has no tree yet", file=sys.stderr)
+
+
+def _label(node: dict[str, Any]) -> str:
+    def number(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2f}"
+
+    critics = " ".join(
+        f"{name} {', '.join(number(v) for v in values)}" for name, values in node["critics"].items()
+    )
+    mark = {"end": " ■", "length": " …"}.get(node["stop"] or "", "")
+    pruned = f" [red]pruned: {escape(node['pruned'])}[/]" if node["pruned"] else ""
+    step = escape((node["text"] or "").strip())
+    return (
+        f"[bold]{step}[/]{mark}  [dim]N {node['n']}  Q {number(node['q'])}  "
+        f"P {number(node['p'])}  {critics}[/]{pruned}"
+    )
+
+
+def sql(
+    flags: dict[str, Any], file: str, statement: str, limit: int, timeout_s: float, as_json: bool
+) -> None:
+    answer = ask_sql(_store(flags, file)[0], statement, limit, timeout_s)
+    rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
+    _print([{k: _cell(v) for k, v in row.items()} for row in rows], as_json)
+    if answer.is_cut:
+        print(f"truncated after {limit} rows; raise --limit", file=sys.stderr)
+
+
+def _cell(value: Any) -> Any:
+    return f"<{len(value)} bytes>" if isinstance(value, bytes | memoryview) else value
+
+
+def check(flags: dict[str, Any], file: str, as_json: bool) -> None:
+    found = check_store(_store(flags, file)[0])
+    rules = {i.name: i.rule for i in INVARIANTS}
+    _print([{"invariant": n, "violations": v, "rule": rules[n]} for n, v in found.items()], as_json)
+    if any(found.values()):
+        raise SystemExit(7)

@@ -1,0 +1,40 @@
+"""`ratchet models`: checkpoints, their lineage and their measurements."""
+
+from typing import Any
+
+from sqlalchemy import select
+
+from agent.commands.output import emit, table
+from agent.commands.settings import load
+from store.database import open_store
+from store.schema import CheckpointRow, Round
+
+
+def run(flags: dict[str, Any], file: str, as_json: bool) -> None:
+    config, _ = load(flags, file)
+    store = open_store(config.store, must_exist=True)
+    with store.session() as session:
+        found = session.execute(
+            select(CheckpointRow, Round.number, Round.stage)
+            .outerjoin(Round, Round.id == CheckpointRow.round_id)
+            .order_by(CheckpointRow.id)
+        ).all()
+    rows = [
+        {
+            "role": c.role, "version": c.version, "parent": c.parent_version, "round": number,
+            "verdict": stage, "bytes": c.num_bytes, "measured": _measured(c.report),
+            "path": c.path,
+        }
+        for c, number, stage in found
+    ]  # fmt: skip
+    if as_json:
+        emit([row | {"report": c.report} for row, (c, _, _) in zip(rows, found, strict=True)])
+    else:
+        table([{k: v for k, v in row.items() if k != "path"} for row in rows])
+
+
+def _measured(report: dict[str, Any]) -> str:
+    names = {"auc": "AUC", "brier": "Brier", "acceptance": "acceptance", "last_loss": "loss"}
+    return ", ".join(
+        f"{label} {report[key]:.3f}" for key, label in names.items() if report.get(key) is not None
+    )

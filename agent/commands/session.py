@@ -1,0 +1,63 @@
+"""Models and hosts for commands that only ask: those of the run's last round, or the base ones."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
+
+from sqlalchemy import select
+
+from agent.actors import Hosts, make_hosts
+from agent.config import Config
+from agent.coordinator import Models
+from agent.engine.hosts import ModelRef
+from agent.models import as_ref, base_checkpoints, model_set
+from agent.round import make_models
+from agent.run import current_models, host_settings
+from agent.tasks.registry import open_task
+from agent.tasks.task import Task
+from agent.training.initial import initial_models_job
+from agent.training.jobs import Place
+from search.errors import NotFoundError
+from store.database import open_store, sqlite_path
+from store.schema import Run
+
+
+@contextmanager
+def asking(config: Config) -> Iterator[tuple[Models, Task, dict[str, ModelRef]]]:
+    """(Models, task, refs), with the hosts running for as long as the block."""
+    task = open_task(config.task, config.problems)
+    with TemporaryDirectory(prefix="ratchet-models-") as scratch:
+        refs = _last_models(config) or _base_models(config, scratch)
+        hosts: Hosts = make_hosts(
+            config.hosting.hosting, host_settings(config), config.hosting.ray_address
+        )
+        try:
+            yield make_models(config, hosts, model_set(refs), task), task, refs
+        finally:
+            hosts.close()
+
+
+def _last_models(config: Config) -> dict[str, ModelRef] | None:
+    """Models after the run's last round; None when there is no such run, or another policy is asked."""
+    path = sqlite_path(config.store)
+    if config.policy or (path is not None and not path.is_file()):
+        return None
+    store = open_store(config.store, must_exist=True)
+    try:
+        with store.session() as session:
+            run = session.scalars(select(Run).where(Run.name == config.run)).one_or_none()
+        if run is None:
+            if config.run != "default":
+                raise NotFoundError(f"there is no run {config.run!r}", "see `ratchet status`")
+            return None
+        return current_models(store, run.id) if run.task == config.task else None
+    finally:
+        store.close()
+
+
+def _base_models(config: Config, scratch: str) -> dict[str, ModelRef]:
+    refs = {role: as_ref(role, c) for role, c in base_checkpoints(config).items()}
+    if len(refs) < 5:
+        made = initial_models_job(refs["policy"].path, Place(scratch, config.hosting.threads))
+        refs |= {t.role: ModelRef(t.role, t.version, t.path) for t in made}
+    return refs

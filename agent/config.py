@@ -1,0 +1,221 @@
+"""Settings from defaults, a TOML file, the environment and flags, each value with its origin.
+
+Later sources win: default < ratchet.toml < RATCHET_SECTION__KEY < flag. An unknown key is an error
+that names the nearest known one.
+"""
+
+import difflib
+import hashlib
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from search.errors import SearchSettingsError, UsageError
+from search.settings import SearchSettings
+
+DEFAULT_FILE = "ratchet.toml"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CriticSettings(_Section):
+    value_weight: float = Field(1.0, ge=0, description="beta_v of the blend")
+    process_weight: float = Field(1.0, ge=0, description="beta_PRM of the blend")
+    outcome_weight: float = Field(1.0, ge=0, description="beta_ORM of the blend")
+    use_tool: bool = Field(True, description="let the task's tool check steps")
+    num_labelled: int = Field(150, ge=0, description="labelled problems that critics learn from")
+    samples: int = Field(6, ge=1, description="sampled texts for each labelled problem")
+    steps: int = Field(120, ge=0, description="training steps of each critic a round; 0 keeps them")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return {
+            "value": self.value_weight,
+            "process": self.process_weight,
+            "outcome": self.outcome_weight,
+        }
+
+
+class SelectionSettings(_Section):
+    min_outcome: float = Field(0.0, ge=0, le=1, description="least outcome score (gamma)")
+    must_be_sound: bool = Field(True, description="drop what the tool found unsound")
+    min_confidence: float = Field(0.0, ge=0, le=1, description="least confidence in the answer")
+
+
+class PolicyTraining(_Section):
+    """Unset values come from the checkpoint's ratchet.json, else from the trainer's defaults."""
+
+    num_steps: int = Field(450, ge=1, description="steps a round")
+    batch_size: int = Field(48, ge=1, description="texts a step")
+    learning_rate: float | None = Field(None, gt=0, description="AdamW's rate")
+    matrix_learning_rate: float | None = Field(None, gt=0, description="Muon's rate")
+    optimizer: Literal["adamw", "muon"] | None = Field(None, description="adamw or muon")
+    position_span: int | None = Field(None, ge=0, description="range of random positions")
+    replay_share: float = Field(
+        0.35, ge=0, lt=1, description="share of demonstrations among the training texts"
+    )
+    max_epochs: float = Field(4.0, gt=0, description="passes over the texts, at most")
+    drafter_steps: int = Field(120, ge=0, description="distillation steps of the drafter; 0: none")
+
+
+class EvaluationSettings(_Section):
+    num_problems: int = Field(600, ge=1, description="held-out problems, greedy")
+    num_search_problems: int = Field(150, ge=0, description="held-out problems, with search")
+    seed: int = Field(0, description="draws the held-out problems")
+    gate_p: float = Field(0.05, gt=0, lt=1, description="promote at this one-sided McNemar p")
+
+
+class HostingSettings(_Section):
+    hosting: Literal["ray", "inline"] = Field("ray", description="actors, or this process")
+    ray_address: str = Field("", description="cluster to join; empty starts a local one")
+    threads: int = Field(1, ge=1, description="torch threads of each actor and of training")
+    device: str = Field("auto", description="auto, cpu or cuda")
+    batch_rows: int = Field(512, ge=1, description="rows of one forward, at most")
+    cohort: int = Field(100, ge=1, description="searches that step together")
+    speculation: Literal["auto", "always", "never"] = Field("auto", description="draft rollouts")
+    draft_tokens: int = Field(4, ge=1, le=16, description="tokens of one draft")
+    option_tokens: int = Field(48, ge=1, description="longest option")
+    text_tokens: int = Field(256, ge=1, description="longest completion")
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        if value not in ("auto", "cpu") and not value.startswith("cuda"):
+            raise ValueError("must be auto, cpu or cuda")
+        return value
+
+
+class Config(_Section):
+    task: Literal["expressions", "stories", "jsonl"] = Field("expressions", description="problems")
+    policy: str = Field("", description="checkpoint directory; empty: the embedded one")
+    problems: str = Field("", description="JSONL file of the task jsonl")
+    store: str = Field("sqlite:///ratchet-runs/ratchet.db", description="SQLAlchemy URL")
+    checkpoints: str = Field("ratchet-runs/checkpoints", description="where new weights go")
+    run: str = Field("default", description="name of the run")
+    seed: int = Field(0, ge=0, lt=2**62, description="of everything random")
+    problems_per_round: int = Field(1000, ge=1, description="problems imagined a round")
+    num_seeds: int = Field(300, ge=1, description="problems that imagination starts from")
+    search: SearchSettings = SearchSettings()
+    critics: CriticSettings = CriticSettings()
+    selection: SelectionSettings = SelectionSettings()
+    training: PolicyTraining = PolicyTraining()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    hosting: HostingSettings = HostingSettings()
+
+    def digest(self) -> str:
+        """Digest of what results depend on: everything but places and hosting."""
+        kept = self.model_dump(exclude={"store", "checkpoints", "run", "hosting"})
+        kept["limits"] = [self.hosting.option_tokens, self.hosting.text_tokens, self.hosting.cohort]
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    key: str
+    value: Any
+    origin: str
+    """default, FILE, environment NAME, or flag."""
+
+
+def known_keys() -> dict[str, type[Any] | None]:
+    """All dotted keys."""
+    keys: dict[str, Any] = {}
+    for name, info in Config.model_fields.items():
+        kind = info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys |= {f"{name}.{inner}": None for inner in kind.model_fields}
+        elif kind is SearchSettings:
+            keys |= {f"{name}.{field.name}": None for field in dataclass_fields(SearchSettings)}
+        else:
+            keys[name] = None
+    return keys
+
+
+def _check_key(key: str, where: str) -> None:
+    known = known_keys()
+    if key in known:
+        return
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    tail = {k.rpartition(".")[2]: k for k in known}
+    near = near or [tail[n] for n in difflib.get_close_matches(key.rpartition(".")[2], tail, n=1)]
+    raise UsageError(
+        f"unknown setting {key!r} in {where}",
+        f"did you mean {near[0]!r}?" if near else "see `ratchet config show`",
+    )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _from_file(file: str) -> dict[str, Setting]:
+    path = Path(file or DEFAULT_FILE)
+    if not path.is_file():
+        if file:
+            raise UsageError(f"config file {file!r} is not there", "check --config")
+        return {}
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not TOML: {error}", "correct that line") from error
+    found = {}
+    for key, value in _flat(values).items():
+        _check_key(key, str(path))
+        found[key] = Setting(key, value, str(path))
+    return found
+
+
+def _from_environment() -> dict[str, Setting]:
+    found = {}
+    for name, text in os.environ.items():
+        if not name.startswith("RATCHET_") or name in ("RATCHET_FAILPOINT", "RATCHET_DEBUG"):
+            continue
+        key = name.removeprefix("RATCHET_").lower().replace("__", ".")
+        _check_key(key, f"environment variable {name}")
+        found[key] = Setting(key, text, f"environment {name}")
+    return found
+
+
+def load_config(flags: Mapping[str, Any], file: str = "") -> tuple[Config, list[Setting]]:
+    """The configuration and where each value came from. Raises UsageError naming key and value."""
+    given = _from_file(file) | _from_environment()
+    for key, value in flags.items():
+        if value is not None:
+            _check_key(key, "a flag")
+            given[key] = Setting(key, value, "flag")
+    nested: dict[str, Any] = {}
+    for key, setting in given.items():
+        section, _, name = key.rpartition(".")
+        (nested.setdefault(section, {}) if section else nested)[name] = setting.value
+    try:
+        config = Config.model_validate(nested)
+    except SearchSettingsError:
+        raise
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        origin = given[key].origin if key in given else "the configuration"
+        raise UsageError(
+            f"setting {key!r} is {first['input']!r} in {origin}: {first['msg'].lower()}",
+            f"see `ratchet config show` for {key!r}",
+        ) from error
+    values = _flat(config.model_dump())
+    return config, [
+        Setting(key, values[key], given[key].origin if key in given else "default")
+        for key in known_keys()
+    ]

@@ -1,0 +1,209 @@
+"""Between the search, which knows no models, and the hosts, which know no trees."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from agent.actors import Hosts, Speculation
+from agent.engine.hosts import ModelRef
+from agent.engine.requests import Generated, LineRequest, Lines, Text, TextRequest
+from agent.engine.tokenizer import Tokenizer
+from agent.tasks.task import Task
+from critics.blend import blend
+from critics.calibration import Calibration
+from critics.heads import TrainedCritic
+from critics.outcome import OutcomeCritic
+from critics.process import ProcessCritic
+from critics.rollout import checked_rollout, cut_into_options, scored
+from critics.value import ValueCritic
+from search.interfaces import EvaluateRequest, Evaluation, ExpandRequest, Proposal, Rollout
+from search.randomness import derive_seed
+from search.score import Finding, Score
+from search.settings import SearchSettings
+from search.state import Option, Problem, State
+
+CRITICS = {"value": ValueCritic, "process": ProcessCritic, "outcome": OutcomeCritic}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSet:
+    """The five models of a search, and how each critic's logits become probabilities."""
+
+    refs: Mapping[str, ModelRef]
+    calibrations: Mapping[str, Calibration] = field(default_factory=dict)
+
+    @property
+    def policy(self) -> ModelRef:
+        return self.refs["policy"]
+
+    @property
+    def versions(self) -> dict[str, str]:
+        return {role: ref.version for role, ref in self.refs.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    option_tokens: int = 48
+    """Longest option."""
+    text_tokens: int = 256
+    """Longest completion."""
+
+
+class Models:
+    """Proposer and evaluator over hosted models, for the problems of one task."""
+
+    def __init__(
+        self,
+        hosts: Hosts,
+        models: ModelSet,
+        tokenizer: Tokenizer,
+        task: Task,
+        settings: SearchSettings,
+        weights: Mapping[str, float],
+        limits: Limits,
+        use_tool: bool,
+        speculation: Speculation,
+    ) -> None:
+        self.hosts = hosts
+        self.models = models
+        self.tokenizer = tokenizer
+        self.task = task
+        self.settings = settings
+        self.weights = weights
+        self.limits = limits
+        self.use_tool = use_tool and bool(task.tool)
+        self.speculation = speculation
+        self._boundary = frozenset(tokenizer.boundary_ids)
+        self._texts: dict[str, str] = {}
+
+    def root(self, problem: Problem) -> State:
+        """The state to search from. The reference answer stays behind."""
+        prompt = self.task.prompt(problem.text)
+        self._texts[problem.id] = problem.text
+        return State(problem.id, tuple(self.tokenizer.encode(prompt)), prompt)
+
+    def check(self, state: State) -> Finding:
+        """What the tool says of a state's last step."""
+        if not self.use_tool or not state.options:
+            return Finding(None)
+        return self.task.check_step(self._texts[state.problem_id], state.steps)
+
+    def propose(self, requests: Sequence[ExpandRequest]) -> list[Proposal]:
+        heat = 0.0 if self.settings.proposal == "distinct" else self.settings.temperature
+        lines: list[Lines] = self.hosts.call(
+            "policy", "lines", self.models.policy,
+            [LineRequest(r.state.tokens, r.count, self.limits.option_tokens, heat, r.seed)
+             for r in requests],
+        )  # fmt: skip
+        return [self._proposal(r.state, found) for r, found in zip(requests, lines, strict=True)]
+
+    def _proposal(self, state: State, lines: Lines) -> Proposal:
+        options = tuple(self._option(line) for line in lines.lines)
+        unsound: list[str] = []
+        for option in options:
+            finding = self.check(state.extended(option))
+            unsound.append(finding.reason or "unsound" if finding.is_sound is False else "")
+        return Proposal(options, tuple(unsound), lines.num_tokens)
+
+    def _option(self, line: Generated) -> Option:
+        text = self.tokenizer.decode(line.tokens)
+        return Option(line.tokens, text, sum(line.logprobs), line.stop)
+
+    def evaluate(self, requests: Sequence[EvaluateRequest]) -> list[Evaluation]:
+        completed, spent = self._rollouts(requests)
+        states = [r.state for r in requests]
+        finished = [
+            rollout.state
+            for group in completed
+            for rollout in group
+            if rollout.state.is_finished and rollout.outcome.value is None
+        ]
+        scores = self._scores({"value": states, "process": states, "outcome": finished})
+        outcome = iter(scores["outcome"])
+        results: list[Evaluation] = []
+        for i, group in enumerate(completed):
+            rollouts = tuple(
+                scored(r, next(outcome)) if r.state.is_finished and r.outcome.value is None else r
+                for r in group
+            )
+            own = (scores["value"][i], scores["process"][i])
+            # A rollout cut off by length never succeeded; it is a zero, not a missing score.
+            ends = tuple(
+                r.outcome if r.state.is_finished else Score("outcome", "", 0.0, "cut off by length")
+                for r in rollouts
+            )
+            is_cut = states[i].is_terminal and not states[i].is_finished
+            value = 0.0 if is_cut else blend((*own, *ends), self.weights)
+            results.append(Evaluation(value, own, rollouts, spent[i]))
+        return results
+
+    def _scores(self, wanted: Mapping[str, Sequence[State]]) -> dict[str, list[Score]]:
+        """Scores of all critics, their calls under way at the same time."""
+        asked: dict[str, list[tuple[int, ...]]] = {}
+
+        def critic(
+            role: str, scorer: Callable[[Sequence[tuple[int, ...]]], Sequence[float]]
+        ) -> TrainedCritic:
+            calibration = self.models.calibrations.get(role, Calibration())
+            return CRITICS[role](self.models.refs[role].version, scorer, calibration)
+
+        active = [role for role in wanted if self.weights.get(role, 0.0) > 0 or role == "outcome"]
+        for role in active:
+            # First pass: let each critic say which rows it wants.
+            def note(rows: Sequence[tuple[int, ...]], role: str = role) -> Sequence[float]:
+                asked[role] = list(rows)
+                return [0.0] * len(rows)
+
+            critic(role, note).score(wanted[role])
+        calling = [role for role in active if asked.get(role)]
+        raw = dict(zip(calling, self.hosts.call_many(
+            [(role, "scores", (self.models.refs[role], asked[role])) for role in calling]
+        ), strict=True))  # fmt: skip
+        return {
+            role: critic(role, lambda _, role=role: raw[role]).score(wanted[role])
+            if role in active
+            else [Score(role, "", None, "weight 0")] * len(wanted[role])
+            for role in wanted
+        }
+
+    def outcome_scores(self, states: Sequence[State]) -> list[Score]:
+        """The outcome critic on whole texts."""
+        return self._scores({"outcome": states})["outcome"]
+
+    def _rollouts(
+        self, requests: Sequence[EvaluateRequest]
+    ) -> tuple[list[list[Rollout]], list[int]]:
+        """For each request its completed rollouts and the tokens that they cost."""
+        groups: list[list[Rollout]] = []
+        needed: list[tuple[int, TextRequest]] = []
+        for i, request in enumerate(requests):
+            state = request.state
+            if state.is_terminal:
+                groups.append([self.checked(state, [])])
+                continue
+            groups.append(list(request.known))
+            for k in range(len(request.known), self.settings.num_rollouts):
+                needed.append((i, TextRequest(
+                    state.tokens, self.limits.text_tokens, self.settings.rollout_temperature,
+                    derive_seed(request.seed, k),
+                )))  # fmt: skip
+        spent = [0] * len(requests)
+        if needed:
+            texts: list[Text] = self.hosts.texts(
+                self.models.policy, self.models.refs.get("drafter"), [t for _, t in needed],
+                self.speculation,
+            )  # fmt: skip
+            for (i, _), text in zip(needed, texts, strict=True):
+                if text.error:
+                    continue
+                generated = text.generated
+                spent[i] += len(generated.tokens)
+                new = cut_into_options(
+                    generated.tokens, generated.logprobs, generated.stop, self._boundary,
+                    self.tokenizer.decode,
+                )  # fmt: skip
+                groups[i].append(self.checked(requests[i].state, new))
+        return groups, spent
+
+    def checked(self, state: State, new: Sequence[Option]) -> Rollout:
+        """The completed state as the tool finds it."""
+        return checked_rollout(state, new, self.check, self.task.answer_of)

@@ -1,0 +1,1 @@
+"""Token generation over batches of states."""

@@ -1,0 +1,185 @@
+"""How good a policy is on held-out problems: greedy, majority vote, best of n, and search."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from agent.coordinator import Models
+from agent.engine.requests import Text, TextRequest
+from agent.intervals import wilson
+from critics.rollout import cut_into_options, scored
+from search import frontier
+from search.interfaces import Rollout
+from search.mcts import Search
+from search.randomness import derive_seed
+from search.settings import SearchSettings
+from search.state import Problem, State
+from store.evaluations import Answered
+
+Mode = Literal["greedy", "majority", "best-of-n", "search"]
+MODES: tuple[Mode, ...] = ("greedy", "majority", "best-of-n", "search")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How to answer: the mode and its budget."""
+
+    mode: Mode
+    samples: int = 8
+    """Texts a problem, for majority and best-of-n."""
+    temperature: float = 0.8
+    seed: int = 0
+
+    def settings(self, search: SearchSettings, use_tool: bool) -> dict[str, Any]:
+        """Everything about the plan that a result depends on."""
+        if self.mode == "greedy":
+            return {"mode": self.mode}
+        if self.mode == "search":
+            return {"mode": self.mode, "seed": self.seed, "search": search.as_dict(),
+                    "use_tool": use_tool}  # fmt: skip
+        return {"mode": self.mode, "samples": self.samples, "temperature": self.temperature,
+                "seed": self.seed}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One evaluation: answers by problem id, and what they cost."""
+
+    mode: Mode
+    items: dict[str, Answered]
+    num_tokens: int
+    """Generated tokens, all problems and models together."""
+    seconds: float
+
+    @property
+    def n(self) -> int:
+        return len(self.items)
+
+    @property
+    def num_correct(self) -> int:
+        return sum(a.is_correct for a in self.items.values())
+
+    @property
+    def num_unanswered(self) -> int:
+        return sum(a.answer is None for a in self.items.values())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return wilson(self.num_correct, self.n)
+
+    @property
+    def correct(self) -> dict[str, bool]:
+        return {key: a.is_correct for key, a in self.items.items()}
+
+
+def benchmark_digest(problems: Sequence[Problem]) -> str:
+    raw = json.dumps([[p.id, p.answer] for p in problems])
+    return hashlib.sha256(raw.encode()).hexdigest()[:16]
+
+
+def evaluate(
+    models: Models,
+    problems: Sequence[Problem],
+    plan: Plan,
+    cohort: int = 100,
+    on_progress: Callable[[int, float], None] = lambda done, solved: None,
+) -> Report:
+    """Answer the problems and compare with their references, which only this function reads."""
+    started = time.monotonic()
+    answers: dict[str, Answered] = {}
+    tokens = 0
+    for start in range(0, len(problems), cohort):
+        part = problems[start : start + cohort]
+        found = _searched(models, part, plan) if plan.mode == "search" \
+            else _sampled(models, part, plan)  # fmt: skip
+        for problem, (answer, spent) in zip(part, found, strict=True):
+            is_correct = models.task.is_correct(answer, problem.answer or "")
+            answers[problem.id] = Answered(answer, is_correct)
+            tokens += spent
+        on_progress(len(answers), sum(a.is_correct for a in answers.values()) / len(answers))
+    return Report(plan.mode, answers, tokens, time.monotonic() - started)
+
+
+def _searched(
+    models: Models, problems: Sequence[Problem], plan: Plan
+) -> list[tuple[str | None, int]]:
+    searches = [
+        Search(models.root(p), models.settings, derive_seed(plan.seed, p.id, "evaluate"))
+        for p in problems
+    ]
+    frontier.run(searches, models, models)
+    found: list[tuple[str | None, int]] = []
+    for search in searches:
+        result = search.result()
+        answer = result.chosen.rollout.answer if result.chosen else None
+        found.append((answer, result.budget.tokens))
+    return found
+
+
+def sample_rollouts(
+    models: Models, problems: Sequence[Problem], samples: int, temperature: float, seed: int
+) -> list[list[Rollout]]:
+    """Whole texts of the policy, not checked and not scored; those that failed are left out."""
+    roots = [models.root(p) for p in problems]
+    requests = [
+        TextRequest(root.tokens, models.limits.text_tokens, temperature,
+                    derive_seed(seed, root.problem_id, k, "sample"))
+        for root in roots
+        for k in range(samples)
+    ]  # fmt: skip
+    texts: list[Text] = models.hosts.texts(
+        models.models.policy, models.models.refs.get("drafter"), requests, models.speculation
+    )
+    return [
+        [
+            _as_rollout(models, root, t)
+            for t in texts[i * samples : (i + 1) * samples]
+            if not t.error
+        ]
+        for i, root in enumerate(roots)
+    ]
+
+
+def _as_rollout(models: Models, root: State, text: Text) -> Rollout:
+    new = cut_into_options(
+        text.generated.tokens, text.generated.logprobs, text.generated.stop,
+        frozenset(models.tokenizer.boundary_ids), models.tokenizer.decode,
+    )  # fmt: skip
+    return models.checked(root, new)
+
+
+def _sampled(
+    models: Models, problems: Sequence[Problem], plan: Plan
+) -> list[tuple[str | None, int]]:
+    is_greedy = plan.mode == "greedy"
+    groups = sample_rollouts(
+        models, problems, 1 if is_greedy else plan.samples,
+        0.0 if is_greedy else plan.temperature, plan.seed,
+    )  # fmt: skip
+    if plan.mode == "best-of-n":
+        groups = _with_outcomes(models, groups)
+    found: list[tuple[str | None, int]] = []
+    for group in groups:
+        spent = sum(len(o.tokens) for r in group for o in r.state.options)
+        answered = [r for r in group if r.answer is not None]
+        if plan.mode == "majority":
+            votes: dict[str | None, int] = {}
+            for r in answered:
+                votes[r.answer] = votes.get(r.answer, 0) + 1
+            best = max(votes, key=lambda a: votes[a], default=None)
+        elif plan.mode == "best-of-n":
+            top = max(answered, key=lambda r: r.outcome.value or 0.0, default=None)
+            best = top.answer if top else None
+        else:
+            best = answered[0].answer if answered else None
+        found.append((best, spent))
+    return found
+
+
+def _with_outcomes(models: Models, groups: Sequence[Sequence[Rollout]]) -> list[list[Rollout]]:
+    flat = [r for group in groups for r in group]
+    scores = iter(models.outcome_scores([r.state for r in flat]))
+    return [[scored(r, next(scores)) for r in group] for group in groups]

@@ -1,0 +1,108 @@
+"""Which checkpoints a run uses: the embedded ones, a directory, or what earlier rounds trained."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from agent.config import Config
+from agent.coordinator import ModelSet
+from agent.engine.checkpoint import Checkpoint, inspect_checkpoint
+from agent.engine.hosts import ROLES, ModelRef
+from agent.tasks.registry import embedded_path
+from agent.training.critics import read_calibration
+from agent.training.jobs import Trained
+from search.errors import CheckpointError, NotFoundError
+from store.database import now_us
+from store.schema import CheckpointRow
+
+
+def base_checkpoints(config: Config) -> dict[str, Checkpoint]:
+    """Role to checkpoint, as far as they exist before the first round. Looks through, loads nothing.
+
+    A policy directory of the user's has no critics and no drafter yet: they are made from it.
+    """
+    if config.policy:
+        return {"policy": _policy(Path(config.policy).expanduser())}
+    found: dict[str, Checkpoint] = {}
+    for role in ROLES:
+        path = embedded_path(config.task, role)
+        if path is not None:
+            found[role] = inspect_checkpoint(path)
+    if "policy" not in found:
+        raise CheckpointError(
+            f"task {config.task!r} has no embedded policy", "name a checkpoint with --policy DIR"
+        )
+    return found
+
+
+def _policy(path: Path) -> Checkpoint:
+    checkpoint = inspect_checkpoint(path)
+    if checkpoint.is_critic:
+        raise CheckpointError(
+            f"{path} is a critic ({checkpoint.config['architectures'][0]}), not a policy",
+            "give a causal language model",
+        )
+    return checkpoint
+
+
+def as_ref(role: str, checkpoint: Checkpoint) -> ModelRef:
+    return ModelRef(role, checkpoint.version, str(checkpoint.path.resolve()))
+
+
+def model_set(refs: Mapping[str, ModelRef]) -> ModelSet:
+    """The models with each critic's calibration read from its notes."""
+    calibrations = {
+        role: read_calibration(inspect_checkpoint(ref.path).notes)
+        for role, ref in refs.items()
+        if role in ("value", "process", "outcome")
+    }
+    return ModelSet(dict(refs), calibrations)
+
+
+def register(
+    session: Session, role: str, checkpoint: Checkpoint, parent: str | None = None,
+    round_id: int | None = None, dataset_id: int | None = None,
+) -> None:  # fmt: skip
+    """A row for a checkpoint that is not known yet."""
+    known = session.scalars(
+        select(CheckpointRow).where(
+            CheckpointRow.role == role, CheckpointRow.version == checkpoint.version
+        )
+    ).one_or_none()
+    if known is None:
+        session.add(
+            CheckpointRow(
+                role=role, version=checkpoint.version, path=str(checkpoint.path.resolve()),
+                parent_version=parent, round_id=round_id, dataset_id=dataset_id, status="ready",
+                num_bytes=checkpoint.num_bytes, report=checkpoint.notes.get("report", {}),
+                created_ts=now_us(),
+            )
+        )  # fmt: skip
+        session.flush()
+
+
+def register_trained(
+    session: Session, trained: Trained, round_id: int | None, dataset_id: int | None
+) -> None:
+    checkpoint = inspect_checkpoint(trained.path)
+    parent = session.scalars(
+        select(CheckpointRow.version).where(CheckpointRow.version == trained.parent_version)
+    ).first()
+    register(session, trained.role, checkpoint, parent, round_id, dataset_id)
+
+
+def refs_of(session: Session, versions: Mapping[str, str]) -> dict[str, ModelRef]:
+    """ModelRefs for role to version. Raises NotFoundError for one that was never registered."""
+    refs: dict[str, ModelRef] = {}
+    for role, version in versions.items():
+        row = session.scalars(
+            select(CheckpointRow).where(
+                CheckpointRow.role == role, CheckpointRow.version == version
+            )
+        ).one_or_none()
+        if row is None:
+            raise NotFoundError(f"the store knows no {role} {version!r}", "see `ratchet models`")
+        refs[role] = ModelRef(role, row.version, row.path)
+    return refs

@@ -1,0 +1,468 @@
+"""One turn of the ratchet as a state machine over the store.
+
+    imagining -> searching -> selecting -> training -> evaluating -> promoted | kept | failed
+
+Each stage leaves what it made in the store (or in a published checkpoint) before the round's row
+moves on, in one transaction; a round that is taken up again starts at its row's stage and finds
+there all that it needs. Nothing lives in this process that would be missed.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import func, select
+
+from agent import failpoints
+from agent.actors import Hosts, Speculation
+from agent.config import Config
+from agent.coordinator import Limits, Models, ModelSet
+from agent.engine.checkpoint import inspect_checkpoint
+from agent.engine.hosts import ModelRef
+from agent.engine.tokenizer import Tokenizer
+from agent.evaluation import Plan, Report, benchmark_digest, evaluate, sample_rollouts
+from agent.gate import Verdict, judge, kept
+from agent.models import model_set, refs_of, register_trained
+from agent.progress import Progress
+from agent.tasks.task import Task
+from agent.training.examples import Example
+from agent.training.jobs import Trained, critic_job, drafter_job, policy_job
+from agent.training.labelling import Labelled, label_rollouts
+from agent.training.policy import DivergedError
+from agent.training.publish import NonFiniteError
+from agent.training.recipe import (
+    critic_settings,
+    demonstration_examples,
+    drafter_settings,
+    mixed_examples,
+    policy_settings,
+    replay_seed,
+)
+from agent.workshop import Job, Workshop
+from search import frontier
+from search.interfaces import Rollout
+from search.mcts import Search
+from search.randomness import derive_seed
+from search.state import Problem
+from store.database import Store, now_us
+from store.datasets import SelectionRule, dataset_of, earlier_datasets, freeze_dataset, read_dataset
+from store.evaluations import find_evaluation, record_evaluation
+from store.leases import RunLease
+from store.recording import add_event, add_problems, as_problem, claim, plan_searches, record_search
+from store.schema import ENDED, ProblemRow, Round, SearchRow
+
+CRITIC_ROLES = ("value", "process", "outcome")
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Held-out results of one policy: greedy, and with search (None where it was not measured)."""
+
+    policy: str
+    greedy: Report
+    search: Report | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a round ended."""
+
+    number: int
+    stage: str
+    verdict: dict[str, Any]
+    before: Figures | None
+    after: Figures | None
+    timings: dict[str, float]
+
+
+class RoundRunner:
+    """Takes the open round of a run through its stages."""
+
+    def __init__(
+        self, config: Config, store: Store, lease: RunLease, hosts: Hosts, task: Task,
+        workshop: Workshop, progress: Progress,
+    ) -> None:  # fmt: skip
+        self.config = config
+        self.store = store
+        self.lease = lease
+        self.hosts = hosts
+        self.task = task
+        self.workshop = workshop
+        self.progress = progress
+        self.speculation = Speculation(config.hosting.speculation, config.hosting.draft_tokens)
+        self.limits = Limits(config.hosting.option_tokens, config.hosting.text_tokens)
+
+    def run(self, round_id: int) -> Outcome:
+        """Go on from the round's stage to its end."""
+        stages: dict[str, Callable[[int], None]] = {
+            "imagining": self._imagine,
+            "searching": self._search,
+            "selecting": self._select,
+            "training": self._train,
+            "evaluating": self._evaluate,
+        }
+        while (stage := self._row(round_id).stage) in stages:
+            started = time.monotonic()
+            stages[stage](round_id)
+            self._note_time(round_id, stage, time.monotonic() - started)
+        return self._outcome(round_id)
+
+    # --- stages ---
+
+    def _imagine(self, round_id: int) -> None:
+        """New problems from all that the run knows, and a planned search for each."""
+        row = self._row(round_id)
+        self.progress.stage("imagining", self.config.problems_per_round, "problems")
+        with self.store.session() as session:
+            known = [
+                as_problem(p)
+                for p in session.scalars(
+                    select(ProblemRow).where(ProblemRow.task == self.config.task)
+                    .order_by(ProblemRow.id)
+                )
+            ]  # fmt: skip
+        seed = derive_seed(self.config.seed, row.number, "imagine")
+        problems = self.task.imagine(known, self.config.problems_per_round, seed)
+        if not problems:
+            self._end(round_id, "kept", kept("imagination found no new problem"))
+            return
+        with self.store.session() as session:
+            stored = session.get_one(Round, round_id)
+            rows = add_problems(session, self.config.task, problems, round_id)
+            plan = [
+                (p.id, derive_seed(self.config.seed, row.number, p.key, "search")) for p in rows
+            ]
+            plan_searches(session, stored, plan)
+            stored.stage = "searching"
+        self.progress.update(len(problems))
+        failpoints.hit("after-imagining")
+
+    def _search(self, round_id: int) -> None:
+        """All searches of the round, cohort by cohort; two cohorts are under way at a time.
+
+        A cohort is searched as a whole even when some of its searches are in the store already, so
+        a resumed round sees the very batches, and gives the very results, of one never stopped.
+        """
+        with self.store.session() as session:
+            rows = session.execute(
+                select(SearchRow, ProblemRow)
+                .join(ProblemRow, ProblemRow.id == SearchRow.problem_id)
+                .where(SearchRow.round_id == round_id)
+                .order_by(SearchRow.position)
+            ).all()
+        models = self._models(self._models_of(round_id))
+        self.progress.stage("searching", len(rows), "problems")
+        tally = _Tally(rows, self.progress)
+        cohorts = [
+            cohort
+            for cohort in chunks(rows, self.config.hosting.cohort)
+            if any(s.status in ("pending", "running") for s, _ in cohort)
+        ]
+        with ThreadPoolExecutor(2) as executor:
+            futures = [
+                executor.submit(self._search_cohort, models, [(s, p) for s, p in c], tally)
+                for c in cohorts
+            ]
+            try:
+                for future in futures:
+                    future.result()
+            except BaseException:
+                executor.shutdown(wait=True, cancel_futures=True)
+                raise
+        failpoints.hit("after-searching")
+        self._move(round_id, "selecting")
+
+    def _search_cohort(
+        self, models: Models, rows: Sequence[tuple[SearchRow, ProblemRow]], tally: "_Tally"
+    ) -> None:
+        self.lease.renew()
+        with self.store.session() as session:
+            claim(session, [s.id for s, _ in rows], self.lease.fence)
+        failpoints.hit("after-claim")
+        searches: dict[int, tuple[SearchRow, ProblemRow]] = {}
+        started: list[Search] = []
+        for row, problem in rows:
+            root = models.root(as_problem(problem))
+            started.append(Search(root, models.settings, row.seed))
+            searches[id(started[-1])] = (row, problem)
+
+        def record(search: Search) -> None:
+            row, problem = searches[id(search)]
+            failpoints.hit("before-search-commit")
+            is_new = record_search(
+                self.store, row.id, self.lease.fence, search, models.models.policy.version,
+                lambda answer: _judged(self.task, answer, problem.answer),
+            )  # fmt: skip
+            failpoints.hit("after-search-commit")
+            if is_new:
+                tally.add(search, _judged(self.task, _answer(search), problem.answer))
+
+        frontier.run(started, models, models, record)
+
+    def _select(self, round_id: int) -> None:
+        """Freeze the trajectories that the critics trust."""
+        rule = SelectionRule(
+            self.config.selection.min_outcome,
+            self.config.selection.must_be_sound,
+            self.config.selection.min_confidence,
+        )
+        with self.store.session() as session:
+            row = session.get_one(Round, round_id)
+            dataset = dataset_of(session, round_id) or freeze_dataset(session, row, rule)
+            row.stage = "training"
+            size, planned = dataset.num_items, row.num_problems
+        self.progress.say(f"selected    {size} trajectories of {planned} searches")
+        failpoints.hit("after-selecting")
+
+    def _train(self, round_id: int) -> None:
+        """Policy and critics side by side, then the drafter from the new policy."""
+        row = self._row(round_id)
+        with self.store.session() as session:
+            dataset = dataset_of(session, round_id)
+            found = read_dataset(session, dataset.id) if dataset else []
+            earlier = earlier_datasets(session, row.run_id, row.number)
+        if dataset is None or not found:
+            self._end(round_id, "kept", kept(
+                "no trajectory passed the selection; lower selection.min_outcome or raise "
+                "search.simulations"
+            ))  # fmt: skip
+            return
+        refs = self._models_of(round_id)
+        policy = inspect_checkpoint(refs["policy"].path)
+        base = policy_settings(self.config.training, policy)
+        seed = derive_seed(self.config.seed, row.number, "train") % 2**31
+        examples = mixed_examples(
+            found, earlier, self._replayed(refs, row.number), self.config.training.replay_share
+        )
+        jobs: list[Job] = [(policy_job, (refs["policy"].path, examples, base, seed))]
+        if self.config.critics.steps and self.config.critics.num_labelled:
+            jobs += self.critic_jobs(refs, row.number)
+        self.progress.stage("training", base.num_steps, "steps")
+        failpoints.hit("while-training")
+        try:
+            trained = self.workshop.run(jobs, self.progress)
+        except (DivergedError, NonFiniteError) as error:
+            self._end(round_id, "kept", kept(f"training failed: {error.message}"))
+            return
+        failpoints.hit("after-policy")
+        self.progress.update(base.num_steps)
+        candidates = {t.role: t for t in trained if _is_worth_having(t)}
+        if self.config.training.drafter_steps:
+            texts = [Example(t.prompt_tokens + t.tokens, len(t.prompt_tokens)) for t in found]
+            settings = drafter_settings(self.config.training, base)
+            job: Job = (drafter_job, (candidates["policy"].path, texts, settings, seed))
+            candidates["drafter"] = self.workshop.run([job], self.progress)[0]
+        with self.store.session() as session:
+            stored = session.get_one(Round, round_id)
+            for t in [*trained, *candidates.values()]:
+                register_trained(session, t, round_id, dataset.id)
+            stored.candidates = {role: t.version for role, t in candidates.items()}
+            stored.stage = "evaluating"
+        failpoints.hit("after-training")
+
+    def _evaluate(self, round_id: int) -> None:
+        """Old and new on the same held-out problems, then the gate."""
+        row = self._row(round_id)
+        old = self._models_of(round_id)
+        with self.store.session() as session:
+            new = old | refs_of(session, row.candidates or {})
+        before, after = self.figures(old, round_id), self.figures(new, round_id)
+        failpoints.hit("after-evaluation")
+        verdict = judge(before.greedy.correct, after.greedy.correct, self.config.evaluation.gate_p)
+        failpoints.hit("before-verdict")
+        self._end(round_id, "promoted" if verdict.is_promoted else "kept", verdict)
+        failpoints.hit("after-verdict")
+
+    # --- what stages share ---
+
+    def critic_jobs(self, refs: Mapping[str, ModelRef], number: int) -> list[Job]:
+        """A job for each critic on fresh texts of the policy, where there are labels to learn."""
+        labelled = self.label(refs, number)
+        base = policy_settings(self.config.training, inspect_checkpoint(refs["policy"].path))
+        settings = critic_settings(self.config.critics, base)
+        seed = derive_seed(self.config.seed, number, "critics") % 2**31
+        return [
+            (critic_job, (
+                role, refs[role].path, labelled.train[role], labelled.held_out[role], settings,
+                seed,
+            ))
+            for role in CRITIC_ROLES
+            if labelled.train[role]
+        ]  # fmt: skip
+
+    def label(self, refs: Mapping[str, ModelRef], number: int) -> Labelled:
+        """Sample the policy on the labelled problems and judge what it wrote."""
+        problems = self.task.labelled(self.config.critics.num_labelled, self.config.seed)
+        by_id = {p.id: p for p in problems}
+        models = self._models(refs)
+        self.progress.stage("labelling", len(problems), "problems")
+        groups: list[list[Rollout]] = []
+        for part in chunks(problems, self.config.hosting.cohort):
+            groups += sample_rollouts(
+                models, part, self.config.critics.samples, 1.0,
+                derive_seed(self.config.seed, number, "label"),
+            )  # fmt: skip
+            self.progress.update(len(groups))
+
+        def is_correct(rollout: Rollout) -> bool:
+            answer = by_id[rollout.state.problem_id].answer
+            return bool(_judged(self.task, rollout.answer, answer))
+
+        def step_is_sound(rollout: Rollout, index: int) -> bool | None:
+            if not models.use_tool:
+                return None
+            text = by_id[rollout.state.problem_id].text
+            return self.task.check_step(text, rollout.state.steps[: index + 1]).is_sound
+
+        return label_rollouts(
+            [r for group in groups for r in group if r.state.options],
+            is_correct, step_is_sound, lambda key: int(key[:4], 16) % 4 == 0,
+        )  # fmt: skip
+
+    def figures(self, refs: Mapping[str, ModelRef], round_id: int | None) -> Figures:
+        """Held-out results of a set of models; those already in the store are not redone."""
+        settings = self.config.evaluation
+        problems = self.task.held_out(settings.num_problems, settings.seed)
+        greedy = self._evaluated(refs, problems, Plan("greedy"), round_id)
+        search = None
+        if settings.num_search_problems:
+            part = problems[: settings.num_search_problems]
+            search = self._evaluated(refs, part, Plan("search", seed=settings.seed), round_id)
+        return Figures(refs["policy"].version, greedy, search)
+
+    def _evaluated(
+        self, refs: Mapping[str, ModelRef], problems: Sequence[Problem], plan: Plan,
+        round_id: int | None,
+    ) -> Report:  # fmt: skip
+        models = self._models(refs)
+        settings = plan.settings(models.settings, models.use_tool)
+        used = models.models.versions if plan.mode == "search" else \
+            {"policy": models.models.policy.version}  # fmt: skip
+        sha = benchmark_digest(problems)
+        with self.store.session() as session:
+            known = find_evaluation(session, used, settings, sha)
+        if known is not None:
+            return Report(plan.mode, known.items, known.num_tokens, known.seconds)
+        self.lease.renew()
+        self.progress.stage("evaluating", len(problems), f"held-out problems, {plan.mode}")
+        report = evaluate(
+            models, problems, plan, self.config.hosting.cohort,
+            lambda done, solved: self.progress.update(done, solved=solved),
+        )  # fmt: skip
+        with self.store.session() as session:
+            record_evaluation(session, used, settings, sha, report, report.interval, round_id)
+        return report
+
+    def _models(self, refs: Mapping[str, ModelRef]) -> Models:
+        return make_models(self.config, self.hosts, model_set(refs), self.task)
+
+    def _replayed(self, refs: Mapping[str, ModelRef], number: int) -> list[Example]:
+        """Demonstrations to mix in: as many as could be wanted."""
+        num = 2 * self.config.problems_per_round
+        demonstrations = self.task.demonstrations(num, replay_seed(self.config.seed, number))
+        tokenizer = Tokenizer(Path(refs["policy"].path))
+        return demonstration_examples(self.task, tokenizer, demonstrations)
+
+    def _row(self, round_id: int) -> Round:
+        with self.store.session() as session:
+            return session.get_one(Round, round_id)
+
+    def _models_of(self, round_id: int) -> dict[str, ModelRef]:
+        with self.store.session() as session:
+            return refs_of(session, session.get_one(Round, round_id).models)
+
+    def _move(self, round_id: int, stage: str) -> None:
+        with self.store.session() as session:
+            session.get_one(Round, round_id).stage = stage
+
+    def _note_time(self, round_id: int, stage: str, seconds: float) -> None:
+        with self.store.session() as session:
+            row = session.get_one(Round, round_id)
+            row.timings = row.timings | {stage: row.timings.get(stage, 0.0) + round(seconds, 2)}
+
+    def _end(self, round_id: int, stage: str, verdict: Verdict) -> None:
+        with self.store.session() as session:
+            row = session.get_one(Round, round_id)
+            if row.stage in ENDED:
+                return
+            row.stage, row.verdict, row.ended_ts = stage, verdict.as_dict(), now_us()
+            add_event(session, row.run_id, f"round-{stage}", verdict.as_dict(), round_id)
+
+    def _outcome(self, round_id: int) -> Outcome:
+        row = self._row(round_id)
+        before = after = None
+        if row.candidates:
+            old = self._models_of(round_id)
+            with self.store.session() as session:
+                new = old | refs_of(session, row.candidates)
+            before, after = self.figures(old, round_id), self.figures(new, round_id)
+        return Outcome(row.number, row.stage, row.verdict or {}, before, after, row.timings)
+
+
+class _Tally:
+    """Counts what the search stage has done, for the progress line."""
+
+    def __init__(self, rows: Sequence[Any], progress: Progress) -> None:
+        self.progress = progress
+        ended = [s for s, _ in rows if s.status in ("done", "failed")]
+        self.done = len(ended)
+        self.solved = sum(bool(s.is_correct) for s in ended)
+        self.simulations = self.tokens = 0
+
+    def add(self, search: Search, is_correct: bool | None) -> None:
+        self.done += 1
+        self.solved += bool(is_correct)
+        self.simulations += search.budget.simulations
+        self.tokens += search.budget.tokens
+        self.progress.update(
+            self.done, solved=self.solved / self.done, simulations=self.simulations,
+            tokens=self.tokens,
+        )  # fmt: skip
+
+
+def chunks(rows: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    return [rows[i : i + size] for i in range(0, len(rows), size)]
+
+
+def make_models(config: Config, hosts: Hosts, models: ModelSet, task: Task) -> Models:
+    return Models(
+        hosts, models, Tokenizer(Path(models.policy.path)), task, config.search,
+        config.critics.weights, Limits(config.hosting.option_tokens, config.hosting.text_tokens),
+        config.critics.use_tool,
+        Speculation(config.hosting.speculation, config.hosting.draft_tokens),
+    )  # fmt: skip
+
+
+def _judged(task: Task, answer: str | None, reference: str | None) -> bool | None:
+    return None if reference is None else task.is_correct(answer, reference)
+
+
+def _answer(search: Search) -> str | None:
+    chosen = search.result().chosen
+    return chosen.rollout.answer if chosen else None
+
+
+def _is_worth_having(trained: Trained) -> bool:
+    """A retrained critic replaces the old one unless it ranks held-out texts worse."""
+    before, after = trained.report.get("parent_auc"), trained.report.get("auc")
+    return before is None or after is None or after >= before
+
+
+def open_round(store: Store, run_id: int) -> int | None:
+    """Id of the run's unfinished round; None when all have ended."""
+    with store.session() as session:
+        found: int | None = session.scalars(
+            select(Round.id).where(Round.run_id == run_id, Round.stage.not_in(ENDED))
+        ).first()
+        return found
+
+
+def next_number(store: Store, run_id: int) -> int:
+    with store.session() as session:
+        last = session.execute(
+            select(func.max(Round.number)).where(Round.run_id == run_id)
+        ).scalar()
+        return int(last or 0) + 1

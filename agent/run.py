@@ -1,0 +1,302 @@
+"""A run: rounds of one task from one base policy, each beginning where the last one ended."""
+
+import importlib.metadata
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from agent.actors import Hosts, make_hosts
+from agent.config import Config
+from agent.engine.checkpoint import inspect_checkpoint
+from agent.engine.hosts import HostSettings, ModelRef
+from agent.engine.tokenizer import Tokenizer
+from agent.models import as_ref, base_checkpoints, refs_of, register, register_trained
+from agent.progress import Progress
+from agent.round import CRITIC_ROLES, Outcome, RoundRunner, next_number, open_round
+from agent.tasks.registry import open_task
+from agent.tasks.task import Task
+from agent.training.initial import initial_models_job
+from agent.training.publish import sweep
+from agent.workshop import Workshop
+from search.errors import RatchetError, UsageError
+from store.database import Store, now_us, open_store
+from store.leases import RunLease
+from store.recording import add_event, add_problems
+from store.schema import ActorRow, CheckpointRow, ProblemRow, Round, Run
+
+RENEW_EVERY_S = 10.0
+
+
+def code_version() -> str:
+    """Version of the package and, in a checkout, its commit."""
+    version = importlib.metadata.version("ratchet-llm")
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"], cwd=Path(__file__).parent,
+            capture_output=True, text=True, timeout=5, check=True,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return version
+    return f"{version}+{commit}"
+
+
+def host_settings(config: Config) -> HostSettings:
+    hosting = config.hosting
+    return HostSettings(hosting.threads, hosting.device, hosting.batch_rows, hosting.draft_tokens)
+
+
+class Improver:
+    """Holds a run's lease and models for as long as rounds are made."""
+
+    def __init__(self, config: Config, progress: Progress) -> None:
+        """Checks everything that can be checked before a model is loaded or an actor started."""
+        self.config = config
+        self.progress = progress
+        self.task: Task = open_task(config.task, config.problems)
+        self.base = base_checkpoints(config)
+        tokenizer = Tokenizer(self.base["policy"].path)
+        self._check_problems(tokenizer)
+        self.folder = Path(config.checkpoints).expanduser()
+        self.store: Store = open_store(config.store)
+        self.run_id = self._run_row()
+        self.lease = RunLease(self.store, self.run_id)
+        self.num_swept = sweep(self.folder)
+        self.hosts: Hosts | None = None
+        self.start_s = 0.0
+        self._stopping = threading.Event()
+        self._lost: RatchetError | None = None
+
+    def _check_problems(self, tokenizer: Tokenizer) -> None:
+        """Every seed problem must be spellable, and fit the context, before anything starts."""
+        longest = self.base["policy"].architecture.max_positions
+        for problem in self.task.seeds(self.config.num_seeds, self.config.seed):
+            size = len(tokenizer.encode(self.task.prompt(problem.text)))
+            if size >= longest:
+                raise UsageError(
+                    f"problem {problem.text[:60]!r} takes {size} tokens; the policy's context "
+                    f"holds {longest} with the answer",
+                    "remove it, or use a policy with a longer context",
+                )
+
+    def _run_row(self) -> int:
+        with self.store.session() as session:
+            run = session.scalars(select(Run).where(Run.name == self.config.run)).one_or_none()
+            if run is not None:
+                self._check_same_run(run)
+                return run.id
+            insert_into = (
+                sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
+            )
+            # Two processes may open the first run at once: one row results.
+            session.execute(
+                insert_into(Run)
+                .values(
+                    name=self.config.run, task=self.config.task,
+                    config=self.config.model_dump(mode="json"), config_sha=self.config.digest(),
+                    code_version=code_version(), seed=self.config.seed, created_ts=now_us(),
+                    fence=0, owner="", lease_until_ts=0,
+                )
+                .on_conflict_do_nothing()
+            )  # fmt: skip
+            run_id = session.scalars(select(Run.id).where(Run.name == self.config.run)).one()
+            if not session.execute(select(func.count()).select_from(ProblemRow)).scalar():
+                seeds = self.task.seeds(self.config.num_seeds, self.config.seed)
+                add_problems(session, self.config.task, seeds, None)
+            return int(run_id)
+
+    def _check_same_run(self, run: Run) -> None:
+        base = run.config.get("policy", "")
+        if run.task != self.config.task or base != self.config.policy:
+            raise UsageError(
+                f"run {run.name!r} is of task {run.task!r} with policy {base or 'embedded'!r}, "
+                f"not {self.config.task!r} with {self.config.policy or 'embedded'!r}",
+                "start another run with --run NAME",
+            )
+
+    @contextmanager
+    def started(self) -> Iterator["Improver"]:
+        """Start the hosts; on leaving stop them and give the lease back."""
+        heartbeat = threading.Thread(target=self._beat, daemon=True)
+        try:
+            began = time.monotonic()
+            self.progress.stage("starting", 5, "actors")
+            self.hosts = make_hosts(
+                self.config.hosting.hosting, host_settings(self.config),
+                self.config.hosting.ray_address,
+            )  # fmt: skip
+            heartbeat.start()
+            self.models = self._bootstrap()
+            for role, ref in self.models.items():
+                self.hosts.call(role, "load", ref)
+            self.start_s = time.monotonic() - began
+            self.progress.update(5)
+            yield self
+        finally:
+            self._stopping.set()
+            self.progress.close()
+            if heartbeat.ident:
+                heartbeat.join()
+            if self.hosts is not None:
+                self._note_stopped()
+                self.hosts.close()
+            self.lease.release()
+            self.store.close()
+
+    def run_round(self) -> Outcome:
+        """Finish the open round, or make the next one."""
+        assert self.hosts is not None
+        round_id = open_round(self.store, self.run_id)
+        if round_id is None:
+            round_id = self._new_round()
+        else:
+            with self.store.session() as session:
+                row = session.get_one(Round, round_id)
+                self.progress.say(f"going on with round {row.number} at {row.stage}")
+        if self._lost is not None:
+            raise self._lost
+        return self._runner().run(round_id)
+
+    def _runner(self) -> RoundRunner:
+        assert self.hosts is not None
+        workshop = Workshop(
+            self.config.hosting.hosting, self.folder, self.config.hosting.threads,
+            self.config.hosting.device,
+        )  # fmt: skip
+        return RoundRunner(
+            self.config, self.store, self.lease, self.hosts, self.task, workshop, self.progress
+        )
+
+    def _new_round(self) -> int:
+        refs = current_models(self.store, self.run_id) or self.models
+        with self.store.session() as session:
+            row = Round(
+                run_id=self.run_id, number=next_number(self.store, self.run_id),
+                stage="imagining", models={role: ref.version for role, ref in refs.items()},
+                search_config=self.config.search.as_dict(), config_sha=self.config.digest(),
+                timings={}, started_ts=now_us(),
+            )  # fmt: skip
+            session.add(row)
+            session.flush()
+            add_event(session, self.run_id, "round-started", {"number": row.number}, row.id)
+            return row.id
+
+    def _bootstrap(self) -> dict[str, ModelRef]:
+        """The models that the next round begins with; missing critics and drafter are made."""
+        known = current_models(self.store, self.run_id)
+        if known is not None:
+            return known
+        refs = {role: as_ref(role, c) for role, c in self.base.items()}
+        with self.store.session() as session:
+            for role, checkpoint in self.base.items():
+                parent = checkpoint.notes.get("parent") if role != "policy" else None
+                known_parent = parent == self.base["policy"].version
+                register(session, role, checkpoint, parent if known_parent else None)
+        if len(refs) < 5:
+            refs |= self._first_critics(refs)
+        with self.store.session() as session:
+            add_event(
+                session, self.run_id, "models",
+                {role: ref.version for role, ref in refs.items()},
+            )  # fmt: skip
+        return refs
+
+    def _first_critics(self, refs: dict[str, ModelRef]) -> dict[str, ModelRef]:
+        """Critics and a drafter from the policy, the critics trained on its own texts."""
+        assert self.hosts is not None
+        runner = self._runner()
+        made = initial_models_job(refs["policy"].path, runner.workshop.place)
+        with self.store.session() as session:
+            for trained in made:
+                register_trained(session, trained, None, None)
+        refs = refs | {t.role: ModelRef(t.role, t.version, t.path) for t in made}
+        if not (self.config.critics.steps and self.config.critics.num_labelled):
+            return refs
+        jobs = runner.critic_jobs(refs, 0)
+        self.progress.stage("critics", self.config.critics.steps, "steps")
+        trained_critics = runner.workshop.run(jobs, self.progress) if jobs else []
+        with self.store.session() as session:
+            for trained in trained_critics:
+                register_trained(session, trained, None, None)
+        return refs | {
+            t.role: ModelRef(t.role, t.version, t.path)
+            for t in trained_critics
+            if t.role in CRITIC_ROLES
+        }
+
+    def _beat(self) -> None:
+        """Keep the lease and write down how the actors are."""
+        while not self._stopping.wait(1.0 if self._first_beat else RENEW_EVERY_S):
+            self._first_beat = False
+            try:
+                self.lease.renew()
+                self._note_health()
+            except RatchetError as error:
+                self._lost = error
+                self.progress.say(f"warning: {error.message}")
+
+    _first_beat = True
+
+    def _note_health(self, state: str = "") -> None:
+        if self.hosts is None:
+            return
+        health = self.hosts.health()
+        with self.store.session() as session:
+            for role, seen in health.items():
+                versions = seen.get("versions") or [""]
+                session.merge(
+                    ActorRow(
+                        run_id=self.run_id, role=role, state=state or seen["state"],
+                        version=versions[-1], device=seen.get("device", ""),
+                        pid=seen.get("pid", 0), num_restarts=seen.get("restarts", 0),
+                        seen_ts=now_us(),
+                    )
+                )  # fmt: skip
+
+    def _note_stopped(self) -> None:
+        try:
+            self._note_health("stopped")
+        except RatchetError as error:
+            self.progress.say(f"warning: {error.message}")
+
+
+def current_models(store: Store, run_id: int) -> dict[str, ModelRef] | None:
+    """Role to weights after the run's last round; None before the first one.
+
+    A promoted round hands on all its candidates. One that kept its policy hands on its critics,
+    which learned from more texts, but neither policy nor drafter.
+    """
+    with store.session() as session:
+        last = session.scalars(
+            select(Round).where(Round.run_id == run_id).order_by(Round.number.desc())
+        ).first()
+        if last is None:
+            return None
+        versions: dict[str, Any] = dict(last.models)
+        candidates = last.candidates or {}
+        if last.stage == "promoted":
+            versions |= candidates
+        elif last.stage == "kept":
+            versions |= {r: v for r, v in candidates.items() if r in CRITIC_ROLES}
+        return refs_of(session, versions)
+
+
+def checkpoint_of(store: Store, name: str) -> tuple[str, str]:
+    """Role and path of a registered version, or of a directory. Raises UsageError."""
+    if Path(name).is_dir():
+        return "policy", str(inspect_checkpoint(name).path)
+    with store.session() as session:
+        rows = session.scalars(
+            select(CheckpointRow).where(CheckpointRow.version.startswith(name))
+        ).all()
+    if len(rows) != 1:
+        raise UsageError(
+            f"{name!r} names {len(rows)} checkpoints", "give more digits; see `ratchet models`"
+        )
+    return rows[0].role, rows[0].path

@@ -1,0 +1,200 @@
+"""Reduce an arithmetic expression one operation a line: `7+2*3-4`, `7+6-4`, `13-4`, `9`.
+
+Operands 1 to 9; +, - and *; no brackets; no value beyond ±99 on the way. The demonstrations are
+easy (1 to 4 operators, a few with 5), the problems to learn from and the held-out ones are hard
+(5 to 7): easy to hard, so that there is something for the model to find out by itself.
+
+The calculator checks a whole step here (same value, one operation fewer), so with it the search
+has a process oracle; `--no-tool` shows what is left without.
+"""
+
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+from agent.tasks.task import Demonstration, generator, is_held_out, problem_id
+from critics.calculator import CalculatorError, calculate
+from search.errors import TaskError
+from search.score import Finding
+from search.state import Problem
+
+MAX_VALUE = 99
+EASY = (1, 2, 3, 4)
+HARD = (5, 6, 7)
+MAX_OPERATORS = 8
+
+_EXPRESSION = re.compile(r"-?\d{1,5}(?:[-+*]\d{1,5}){0,40}")
+_NUMBER = re.compile(r"-?\d+")
+_PRODUCT = re.compile(r"(\d+)\*(\d+)")
+_SUM = re.compile(r"(-?\d+)([-+])(\d+)")
+
+
+def reduced(text: str) -> str:
+    """The expression after its leftmost legal operation; products come before sums."""
+    product = _PRODUCT.search(text)
+    if product:
+        # A leading minus belongs to the first number, so the product keeps the sign before it.
+        value = int(product[1]) * int(product[2])
+        return text[: product.start()] + str(value) + text[product.end() :]
+    match = _SUM.match(text)
+    if match is None:
+        raise TaskError(f"{text!r} has no operation to reduce")
+    left, right = int(match[1]), int(match[3])
+    return str(left + right if match[2] == "+" else left - right) + text[match.end() :]
+
+
+def num_operators(text: str) -> int:
+    return len(re.findall(r"(?<=\d)[-+*]", text))
+
+
+def solution(text: str) -> list[str]:
+    """All lines below the expression, down to the value."""
+    lines = []
+    while num_operators(text):
+        text = reduced(text)
+        lines.append(text)
+    return lines
+
+
+def _is_small(text: str) -> bool:
+    lines = [text, *solution(text)]
+    return all(int(n) <= MAX_VALUE for line in lines for n in re.findall(r"\d+", line))
+
+
+def _draw(rng: random.Random, operators: int) -> str:
+    while True:
+        text = str(rng.randint(1, 9))
+        for _ in range(operators):
+            text += rng.choice("+-*") + str(rng.randint(1, 9))
+        if _is_small(text):
+            return text
+
+
+def _change_numbers(text: str, rng: random.Random) -> str:
+    return re.sub(r"\d", lambda _: str(rng.randint(1, 9)), text)
+
+
+def _harder(text: str, rng: random.Random) -> str:
+    return text + rng.choice("+-*") + str(rng.randint(1, 9))
+
+
+def _easier(text: str, rng: random.Random) -> str:
+    return text[:-2]
+
+
+def _change_operators(text: str, rng: random.Random) -> str:
+    return re.sub(r"(?<=\d)[-+*]", lambda _: rng.choice("+-*"), text)
+
+
+OPERATORS: dict[str, Callable[[str, random.Random], str]] = {
+    "change-numbers": _change_numbers,
+    "change-operators": _change_operators,
+    "harder": _harder,
+    "easier": _easier,
+}
+
+
+class Expressions:
+    name = "expressions"
+    tool = "calculator"
+
+    def read(self, text: str) -> str:
+        text = "".join(text.split())
+        if not _EXPRESSION.fullmatch(text) or num_operators(text) == 0:
+            raise TaskError(
+                f"{text[:80]!r} is not an expression of digits, +, - and *",
+                "write something like 7+2*3-4, or choose another task with --task",
+            )
+        return text
+
+    def prompt(self, text: str) -> str:
+        return text + "\n"
+
+    def key(self, text: str) -> str:
+        return text
+
+    def answer_of(self, steps: Sequence[str]) -> str | None:
+        last = steps[-1].strip() if steps else ""
+        return str(int(last)) if _NUMBER.fullmatch(last) and len(last) < 20 else None
+
+    def is_correct(self, answer: str | None, reference: str) -> bool:
+        return answer is not None and answer == reference
+
+    def check_step(self, text: str, steps: Sequence[str]) -> Finding:
+        before = steps[-2].strip() if len(steps) > 1 else text
+        step = steps[-1].strip()
+        if not _EXPRESSION.fullmatch(step):
+            return Finding(False, "not an expression")
+        if num_operators(step) != num_operators(before) - 1:
+            return Finding(False, "not one operation fewer")
+        try:
+            is_same = calculate(before) == calculate(step)
+        except CalculatorError as error:
+            return Finding(False, str(error))
+        if not is_same:
+            return Finding(False, "the value changed")
+        if num_operators(step) == 0 and steps[-1].endswith("\n"):
+            return Finding(False, "goes on after the value")
+        return Finding(True, "same value, one operation fewer")
+
+    def problem(self, text: str, origin: str) -> Problem:
+        return Problem(
+            id=problem_id(self.name, self.key(text)),
+            text=text,
+            answer=str(calculate(text)),
+            origin=origin,
+            difficulty=float(num_operators(text)),
+        )
+
+    def _unique(self, rng: random.Random, num: int, levels: Sequence[int], held_out: bool,
+                origin: str) -> list[Problem]:  # fmt: skip
+        """`num` different problems, the levels taking turns; one-operator problems run out."""
+        found: dict[str, Problem] = {}
+        for level in _turns(levels, num):
+            for _ in range(200):
+                text = _draw(rng, level)
+                if is_held_out(text) == held_out and text not in found:
+                    found[text] = self.problem(text, origin)
+                    break
+        return list(found.values())
+
+    def seeds(self, num: int, seed: int) -> list[Problem]:
+        return self._unique(generator("seeds", seed), num, HARD, False, "generated")
+
+    def held_out(self, num: int, seed: int) -> list[Problem]:
+        return self._unique(generator("held-out", seed), num, HARD, True, "generated")
+
+    def labelled(self, num: int, seed: int) -> list[Problem]:
+        """Half as easy as the demonstrations, half with five operators."""
+        return self._unique(generator("labelled", seed), num, (3, 5, 4, 5), False, "generated")
+
+    def imagine(self, parents: Sequence[Problem], num: int, seed: int) -> list[Problem]:
+        rng = generator("imagine", seed)
+        known = {p.text for p in parents}
+        found: list[Problem] = []
+        for _ in range(50 * num):
+            if len(found) == num:
+                break
+            parent, name = rng.choice(parents), rng.choice(list(OPERATORS))
+            text = OPERATORS[name](parent.text, rng)
+            if not HARD[0] <= num_operators(text) <= MAX_OPERATORS or text in known:
+                continue
+            if is_held_out(text) or not _is_small(text):
+                continue
+            known.add(text)
+            found.append(self.problem(text, f"{name}:{parent.id}"))
+        return found
+
+    def demonstrations(self, num: int, seed: int) -> list[Demonstration]:
+        rng = generator("demonstrations", seed)
+        problems = self._unique(rng, num * 18 // 19, EASY, False, "generated")
+        problems += self._unique(rng, num - num * 18 // 19, (5,), False, "generated")
+        return [Demonstration(p, _as_steps(solution(p.text))) for p in problems]
+
+
+def _as_steps(lines: Sequence[str]) -> tuple[str, ...]:
+    return tuple(line + ("\n" if i < len(lines) - 1 else "") for i, line in enumerate(lines))
+
+
+def _turns(levels: Sequence[int], num: int) -> Iterator[int]:
+    return (levels[i % len(levels)] for i in range(num))

@@ -1,0 +1,193 @@
+"""Real data: one JSON object a line, in GSM8K's form or {"problem", "answer"}.
+
+    {"question": "Natalia sold ...", "answer": "She sold 48/2 = <<48/2=24>>24 ...\\n#### 72"}
+    {"problem": "Find the value of ...", "answer": "\\\\frac{3}{4}"}
+
+The calculator checks the equations that a step claims; math-verify compares final answers.
+"""
+
+import json
+import random
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from agent.tasks.task import Demonstration, check_text, generator, is_held_out, problem_id
+from agent.tasks.verifier import Verifier
+from critics.answer import final_answer, same_answer
+from critics.calculator import equation_holds
+from search.errors import TaskError
+from search.score import Finding
+from search.state import Problem
+
+_CLAIM = re.compile(r"<<([^<>=]+=[^<>=]+)>>|([\d.,]+(?:\s*[-+*/×÷]\s*[\d.,]+)+\s*=\s*[\d.,]+)")
+_INTEGER = re.compile(r"(?<![\d.,])\d{1,4}(?![\d.,%])")
+_TEMPLATE = (
+    "Solve the problem step by step, one step a line. "
+    "End with a line '#### ' followed by the answer.\n\nProblem: {text}\nSolution:\n"
+)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL file, checked. Raises TaskError naming file, line and value."""
+    if not path.is_file():
+        raise TaskError(f"problem file {str(path)!r} is not there", "give a JSONL file")
+    rows = []
+    with path.open("rb") as stream:
+        for number, raw in enumerate(stream, 1):
+            if raw.strip():
+                rows.append(_read_row(path, number, raw))
+    if not rows:
+        raise TaskError(f"{path} holds no problems", "write one JSON object a line")
+    return rows
+
+
+def _read_row(path: Path, number: int, raw: bytes) -> dict[str, Any]:
+    where = f"{path}, line {number}"
+    try:
+        row = json.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise TaskError(f"{where} is not UTF-8: {error}", "save the file as UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        raise TaskError(f"{where} is not JSON: {error}", "write one JSON object a line") from error
+    if not isinstance(row, dict):
+        raise TaskError(f"{where} is a {type(row).__name__}, not an object", "write {...}")
+    text = row.get("question", row.get("problem"))
+    if not isinstance(text, str):
+        raise TaskError(
+            f"{where} has no 'question' or 'problem' text (keys: {sorted(row)[:6]})",
+            'add "question": "..."',
+        )
+    try:
+        text = check_text(text)
+    except TaskError as error:
+        raise TaskError(f"{where}: {error.message}", error.fix) from error
+    answer = row.get("answer")
+    if answer is not None and not isinstance(answer, str | int | float):
+        raise TaskError(f"{where} has an answer of type {type(answer).__name__}", "make it a text")
+    reference = None if answer is None else str(answer)
+    if reference is not None and "question" in row and isinstance(answer, str):
+        reference = final_answer(reference)
+        if reference is None:
+            raise TaskError(
+                f"{where} has an answer without a final line '#### ...': {str(answer)[-60:]!r}",
+                "end the answer with '#### ' and the value, or use the key 'problem'",
+            )
+    if reference is not None and not reference.strip():
+        raise TaskError(f"{where} has an empty answer", "fill it in or leave the key out")
+    return {"text": text, "answer": reference, "worked": row.get("answer")}
+
+
+class Jsonl:
+    name = "jsonl"
+    tool = "calculator"
+
+    def __init__(self, path: Path) -> None:
+        self.rows = read_rows(path)
+        self.verifier = Verifier()
+        self._problems = [self._problem(r["text"], r["answer"], "given") for r in self.rows]
+
+    def _problem(self, text: str, answer: str | None, origin: str) -> Problem:
+        return Problem(problem_id(self.name, self.key(text)), text, answer, origin)
+
+    def read(self, text: str) -> str:
+        return check_text(text).strip()
+
+    def prompt(self, text: str) -> str:
+        return _TEMPLATE.format(text=text)
+
+    def key(self, text: str) -> str:
+        return " ".join(text.lower().split())
+
+    def answer_of(self, steps: Sequence[str]) -> str | None:
+        return final_answer("".join(steps))
+
+    def is_correct(self, answer: str | None, reference: str) -> bool:
+        if answer is None:
+            return False
+        quick = same_answer(answer, reference)
+        return self.verifier.is_equal(answer, reference) if quick is None else quick
+
+    def check_step(self, text: str, steps: Sequence[str]) -> Finding:
+        claims = ["".join(groups) for groups in _CLAIM.findall(steps[-1])]
+        verdicts = [(claim, equation_holds(claim)) for claim in claims]
+        for claim, holds in verdicts:
+            if holds is False:
+                return Finding(False, f"{claim} is false")
+        known = [c for c, holds in verdicts if holds]
+        return Finding(True, f"{known[0]} holds") if known else Finding(None, "no equation")
+
+    def _split(self, held_out: bool, num: int, seed: int, purpose: str) -> list[Problem]:
+        """Distinct problems of one side of the split; a file too small for it gives every tenth."""
+        unique = {p.id: p for p in self._problems}
+        side = [p for p in unique.values() if is_held_out(self.key(p.text)) == held_out]
+        if held_out:
+            side = [p for p in side if p.answer is not None]
+        return generator(purpose, seed).sample(side, min(num, len(side)))
+
+    def seeds(self, num: int, seed: int) -> list[Problem]:
+        return self._split(False, num, seed, "seeds")
+
+    def held_out(self, num: int, seed: int) -> list[Problem]:
+        found = self._split(True, num, seed, "held-out")
+        if not found:
+            raise TaskError(
+                f"none of the {len(self.rows)} problems falls into the held-out tenth",
+                "give a file with more problems that have answers (40 or more)",
+            )
+        return found
+
+    def labelled(self, num: int, seed: int) -> list[Problem]:
+        side = self._split(False, len(self._problems), seed, "labelled")
+        return [p for p in side if p.answer is not None][:num]
+
+    def demonstrations(self, num: int, seed: int) -> list[Demonstration]:
+        return []
+
+    def imagine(self, parents: Sequence[Problem], num: int, seed: int) -> list[Problem]:
+        """First the file's own problems, then rewritten ones, whose answers nobody knows."""
+        rng = generator("imagine", seed)
+        known = {self.key(p.text) for p in parents}
+        found: list[Problem] = []
+        for problem in self.seeds(len(self._problems), seed):
+            if len(found) < num and self.key(problem.text) not in known:
+                known.add(self.key(problem.text))
+                found.append(problem)
+        sources = list(parents) or found[:]
+        for _ in range(20 * num):
+            if len(found) >= num or not sources:
+                break
+            parent, name = rng.choice(sources), rng.choice(list(OPERATORS))
+            text = OPERATORS[name](parent, rng)
+            key = self.key(text)
+            if key not in known and not is_held_out(key):
+                known.add(key)
+                found.append(self._problem(text, None, f"{name}:{parent.id}"))
+        return found
+
+
+def _change_numbers(problem: Problem, rng: random.Random) -> str:
+    """Every integer becomes another one of the same number of digits."""
+
+    def other(match: re.Match[str]) -> str:
+        digits = len(match[0])
+        return str(rng.randint(max(2, 10 ** (digits - 1)), 10**digits - 1))
+
+    return _INTEGER.sub(other, problem.text)
+
+
+def _backward(problem: Problem, rng: random.Random) -> str:
+    """MetaMath's backward question: hide one number, give the answer (Yu et al. 2023)."""
+    numbers = list(_INTEGER.finditer(problem.text))
+    if problem.answer is None or not numbers:
+        return problem.text
+    hidden = rng.choice(numbers)
+    text = problem.text[: hidden.start()] + "x" + problem.text[hidden.end() :]
+    return f"{text} If the answer to this question is {problem.answer}, what is the value of x?"
+
+
+OPERATORS: dict[str, Callable[[Problem, random.Random], str]] = {
+    "change-numbers": _change_numbers,
+    "backward": _backward,
+}

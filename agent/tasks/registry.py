@@ -1,0 +1,31 @@
+"""The tasks by name, and the embedded models that each may come with."""
+
+from pathlib import Path
+
+from agent.tasks.expressions import Expressions
+from agent.tasks.jsonl import Jsonl
+from agent.tasks.stories import Stories
+from agent.tasks.task import Task
+from search.errors import UsageError
+
+EMBEDDED = Path(__file__).parent.parent / "embedded"
+
+
+def open_task(name: str, problems: str) -> Task:
+    """The task of that name. Raises UsageError or TaskError before any model is touched."""
+    if name == "jsonl":
+        if not problems:
+            raise UsageError("task jsonl needs a file of problems", "add --problems FILE.jsonl")
+        return Jsonl(Path(problems).expanduser())
+    if problems:
+        raise UsageError(
+            f"task {name!r} makes its own problems; --problems {problems!r} has no use there",
+            "add --task jsonl, or leave --problems out",
+        )
+    return Expressions() if name == "expressions" else Stories()
+
+
+def embedded_path(task: str, role: str) -> Path | None:
+    """Directory of the embedded checkpoint; None where the task has none."""
+    path = EMBEDDED / task / role
+    return path if (path / "config.json").is_file() else None

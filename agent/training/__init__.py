@@ -1,0 +1,1 @@
+"""Training jobs: policy, critics, drafter, and the publication of their weights."""

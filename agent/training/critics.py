@@ -1,0 +1,122 @@
+"""Training a critic from labelled texts, and measuring what it is worth."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from agent.engine.decoder import Architecture, Decoder
+from agent.training.examples import LabelledExample, batches, padded, stretched_positions
+from agent.training.optimizer import Optimizer, TrainingSettings
+from agent.training.policy import DivergedError, Progress, planned_steps
+from critics.calibration import (
+    Calibration,
+    auc,
+    brier,
+    expected_calibration_error,
+    fit_calibration,
+)
+from kernels import dispatch
+
+
+def critic_from_policy(policy: Decoder, arch: Architecture) -> Decoder:
+    """A critic on a copy of the policy's backbone; its head starts at zero."""
+    critic = Decoder(arch, is_critic=True)
+    critic.model.load_state_dict(policy.model.state_dict())
+    torch.nn.init.zeros_(critic.score.weight)
+    return critic
+
+
+def train_critic(
+    critic: Decoder,
+    examples: Sequence[LabelledExample],
+    settings: TrainingSettings,
+    seed: int,
+    progress: Progress | None = None,
+) -> float:
+    """Lower the class-balanced binary cross-entropy at the labelled places; returns the last loss.
+
+    Both classes weigh the same in all, so a policy that is mostly right or mostly wrong does not
+    turn the critic into a constant; calibration afterwards restores the true frequencies.
+    """
+    labels = [label for e in examples for label in e.labels]
+    share = sum(labels) / len(labels) if labels else 0.5
+    good_weight, bad_weight = 0.5 / max(share, 1e-3), 0.5 / max(1 - share, 1e-3)
+    rng = np.random.default_rng(seed)
+    generator = torch.Generator().manual_seed(seed)
+    num_steps = planned_steps(len(examples), settings)
+    optimizer = Optimizer(critic, settings, num_steps)
+    device = critic.model.norm.weight.device
+    losses: list[float] = []
+    critic.train()
+    order = batches([len(e.tokens) for e in examples], settings.batch_size, num_steps, rng)
+    for index, rows in enumerate(order):
+        chosen = [examples[i] for i in rows]
+        tokens_BT, _ = padded([e.tokens for e in chosen])
+        positions = None
+        if settings.position_span:
+            positions = stretched_positions(*tokens_BT.shape, settings.position_span, generator)
+        logits, target = _places(critic, chosen, tokens_BT, positions, device)
+        weight = torch.where(target > 0.5, good_weight, bad_weight)
+        loss = F.binary_cross_entropy_with_logits(logits, target, weight=weight)
+        loss.backward()
+        optimizer.step(index)
+        losses.append(float(loss.detach()))
+        if not math.isfinite(losses[-1]):
+            raise DivergedError(f"the critic's loss became {losses[-1]} at step {index + 1}")
+        if progress is not None and index % 10 == 9:
+            progress(index + 1, num_steps, sum(losses[-10:]) / 10)
+    critic.eval()
+    return sum(losses[-10:]) / max(1, len(losses[-10:]))
+
+
+def _places(
+    critic: Decoder, examples: Sequence[LabelledExample], tokens_BT: torch.Tensor,
+    positions_BT: torch.Tensor | None, device: torch.device,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Logits and labels at all labelled places of a batch."""
+    row = torch.tensor([i for i, e in enumerate(examples) for _ in e.places])
+    column = torch.tensor([p for e in examples for p in e.places])
+    target = torch.tensor([label for e in examples for label in e.labels])
+    hidden = critic(tokens_BT.to(device), None if positions_BT is None else positions_BT.to(device))
+    logits = dispatch.critic_head(hidden, critic.score.weight[0], row.to(device), column.to(device))
+    return logits.float(), target.to(device)
+
+
+@torch.inference_mode()
+def measure_critic(critic: Decoder, examples: Sequence[LabelledExample]) -> dict[str, Any]:
+    """Calibration fitted on half of the texts; AUC, Brier and calibration error on the other."""
+    device = critic.model.norm.weight.device
+    halves: list[tuple[list[float], list[float]]] = [([], []), ([], [])]
+    for start in range(0, len(examples), 64):
+        part = examples[start : start + 64]
+        if not part:
+            continue
+        tokens_BT, _ = padded([e.tokens for e in part])
+        logits, target = _places(critic, part, tokens_BT, None, device)
+        place = 0
+        for i, example in enumerate(part, start):
+            end = place + len(example.places)
+            halves[i % 2][0].extend(logits[place:end].tolist())
+            halves[i % 2][1].extend(target[place:end].tolist())
+            place = end
+    calibration = fit_calibration(*halves[0])
+    scores = [calibration.apply(x) for x in halves[1][0]]
+    labels = halves[1][1]
+    return {
+        "auc": auc(scores, labels),
+        "brier": brier(scores, labels),
+        "calibration_error": expected_calibration_error(scores, labels),
+        "share_good": sum(labels) / len(labels) if labels else None,
+        "n": len(labels),
+        "calibration": {"scale": calibration.scale, "shift": calibration.shift},
+    }
+
+
+def read_calibration(notes: dict[str, Any]) -> Calibration:
+    """The calibration in a critic's ratchet.json; the identity where there is none."""
+    found = notes.get("report", {}).get("calibration", {})
+    return Calibration(float(found.get("scale", 1.0)), float(found.get("shift", 0.0)))

@@ -1,0 +1,70 @@
+"""Training rows and how they are cut into batches. Pure functions of their arguments."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One text for the policy or the drafter."""
+
+    tokens: tuple[int, ...]
+    num_prompt: int
+    """Leading tokens that are given, not learned."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledExample:
+    """One text for a critic: a label at each of some places."""
+
+    tokens: tuple[int, ...]
+    places: tuple[int, ...]
+    """Index of the last token of each state that is labelled."""
+    labels: tuple[float, ...]
+    """Wanted score in [0, 1] at each place."""
+
+
+def batches(
+    lengths: Sequence[int], batch_size: int, num_steps: int, rng: np.random.Generator
+) -> Iterator[list[int]]:
+    """Row numbers for each step: epochs in random order, rows of like length together."""
+    queue: list[list[int]] = []
+    for _ in range(num_steps):
+        if not queue:
+            order = rng.permutation(len(lengths))
+            for start in range(0, len(order), 16 * batch_size):
+                window = sorted(order[start : start + 16 * batch_size], key=lambda i: lengths[i])
+                queue += [list(map(int, window[i : i + batch_size]))
+                          for i in range(0, len(window), batch_size)]  # fmt: skip
+            queue = [queue[i] for i in rng.permutation(len(queue))]
+        yield queue.pop()
+
+
+def padded(rows: Sequence[Sequence[int]], pad: int = 0) -> tuple[Tensor, Tensor]:
+    """Rows as a right-padded [B, T] tensor, and their lengths [B]."""
+    lengths = torch.tensor([len(r) for r in rows])
+    tokens_BT = torch.full((len(rows), int(lengths.max())), pad, dtype=torch.long)
+    for i, row in enumerate(rows):
+        tokens_BT[i, : len(row)] = torch.as_tensor(row)
+    return tokens_BT, lengths
+
+
+def stretched_positions(
+    num_rows: int, length: int, span: int, generator: torch.Generator
+) -> Tensor:
+    """For each row a sorted random subset of a random range up to `span`, shape [B, T].
+
+    Training on gaps of every size makes relative distances beyond the trained length familiar
+    (randomised positional encodings, Ruoss et al., arXiv 2305.16843). The range itself is drawn
+    for each row between the row's length and `span`, so that rows without gaps, which is what
+    inference uses, are common too.
+    """
+    span = max(span, length)
+    range_B = torch.randint(length, span + 1, (num_rows, 1), generator=generator)
+    keys = torch.rand(num_rows, span, generator=generator)
+    keys = keys.masked_fill(torch.arange(span) >= range_B, -1.0)
+    return keys.topk(length, dim=1).indices.sort(dim=1).values

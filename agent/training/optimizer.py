@@ -1,0 +1,67 @@
+"""Optimisers and the learning-rate schedule that every training job shares."""
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+
+class TrainingSettings(BaseModel):
+    """How a model is trained. Steps, not seconds: a busy machine must not change the result."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    num_steps: int = Field(400, ge=1)
+    batch_size: int = Field(48, ge=1)
+    optimizer: str = Field("adamw", pattern="^(adamw|muon)$")
+    """`muon` orthogonalises the updates of the matrices and leaves the rest to AdamW."""
+    learning_rate: float = Field(1e-5, gt=0)
+    matrix_learning_rate: float = Field(6e-3, gt=0)
+    """Muon's rate; unused with `adamw`."""
+    warmup_share: float = Field(0.05, ge=0, le=1)
+    weight_decay: float = Field(0.01, ge=0)
+    max_gradient_norm: float = Field(1.0, gt=0)
+    position_span: int = Field(0, ge=0)
+    """Range of the random positions a row is spread over; 0 keeps 0, 1, 2, ..."""
+    max_epochs: float = Field(4.0, gt=0)
+    """Fewer steps are taken when the rows would otherwise be seen more often than this."""
+
+
+class Optimizer:
+    """AdamW, or Muon for the matrices of the blocks with AdamW for the rest."""
+
+    def __init__(self, model: nn.Module, settings: TrainingSettings, num_steps: int) -> None:
+        self.settings = settings
+        self.num_steps = num_steps
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        matrices = [
+            p for n, p in model.named_parameters()
+            if p.requires_grad and p.ndim == 2 and ".layers." in n and settings.optimizer == "muon"
+        ]  # fmt: skip
+        chosen = {id(p) for p in matrices}
+        rest = [p for p in self.parameters if id(p) not in chosen]
+        self.parts: list[tuple[torch.optim.Optimizer, float]] = []
+        if matrices:
+            rate = settings.matrix_learning_rate
+            self.parts.append((torch.optim.Muon(matrices, lr=rate, weight_decay=0.0), rate))
+        rate = settings.learning_rate
+        self.parts.append((
+            torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=settings.weight_decay),
+            rate,
+        ))  # fmt: skip
+
+    def step(self, index: int) -> float:
+        """Clip, update at the rate of step `index`, clear. Returns the gradient norm."""
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.max_gradient_norm)
+        factor = self._factor(index)
+        for part, rate in self.parts:
+            for group in part.param_groups:
+                group["lr"] = rate * factor
+            part.step()
+            part.zero_grad(set_to_none=True)
+        return float(norm)
+
+    def _factor(self, index: int) -> float:
+        warmup = max(1, round(self.settings.warmup_share * self.num_steps))
+        if index < warmup:
+            return (index + 1) / warmup
+        return max(0.02, (self.num_steps - index) / max(1, self.num_steps - warmup))

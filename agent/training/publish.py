@@ -1,0 +1,117 @@
+"""New weights reach a reader whole or not at all.
+
+Files are written into a directory of their own, flushed, checked for non-finite values, and the
+directory is renamed into place; its name carries the digest, which is the version.
+"""
+
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from agent.engine.checkpoint import Checkpoint, inspect_checkpoint
+from agent.engine.decoder import Decoder
+from search.errors import RatchetError, ResourceError
+
+_COPIED = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json",
+)  # fmt: skip
+
+
+class NonFiniteError(RatchetError):
+    """The trained weights are not all finite."""
+
+
+def publish(
+    decoder: Decoder,
+    parent: Checkpoint,
+    folder: Path,
+    role: str,
+    notes: dict[str, Any],
+    dtype: torch.dtype = torch.float32,
+) -> Checkpoint:
+    """Write a checkpoint below `folder` and return it. Raises NonFiniteError or ResourceError.
+
+    config.json and the tokenizer are the parent's; the number of layers and the kind of head are
+    the decoder's. The same weights and notes published twice give the same directory.
+    """
+    tensors = {
+        name: parameter.detach().to("cpu", dtype).contiguous()
+        for name, parameter in decoder.named_parameters()
+    }
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise NonFiniteError(f"{name} of the trained {role} is not finite", "lower the rate")
+    scratch = folder / f".writing-{uuid.uuid4().hex}"
+    try:
+        scratch.mkdir(parents=True)
+        _write(scratch, decoder, parent, role, notes, tensors, dtype)
+        version = inspect_checkpoint(scratch).version
+        final = folder / f"{role}-{version}"
+        if final.exists():
+            shutil.rmtree(scratch)
+        else:
+            os.replace(scratch, final)
+            _flush(folder)
+        return inspect_checkpoint(final)
+    except OSError as error:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise ResourceError(
+            f"cannot write the {role} checkpoint below {folder}: {error}",
+            "free some space and run the same command again",
+        ) from error
+
+
+def _write(
+    path: Path, decoder: Decoder, parent: Checkpoint, role: str, notes: dict[str, Any],
+    tensors: dict[str, torch.Tensor], dtype: torch.dtype,
+) -> None:  # fmt: skip
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    family = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}[
+        decoder.arch.model_type
+    ]
+    head = "ForSequenceClassification" if decoder.is_critic else "ForCausalLM"
+    config = parent.config | {
+        "architectures": [family + head],
+        "num_hidden_layers": decoder.arch.num_layers,
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+    config.pop("torch_dtype", None)
+    if "layer_types" in config:
+        config["layer_types"] = config["layer_types"][: decoder.arch.num_layers]
+    if decoder.is_critic:
+        config |= {"num_labels": 1, "id2label": {"0": "score"}, "label2id": {"score": 0}}
+    _dump(path / "config.json", config)
+    kept = {k: parent.notes[k] for k in ("task", "training") if k in parent.notes}
+    _dump(path / "ratchet.json", kept | {"role": role, "parent": parent.version} | notes)
+    for name in _COPIED:
+        if (parent.path / name).is_file():
+            shutil.copyfile(parent.path / name, path / name)
+    for file in path.iterdir():
+        _flush(file)
+    _flush(path)
+
+
+def _dump(file: Path, value: dict[str, Any]) -> None:
+    file.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sweep(folder: Path) -> int:
+    """Remove what killed processes left half-written; returns how many."""
+    left = list(folder.glob(".writing-*")) if folder.is_dir() else []
+    for path in left:
+        shutil.rmtree(path, ignore_errors=True)
+    return len(left)

@@ -1,0 +1,64 @@
+"""From configuration and a checkpoint's own notes to the settings of each training job."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from agent.config import CriticSettings, PolicyTraining
+from agent.engine.checkpoint import Checkpoint
+from agent.engine.tokenizer import Tokenizer
+from agent.tasks.task import Demonstration, Task
+from agent.training.examples import Example
+from agent.training.optimizer import TrainingSettings
+from search.randomness import derive_seed
+from store.datasets import StoredText
+
+
+def policy_settings(config: PolicyTraining, checkpoint: Checkpoint) -> TrainingSettings:
+    """Settings of the policy's job: what is set, else what the checkpoint's notes recommend."""
+    values: dict[str, Any] = dict(checkpoint.notes.get("training", {}))
+    for name in ("learning_rate", "matrix_learning_rate", "optimizer", "position_span"):
+        if getattr(config, name) is not None:
+            values[name] = getattr(config, name)
+    values |= {
+        "num_steps": config.num_steps,
+        "batch_size": config.batch_size,
+        "max_epochs": config.max_epochs,
+    }
+    return TrainingSettings.model_validate(values)
+
+
+def critic_settings(config: CriticSettings, base: TrainingSettings) -> TrainingSettings:
+    """Critics train like the policy, for their own number of steps."""
+    return base.model_copy(update={"num_steps": max(1, config.steps), "max_epochs": 12.0})
+
+
+def drafter_settings(config: PolicyTraining, base: TrainingSettings) -> TrainingSettings:
+    return base.model_copy(update={"num_steps": max(1, config.drafter_steps), "max_epochs": 12.0})
+
+
+def demonstration_examples(
+    task: Task, tokenizer: Tokenizer, demonstrations: Sequence[Demonstration]
+) -> list[Example]:
+    """Worked problems as training rows; the last step ends with the end of the text."""
+    examples = []
+    for demonstration in demonstrations:
+        prompt = tokenizer.encode(task.prompt(demonstration.problem.text))
+        steps = tokenizer.encode("".join(demonstration.steps), is_start=False)
+        examples.append(Example((*prompt, *steps, tokenizer.end_ids[0]), len(prompt)))
+    return examples
+
+
+def mixed_examples(
+    found: Sequence[StoredText],
+    earlier: Sequence[StoredText],
+    replayed: Sequence[Example],
+    share: float,
+) -> list[Example]:
+    """All finds, this round's and earlier ones, with `share` of replayed demonstrations added."""
+    texts = [Example(t.prompt_tokens + t.tokens, len(t.prompt_tokens)) for t in (*found, *earlier)]
+    wanted = round(len(texts) * share / (1 - share)) if replayed else 0
+    return texts + [replayed[i % len(replayed)] for i in range(wanted)] if wanted else texts
+
+
+def replay_seed(seed: int, round_number: int) -> int:
+    return derive_seed(seed, round_number, "replay")

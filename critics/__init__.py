@@ -1,0 +1,1 @@
+"""Value, process and outcome critics, and the tools they may use."""

@@ -1,0 +1,79 @@
+"""How good scores are, and how raw logits become probabilities."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Platt scaling: probability = sigmoid(scale * logit + shift)."""
+
+    scale: float = 1.0
+    shift: float = 0.0
+
+    def apply(self, logit: float) -> float:
+        x = self.scale * logit + self.shift
+        return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
+
+
+def fit_calibration(
+    logits: Sequence[float], labels: Sequence[float], steps: int = 50
+) -> Calibration:
+    """Maximum likelihood by Newton's method on Platt's smoothed targets (Platt 1999).
+
+    One class only gives no information about the scale: the identity comes back.
+    """
+    x, y = np.asarray(logits, float), np.asarray(labels, float)
+    good, bad = float((y > 0.5).sum()), float((y <= 0.5).sum())
+    if good == 0 or bad == 0:
+        return Calibration()
+    target = np.where(y > 0.5, (good + 1) / (good + 2), 1 / (bad + 2))
+    design = np.stack([x, np.ones_like(x)], axis=1)
+    weights = np.array([1.0, 0.0])
+    for _ in range(steps):
+        p = 1 / (1 + np.exp(-np.clip(design @ weights, -30, 30)))
+        gradient = design.T @ (p - target)
+        hessian = (design * (p * (1 - p))[:, None]).T @ design + 1e-6 * np.eye(2)
+        move = np.linalg.solve(hessian, gradient)
+        weights = weights - np.clip(move, -2, 2)
+        if float(np.abs(move).max()) < 1e-9:
+            break
+    return Calibration(float(weights[0]), float(weights[1]))
+
+
+def auc(scores: Sequence[float], labels: Sequence[float]) -> float | None:
+    """Area under the ROC curve; ties count one half. None when one class is missing."""
+    s, y = np.asarray(scores, float), np.asarray(labels, float) > 0.5
+    good, bad = int(y.sum()), int((~y).sum())
+    if good == 0 or bad == 0:
+        return None
+    _, inverse, counts = np.unique(s, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    rank = (last - (counts - 1) / 2)[inverse]
+    return float((rank[y].sum() - good * (good + 1) / 2) / (good * bad))
+
+
+def brier(scores: Sequence[float], labels: Sequence[float]) -> float | None:
+    """Mean squared difference of score and label; None without scores."""
+    if not len(scores):
+        return None
+    return float(np.mean((np.asarray(scores, float) - np.asarray(labels, float)) ** 2))
+
+
+def expected_calibration_error(
+    scores: Sequence[float], labels: Sequence[float], bins: int = 10
+) -> float | None:
+    """Mean gap between score and frequency over equal-width bins, weighted by their size."""
+    if not len(scores):
+        return None
+    s, y = np.asarray(scores, float), np.asarray(labels, float)
+    place = np.minimum((s * bins).astype(int), bins - 1)
+    gaps = [
+        abs(s[place == b].mean() - y[place == b].mean()) * (place == b).sum()
+        for b in range(bins)
+        if (place == b).any()
+    ]
+    return float(sum(gaps) / len(s))

@@ -1,0 +1,12 @@
+"""PRM: the chance that the last step of a state is sound."""
+
+from critics.heads import TrainedCritic
+from search.state import State
+
+
+class ProcessCritic(TrainedCritic):
+    __slots__ = ()
+    name = "process"
+
+    def applies(self, state: State) -> bool:
+        return state.depth > 0

@@ -1,0 +1,70 @@
+"""Fast rollouts: a completion cut into steps, checked by the tool, scored by the ORM."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from search.interfaces import Rollout
+from search.score import Finding, Score
+from search.state import Option, State, Stop
+
+UNSCORED = Score("outcome", "", None, "not scored yet")
+
+
+def cut_into_options(
+    tokens: Sequence[int],
+    logprobs: Sequence[float],
+    stop: Stop,
+    boundary_ids: frozenset[int],
+    decode: Callable[[Sequence[int]], str],
+) -> list[Option]:
+    """Options of a generated text: each ends with a boundary token, the last one as the text did."""
+    options: list[Option] = []
+    start = 0
+    for i, token in enumerate(tokens):
+        is_last = i + 1 == len(tokens)
+        if token in boundary_ids or is_last:
+            part = tuple(tokens[start : i + 1])
+            options.append(
+                Option(
+                    part,
+                    decode(part),
+                    float(sum(logprobs[start : i + 1])),
+                    stop if is_last else "boundary",
+                )
+            )
+            start = i + 1
+    return options
+
+
+def checked_rollout(
+    state: State,
+    new: Sequence[Option],
+    check: Callable[[State], Finding],
+    answer_of: Callable[[Sequence[str]], str | None],
+) -> Rollout:
+    """The completed state with what the tool finds of each new step, still without a score."""
+    num_given, num_sound = state.depth, 0
+    is_sound: bool | None = True if new else check(state).is_sound
+    for option in new:
+        state = state.extended(option)
+        finding = check(state)
+        if finding.is_sound is None:
+            is_sound = None if is_sound else is_sound
+        elif not finding.is_sound:
+            is_sound = False
+        if is_sound and option.stop != "length":
+            num_sound += 1
+        if is_sound is False:
+            break
+    full = State(
+        state.problem_id, state.prompt_tokens, state.prompt, (*state.options[:num_given], *new)
+    )
+    answer = answer_of(full.steps) if full.is_finished else None
+    return Rollout(full, num_given, num_sound, is_sound, UNSCORED, answer)
+
+
+def scored(rollout: Rollout, score: Score) -> Rollout:
+    """The rollout with its outcome score; a text that the tool found unsound scores 0."""
+    if rollout.is_sound is False and score.value is not None:
+        score = replace(score, value=0.0, reason="tool: unsound step")
+    return replace(rollout, outcome=score)

@@ -1,0 +1,1 @@
+"""Fused scoring kernels and their plain-torch twins."""

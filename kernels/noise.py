@@ -1,0 +1,39 @@
+"""Counter-based noise: a random number is a pure function of (seed, position, token).
+
+Nothing is drawn from a stream, so a sampled token does not depend on which other rows share its
+batch, on how many workers there are, or on whether a drafter proposed it first.
+The mixer is SplitMix64's finaliser (Steele, Lea, Flood: "Fast splittable pseudorandom number
+generators", OOPSLA 2014) on wrapping 64-bit integers.
+"""
+
+import torch
+from torch import Tensor
+
+_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
+_MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
+_MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift; torch's own is arithmetic on signed integers."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def mix(x: Tensor) -> Tensor:
+    """SplitMix64's finaliser on an int64 tensor of any shape."""
+    x = (x ^ _shift(x, 30)) * _MIX_1
+    x = (x ^ _shift(x, 27)) * _MIX_2
+    return x ^ _shift(x, 31)
+
+
+def uniform(seeds_R: Tensor, positions_R: Tensor, size: int) -> Tensor:
+    """Uniform numbers in (0, 1), shape [R, size], for int64 seeds and positions of shape [R]."""
+    stream_R = mix(seeds_R + mix(positions_R * _GOLDEN + 1))
+    token_V = torch.arange(1, size + 1, device=seeds_R.device, dtype=torch.int64)
+    bits_RV = mix(stream_R[:, None] + token_V[None, :] * _GOLDEN)
+    return (_shift(bits_RV, 11).to(torch.float64) + 0.5) * (2.0**-53)
+
+
+def gumbel(seeds_R: Tensor, positions_R: Tensor, size: int) -> Tensor:
+    """Standard Gumbel noise, float32 [R, size]; argmax(log p + noise) is a sample from p."""
+    return (-torch.log(-torch.log(uniform(seeds_R, positions_R, size)))).to(torch.float32)

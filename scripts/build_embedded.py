@@ -1,0 +1,249 @@
+#!/usr/bin/env python3
+"""Build the embedded models of a task from a seed: tokenizer, policy, drafter and three critics.
+
+    .venv/bin/python scripts/build_embedded.py expressions
+    .venv/bin/python scripts/build_embedded.py stories --steps 3000 --out /tmp/bundle
+
+The policy learns from generated demonstrations only; the drafter is its first half, distilled on
+the policy's own texts; the critics learn from texts that the policy samples on labelled problems.
+Weights are stored in bfloat16. The same machine, seed and thread count give the same files.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer as FastTokenizer
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from agent.actors import InlineHosts, Speculation  # noqa: E402
+from agent.coordinator import Limits, Models, ModelSet  # noqa: E402
+from agent.engine.checkpoint import Checkpoint, inspect_checkpoint, load_decoder  # noqa: E402
+from agent.engine.decoder import Architecture, Decoder  # noqa: E402
+from agent.engine.hosts import HostSettings, ModelRef  # noqa: E402
+from agent.engine.tokenizer import Tokenizer  # noqa: E402
+from agent.evaluation import Plan, evaluate, sample_rollouts  # noqa: E402
+from agent.tasks.registry import EMBEDDED, open_task  # noqa: E402
+from agent.tasks.task import Task  # noqa: E402
+from agent.training.critics import critic_from_policy, measure_critic, train_critic  # noqa: E402
+from agent.training.drafter import cut_drafter, expected_acceptance  # noqa: E402
+from agent.training.examples import Example  # noqa: E402
+from agent.training.labelling import label_rollouts  # noqa: E402
+from agent.training.optimizer import TrainingSettings  # noqa: E402
+from agent.training.policy import train_policy  # noqa: E402
+from agent.training.publish import publish  # noqa: E402
+from agent.training.recipe import demonstration_examples  # noqa: E402
+from search.settings import SearchSettings  # noqa: E402
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "expressions": {
+        "demonstrations": 40_000, "steps": 2000, "span": 128, "hidden": 96, "inner": 256,
+        "heads": 3, "layers": 4, "labelled": 1500, "vocabulary": 0,
+    },
+    "stories": {
+        "demonstrations": 6_000, "steps": 1600, "span": 0, "hidden": 128, "inner": 352,
+        "heads": 4, "layers": 4, "labelled": 1500, "vocabulary": 384,
+    },
+}  # fmt: skip
+
+
+def characters_tokenizer() -> FastTokenizer:
+    """One token a character: digits, operators and the newline."""
+    alphabet = ["<pad>", "</s>", "\n", *"0123456789", "+", "-", "*"]
+    fast = FastTokenizer(models.WordLevel({c: i for i, c in enumerate(alphabet)}, unk_token=None))
+    fast.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    fast.decoder = decoders.Fuse()
+    fast.add_special_tokens(["<pad>", "</s>"])
+    return fast
+
+
+def bytes_tokenizer(texts: list[str], size: int) -> FastTokenizer:
+    """Byte-level BPE that spells any text; each digit and each newline is a token of its own."""
+    fast = FastTokenizer(models.BPE())
+    fast.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.Split(Regex(r"\n"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    fast.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=["<pad>", "</s>"], show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    fast.train_from_iterator(texts, trainer)
+    return fast
+
+
+def empty_checkpoint(path: Path, task: Task, recipe: dict[str, Any], seed: int) -> Checkpoint:
+    """config.json, tokenizer and random weights of the policy to be trained."""
+    path.mkdir(parents=True)
+    demonstrations = task.demonstrations(2000, seed)
+    fast = (
+        bytes_tokenizer(
+            [task.prompt(d.problem.text) + "".join(d.steps) for d in demonstrations],
+            recipe["vocabulary"],
+        )
+        if recipe["vocabulary"]
+        else characters_tokenizer()
+    )
+    fast.save(str(path / "tokenizer.json"))
+    (path / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>",
+                    "pad_token": "<pad>", "model_max_length": 512}, indent=2) + "\n"
+    )  # fmt: skip
+    config = {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama",
+        "vocab_size": fast.get_vocab_size(), "hidden_size": recipe["hidden"],
+        "intermediate_size": recipe["inner"], "num_hidden_layers": recipe["layers"],
+        "num_attention_heads": recipe["heads"], "num_key_value_heads": recipe["heads"],
+        "head_dim": recipe["hidden"] // recipe["heads"], "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-6, "hidden_act": "silu", "tie_word_embeddings": True,
+        "attention_bias": False, "mlp_bias": False, "bos_token_id": None, "eos_token_id": 1,
+        "pad_token_id": 0, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        "dtype": "float32",
+    }  # fmt: skip
+    (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    training = {
+        "optimizer": "muon", "learning_rate": 1e-3, "matrix_learning_rate": 6e-3,
+        "position_span": recipe["span"],
+    }  # fmt: skip
+    notes = {"task": task.name, "role": "policy", "training": training}
+    (path / "ratchet.json").write_text(json.dumps(notes))
+    torch.manual_seed(seed)
+    decoder = Decoder(Architecture.from_config(config))
+    for name, parameter in decoder.named_parameters():
+        if parameter.ndim == 2:
+            scale = 0.02 if "embed" in name else parameter.shape[1] ** -0.5
+            torch.nn.init.normal_(parameter, std=scale)
+    from safetensors.torch import save_file
+
+    tensors = {k: v.detach().clone() for k, v in decoder.named_parameters()}
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    return inspect_checkpoint(path)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+
+    def say(self, text: str) -> None:
+        print(f"{time.monotonic() - self.started:6.0f} s  {text}", flush=True)
+
+
+def build(name: str, recipe: dict[str, Any], seed: int, out: Path) -> None:
+    clock = Clock()
+    task = open_task(name, "")
+    with tempfile.TemporaryDirectory() as scratch:
+        work = Path(scratch)
+        empty = empty_checkpoint(work / "empty", task, recipe, seed)
+        tokenizer = Tokenizer(empty.path)
+        demonstrations = task.demonstrations(recipe["demonstrations"], seed)
+        examples = demonstration_examples(task, tokenizer, demonstrations)
+        clock.say(f"{len(examples)} demonstrations, vocabulary {tokenizer.vocab_size}")
+        base = TrainingSettings(
+            num_steps=recipe["steps"], batch_size=64, optimizer="muon", learning_rate=3e-3,
+            matrix_learning_rate=0.02, position_span=recipe["span"], max_epochs=100,
+        )  # fmt: skip
+        decoder = load_decoder(empty)
+
+        def show(done: int, total: int, loss: float) -> None:
+            if done % 100 == 0:
+                clock.say(f"step {done}/{total}, loss {loss:.4f}")
+
+        train_policy(decoder, examples, base, seed, show)
+        notes: dict[str, Any] = {"seed": seed, "recipe": recipe}
+        policy = publish(decoder, empty, work, "policy", notes, torch.bfloat16)
+        decoder = load_decoder(policy)  # what was rounded to bfloat16 is what the others start from
+        models = evaluator(task, policy)
+        report = evaluate(models, task.held_out(600, 0), Plan("greedy"))
+        clock.say(f"greedy on held-out problems: {report.num_correct}/{report.n}")
+        made = {"policy": policy}
+        made |= build_others(task, tokenizer, decoder, policy, models, recipe, seed, work, clock)
+        for role, checkpoint in made.items():
+            target = out / name / role
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(checkpoint.path, target)
+            clock.say(f"{role}: {checkpoint.version}, {checkpoint.num_bytes:,} bytes -> {target}")
+
+
+def evaluator(task: Task, policy: Checkpoint) -> Models:
+    hosts = InlineHosts(HostSettings(threads=torch.get_num_threads()))
+    refs = {"policy": ModelRef("policy", policy.version, str(policy.path))}
+    return Models(
+        hosts, ModelSet(refs), Tokenizer(policy.path), task, SearchSettings(), {},
+        Limits(), True, Speculation("never"),
+    )  # fmt: skip
+
+
+def build_others(
+    task: Task, tokenizer: Tokenizer, policy: Decoder, checkpoint: Checkpoint, models: Models,
+    recipe: dict[str, Any], seed: int, work: Path, clock: Clock,
+) -> dict[str, Checkpoint]:  # fmt: skip
+    problems = task.labelled(recipe["labelled"], seed)
+    by_id = {p.id: p for p in problems}
+    groups = sample_rollouts(models, problems, 8, 1.0, seed)
+    rollouts = [r for group in groups for r in group if r.state.options]
+    labelled = label_rollouts(
+        rollouts,
+        lambda r: task.is_correct(r.answer, by_id[r.state.problem_id].answer or ""),
+        lambda r, i: (
+            task.check_step(by_id[r.state.problem_id].text, r.state.steps[: i + 1]).is_sound
+        ),
+        lambda key: int(key[:4], 16) % 4 == 0,
+    )
+    clock.say(f"{labelled.num_texts} sampled texts")
+    settings = TrainingSettings(
+        num_steps=400, batch_size=48, optimizer="muon", learning_rate=1e-3,
+        matrix_learning_rate=6e-3, position_span=recipe["span"], max_epochs=8,
+    )  # fmt: skip
+    made: dict[str, Checkpoint] = {}
+    for role in ("value", "process", "outcome"):
+        critic = critic_from_policy(policy, policy.arch)
+        train_critic(critic, labelled.train[role], settings, seed)
+        report = measure_critic(critic, labelled.held_out[role])
+        made[role] = publish(critic, checkpoint, work, role, {"report": report}, torch.bfloat16)
+        clock.say(f"{role}: " + ", ".join(f"{k} {v}" for k, v in report.items()))
+    texts = [Example(r.state.tokens, len(r.state.prompt_tokens)) for r in rollouts]
+    drafter = cut_drafter(policy)
+    distil = settings.model_copy(update={"num_steps": 600})
+    train_policy(drafter, texts[500:], distil, seed)
+    report = {"acceptance": expected_acceptance(policy, drafter, texts[:500])}
+    made["drafter"] = publish(
+        drafter, checkpoint, work, "drafter", {"report": report}, torch.bfloat16
+    )
+    clock.say(f"drafter: acceptance {report['acceptance']:.3f}")
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("task", choices=sorted(RECIPES))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, help="training steps of the policy")
+    parser.add_argument("--demonstrations", type=int)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=EMBEDDED)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    recipe = dict(RECIPES[arguments.task])
+    for key in ("steps", "demonstrations"):
+        if getattr(arguments, key):
+            recipe[key] = getattr(arguments, key)
+    build(arguments.task, recipe, arguments.seed, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""What the search asks of the outside: options for nodes, and evaluations of nodes.
+
+Both take whole batches, so that one call serves the leaves of many trees.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from search.score import Score
+from search.state import Option, State
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """Options for one state, in order of the proposer's preference."""
+
+    options: tuple[Option, ...]
+    unsound: tuple[str, ...] = ()
+    """For each option why a tool finds it unsound, or an empty text; empty when no tool looked."""
+    num_tokens: int = 0
+    """Tokens generated to find them, discarded ones included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One completion of a state to the end."""
+
+    state: State
+    """The completed state."""
+    num_given: int
+    """Options that the state had before."""
+    num_sound: int
+    """Leading new options that a tool found sound; 0 when there is no tool."""
+    is_sound: bool | None
+    """Whether a tool found the whole text sound; None when it has nothing to say."""
+    outcome: Score
+    answer: str | None
+    """Final answer in its normal form; None when the text has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What critics, tools and rollouts say of one state."""
+
+    value: float | None
+    """The blend, in [0, 1]; None when no critic scored the state."""
+    scores: tuple[Score, ...] = ()
+    rollouts: tuple[Rollout, ...] = field(default=())
+    """For a terminal state the state itself, once."""
+    num_tokens: int = 0
+    """Tokens generated for the rollouts."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpandRequest:
+    state: State
+    count: int
+    """Different options wanted in all, those already known included."""
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateRequest:
+    state: State
+    seed: int
+    known: tuple[Rollout, ...] = ()
+    """Rollouts of an ancestor that already go through this state; they need not be generated."""
+
+
+class Proposer(Protocol):
+    def propose(self, requests: Sequence[ExpandRequest]) -> list[Proposal]: ...
+
+
+class Evaluator(Protocol):
+    def evaluate(self, requests: Sequence[EvaluateRequest]) -> list[Evaluation]: ...

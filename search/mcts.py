@@ -1,0 +1,288 @@
+"""One search as ask and tell: the model is never inside, so batching is the caller's loop.
+
+A simulation walks from the root by the selection rule, evaluates one new node, and adds its value
+to every edge it came by. On the way a node may first need options. So `ask` hands out one of two
+requests, and each is answered by its own `tell`:
+
+    ask() -> Expansion  -> tell_options(expansion, proposal)
+    ask() -> Leaf       -> tell_evaluation(leaf, evaluation)
+    ask() -> None          nothing to do now: answers are awaited, or the search has ended
+
+Where a tool can check steps, the sound beginning of a leaf's rollout joins the tree at once, so
+the next options are drawn where the model first went wrong and not where it was right anyway.
+"""
+
+from dataclasses import dataclass
+
+from search import backup
+from search.budget import Budget, StopReason
+from search.expansion import num_wanted
+from search.interfaces import EvaluateRequest, Evaluation, ExpandRequest, Proposal, Rollout
+from search.merge import Same, merge_option, same_text
+from search.randomness import derive_seed
+from search.selection import RULES
+from search.settings import SearchSettings
+from search.state import State
+from search.tree import Edge, Node
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Expansion:
+    """`node` needs options."""
+
+    node: Node
+    request: ExpandRequest
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Leaf:
+    """`node` needs an evaluation; the edges of `path` wait for it."""
+
+    node: Node
+    path: tuple[Edge, ...]
+    request: EvaluateRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A finished text that the search came across."""
+
+    rollout: Rollout
+    node: Node
+    """Tree node whose evaluation brought it."""
+    simulation: int
+
+    @property
+    def weight(self) -> float:
+        """Outcome score; half when unscored, none when a tool found it unsound."""
+        if self.rollout.is_sound is False:
+            return 0.0
+        return 0.5 if self.rollout.outcome.value is None else self.rollout.outcome.value
+
+    @property
+    def rank(self) -> tuple[bool, float, int]:
+        return (self.rollout.is_sound is True, self.weight, -self.simulation)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a search came to."""
+
+    chosen: Candidate | None
+    """None when no text was finished."""
+    runner_up: Candidate | None
+    """Best candidate with another answer."""
+    confidence: float
+    """Share of all candidates' weight that stands behind the chosen answer; 0 without one."""
+    stop_reason: StopReason
+    budget: Budget
+
+
+class Search:
+    def __init__(
+        self, root: State, settings: SearchSettings, seed: int, same: Same = same_text
+    ) -> None:
+        self.settings = settings
+        self.seed = seed
+        self.same = same
+        self.root = Node(root, ix=0)
+        self.nodes = [self.root]
+        self.budget = Budget()
+        self.candidates: list[Candidate] = []
+        self.stop_reason: StopReason = ""
+        self.num_unscored = 0
+        self.error = ""
+        """Why the search failed; empty otherwise."""
+        self._rule = RULES[settings.selection]
+        self._awaited: set[int] = set()
+        """Identities of requests handed out and not yet answered: a second tell changes nothing."""
+
+    @property
+    def is_done(self) -> bool:
+        return bool(self.stop_reason) and not self._awaited
+
+    def ask(self) -> Expansion | Leaf | None:
+        if not self.stop_reason:
+            self.stop_reason = self.budget.exceeded(self.settings)
+        if self.stop_reason or len(self._awaited) >= self.settings.in_flight:
+            return None
+        if not self.root.num_evaluations and not self.root.is_closed:
+            return (
+                None
+                if self._awaited
+                else self._lease(Leaf(self.root, (), self._request(self.root)))
+            )
+        while not self.root.is_closed:
+            found = self._descend()
+            if isinstance(found, Node):
+                continue
+            return None if found is None else self._lease(found)
+        self.stop_reason = "exhausted"
+        return None
+
+    def tell_options(self, expansion: Expansion, proposal: Proposal) -> None:
+        """Add the proposed options that are new. Unsound ones stay recorded, and closed."""
+        if not self._answered(expansion):
+            return
+        node = expansion.node
+        node.is_expanding = False
+        node.num_drawn = expansion.request.count
+        self.budget.tokens += proposal.num_tokens
+        for i, option in enumerate(proposal.options):
+            edge = merge_option(node.edges, option, _probability(option.logprob), self.same)
+            reason = proposal.unsound[i] if proposal.unsound else ""
+            if edge is not None and reason and self.settings.prune_unsound:
+                edge.prune_reason = reason
+        if len(proposal.options) < expansion.request.count:
+            node.num_drawn = 10**9  # the proposer has no more
+
+    def tell_evaluation(self, leaf: Leaf, evaluation: Evaluation) -> None:
+        """Back the value up, or take the simulation back when the leaf stayed unscored."""
+        if not self._answered(leaf):
+            return
+        node = leaf.node
+        self.budget.tokens += evaluation.num_tokens
+        if evaluation.value is None:
+            self._unscored(leaf)
+            return
+        self.budget.simulations += 1
+        node.value, node.scores, node.rollouts = (
+            evaluation.value,
+            evaluation.scores,
+            evaluation.rollouts,
+        )
+        node.num_evaluations = 1
+        backup.finish(leaf.path, evaluation.value)
+        for rollout in evaluation.rollouts:
+            if rollout.state.is_finished:
+                self._consider(Candidate(rollout, node, self.budget.simulations))
+        if node.state.is_terminal:
+            self._close(node, "terminal")
+        elif node.depth >= self.settings.max_depth:
+            self._close(node, "max_depth")
+        elif evaluation.rollouts:
+            self._adopt(node, evaluation.rollouts[0])
+
+    def fail(self, reason: str) -> None:
+        """End the search with what was found so far: the outside cannot answer."""
+        self._awaited.clear()
+        self.stop_reason, self.error = "failed", reason
+
+    def result(self) -> Result:
+        ranked = self._ranked()
+        chosen = ranked[0] if ranked else None
+        answer = chosen.rollout.answer if chosen else None
+        runner_up = next((c for c in ranked if c.rollout.answer != answer), None)
+        total = sum(c.weight for c in ranked)
+        behind = sum(c.weight for c in ranked if c.rollout.answer == answer)
+        return Result(
+            chosen, runner_up, behind / total if total else 0.0, self.stop_reason, self.budget
+        )
+
+    def _descend(self) -> Expansion | Leaf | Node | None:
+        """Walk down once. A node comes back when it was found closed and the walk starts anew."""
+        node, path = self.root, list[Edge]()
+        while True:
+            if node.is_expanding:
+                return None
+            wanted = num_wanted(node, self.settings)
+            if wanted > node.num_drawn:
+                seed = derive_seed(self.seed, node.ix, wanted, "expand")
+                return Expansion(node, ExpandRequest(node.state, wanted, seed))
+            edge = self._rule(node, self.settings)
+            if edge is None:
+                if any(e.is_open for e in node.edges):
+                    return None  # all that is open is under way
+                self._close(node, "no option left")
+                return node
+            path.append(edge)
+            if edge.child is None:
+                child = self._grow(node, edge)
+                return Leaf(child, tuple(path), self._request(child))
+            node = edge.child
+            if not node.edges and not node.num_evaluations and node.num_failures:
+                return Leaf(node, tuple(path), self._request(node))
+
+    def _lease(self, request: Expansion | Leaf) -> Expansion | Leaf:
+        self._awaited.add(id(request))
+        if isinstance(request, Expansion):
+            request.node.is_expanding = True
+        else:
+            backup.begin(request.path)
+            self.budget.started += 1
+        return request
+
+    def _answered(self, request: Expansion | Leaf) -> bool:
+        if id(request) not in self._awaited:
+            return False
+        self._awaited.remove(id(request))
+        return True
+
+    def _request(self, node: Node) -> EvaluateRequest:
+        known: tuple[Rollout, ...] = ()
+        if node.parent is not None and self.settings.rollout_temperature == 0:
+            tokens = node.state.tokens
+            known = tuple(
+                r for r in node.parent.rollouts if r.state.tokens[: len(tokens)] == tokens
+            )
+        return EvaluateRequest(node.state, derive_seed(self.seed, node.ix, "rollout"), known)
+
+    def _grow(self, node: Node, edge: Edge) -> Node:
+        child = Node(node.state.extended(edge.option), len(self.nodes), node, edge)
+        edge.child = child
+        self.nodes.append(child)
+        return child
+
+    def _adopt(self, node: Node, rollout: Rollout) -> None:
+        """Grow the tool-checked beginning of a rollout as a chain of nodes without visits."""
+        new = rollout.state.options[rollout.num_given :]
+        for option in new[: rollout.num_sound]:
+            edge = merge_option(node.edges, option, _probability(option.logprob), self.same)
+            if edge is None:
+                edge = next((e for e in node.edges if self.same(e.option, option)), None)
+                if edge is None or not edge.is_open:
+                    return
+            node = edge.child or self._grow(node, edge)
+            if node.state.is_terminal:
+                self._close(node, "terminal")
+            elif node.depth >= self.settings.max_depth:
+                self._close(node, "max_depth")
+            if node.is_closed:
+                return
+
+    def _unscored(self, leaf: Leaf) -> None:
+        backup.cancel(leaf.path)
+        self.num_unscored += 1
+        self.budget.started -= 1
+        leaf.node.num_failures += 1
+        if leaf.node.num_failures >= self.settings.max_failures:
+            self._close(leaf.node, "unscored")
+
+    def _close(self, node: Node, reason: str) -> None:
+        node.is_closed, node.close_reason = True, reason
+
+    def _consider(self, candidate: Candidate) -> None:
+        tokens = candidate.rollout.state.tokens
+        if all(c.rollout.state.tokens != tokens for c in self.candidates):
+            self.candidates.append(candidate)
+        score = candidate.rollout.outcome.value
+        if candidate.rollout.is_sound and score is not None and score >= self.settings.stop_value:
+            self.stop_reason = self.stop_reason or "solved"
+
+    def _ranked(self) -> list[Candidate]:
+        if self.settings.final == "visits":
+            return sorted(self.candidates, key=self._path_visits, reverse=True)
+        by_rank = sorted(self.candidates, key=lambda c: c.rank, reverse=True)
+        if self.settings.final == "best":
+            return by_rank
+        votes: dict[str | None, float] = {}
+        for c in by_rank:
+            votes[c.rollout.answer] = votes.get(c.rollout.answer, 0.0) + c.weight
+        return sorted(by_rank, key=lambda c: votes[c.rollout.answer], reverse=True)
+
+    def _path_visits(self, candidate: Candidate) -> tuple[int, float]:
+        return (sum(e.visits for e in candidate.node.path()), candidate.weight)
+
+
+def _probability(logprob: float) -> float:
+    return 2.718281828459045 ** min(0.0, logprob)

@@ -1,0 +1,1 @@
+"""SQL storage: typed models, migrations, recording and read-only inspection."""

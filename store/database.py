@@ -1,0 +1,198 @@
+"""Engines, pragmas, and the store's version: opening SQLite or PostgreSQL so that both behave."""
+
+import contextlib
+import fcntl
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, create_engine, event, inspect, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from search.errors import NotFoundError, ResourceError, StoreError, UsageError
+
+_PROCESS_LOCK = threading.Lock()
+
+
+def now_us() -> int:
+    """Microseconds since the epoch."""
+    return time.time_ns() // 1000
+
+
+class Store:
+    """An opened store. `session()` is one transaction; the write lock serialises SQLite's writers."""
+
+    def __init__(self, url: str, must_exist: bool = False) -> None:
+        self.url = url
+        self.engine = _engine(url, must_exist)
+        self._lock = threading.RLock()
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[Session]:
+        """One transaction: committed on leaving, rolled back on an error."""
+        with (
+            self._lock,
+            _mapped_errors(self.url),
+            Session(self.engine, expire_on_commit=False) as s,
+        ):
+            with s.begin():
+                yield s
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def open_store(url: str, must_exist: bool = False) -> Store:
+    """Open a store, creating the tables of an empty one. Raises StoreError for another version."""
+    store = Store(url, must_exist)
+    with _mapped_errors(url), _PROCESS_LOCK, _file_lock(store.engine):
+        _check_version(store.engine, url)
+    return store
+
+
+def sqlite_path(url: str) -> Path | None:
+    """File of a SQLite URL; None for another database."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+        return None
+    return Path(parsed.database)
+
+
+def _engine(url: str, must_exist: bool) -> Engine:
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise UsageError(
+            f"store URL {url!r} cannot be read",
+            "write sqlite:///PATH or postgresql+psycopg://USER@HOST/DATABASE",
+        ) from error
+    backend = parsed.get_backend_name()
+    if backend not in ("sqlite", "postgresql"):
+        raise UsageError(
+            f"store URL {url!r} names {backend!r}, which is not supported",
+            "use sqlite:///PATH or postgresql+psycopg://USER@HOST/DATABASE",
+        )
+    if backend == "postgresql":
+        try:
+            return create_engine(
+                parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_recycle=600
+            )
+        except ModuleNotFoundError as error:
+            raise UsageError(
+                "PostgreSQL needs the psycopg driver", "pip install 'ratchet-llm[postgres]'"
+            ) from error
+    path = sqlite_path(url)
+    if path is not None:
+        if must_exist and not path.is_file():
+            raise NotFoundError(
+                f"there is no store at {path}", "run `ratchet improve` first, or give --store"
+            )
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ResourceError(f"cannot create {path.parent}: {error}", "choose another --store") \
+                from error  # fmt: skip
+    engine = create_engine(parsed, connect_args={"timeout": 30})
+
+    @event.listens_for(engine, "connect")
+    def _pragmas(connection: sqlite3.Connection, _: object) -> None:
+        cursor = connection.cursor()
+        for pragma in (
+            "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000",
+            "journal_size_limit=134217728",
+        ):  # fmt: skip
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    return engine
+
+
+@contextlib.contextmanager
+def _mapped_errors(url: str) -> Iterator[None]:
+    """The database's failures in our words."""
+    try:
+        yield
+    except OperationalError as error:
+        cause = str(error.orig)
+        if "full" in cause or "No space left" in cause:
+            raise ResourceError(
+                f"the disk of the store {url} is full; what was committed before is kept",
+                "free some space and run the same command again",
+            ) from error
+        raise StoreError(
+            f"the store {url} does not answer: {cause.splitlines()[0]}",
+            "check the path or the server, then run the same command again",
+        ) from error
+    except SQLAlchemyError as error:
+        cause = str(getattr(error, "orig", error)).splitlines()[0]
+        raise StoreError(f"the store {url} refused a statement: {cause}", "see the log") from error
+
+
+@contextlib.contextmanager
+def _file_lock(engine: Engine) -> Iterator[None]:
+    """Only one process creates tables: flock beside a SQLite file, an advisory lock on PostgreSQL."""
+    path = sqlite_path(str(engine.url))
+    if path is not None:
+        with open(f"{path}.lock", "w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        return
+    if engine.dialect.name != "postgresql":
+        yield
+        return
+    with engine.connect() as connection:
+        connection.execute(text("SELECT pg_advisory_lock(7241989)"))
+        try:
+            yield
+        finally:
+            connection.execute(text("SELECT pg_advisory_unlock(7241989)"))
+            connection.commit()
+
+
+def alembic_config(engine: Engine | None = None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    if engine is not None:
+        config.attributes["engine"] = engine
+    return config
+
+
+def _check_version(engine: Engine, url: str) -> None:
+    scripts = ScriptDirectory.from_config(alembic_config())
+    head = scripts.get_current_head()
+    with engine.connect() as connection:
+        current = MigrationContext.configure(connection).get_current_revision()
+        is_empty = not inspect(connection).get_table_names()
+    if current == head:
+        return
+    if current is None and is_empty:
+        command.upgrade(alembic_config(engine), "head")
+        return
+    if current is None:
+        raise StoreError(f"{url} is a database, but not one of Ratchet's", "give another --store")
+    known = {script.revision for script in scripts.walk_revisions()}
+    if current in known:
+        raise StoreError(
+            f"the store {url} has version {current}, this program needs {head}",
+            f"back it up, then run: ratchet migrate --store {url}",
+        )
+    raise StoreError(
+        f"the store {url} has version {current}, newer than this program's {head}",
+        "update Ratchet",
+    )
+
+
+def migrate(url: str) -> None:
+    """Bring an older store up to date."""
+    store = Store(url, must_exist=True)
+    with _mapped_errors(url), _PROCESS_LOCK, _file_lock(store.engine):
+        command.upgrade(alembic_config(store.engine), "head")
+    store.close()

@@ -1,0 +1,237 @@
+"""Read-only questions. Nothing here can write: SQLite is opened read-only and watched statement by
+statement, PostgreSQL runs in a read-only transaction with a time limit."""
+
+import sqlite3
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from search.errors import NotFoundError, UsageError
+from store.database import Store, sqlite_path
+from store.schema import (
+    CriticScore,
+    DatasetItem,
+    NodeRow,
+    NodeText,
+    ProblemRow,
+    Round,
+    Run,
+    SearchRow,
+    TrajectoryRow,
+)
+
+_ALLOWED = {
+    sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE,
+}  # fmt: skip
+_FORBIDDEN_FUNCTIONS = {"load_extension", "readfile", "writefile", "edit", "fts3_tokenizer"}
+MAX_CELL = 10_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    columns: list[str]
+    rows: list[tuple[Any, ...]]
+    is_cut: bool
+    """Whether there were more rows than the limit."""
+
+
+def ask_sql(store: Store, statement: str, max_rows: int = 1000, timeout_s: float = 1.0) -> Answer:
+    """Answer one SELECT. Raises UsageError for anything else, for bad SQL and for slow SQL."""
+    path = sqlite_path(store.url)
+    if path is not None:
+        return _ask_sqlite(path, statement, max_rows, timeout_s)
+    return _ask_server(store, statement, max_rows, timeout_s)
+
+
+def _ask_sqlite(path: Path, statement: str, max_rows: int, timeout_s: float) -> Answer:
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    deadline = time.monotonic() + timeout_s
+    refused: list[str] = []
+
+    def authorize(action: int, first: str | None, second: str | None, *_: object) -> int:
+        is_good = action in _ALLOWED and not (
+            action == sqlite3.SQLITE_FUNCTION and (second or "").lower() in _FORBIDDEN_FUNCTIONS
+        )
+        if not is_good:
+            refused.append(first or second or "")
+        return sqlite3.SQLITE_OK if is_good else sqlite3.SQLITE_DENY
+
+    try:
+        connection.execute("PRAGMA query_only = ON")
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_CELL)
+        connection.set_progress_handler(lambda: time.monotonic() > deadline, 200)
+        connection.set_authorizer(authorize)
+        cursor = connection.execute(statement)
+        if cursor.description is None:
+            raise UsageError("that is not a SELECT", "ask with SELECT ...")
+        rows = cursor.fetchmany(max_rows + 1)
+        columns = [d[0] for d in cursor.description]
+        return Answer(columns, rows[:max_rows], len(rows) > max_rows)
+    except (sqlite3.Error, sqlite3.Warning, ValueError, UnicodeError) as error:
+        raise _explained(str(error), bool(refused), timeout_s) from error
+    finally:
+        connection.close()
+
+
+def _explained(cause: str, is_refused: bool, timeout_s: float) -> UsageError:
+    if is_refused or "readonly" in cause or "not authorized" in cause:
+        return UsageError(
+            f"the statement does more than read: {cause}", "ask with one SELECT statement"
+        )
+    if "interrupted" in cause:
+        return UsageError(
+            f"the statement took longer than {timeout_s:g} s", "narrow it, or raise --timeout"
+        )
+    return UsageError(f"the statement failed: {cause}", "correct it; see README for the tables")
+
+
+def _ask_server(store: Store, statement: str, max_rows: int, timeout_s: float) -> Answer:
+    with store.engine.connect() as connection:
+        try:
+            connection.execute(text("SET TRANSACTION READ ONLY"))
+            limit = max(1, int(1000 * timeout_s))
+            connection.execute(text(f"SET LOCAL statement_timeout = {limit}"))
+            # A cursor declared for the statement can hold one SELECT and nothing else.
+            connection.exec_driver_sql(
+                f"DECLARE answer NO SCROLL CURSOR FOR {statement.replace('%', '%%')}"
+            )
+            result = connection.exec_driver_sql(f"FETCH {max_rows + 1} FROM answer")
+            rows = [tuple(row) for row in result]
+            return Answer(list(result.keys()), rows[:max_rows], len(rows) > max_rows)
+        except SQLAlchemyError as error:
+            cause = str(getattr(error, "orig", error)).splitlines()[0]
+            if "statement timeout" in cause:
+                cause = "interrupted"
+            raise _explained(cause, "read-only" in cause, timeout_s) from error
+        finally:
+            connection.rollback()
+
+
+def list_rounds(store: Store) -> list[dict[str, Any]]:
+    with store.session() as session:
+        found = session.execute(
+            select(Run.name, Round).join(Round, Round.run_id == Run.id).order_by(Round.id)
+        ).all()
+        solved = {
+            row.round_id: row
+            for row in session.execute(
+                text(
+                    "SELECT round_id, count(*) AS n, "
+                    "sum(CASE WHEN status IN ('done', 'failed') THEN 1 ELSE 0 END) AS done, "
+                    "sum(CASE WHEN is_correct THEN 1 ELSE 0 END) AS solved, "
+                    "sum(CASE WHEN root_rollout_correct THEN 1 ELSE 0 END) AS greedy "
+                    "FROM searches GROUP BY round_id"
+                )
+            )
+        }
+    rows = []
+    for name, row in found:
+        counts = solved.get(row.id)
+        verdict = row.verdict or {}
+        rows.append(
+            {
+                "run": name, "round": row.number, "stage": row.stage,
+                "searches": f"{counts.done}/{counts.n}" if counts else "0/0",
+                "solved": counts.solved if counts else 0,
+                "solved greedily": counts.greedy if counts else 0,
+                "policy": row.models.get("policy"),
+                "candidate": (row.candidates or {}).get("policy"),
+                "difference": verdict.get("difference"), "p": verdict.get("p"),
+                "reason": verdict.get("reason", row.error or ""),
+                "seconds": round(sum(row.timings.values())),
+            }
+        )  # fmt: skip
+    return rows
+
+
+def list_searches(
+    store: Store, run: str, round_number: int | None, unsolved: bool, gained: bool, limit: int
+) -> list[dict[str, Any]]:
+    query = (
+        select(SearchRow, ProblemRow.text, ProblemRow.answer, Round.number)
+        .join(ProblemRow, ProblemRow.id == SearchRow.problem_id)
+        .join(Round, Round.id == SearchRow.round_id)
+        .join(Run, Run.id == Round.run_id)
+        .where(Run.name == run)
+        .order_by(Round.number.desc(), SearchRow.position)
+        .limit(limit)
+    )
+    if round_number is not None:
+        query = query.where(Round.number == round_number)
+    if unsolved:
+        query = query.where(SearchRow.is_correct.is_(False))
+    if gained:
+        query = query.where(
+            SearchRow.is_correct.is_(True), SearchRow.root_rollout_correct.is_(False)
+        )
+    with store.session() as session:
+        return [
+            {
+                "search": s.id, "round": number, "problem": problem, "reference": reference,
+                "answer": s.answer, "correct": s.is_correct, "greedy": s.root_rollout_answer,
+                "status": s.status, "stop": s.stop_reason, "simulations": s.num_simulations,
+                "tokens": s.num_tokens, "confidence": s.confidence,
+            }
+            for s, problem, reference, number in session.execute(query)
+        ]  # fmt: skip
+
+
+def list_trajectories(
+    store: Store, run: str, round_number: int | None, kept: bool, limit: int
+) -> list[dict[str, Any]]:
+    query = (
+        select(TrajectoryRow, ProblemRow.text, Round.number)
+        .join(SearchRow, SearchRow.id == TrajectoryRow.search_id)
+        .join(ProblemRow, ProblemRow.id == TrajectoryRow.problem_id)
+        .join(Round, Round.id == SearchRow.round_id)
+        .join(Run, Run.id == Round.run_id)
+        .where(Run.name == run)
+        .order_by(TrajectoryRow.id)
+        .limit(limit)
+    )
+    if round_number is not None:
+        query = query.where(Round.number == round_number)
+    if kept:
+        query = query.where(TrajectoryRow.id.in_(select(DatasetItem.trajectory_id)))
+    with store.session() as session:
+        return [
+            {
+                "trajectory": t.id, "search": t.search_id, "round": number, "problem": problem,
+                "text": t.text, "answer": t.answer, "outcome": t.outcome, "sound": t.is_sound,
+                "correct": t.is_correct, "chosen": t.is_chosen, "steps": t.steps["steps"],
+            }
+            for t, problem, number in session.execute(query)
+        ]  # fmt: skip
+
+
+def read_tree(store: Store, search_id: int) -> list[dict[str, Any]]:
+    """Nodes of a search in order of their number, each with its text and scores."""
+    with store.session() as session:
+        if session.get(SearchRow, search_id) is None:
+            raise NotFoundError(f"there is no search {search_id}", "see `ratchet inspect searches`")
+        scores: dict[int, dict[str, list[float | None]]] = {}
+        for s in session.scalars(select(CriticScore).where(CriticScore.search_id == search_id)):
+            scores.setdefault(s.ix, {}).setdefault(s.critic, []).append(s.score)
+        found = session.execute(
+            select(NodeRow, NodeText.text)
+            .join(
+                NodeText,
+                (NodeText.search_id == NodeRow.search_id) & (NodeText.ix == NodeRow.ix),
+                isouter=True,
+            )
+            .where(NodeRow.search_id == search_id)
+            .order_by(NodeRow.ix)
+        )
+        return [
+            {
+                "ix": n.ix, "parent": n.parent_ix, "depth": n.depth, "text": step, "n": n.visits,
+                "q": n.value_sum / n.visits if n.visits else None, "p": n.prior,
+                "value": n.value, "stop": n.stop, "pruned": n.prune_reason,
+                "critics": scores.get(n.ix, {}),
+            }
+            for n, step in found
+        ]  # fmt: skip

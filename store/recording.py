@@ -1,0 +1,243 @@
+"""Writing searches: everything that one search left behind, in the transaction that ends it."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from sqlalchemy import insert, select, update
+from sqlalchemy.orm import Session
+
+from search.interfaces import Rollout
+from search.mcts import Candidate, Search
+from search.state import Problem
+from search.trajectory import trajectory
+from search.tree import Node
+from store.database import Store, now_us
+from store.schema import (
+    CriticScore,
+    Event,
+    NodeRow,
+    NodeText,
+    ProblemRow,
+    Round,
+    SearchRow,
+    TrajectoryRow,
+)
+
+IsCorrect = Callable[[str | None], bool | None]
+"""Judges an answer against the reference; None when there is none."""
+
+
+def pack_tokens(tokens: Sequence[int]) -> bytes:
+    """Token ids as little-endian uint32."""
+    return np.asarray(tokens, dtype="<u4").tobytes()
+
+
+def unpack_tokens(raw: bytes) -> tuple[int, ...]:
+    return tuple(int(t) for t in np.frombuffer(raw, dtype="<u4"))
+
+
+def as_problem(row: ProblemRow) -> Problem:
+    return Problem(row.key, row.text, row.answer, row.origin, row.difficulty)
+
+
+def add_problems(
+    session: Session, task: str, problems: Sequence[Problem], round_id: int | None
+) -> list[ProblemRow]:
+    """The rows of these problems, those of known ones included, in order."""
+    known: dict[str, ProblemRow] = {}
+    keys = [p.id for p in problems]
+    for start in range(0, len(keys), 500):
+        found = session.scalars(
+            select(ProblemRow).where(
+                ProblemRow.task == task, ProblemRow.key.in_(keys[start : start + 500])
+            )
+        )
+        known.update((row.key, row) for row in found)
+    for p in problems:
+        if p.id not in known:
+            known[p.id] = ProblemRow(
+                task=task, key=p.id, text=p.text, answer=p.answer, origin=p.origin,
+                difficulty=p.difficulty, round_id=round_id,
+            )  # fmt: skip
+            session.add(known[p.id])
+    session.flush()
+    return [known[key] for key in keys]
+
+
+def plan_searches(session: Session, round_row: Round, problems: Sequence[tuple[int, int]]) -> None:
+    """One pending search for each (problem id, seed), in this order."""
+    session.execute(
+        insert(SearchRow),
+        [
+            {"round_id": round_row.id, "problem_id": problem_id, "position": i, "seed": seed,
+             "status": "pending"}
+            for i, (problem_id, seed) in enumerate(problems)
+        ],
+    )  # fmt: skip
+    round_row.num_problems = len(problems)
+
+
+def claim(session: Session, search_ids: Sequence[int], fence: int) -> None:
+    """Mark searches as running under this fence; those that have ended stay as they are."""
+    session.execute(
+        update(SearchRow)
+        .where(
+            SearchRow.id.in_(search_ids),
+            SearchRow.status.in_(("pending", "running")),
+            SearchRow.fence <= fence,
+        )
+        .values(status="running", fence=fence)
+    )
+
+
+def record_search(
+    store: Store,
+    search_id: int,
+    fence: int,
+    search: Search,
+    policy_version: str,
+    is_correct: IsCorrect,
+) -> bool:
+    """End a search and write all it found, in one transaction.
+
+    Returns False, and writes nothing, when the search was ended before or claimed by a later
+    fence: a second commit changes nothing.
+    """
+    result = search.result()
+    chosen = result.chosen
+    root = search.root.rollouts[0] if search.root.rollouts else None
+    with store.session() as session:
+        ended = session.execute(
+            update(SearchRow)
+            .where(
+                SearchRow.id == search_id, SearchRow.fence == fence, SearchRow.status == "running"
+            )
+            .values(
+                status="failed" if result.stop_reason == "failed" else "done",
+                policy_version=policy_version,
+                num_simulations=result.budget.simulations,
+                num_tokens=result.budget.tokens,
+                num_unscored=search.num_unscored,
+                num_nodes=sum(len(n.edges) for n in search.nodes) + 1,
+                stop_reason=result.stop_reason,
+                answer=chosen.rollout.answer if chosen else None,
+                confidence=result.confidence,
+                is_sound=chosen.rollout.is_sound if chosen else None,
+                is_correct=is_correct(chosen.rollout.answer if chosen else None),
+                root_rollout_answer=root.answer if root else None,
+                root_rollout_correct=is_correct(root.answer if root else None),
+                ended_ts=now_us(),
+                error=search.error or None,
+            )
+        )
+        if ended.rowcount != 1:
+            return False
+        problem_row_id = session.execute(
+            select(SearchRow.problem_id).where(SearchRow.id == search_id)
+        ).scalar_one()
+        _write_nodes(session, search_id, search)
+        rows = [
+            _trajectory_row(search, c, search_id, problem_row_id, c is chosen, is_correct)
+            for c in search.candidates
+        ]
+        if rows:
+            session.execute(insert(TrajectoryRow), rows)
+    return True
+
+
+def _write_nodes(session: Session, search_id: int, search: Search) -> None:
+    nodes: list[dict[str, Any]] = []
+    texts: list[dict[str, Any]] = []
+    scores: list[dict[str, Any]] = []
+    root = search.root
+    nodes.append(_node_values(search_id, root.ix, None, root, None))
+    texts.append({"search_id": search_id, "ix": root.ix, "text": root.state.prompt})
+    next_ix = len(search.nodes)
+    for node in search.nodes:
+        for seq, rollout in enumerate(node.rollouts):
+            scores.append(_rollout_score(search_id, node.ix, seq, rollout))
+        for score in node.scores:
+            if score.reason != "does not apply" and score.critic != "outcome":
+                scores.append(
+                    {"search_id": search_id, "ix": node.ix, "critic": score.critic, "seq": 0,
+                     "version": score.version, "score": score.value, "reason": score.reason}
+                )  # fmt: skip
+        for edge in node.edges:
+            ix = edge.child.ix if edge.child else next_ix
+            next_ix += edge.child is None
+            values = _node_values(search_id, ix, node, edge.child, edge.prune_reason or None)
+            values |= {
+                "visits": edge.visits, "value_sum": edge.value_sum, "prior": edge.prior,
+                "stop": edge.option.stop, "num_tokens": len(edge.option.tokens),
+            }  # fmt: skip
+            nodes.append(values)
+            texts.append({"search_id": search_id, "ix": ix, "text": edge.option.text})
+    for table, rows in ((NodeRow, nodes), (NodeText, texts), (CriticScore, scores)):
+        if rows:
+            session.execute(insert(table), rows)
+
+
+def _node_values(
+    search_id: int, ix: int, parent: Node | None, node: Node | None, prune_reason: str | None
+) -> dict[str, Any]:
+    return {
+        "search_id": search_id,
+        "ix": ix,
+        "parent_ix": parent.ix if parent else None,
+        "depth": parent.depth + 1 if parent else 0,
+        "visits": node.visits if node else 0,
+        "value_sum": (node.value or 0.0) + sum(e.value_sum for e in node.edges) if node else 0.0,
+        "own_evaluations": node.num_evaluations if node else 0,
+        "prior": None,
+        "value": node.value if node else None,
+        "stop": None,
+        "prune_reason": prune_reason,
+        "num_tokens": 0,
+    }
+
+
+def _rollout_score(search_id: int, ix: int, seq: int, rollout: Rollout) -> dict[str, Any]:
+    score = rollout.outcome
+    return {
+        "search_id": search_id, "ix": ix, "critic": "outcome", "seq": seq,
+        "version": score.version, "score": score.value, "reason": score.reason,
+    }  # fmt: skip
+
+
+def _trajectory_row(
+    search: Search,
+    candidate: Candidate,
+    search_id: int,
+    problem_id: int,
+    is_chosen: bool,
+    is_correct: IsCorrect,
+) -> dict[str, Any]:
+    found = trajectory(search, candidate)
+    tokens = candidate.rollout.state.tokens
+    return {
+        "sha": hashlib.sha256(pack_tokens(tokens)).hexdigest()[:32],
+        "search_id": search_id,
+        "problem_id": problem_id,
+        "is_chosen": is_chosen,
+        "prompt_tokens": pack_tokens(found.prompt_tokens),
+        "tokens": pack_tokens(found.tokens),
+        "text": "".join(step.text for step in found.steps),
+        "steps": {
+            "steps": [
+                {"text": s.text, "tokens": s.num_tokens, "visit_share": s.visit_share, "q": s.q}
+                for s in found.steps
+            ]
+        },
+        "answer": found.answer,
+        "outcome": found.outcome.value,
+        "is_sound": found.is_sound,
+        "is_correct": is_correct(found.answer),
+    }
+
+
+def add_event(
+    session: Session, run_id: int, kind: str, payload: dict[str, Any], round_id: int | None = None
+) -> None:
+    session.add(Event(ts=now_us(), run_id=run_id, round_id=round_id, kind=kind, payload=payload))
