@@ -80,7 +80,7 @@ class HostingSettings(_Section):
     threads: int = Field(1, ge=1, description="torch threads of each actor and of training")
     device: str = Field("auto", description="auto, cpu or cuda")
     batch_rows: int = Field(512, ge=1, description="rows of one forward, at most")
-    cohort: int = Field(100, ge=1, description="searches that step together")
+    cohort: int = Field(250, ge=1, description="searches that step together")
     speculation: Literal["auto", "always", "never"] = Field("auto", description="draft rollouts")
     draft_tokens: int = Field(4, ge=1, le=16, description="tokens of one draft")
     option_tokens: int = Field(48, ge=1, description="longest option")

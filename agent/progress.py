@@ -67,7 +67,7 @@ class Terminal:
             self._figures |= figures
             if self._live is None and time.monotonic() - self._printed > PLAIN_EVERY_S:
                 self._printed = time.monotonic()
-                self.console.print(self._text(), highlight=False)
+                self.console.print(self._text(), highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
         with self._lock:
@@ -82,7 +82,7 @@ class Terminal:
             self._live.stop()
             self._live = None
         if self._name:
-            self.console.print(self._text(), highlight=False)
+            self.console.print(self._text(), highlight=False, soft_wrap=True)
             self._name = ""
 
     def _line(self) -> Table:

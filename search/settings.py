@@ -14,7 +14,7 @@ Proposal = Literal["distinct", "sampled"]
 class SearchSettings:
     simulations: int = 16
     """Evaluated nodes, at most."""
-    max_tokens: int = 0
+    max_tokens: int = 1200
     """Generated tokens of all models together, at most; 0 sets no bound."""
     max_depth: int = 24
     """Options from the root, at most."""
@@ -38,7 +38,7 @@ class SearchSettings:
     rollout_temperature: float = 0.0
     prune_unsound: bool = True
     """Close options that the task's tool finds unsound."""
-    stop_value: float = 0.5
+    stop_value: float = 0.0
     """End as soon as a finished, tool-sound candidate has at least this outcome score; above 1 never."""
     final: FinalRule = "best"
     in_flight: int = 1

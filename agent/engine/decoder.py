@@ -207,6 +207,14 @@ class Suffix:
     values: list[Tensor]
     position_NK: Tensor
 
+    def grown(self, capacity: int) -> None:
+        """Room for `capacity` tokens a row, at least; doubles, so that short texts stay cheap."""
+        have = self.keys[0].shape[3]
+        if have < capacity:
+            more = max(capacity, 2 * have) - have
+            self.keys = [nn.functional.pad(k, (0, 0, 0, more)) for k in self.keys]
+            self.values = [nn.functional.pad(v, (0, 0, 0, more)) for v in self.values]
+
     def take(self, index: Tensor) -> "Suffix":
         return Suffix([k[index] for k in self.keys], [v[index] for v in self.values],
                       self.position_NK[index])  # fmt: skip
@@ -281,7 +289,8 @@ class Decoder(nn.Module):
             x = x + block.mlp(block.post_attention_layernorm(x))
         return self.model.norm(x), keys, values
 
-    def new_suffix(self, num_states: int, num_rows: int, capacity: int) -> Suffix:
+    def new_suffix(self, num_states: int, num_rows: int, capacity: int = 8) -> Suffix:
+        """An empty suffix for each row; it grows as tokens are written."""
         arch = self.arch
         shape = (num_states, num_rows, arch.num_kv_heads, capacity, arch.head_dim)
         weight = self.model.norm.weight
@@ -299,6 +308,7 @@ class Decoder(nn.Module):
         Does not advance `suffix.position_NK`: the caller says how many of the Q tokens count.
         """
         N, K, Q = tokens_NKQ.shape
+        suffix.grown(int(suffix.position_NK.max()) + Q)
         offset_NKQ = suffix.position_NK[..., None] + torch.arange(Q, device=tokens_NKQ.device)
         cos, sin = self._angles(prefix.lengths_N[:, None, None] + offset_NKQ)
         x = self.model.embed_tokens(tokens_NKQ)

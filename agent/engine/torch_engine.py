@@ -18,6 +18,8 @@ from search.errors import TaskError
 from search.state import Stop
 
 _NEVER = float("-inf")
+LEAST_LOGPROB = -12.0
+"""Lines less probable than this (6 in a million) are not proposed: a beam is not fed for them."""
 
 
 class TorchEngine:
@@ -90,7 +92,7 @@ class TorchEngine:
         V = self.decoder.arch.vocab_size
         limit = max(self.check_length(r.prefix, r.max_tokens) for r in requests)
         prefix, last_N = self._prefill([r.prefix for r in requests])
-        suffix = self.decoder.new_suffix(N, K, limit + 1)
+        suffix = self.decoder.new_suffix(N, K)
         tokens_NK1 = last_N[:, None, None].expand(N, K, 1)
         score_NK = torch.full((N, K), _NEVER, device=self.device)
         score_NK[:, 0] = 0.0
@@ -107,6 +109,7 @@ class TorchEngine:
             total = (score_NK[:, :, None] + logprob_NKV).view(rows, K * V)
             # Up to K ended candidates may stand before the K that go on.
             score_NC, flat_NC = total.topk(min(2 * K, K * V), dim=1)
+            score_NC = score_NC.masked_fill(score_NC < LEAST_LOGPROB, _NEVER)
             beam_NC, token_NC = flat_NC // V, flat_NC % V
             stops_NC = self._is_boundary[token_NC] | self._is_end[token_NC]
             is_last = step + 1 == limit
@@ -212,8 +215,7 @@ class TorchEngine:
         N = len(requests)
         limits = [self.check_length(r.prefix, r.max_tokens) for r in requests]
         prefix, last_N = self._prefill([r.prefix for r in requests])
-        depth = drafter.max_length if drafter else 0
-        suffix: Suffix = self.decoder.new_suffix(N, 1, max(limits) + depth + 1)
+        suffix: Suffix = self.decoder.new_suffix(N, 1)
         seeds_N = torch.tensor([r.seed for r in requests], device=self.device)
         heat_N = torch.tensor([r.temperature for r in requests], device=self.device)
         done: list[list[int]] = [[] for _ in range(N)]
@@ -293,7 +295,7 @@ class TorchEngine:
         prefix, last_N = self._prefill(
             [(*r.prefix, *d) for r, d in zip(requests, done, strict=True)]
         )
-        suffix = self.decoder.new_suffix(len(requests), 1, length + 1)
+        suffix = self.decoder.new_suffix(len(requests), 1)
         seeds_N = torch.tensor([r.seed for r in requests], device=self.device)
         heat_N = torch.tensor([r.temperature for r in requests], device=self.device)
         offset_N1 = torch.tensor([len(d) for d in done], device=self.device)[:, None]

@@ -1,0 +1,216 @@
+"""The engine: transformers' own numbers, the most probable lines, and drafts that change nothing."""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from agent.engine.checkpoint import inspect_checkpoint, load_decoder
+from agent.engine.decoder import Decoder
+from agent.engine.requests import LineRequest, TextRequest
+from agent.engine.speculative import Costs, Drafter, draft_length, expected_speedup
+from agent.engine.torch_engine import TorchEngine
+from search.errors import CheckpointError, TaskError
+from tests.agent.conftest import write_checkpoint
+
+FAMILIES = {
+    "llama-gqa-untied-bias-scaled": (
+        "LlamaConfig", "LlamaForCausalLM",
+        {"num_key_value_heads": 2, "attention_bias": True, "mlp_bias": True,
+         "tie_word_embeddings": False,
+         "rope_parameters": {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 4.0,
+                             "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                             "original_max_position_embeddings": 32}},
+    ),
+    "llama-linear-scaling": (
+        "LlamaConfig", "LlamaForCausalLM",
+        {"tie_word_embeddings": True,
+         "rope_parameters": {"rope_type": "linear", "rope_theta": 5000.0, "factor": 2.0}},
+    ),
+    "mistral": ("MistralConfig", "MistralForCausalLM",
+                {"num_key_value_heads": 2, "sliding_window": None, "head_dim": 24}),
+    "qwen2": ("Qwen2Config", "Qwen2ForCausalLM", {"num_key_value_heads": 2,
+                                                  "tie_word_embeddings": True}),
+    "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", {"num_key_value_heads": 2, "head_dim": 16}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_equal_transformers_own(family: str, tmp_path: Path) -> None:
+    import transformers
+
+    config_name, model_name, changes = FAMILIES[family]
+    shape = {
+        "vocab_size": 53, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
+        "num_attention_heads": 4, "max_position_embeddings": 128,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    theirs = getattr(transformers, model_name)(
+        getattr(transformers, config_name)(**(shape | changes))
+    ).eval()
+    for name, parameter in theirs.named_parameters():
+        if "bias" in name or "norm" in name:
+            torch.nn.init.normal_(parameter, mean=0.5, std=0.2)
+    theirs.save_pretrained(tmp_path)
+    ours = load_decoder(inspect_checkpoint(tmp_path))
+    tokens = torch.randint(0, 53, (3, 40), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        wanted = theirs(tokens).logits
+        found = ours.lm_head(ours(tokens))
+    torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-4)
+    with torch.no_grad():
+        prefix = ours.prefill(tokens[:, :25], torch.tensor([25, 25, 25]))
+        suffix = ours.new_suffix(3, 1, 20)
+        first = ours.decode(tokens[:, None, 25:30], prefix, suffix)
+        suffix.position_NK += 5
+        second = ours.decode(tokens[:, None, 30:40], prefix, suffix)
+    torch.testing.assert_close(
+        torch.cat([first, second], dim=2)[:, 0], wanted[:, 25:], atol=2e-5, rtol=1e-4
+    )
+
+
+def engine(path: Path) -> TorchEngine:
+    return TorchEngine(load_decoder(inspect_checkpoint(path)), [2], [1])
+
+
+def probability(decoder: Decoder, prefix: Sequence[int], tokens: Sequence[int]) -> float:
+    """Log-probability of tokens after a prefix, by a plain forward."""
+    row = torch.tensor([[*prefix, *tokens]])
+    with torch.no_grad():
+        logits = torch.log_softmax(decoder.lm_head(decoder(row))[0].double(), -1)
+    return sum(float(logits[len(prefix) - 1 + i, t]) for i, t in enumerate(tokens))
+
+
+def test_lines_are_the_most_probable_different_ones(tmp_path: Path) -> None:
+    found = engine(write_checkpoint(tmp_path / "p", seed=3, scale=1.5))
+    prefix = (5, 13, 6, 2)
+    lines = found.lines([LineRequest(prefix, 40, 2)])[0].lines  # all above e^-12
+    every = [(t,) for t in (1, 2)] + [
+        (a, b) for a, b in itertools.product(range(16), repeat=2) if a not in (1, 2)
+    ]
+    scored = sorted(((probability(found.decoder, prefix, t), t) for t in every), reverse=True)
+    assert [line.tokens for line in lines] == [t for _, t in scored[:40]]
+    assert sum(lines[0].logprobs) == pytest.approx(scored[0][0], abs=1e-4)
+    assert {line.stop for line in lines} <= {"boundary", "end", "length"}
+
+
+def test_lines_do_not_depend_on_what_shares_their_batch(tmp_path: Path) -> None:
+    found = engine(write_checkpoint(tmp_path / "p", seed=4))
+    requests = [LineRequest((3 + i, 13, 5, 2)[: 2 + i % 3], 4, 10) for i in range(7)]
+    together = found.lines(requests)
+    for request, lines in zip(requests, together, strict=True):
+        alone = found.lines([request])[0]
+        assert [x.tokens for x in alone.lines] == [x.tokens for x in lines.lines]
+
+
+def test_sampled_lines_differ_by_seed_and_repeat_by_seed(tmp_path: Path) -> None:
+    found = engine(write_checkpoint(tmp_path / "p", seed=4))
+    ask = [LineRequest((3, 13, 5, 2), 6, 8, 1.0, seed) for seed in (1, 2, 1)]
+    first, second, again = found.lines(ask)
+    assert first == again and first != second
+
+
+class Perverse:
+    """A drafter that is right by half: it mixes the policy's own guess with nonsense."""
+
+    def __init__(self, policy: TorchEngine) -> None:
+        self.policy = policy
+        self.calls = 0
+
+    def draft(
+        self, requests: Sequence[TextRequest], done: Sequence[Sequence[int]], lengths: Sequence[int]
+    ) -> list[list[int]]:
+        self.calls += 1
+        with torch.inference_mode():
+            rows = self.policy.continue_texts(requests, [tuple(d) for d in done], max(1, *lengths))
+        return [
+            [t if (i + self.calls) % 3 else (t + 1) % 16 for i, t in enumerate(row[:n])]
+            for row, n in zip(rows, lengths, strict=True)
+        ]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.3])
+@pytest.mark.parametrize("length", [1, 3, 7])
+def test_a_drafter_changes_the_speed_and_not_the_text(
+    tmp_path: Path, temperature: float, length: int
+) -> None:
+    found = engine(write_checkpoint(tmp_path / "p", seed=5))
+    requests = [TextRequest((4 + i, 13, 6, 2), 20, temperature, 100 + i) for i in range(9)]
+    plain = found.texts(requests)
+    source = Perverse(found)
+    drafted = found.texts(requests, Drafter(source, length, "always"))
+    assert [t.generated.tokens for t in drafted] == [t.generated.tokens for t in plain]
+    for a, b in zip(plain, drafted, strict=True):
+        assert a.generated.logprobs == pytest.approx(b.generated.logprobs, abs=1e-4)
+    assert source.calls > 0
+    assert 0 < sum(t.num_accepted for t in drafted) < sum(t.num_drafted for t in drafted)
+
+
+def test_a_drafter_equal_to_the_policy_is_always_right(tmp_path: Path) -> None:
+    found = engine(write_checkpoint(tmp_path / "p", seed=6))
+
+    class Same(Perverse):
+        def draft(self, requests, done, lengths):  # type: ignore[no-untyped-def]
+            with torch.inference_mode():
+                rows = self.policy.continue_texts(
+                    requests, [tuple(d) for d in done], max(1, *lengths)
+                )
+            return [row[:n] for row, n in zip(rows, lengths, strict=True)]
+
+    texts = found.texts(
+        [TextRequest((4, 13, 6, 2), 24, 1.0, i) for i in range(6)], Drafter(Same(found), 4, "always")
+    )
+    # What lies behind the end of a text cannot count as right or wrong.
+    for text in texts:
+        assert text.num_accepted == text.num_drafted or text.generated.stop == "end"
+
+
+def test_sampled_tokens_follow_the_policys_law(tmp_path: Path) -> None:
+    found = engine(write_checkpoint(tmp_path / "p", seed=7))
+    num = 6000
+    prefix = (4, 13, 6, 2)
+    texts = found.texts([TextRequest(prefix, 1, 0.8, i) for i in range(num)])
+    row = torch.tensor([prefix])
+    with torch.no_grad():
+        law = torch.softmax(found.decoder.lm_head(found.decoder(row))[0, -1].double() / 0.8, -1)
+    counts = torch.bincount(torch.tensor([t.generated.tokens[0] for t in texts]), minlength=16)
+    chi_square = float((((counts - num * law) ** 2) / (num * law)).sum())
+    assert chi_square < 37.7  # p = 0.001 at 15 degrees of freedom
+
+
+def test_drafting_switches_itself_off_where_it_does_not_pay() -> None:
+    cheap, dear = Costs(10.0, 12.0, 2.0), Costs(10.0, 40.0, 8.0)
+    assert expected_speedup(cheap, 0.8, 4) == pytest.approx((1 - 0.8**5) / 0.2 * 10 / 14)
+    drafter = Drafter(source=None, max_length=4, acceptance=0.8, costs={1: cheap, 64: dear})  # type: ignore[arg-type]
+    assert draft_length(drafter, 2) == 4
+    assert draft_length(drafter, 60) == 0
+    drafter.acceptance = 0.05
+    assert draft_length(drafter, 2) == 0
+
+
+def test_a_row_with_logits_that_are_not_finite_fails_alone(tmp_path: Path) -> None:
+    found = engine(write_checkpoint(tmp_path / "p", seed=8))
+    with torch.no_grad():
+        found.decoder.model.embed_tokens.weight[9] = float("nan")
+        # Tied weights: give the head a clean row again through a separate matrix.
+        clean = found.decoder.model.embed_tokens.weight.detach().clone()
+        clean[9] = 0.0
+        found.decoder.lm_head.weight = torch.nn.Parameter(clean)
+    texts = found.texts([TextRequest((9, 13, 6, 2), 5, 0.0), TextRequest((4, 13, 6, 2), 5, 0.0)])
+    assert "not finite" in texts[0].error
+    assert texts[1].error == "" and texts[1].generated.tokens
+
+
+def test_a_prompt_longer_than_the_context_is_refused(checkpoint: Path) -> None:
+    with pytest.raises(TaskError, match="context"):
+        engine(checkpoint).texts([TextRequest((3,) * 400, 5, 0.0)])
+
+
+def test_an_unsupported_architecture_lists_the_supported_ones(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError) as error:
+        inspect_checkpoint(write_checkpoint(tmp_path / "p")).architecture.from_config(
+            {"model_type": "mamba"}
+        )
+    assert "mamba" in error.value.message and "llama" in error.value.fix

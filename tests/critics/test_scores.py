@@ -1,0 +1,131 @@
+"""Scores: a missing one is no zero; calibration and its measures agree with hand-made cases."""
+
+import math
+from collections.abc import Sequence
+
+import pytest
+
+from critics.answer import as_number, boxed, final_answer, same_answer
+from critics.blend import blend
+from critics.calibration import (
+    Calibration,
+    auc,
+    brier,
+    expected_calibration_error,
+    fit_calibration,
+)
+from critics.outcome import OutcomeCritic
+from critics.process import ProcessCritic
+from critics.rollout import checked_rollout, cut_into_options, scored
+from critics.value import ValueCritic
+from search.score import Finding, Score
+from search.state import Option, State
+
+START = State("p", (1, 2), "p\n")
+STEP = Option((3, 4), "a\n", -0.5, "boundary")
+LAST = Option((5, 0), "b", -0.5, "end")
+CUT = Option((5,), "b", -0.5, "length")
+
+
+def test_the_blend_is_a_weighted_mean_of_what_is_there() -> None:
+    scores = [Score("value", "v", 0.2), Score("process", "v", None), Score("outcome", "v", 0.8)]
+    assert blend(scores, {"value": 1.0, "process": 5.0, "outcome": 3.0}) == pytest.approx(0.65)
+    assert blend(scores, {"process": 1.0}) is None
+    assert blend([], {"value": 1.0}) is None
+
+
+def test_several_rollouts_count_as_their_mean() -> None:
+    scores = [Score("value", "v", 0.0), Score("outcome", "v", 1.0), Score("outcome", "v", 0.5)]
+    assert blend(scores, {"value": 1.0, "outcome": 1.0}) == pytest.approx(0.375)
+
+
+def test_a_critic_scores_only_what_it_knows_of_and_never_passes_on_nan() -> None:
+    asked: list[int] = []
+
+    def scorer(rows: Sequence[tuple[int, ...]]) -> list[float]:
+        asked.append(len(rows))
+        return [float("nan") if len(r) == 4 else 0.0 for r in rows]
+
+    middle, end, cut = START.extended(STEP), START.extended(STEP).extended(LAST), START.extended(CUT)
+    states = [START, middle, end, cut]
+    values = [s.value for s in ValueCritic("v", scorer).score(states)]
+    assert values == [0.5, None, 0.5, None]
+    assert [s.value for s in ProcessCritic("v", scorer).score(states)] == [None, None, 0.5, 0.5]
+    assert [s.value for s in OutcomeCritic("v", scorer).score(states)] == [None, None, 0.5, None]
+    assert asked == [3, 3, 1]
+    assert "nan" in ValueCritic("v", scorer).score([middle])[0].reason
+
+
+def test_auc_counts_pairs_in_the_right_order() -> None:
+    assert auc([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1]) == pytest.approx(0.75)
+    assert auc([0.5, 0.5], [0, 1]) == 0.5
+    assert auc([0.5, 0.6], [1, 1]) is None
+
+
+def test_brier_and_calibration_error_of_a_known_case() -> None:
+    assert brier([0.0, 1.0, 0.5], [0, 1, 1]) == pytest.approx(0.25 / 3)
+    assert expected_calibration_error([0.25, 0.25, 0.25, 0.25], [1, 0, 0, 0]) == pytest.approx(0)
+    assert expected_calibration_error([0.95, 0.95], [0, 0]) == pytest.approx(0.95)
+
+
+def test_calibration_restores_the_true_frequency() -> None:
+    logits = [2.0] * 100 + [-2.0] * 100
+    labels = [1.0] * 70 + [0.0] * 30 + [1.0] * 10 + [0.0] * 90
+    fitted = fit_calibration(logits, labels)
+    assert fitted.apply(2.0) == pytest.approx(0.7, abs=0.02)
+    assert fitted.apply(-2.0) == pytest.approx(0.1, abs=0.02)
+
+
+def test_one_class_leaves_the_scores_as_they_are() -> None:
+    assert fit_calibration([1.0, 2.0], [1, 1]) == Calibration()
+    assert Calibration().apply(-800.0) == pytest.approx(0.0)
+    assert math.isfinite(Calibration().apply(800.0))
+
+
+def test_a_completion_is_cut_at_boundaries_and_keeps_every_token() -> None:
+    options = cut_into_options(
+        (3, 9, 4, 9, 5, 0), (-1.0,) * 6, "end", frozenset({9}), lambda ids: str(list(ids))
+    )
+    assert [o.tokens for o in options] == [(3, 9), (4, 9), (5, 0)]
+    assert [o.stop for o in options] == ["boundary", "boundary", "end"]
+    assert [o.logprob for o in options] == [-2.0, -2.0, -2.0]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "is_sound", "num_sound"),
+    [([True, True], True, 2), ([True, False], False, 1), ([False, True], False, 0),
+     ([True, None], None, 1), ([None, None], None, 0)],
+)  # fmt: skip
+def test_a_rollout_is_sound_up_to_the_first_step_that_is_not(
+    verdicts: list[bool | None], is_sound: bool | None, num_sound: int
+) -> None:
+    def check(state: State) -> Finding:
+        return Finding(verdicts[state.depth - 1])
+
+    found = checked_rollout(START, [STEP, LAST], check, lambda steps: "b")
+    assert (found.is_sound, found.num_sound, found.answer) == (is_sound, num_sound, "b")
+    assert found.state.tokens == (1, 2, 3, 4, 5, 0)
+
+
+def test_an_unsound_text_scores_zero_and_a_missing_score_stays_missing() -> None:
+    bad = checked_rollout(START, [STEP, LAST], lambda s: Finding(False), lambda steps: "b")
+    assert scored(bad, Score("outcome", "v", 0.9)).outcome.value == 0.0
+    assert scored(bad, Score("outcome", "v", None, "nan")).outcome.value is None
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [("so 48/2\n#### 72", "72"), (r"thus \boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+     ("The answer is $1,250.", "1,250"), ("nothing", None), ("#### 1\n#### 2", "2")],
+)  # fmt: skip
+def test_final_answers_are_found(text: str, answer: str | None) -> None:
+    assert final_answer(text) == answer
+
+
+def test_answers_are_compared_as_numbers_where_they_are_numbers() -> None:
+    assert same_answer("1,250", "$1250.00") is True
+    assert same_answer("3/4", "0.75") is True
+    assert same_answer("72", "73") is False
+    assert same_answer(r"\frac12", "0.5") is None
+    assert as_number("9" * 80) is None
+    assert boxed(r"\boxed{a{b}c}") == "a{b}c"

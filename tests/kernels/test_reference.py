@@ -1,0 +1,90 @@
+"""The plain-torch twins against float64 or loops written out."""
+
+import math
+
+import pytest
+import torch
+
+from kernels import dispatch, reference
+from kernels.noise import gumbel, uniform
+
+
+@pytest.mark.parametrize(("N", "K", "Q", "H", "G"), [(1, 1, 1, 2, 2), (3, 4, 1, 4, 2), (2, 3, 5, 6, 3)])
+def test_tree_attention_equals_attention_over_each_rows_own_text(
+    N: int, K: int, Q: int, H: int, G: int
+) -> None:
+    generator = torch.Generator().manual_seed(N * 100 + Q)
+    T, S, D = 7, 9, 8
+    q = torch.randn(N, K, Q, H, D, generator=generator)
+    pk, pv = (torch.randn(N, G, T, D, generator=generator) for _ in range(2))
+    sk, sv = (torch.randn(N, K, G, S, D, generator=generator) for _ in range(2))
+    lengths = torch.randint(1, T + 1, (N,), generator=generator)
+    position = torch.randint(0, S - Q + 1, (N, K), generator=generator)
+    # What lies past the end must not matter.
+    for n in range(N):
+        pk[n, :, lengths[n] :] = 1e9
+        for k in range(K):
+            sk[n, k, :, position[n, k] + Q :] = 1e9
+    found = dispatch.tree_attention(q, pk, pv, lengths, sk, sv, position)
+    for n in range(N):
+        for k in range(K):
+            for i in range(Q):
+                for h in range(H):
+                    g = h // (H // G)
+                    end = int(position[n, k]) + i + 1
+                    keys = torch.cat([pk[n, g, : lengths[n]], sk[n, k, g, :end]]).double()
+                    values = torch.cat([pv[n, g, : lengths[n]], sv[n, k, g, :end]]).double()
+                    weights = torch.softmax(keys @ q[n, k, i, h].double() / math.sqrt(D), 0)
+                    torch.testing.assert_close(
+                        found[n, k, i, h].double(), weights @ values, atol=1e-5, rtol=1e-4
+                    )
+
+
+def test_linear_logprob_is_log_softmax_of_the_product() -> None:
+    hidden = torch.randn(5, 6, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    weight = torch.randn(11, 6, generator=torch.Generator().manual_seed(1))
+    target = torch.tensor([0, 10, 3, 3, 7])
+    found = dispatch.linear_logprob(hidden, weight, target)
+    wanted = torch.log_softmax((hidden.double() @ weight.double().T), -1)[range(5), target]
+    torch.testing.assert_close(found.double(), wanted, atol=1e-5, rtol=1e-5)
+    found.sum().backward()
+    assert hidden.grad is not None and torch.isfinite(hidden.grad).all()
+
+
+def test_critic_head_reads_only_the_wanted_places() -> None:
+    hidden = torch.arange(24.0).view(2, 3, 4)
+    found = reference.critic_head(
+        hidden, torch.ones(4), torch.tensor([1, 0]), torch.tensor([2, 0])
+    )
+    assert found.tolist() == [20 + 21 + 22 + 23, 0 + 1 + 2 + 3]
+
+
+def test_accepted_tokens_are_the_common_beginning() -> None:
+    draft = torch.tensor([[1, 2, 3], [1, 9, 3], [9, 2, 3], [1, 2, 3]])
+    chosen = torch.tensor([[1, 2, 3, 4]] * 4)
+    lengths = torch.tensor([3, 3, 3, 2])
+    assert dispatch.count_accepted(draft, chosen, lengths).tolist() == [3, 1, 0, 2]
+
+
+def test_noise_depends_on_seed_position_and_token_alone() -> None:
+    seeds = torch.tensor([5, 6, 5, 5])
+    positions = torch.tensor([0, 0, 1, 0])
+    noise = uniform(seeds, positions, 4)
+    assert torch.equal(noise[0], noise[3])
+    assert not torch.equal(noise[0], noise[1])
+    assert not torch.equal(noise[0], noise[2])
+    assert torch.equal(uniform(seeds[2:3], positions[2:3], 4)[0], noise[2])
+    # A wider vocabulary begins with the same numbers.
+    assert torch.equal(uniform(seeds, positions, 9)[:, :4], noise)
+
+
+def test_noise_is_uniform_and_its_argmax_samples_the_law() -> None:
+    num = 200_000
+    noise = uniform(torch.arange(num), torch.zeros(num, dtype=torch.long), 3)
+    assert 0 < float(noise.min()) and float(noise.max()) < 1
+    assert noise.mean(dim=0).tolist() == pytest.approx([0.5] * 3, abs=0.004)
+    law = torch.tensor([0.7, 0.2, 0.1])
+    drawn = (law.log() + gumbel(torch.arange(num), torch.ones(num, dtype=torch.long), 3)).argmax(1)
+    counts = torch.bincount(drawn, minlength=3).double()
+    chi_square = float((((counts - num * law) ** 2) / (num * law)).sum())
+    assert chi_square < 13.8  # p = 0.001 at two degrees of freedom

@@ -1,0 +1,304 @@
+"""Rules of the store, on both databases: one transaction a search, one worker a run."""
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import func, inspect, select, text, update
+
+from search import frontier
+from search.errors import BusyError, NotFoundError, ResourceError, StoreError, UsageError
+from search.mcts import Search
+from search.settings import SearchSettings
+from search.state import Problem
+from store.check import check_store
+from store.database import Store, alembic_config, now_us, open_store
+from store.datasets import SelectionRule, dataset_of, freeze_dataset, read_dataset
+from store.inspection import ask_sql, list_searches, read_tree
+from store.leases import RunLease
+from store.recording import add_problems, claim, plan_searches, record_search
+from store.schema import Base, NodeRow, Round, Run, SearchRow, TrajectoryRow
+from tests.fakes import DigitWorld, root
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[Store]:
+    opened = open_store(url)
+    yield opened
+    opened.close()
+
+
+def new_round(store: Store, digits: tuple[str, ...] = ("31", "12")) -> tuple[int, int, list[int]]:
+    """(run id, round id, search ids) of a planned round."""
+    with store.session() as session:
+        run = Run(name="r", task="digits", config={}, config_sha="c", code_version="0", seed=1,
+                  created_ts=now_us())  # fmt: skip
+        session.add(run)
+        session.flush()
+        row = Round(run_id=run.id, number=1, stage="searching", models={}, search_config={},
+                    config_sha="c", timings={}, started_ts=now_us())  # fmt: skip
+        session.add(row)
+        session.flush()
+        problems = [Problem(d, d, d) for d in digits]
+        rows = add_problems(session, "digits", problems, row.id)
+        plan_searches(session, row, [(p.id, 5) for p in rows])
+        searches = session.scalars(select(SearchRow.id).order_by(SearchRow.position)).all()
+        return run.id, row.id, list(searches)
+
+
+def finished_search(digits: str = "31") -> Search:
+    world = DigitWorld()
+    settings = SearchSettings(simulations=12, min_width=4, max_width=4, root_max_width=4)
+    search = Search(root(digits), settings, seed=7)
+    frontier.run([search], world, world)
+    return search
+
+
+def record(store: Store, search_id: int, fence: int, search: Search, digits: str = "31") -> bool:
+    return record_search(
+        store, search_id, fence, search, "policy-1", lambda a: None if a is None else a == digits
+    )
+
+
+def count(store: Store, table: type[Base]) -> int:
+    with store.session() as session:
+        return int(session.execute(select(func.count()).select_from(table)).scalar_one())
+
+
+def test_migrations_equal_the_models(store: Store) -> None:
+    with store.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_migrations_go_down_and_up_again(url: str) -> None:
+    store = open_store(url)
+    command.downgrade(alembic_config(store.engine), "base")
+    assert set(inspect(store.engine).get_table_names()) <= {"alembic_version"}
+    command.upgrade(alembic_config(store.engine), "head")
+    assert set(Base.metadata.tables) <= set(inspect(store.engine).get_table_names())
+    store.close()
+
+
+def test_a_search_is_written_whole_and_only_once(store: Store) -> None:
+    _, _, ids = new_round(store)
+    with store.session() as session:
+        session.execute(update(Run).values(fence=1))
+        claim(session, ids, fence=1)
+    search = finished_search()
+    assert record(store, ids[0], 1, search) is True
+    nodes = count(store, NodeRow)
+    assert nodes == sum(len(n.edges) for n in search.nodes) + 1
+    assert record(store, ids[0], 1, search) is False
+    assert count(store, NodeRow) == nodes
+    assert count(store, TrajectoryRow) == len(search.candidates)
+    assert not any(check_store(store).values())
+
+
+def test_a_worker_with_an_old_fence_writes_nothing(store: Store) -> None:
+    _, _, ids = new_round(store)
+    with store.session() as session:
+        session.execute(update(Run).values(fence=2))
+        claim(session, ids, fence=1)
+        claim(session, ids, fence=2)
+    search = finished_search()
+    assert record(store, ids[0], 1, search) is False
+    assert count(store, NodeRow) == 0
+    assert record(store, ids[0], 2, search) is True
+
+
+def test_a_failure_while_writing_leaves_nothing_of_the_search(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, ids = new_round(store)
+    with store.session() as session:
+        session.execute(update(Run).values(fence=1))
+        claim(session, ids, fence=1)
+    search = finished_search()
+    broken = replace(search.candidates[0].rollout, answer=object())  # type: ignore[arg-type]
+    search.candidates[0] = replace(search.candidates[0], rollout=broken)
+    with pytest.raises(StoreError):
+        record(store, ids[0], 1, search)
+    assert count(store, NodeRow) == 0
+    with store.session() as session:
+        assert session.get_one(SearchRow, ids[0]).status == "running"
+
+
+def test_the_checker_sees_a_broken_tree(store: Store) -> None:
+    _, _, ids = new_round(store)
+    with store.session() as session:
+        session.execute(update(Run).values(fence=1))
+        claim(session, ids, fence=1)
+    record(store, ids[0], 1, finished_search())
+    with store.session() as session:
+        session.execute(text("UPDATE nodes SET visits = visits + 1 WHERE ix = 1"))
+        session.execute(text("UPDATE nodes SET value_sum = value_sum + 1 WHERE ix = 2"))
+        session.execute(text("UPDATE nodes SET parent_ix = 77 WHERE ix = 3"))
+    found = check_store(store)
+    assert found["visits_add_up"] and found["values_add_up"] and found["connected"]
+
+
+def test_a_stored_tree_reads_back_as_it_was(store: Store) -> None:
+    _, _, ids = new_round(store)
+    with store.session() as session:
+        session.execute(update(Run).values(fence=1))
+        claim(session, ids, fence=1)
+    search = finished_search()
+    record(store, ids[0], 1, search)
+    nodes = read_tree(store, ids[0])
+    assert [n["ix"] for n in nodes] == list(range(len(nodes)))
+    by_ix = {n["ix"]: n for n in nodes}
+    for node in search.nodes[1:]:
+        assert node.parent_edge is not None
+        stored = by_ix[node.ix]
+        assert stored["n"] == node.parent_edge.visits
+        assert stored["q"] == pytest.approx(node.parent_edge.q)
+        assert stored["p"] == pytest.approx(node.parent_edge.prior)
+        assert stored["text"] == node.state.options[-1].text
+    with pytest.raises(NotFoundError):
+        read_tree(store, 10_000)
+
+
+def test_a_dataset_is_frozen_once_and_reproduces_the_tokens(store: Store) -> None:
+    _, round_id, ids = new_round(store)
+    with store.session() as session:
+        session.execute(update(Run).values(fence=1))
+        claim(session, ids, fence=1)
+    search = finished_search()
+    record(store, ids[0], 1, search)
+    with store.session() as session:
+        row = session.get_one(Round, round_id)
+        dataset = freeze_dataset(session, row, SelectionRule(min_outcome=0.5))
+        found = read_dataset(session, dataset.id)
+    chosen = search.result().chosen
+    assert chosen is not None
+    assert [t.prompt_tokens + t.tokens for t in found] == [chosen.rollout.state.tokens]
+    with store.session() as session:
+        again = dataset_of(session, round_id)
+        assert again is not None and again.sha == dataset.sha
+        strict = SelectionRule(min_outcome=1.1)
+        other = [t for t in read_dataset(session, dataset.id) if strict.min_outcome <= 1]
+        assert other == []
+
+
+def test_searches_can_be_asked_for_what_search_gained(store: Store) -> None:
+    _, _, ids = new_round(store)
+    with store.session() as session:
+        session.execute(update(Run).values(fence=1))
+        claim(session, ids, fence=1)
+    record(store, ids[0], 1, finished_search())
+    rows = list_searches(store, "r", None, False, False, 10)
+    assert rows[0]["answer"] == "31" and rows[0]["correct"] is True
+    assert rows[1]["status"] == "running"
+
+
+def test_one_process_works_on_a_run_at_a_time(store: Store) -> None:
+    run_id, _, _ = new_round(store)
+    first = RunLease(store, run_id)
+    with store.session() as session:
+        session.execute(update(Run).values(owner="elsewhere 17 99"))
+    with pytest.raises(BusyError, match="process 17 on elsewhere"):
+        RunLease(store, run_id)
+    with store.session() as session:
+        session.execute(update(Run).values(lease_until_ts=0))
+    second = RunLease(store, run_id)
+    assert second.fence == first.fence + 1
+    with pytest.raises(BusyError):
+        first.renew()
+    second.renew()
+    second.release()
+
+
+def test_a_dead_holder_on_this_host_is_replaced_at_once(store: Store) -> None:
+    import socket
+
+    run_id, _, _ = new_round(store)
+    RunLease(store, run_id)
+    with store.session() as session:
+        session.execute(update(Run).values(owner=f"{socket.gethostname()} 999999 1"))
+    assert RunLease(store, run_id).fence == 2
+
+
+HOSTILE = [
+    "DELETE FROM runs", "DROP TABLE runs", "UPDATE runs SET name = 'x'",
+    "INSERT INTO runs (name) VALUES ('x')", "SELECT 1; DELETE FROM runs", "COMMIT; DROP TABLE runs",
+    "ATTACH DATABASE '/tmp/x.db' AS x", "PRAGMA writable_schema = 1", "VACUUM INTO '/tmp/x.db'",
+    "COPY runs TO '/tmp/x'", "CREATE TABLE x (a INT)", "SELECT load_extension('/tmp/x.so')",
+    "WITH x AS (DELETE FROM runs RETURNING *) SELECT * FROM x", "", "nonsense", "SELECT 'a\0b'",
+    "SET TRANSACTION READ WRITE; DELETE FROM runs",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("statement", HOSTILE)
+def test_the_sql_console_only_reads(store: Store, statement: str) -> None:
+    new_round(store)
+    with pytest.raises(UsageError) as error:
+        ask_sql(store, statement)
+    assert error.value.fix
+    assert count(store, Run) == 1
+    assert not Path("/tmp/x.db").exists()
+
+
+def test_the_sql_console_bounds_time_and_rows(store: Store) -> None:
+    endless = (
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+    )
+    with pytest.raises(UsageError, match="longer than"):
+        ask_sql(store, endless, timeout_s=0.2)
+    many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50) SELECT i FROM n"
+    answer = ask_sql(store, many, max_rows=10)
+    assert (len(answer.rows), answer.is_cut, answer.columns) == (10, True, ["i"])
+
+
+def test_a_store_of_a_newer_version_is_refused(url: str) -> None:
+    store = open_store(url)
+    with store.session() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    store.close()
+    with pytest.raises(StoreError, match="newer"):
+        open_store(url)
+
+
+def test_an_unreadable_url_names_the_forms_that_work() -> None:
+    for bad in ("nonsense", "mysql://x/y", "sqlite3:/x"):
+        with pytest.raises(UsageError) as error:
+            open_store(bad)
+        assert "sqlite:///PATH" in error.value.fix
+
+
+def test_a_store_that_is_not_there_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError):
+        open_store(f"sqlite:///{tmp_path}/none.db", must_exist=True)
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.db").write_text("not a database, but long enough to be read as a header" * 50)
+    with pytest.raises(StoreError):
+        open_store(f"sqlite:///{tmp_path}/x.db")
+
+
+def test_a_full_disk_ends_with_a_message_and_keeps_what_was_committed(tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{tmp_path}/full.db")
+    _, _, ids = new_round(store)
+    with store.session() as session:
+        session.execute(update(Run).values(fence=1))
+        claim(session, ids, fence=1)
+    record(store, ids[0], 1, finished_search())
+    nodes = count(store, NodeRow)
+    with pytest.raises(ResourceError, match="full"), store.session() as session:
+        pages = session.execute(text("PRAGMA page_count")).scalar_one()
+        session.execute(text(f"PRAGMA max_page_count = {pages}"))
+        session.execute(
+            text("INSERT INTO events (ts, run_id, kind, payload) "
+                 "SELECT 1, 1, 'x', hex(zeroblob(1000000))")
+        )  # fmt: skip
+    store.close()
+    again = open_store(f"sqlite:///{tmp_path}/full.db")
+    assert count(again, NodeRow) == nodes
+    with sqlite3.connect(tmp_path / "full.db") as raw:
+        assert raw.execute("PRAGMA integrity_check").fetchone() == ("ok",)
