@@ -63,7 +63,7 @@ class PolicyTraining(_Section):
     replay_share: float = Field(
         0.35, ge=0, lt=1, description="share of demonstrations among the training texts"
     )
-    max_epochs: float = Field(4.0, gt=0, description="passes over the texts, at most")
+    max_epochs: float = Field(16.0, gt=0, description="passes over the finds, at most")
     drafter_steps: int = Field(120, ge=0, description="distillation steps of the drafter; 0: none")
 
 

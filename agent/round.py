@@ -40,6 +40,7 @@ from agent.training.recipe import (
     mixed_examples,
     policy_settings,
     replay_seed,
+    rows_to_train,
 )
 from agent.workshop import Job, Workshop
 from search import frontier
@@ -209,12 +210,13 @@ class RoundRunner:
             self.config.selection.must_be_sound,
             self.config.selection.min_confidence,
         )
+        self.progress.stage("selecting", self._row(round_id).num_problems, "trajectories kept")
         with self.store.session() as session:
             row = session.get_one(Round, round_id)
             dataset = dataset_of(session, round_id) or freeze_dataset(session, row, rule)
             row.stage = "training"
-            size, planned = dataset.num_items, row.num_problems
-        self.progress.say(f"selected    {size} trajectories of {planned} searches")
+            size = dataset.num_items
+        self.progress.update(size)
         failpoints.hit("after-selecting")
 
     def _train(self, round_id: int) -> None:
@@ -234,9 +236,11 @@ class RoundRunner:
         policy = inspect_checkpoint(refs["policy"].path)
         base = policy_settings(self.config.training, policy)
         seed = derive_seed(self.config.seed, row.number, "train") % 2**31
-        examples = mixed_examples(
-            found, earlier, self._replayed(refs, row.number), self.config.training.replay_share
-        )
+        num_steps, num_rows = rows_to_train(self.config.training, len(found) + len(earlier))
+        base = base.model_copy(update={"num_steps": num_steps})
+        replayed = self._replayed(refs, row.number, num_rows)
+        share = self.config.training.replay_share
+        examples = mixed_examples(found, earlier, replayed, share, num_rows)
         jobs: list[Job] = [(policy_job, (refs["policy"].path, examples, base, seed))]
         if self.config.critics.steps and self.config.critics.num_labelled:
             jobs += self.critic_jobs(refs, row.number)
@@ -359,12 +363,14 @@ class RoundRunner:
     def _models(self, refs: Mapping[str, ModelRef]) -> Models:
         return make_models(self.config, self.hosts, model_set(refs), self.task)
 
-    def _replayed(self, refs: Mapping[str, ModelRef], number: int) -> list[Example]:
-        """Demonstrations to mix in: as many as could be wanted."""
-        num = 2 * self.config.problems_per_round
-        demonstrations = self.task.demonstrations(num, replay_seed(self.config.seed, number))
+    def _replayed(
+        self, refs: Mapping[str, ModelRef], number: int, num_rows: int
+    ) -> list[Example]:
+        """Demonstrations to mix in; none for a task without any."""
+        wanted = round(self.config.training.replay_share * num_rows)
+        seed = replay_seed(self.config.seed, number)
         tokenizer = Tokenizer(Path(refs["policy"].path))
-        return demonstration_examples(self.task, tokenizer, demonstrations)
+        return demonstration_examples(self.task, tokenizer, self.task.demonstrations(wanted, seed))
 
     def _row(self, round_id: int) -> Round:
         with self.store.session() as session:

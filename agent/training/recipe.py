@@ -22,7 +22,7 @@ def policy_settings(config: PolicyTraining, checkpoint: Checkpoint) -> TrainingS
     values |= {
         "num_steps": config.num_steps,
         "batch_size": config.batch_size,
-        "max_epochs": config.max_epochs,
+        "max_epochs": 1.0,
     }
     return TrainingSettings.model_validate(values)
 
@@ -49,15 +49,25 @@ def demonstration_examples(
 
 
 def mixed_examples(
-    found: Sequence[StoredText],
-    earlier: Sequence[StoredText],
-    replayed: Sequence[Example],
-    share: float,
-) -> list[Example]:
-    """All finds, this round's and earlier ones, with `share` of replayed demonstrations added."""
+    found: Sequence[StoredText], earlier: Sequence[StoredText], replayed: Sequence[Example],
+    share: float, num_rows: int,
+) -> list[Example]:  # fmt: skip
+    """`num_rows` training rows: all finds in turn, and among them `share` of demonstrations.
+
+    The finds, this round's and earlier ones, come round again as often as it takes; the
+    demonstrations are as many different ones as there are.
+    """
     texts = [Example(t.prompt_tokens + t.tokens, len(t.prompt_tokens)) for t in (*found, *earlier)]
-    wanted = round(len(texts) * share / (1 - share)) if replayed else 0
-    return texts + [replayed[i % len(replayed)] for i in range(wanted)] if wanted else texts
+    num_replayed = round(share * num_rows) if replayed else 0
+    rows = [texts[i % len(texts)] for i in range(num_rows - num_replayed)]
+    return rows + [replayed[i % len(replayed)] for i in range(num_replayed)]
+
+
+def rows_to_train(config: PolicyTraining, num_finds: int) -> tuple[int, int]:
+    """(steps, rows): as many steps as set, but no find more often than `max_epochs` times."""
+    most = config.max_epochs * num_finds / (1 - config.replay_share)
+    num_steps = max(1, min(config.num_steps, int(most // config.batch_size)))
+    return num_steps, num_steps * config.batch_size
 
 
 def replay_seed(seed: int, round_number: int) -> int:

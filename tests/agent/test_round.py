@@ -1,0 +1,202 @@
+"""Whole rounds: resumed after any kill with the same result, blind to reference answers."""
+
+import json
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select, text
+
+from agent.config import load_config
+from agent.failpoints import POINTS
+from agent.progress import Silent
+from agent.run import Improver
+from agent.tasks.expressions import Expressions
+from search.state import Problem
+from store.check import check_store
+from store.database import open_store
+from store.schema import CheckpointRow, Round, SearchRow
+from tests.agent.conftest import write_checkpoint
+from tests.agent.small import SMALL, improve, places
+
+
+def run_rounds(folder: Path, policy: Path, rounds: int = 1, **flags: Any) -> list[Any]:
+    config, _ = load_config(SMALL | places(folder) | {"policy": str(policy)} | flags)
+    with Improver(config, Silent()).started() as improver:
+        return [improver.run_round() for _ in range(rounds)]
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """All that a round's results are, without times and ids of processes."""
+    store = open_store(f"sqlite:///{folder}/store.db", must_exist=True)
+    questions = {
+        "searches": "SELECT position, status, num_simulations, num_tokens, answer, confidence, "
+                    "stop_reason, is_correct FROM searches ORDER BY round_id, position",
+        "nodes": "SELECT n.search_id, n.ix, n.parent_ix, n.visits, n.value_sum, n.prior, t.text "
+                 "FROM nodes n JOIN node_texts t USING (search_id, ix) ORDER BY 1, 2",
+        "scores": "SELECT search_id, ix, critic, seq, score FROM critic_scores ORDER BY 1, 2, 3, 4",
+        "trajectories": "SELECT search_id, sha, outcome, is_chosen FROM trajectories ORDER BY 1, 2",
+        "datasets": "SELECT num_items, sha FROM datasets ORDER BY id",
+        "checkpoints": "SELECT role, version, parent_version, round_id FROM checkpoints "
+                       "ORDER BY role, version",
+        "evaluations": "SELECT policy_version, mode, n, num_correct, num_tokens FROM evaluations "
+                       "ORDER BY policy_version, mode",
+        "rounds": "SELECT number, stage, models, candidates FROM rounds ORDER BY number",
+    }  # fmt: skip
+    with store.session() as session:
+        found = {k: [tuple(r) for r in session.execute(text(q))] for k, q in questions.items()}
+    assert not any(check_store(store).values())
+    store.close()
+    return found
+
+
+def test_a_round_goes_from_problems_to_a_verdict(checkpoint: Path, tmp_path: Path) -> None:
+    outcome = run_rounds(tmp_path, checkpoint)[0]
+    assert outcome.stage in ("promoted", "kept")
+    assert outcome.verdict["n"] == 12
+    assert outcome.before.greedy.n == outcome.after.greedy.n == 12
+    assert outcome.before.search.n == 3
+    found = contents(tmp_path)
+    assert len(found["searches"]) == 10
+    assert all(row[1] == "done" for row in found["searches"])
+    roles = [row[0] for row in found["checkpoints"]]
+    assert {r: roles.count(r) for r in set(roles)} == {
+        "policy": 2, "drafter": 2, "value": 3, "process": 3, "outcome": 3,
+    }  # fmt: skip
+
+
+def test_the_next_round_begins_where_the_last_one_ended(checkpoint: Path, tmp_path: Path) -> None:
+    first, second = run_rounds(tmp_path, checkpoint, 2)
+    assert (first.number, second.number) == (1, 2)
+    store = open_store(f"sqlite:///{tmp_path}/store.db")
+    with store.session() as session:
+        one, two = session.scalars(select(Round).order_by(Round.number)).all()
+        assert one.candidates is not None
+        kept = one.models["policy"] if one.stage == "kept" else one.candidates["policy"]
+        assert two.models["policy"] == kept
+        critics = {k: v for k, v in one.candidates.items() if k in ("value", "process", "outcome")}
+        assert {k: two.models[k] for k in critics} == critics
+        keys = session.execute(
+            text("SELECT count(*), count(DISTINCT problem_id) FROM searches")
+        ).one()
+        assert tuple(keys) == (20, 20)
+
+
+KILLS = [
+    "after-imagining", "after-claim", "before-search-commit:2", "after-search-commit:3",
+    "after-claim:2", "after-searching", "after-selecting", "while-training", "after-policy",
+    "after-training", "after-evaluation", "before-verdict",
+]  # fmt: skip
+
+
+def test_a_round_killed_at_a_dozen_points_ends_like_one_never_killed(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    assert {k.partition(":")[0] for k in KILLS} | {"after-verdict"} == set(POINTS)
+    (tmp_path / "calm").mkdir()
+    (tmp_path / "stormy").mkdir()
+    run_rounds(tmp_path / "calm", checkpoint)
+    for point in KILLS:
+        done = improve(tmp_path / "stormy", checkpoint, failpoint=point)
+        assert done.returncode == -signal.SIGKILL, (point, done.stderr)
+        store = open_store(f"sqlite:///{tmp_path}/stormy/store.db")
+        assert not any(check_store(store).values()), point
+        store.close()
+    done = improve(tmp_path / "stormy", checkpoint)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["rounds"][0]["round"] == 1
+    assert contents(tmp_path / "stormy") == contents(tmp_path / "calm")
+
+
+def test_a_planted_false_answer_changes_no_search(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_rounds(tmp_path / "true", checkpoint)
+    plain = Expressions.imagine
+
+    def lying(self: Expressions, *arguments: Any) -> list[Problem]:
+        return [replace(p, answer="777") for p in plain(self, *arguments)]
+
+    monkeypatch.setattr(Expressions, "imagine", lying)
+    run_rounds(tmp_path / "false", checkpoint)
+    true, false = contents(tmp_path / "true"), contents(tmp_path / "false")
+    for part in ("nodes", "scores", "datasets", "checkpoints"):
+        assert true[part] == false[part]
+    assert [r[:7] for r in true["searches"]] == [r[:7] for r in false["searches"]]
+    assert not any(r[7] for r in false["searches"])
+
+
+def test_results_do_not_depend_on_speculation(checkpoint: Path, tmp_path: Path) -> None:
+    for mode in ("never", "always"):
+        run_rounds(tmp_path / mode, checkpoint, **{"hosting.speculation": mode})
+    assert contents(tmp_path / "never") == contents(tmp_path / "always")
+
+
+def test_an_empty_selection_keeps_the_policy_and_says_what_to_do(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    flags = {"selection.must_be_sound": True, "search.prune_unsound": True}
+    outcome = run_rounds(tmp_path, checkpoint, **flags)[0]
+    assert outcome.stage == "kept"
+    assert "selection.min_outcome" in outcome.verdict["reason"]
+
+
+def test_a_second_improve_on_the_same_run_is_refused_by_name(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    config, _ = load_config(SMALL | places(tmp_path) | {"policy": str(checkpoint)})
+    with Improver(config, Silent()).started():
+        done = improve(tmp_path, checkpoint)
+    assert done.returncode == 5
+    message = json.loads(done.stderr)["error"]
+    assert "is being worked on by process" in message["message"] and "--run" in message["next"]
+
+
+def test_a_run_cannot_change_its_policy(checkpoint: Path, tmp_path: Path) -> None:
+    run_rounds(tmp_path, checkpoint)
+    other = write_checkpoint(tmp_path / "other", seed=9)
+    done = improve(tmp_path, other)
+    assert done.returncode == 2 and "--run" in json.loads(done.stderr)["error"]["next"]
+
+
+def test_a_trained_policy_that_was_tampered_with_is_not_used(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    run_rounds(tmp_path, checkpoint)
+    store = open_store(f"sqlite:///{tmp_path}/store.db")
+    with store.session() as session:
+        row = session.scalars(
+            select(CheckpointRow).where(CheckpointRow.role == "value").order_by(
+                CheckpointRow.id.desc()
+            )
+        ).first()  # fmt: skip
+        assert row is not None
+        last = session.scalars(select(Round)).one()
+        assert last.candidates is not None
+        used = last.candidates.get("value", last.models["value"])
+        path = session.scalars(
+            select(CheckpointRow.path).where(
+                CheckpointRow.role == "value", CheckpointRow.version == used
+            )
+        ).one()
+    file = Path(path) / "model.safetensors"
+    raw = bytearray(file.read_bytes())
+    raw[-1] ^= 1
+    file.write_bytes(raw)
+    done = improve(tmp_path, checkpoint)
+    assert done.returncode == 2
+    assert "restore them" in json.loads(done.stderr)["error"]["next"]
+
+
+def test_every_search_carries_what_it_takes_to_replay_it(checkpoint: Path, tmp_path: Path) -> None:
+    run_rounds(tmp_path, checkpoint)
+    store = open_store(f"sqlite:///{tmp_path}/store.db")
+    with store.session() as session:
+        row = session.scalars(select(Round)).one()
+        assert row.config_sha and row.search_config["simulations"] == 4
+        seeds = session.scalars(select(SearchRow.seed)).all()
+        assert len(set(seeds)) == 10
+        versions = set(session.scalars(select(SearchRow.policy_version)))
+        assert versions == {row.models["policy"]}
