@@ -138,8 +138,9 @@ def test_an_empty_or_missing_file_is_refused(tmp_path: Path) -> None:
     for file in ("empty.jsonl", "none.jsonl"):
         with pytest.raises(TaskError):
             Jsonl(tmp_path / file)
-    with pytest.raises(UsageError, match="--problems"):
+    with pytest.raises(UsageError) as error:
         open_task("jsonl", "")
+    assert "--problems" in error.value.fix
     with pytest.raises(UsageError, match="expressions"):
         open_task("expressions", "x.jsonl")
 
