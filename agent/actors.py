@@ -6,6 +6,7 @@ and is sent again as it was; hosts are idempotent, so nothing is done twice with
 
 import logging
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -118,8 +119,7 @@ class InlineHosts:
         speculation: Speculation,
     ) -> Any:  # fmt: skip
         def draft(*arguments: Any) -> list[list[int]]:
-            found: list[list[int]] = self.call("drafter", "draft", *arguments)
-            return found
+            return list(self.call("drafter", "draft", *arguments))
 
         return self.call("policy", "drafted_texts", policy, drafter, requests, speculation, draft)
 
@@ -170,10 +170,20 @@ class _Handle:
     last: dict[str, Any] = field(default_factory=dict)
 
 
+def _knock(address: str) -> None:
+    """Raise OSError at once where nobody listens; Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=5).close()
+
+
 def start_ray(address: str) -> bool:
     """Join the cluster at `address`, or start a local one. True when this process started it."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray runs its workers at niceness 15, where any other busy process starves them; here they
+    # are the work itself.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     import ray
 
     if ray.is_initialized():
@@ -186,8 +196,9 @@ def start_ray(address: str) -> bool:
     address = address or os.environ.get("RAY_ADDRESS", "")
     if address:
         try:
+            _knock(address)
             ray.init(address=address, **quiet)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise UsageError(
                 f"no Ray cluster answers at {address!r}: {str(error).splitlines()[0]}",
                 "start one with `ray start --head`, or leave --ray-address out",
@@ -215,7 +226,7 @@ class RayHosts:
         share = min(1.0, gpus / len(ROLES)) if gpus else 0.0
         threads = str(settings.threads)
         # Health answers from a thread of its own, however long a model call takes.
-        _Actor.health = ray.method(concurrency_group="health")(_Actor.health)  # type: ignore[method-assign]
+        setattr(_Actor, "health", ray.method(concurrency_group="health")(_Actor.health))  # noqa: B010
         remote = ray.remote(
             num_cpus=0,
             num_gpus=share,
@@ -253,7 +264,7 @@ class RayHosts:
                 if time.monotonic() > deadline:
                     raise ResourceError(
                         f"the {call[0]} actor did not come back within {RECOVERY_S:.0f} s: {error}",
-                        "look at `ratchet status` and the Ray logs, then run the same command again",
+                        "look at `ratchet status` and the Ray logs, then run the command again",
                     ) from error
                 log.warning("the %s actor died; sending its call again", call[0])
                 time.sleep(pause)

@@ -121,7 +121,7 @@ def solve_command(
 
         ratchet solve "7+2*3-4+5*6-1"
 
-        ratchet solve --task stories "Ann has 12 apples. Ann buys 7 more apples. How many apples does Ann have?"
+        ratchet solve --task stories --json - < question.txt
     """
     flags = _flags(
         set_, search__simulations=simulations, policy=policy, task=task, problems=problems,
@@ -168,7 +168,9 @@ def evaluate_command(
         set_, policy=policy, task=task, problems=problems, store=store, run=run, seed=seed,
         hosting__hosting=hosting or "inline", critics__use_tool=False if no_tool else None,
     )  # fmt: skip
-    _command("evaluate").run(mode or [], num_problems, samples, budget or [], flags, config, as_json)
+    _command("evaluate").run(
+        mode or [], num_problems, samples, budget or [], flags, config, as_json
+    )
 
 
 @app.command("models")
@@ -341,7 +343,9 @@ def inspect_sql(
 
         ratchet inspect sql "SELECT * FROM trajectories WHERE is_correct = 0" --limit 5 --json
     """
-    _command("inspection").sql(_flags(None, store=store), config, statement, limit, timeout, as_json)
+    _command("inspection").sql(
+        _flags(None, store=store), config, statement, limit, timeout, as_json
+    )
 
 
 @inspect_app.command("check")

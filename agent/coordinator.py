@@ -1,6 +1,6 @@
 """Between the search, which knows no models, and the hosts, which know no trees."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent.actors import Hosts, Speculation
@@ -138,32 +138,26 @@ class Models:
 
     def _scores(self, wanted: Mapping[str, Sequence[State]]) -> dict[str, list[Score]]:
         """Scores of all critics, their calls under way at the same time."""
-        asked: dict[str, list[tuple[int, ...]]] = {}
-
-        def critic(
-            role: str, scorer: Callable[[Sequence[tuple[int, ...]]], Sequence[float]]
-        ) -> TrainedCritic:
-            calibration = self.models.calibrations.get(role, Calibration())
-            return CRITICS[role](self.models.refs[role].version, scorer, calibration)
-
         active = [role for role in wanted if self.weights.get(role, 0.0) > 0 or role == "outcome"]
-        for role in active:
-            # First pass: let each critic say which rows it wants.
-            def note(rows: Sequence[tuple[int, ...]], role: str = role) -> Sequence[float]:
-                asked[role] = list(rows)
-                return [0.0] * len(rows)
-
-            critic(role, note).score(wanted[role])
-        calling = [role for role in active if asked.get(role)]
-        raw = dict(zip(calling, self.hosts.call_many(
-            [(role, "scores", (self.models.refs[role], asked[role])) for role in calling]
-        ), strict=True))  # fmt: skip
+        chosen = {
+            role: [s for s in wanted[role] if self._critic(role).applies(s)] for role in active
+        }
+        calling = [role for role in active if chosen[role]]
+        raw: dict[str, list[float]] = {key: [] for key in active}
+        answers = self.hosts.call_many(
+            [(r, "scores", (self.models.refs[r], [s.tokens for s in chosen[r]])) for r in calling]
+        )
+        raw |= dict(zip(calling, answers, strict=True))
         return {
-            role: critic(role, lambda _, role=role: raw[role]).score(wanted[role])
+            role: self._critic(role).score(wanted[role], raw[role])
             if role in active
             else [Score(role, "", None, "weight 0")] * len(wanted[role])
             for role in wanted
         }
+
+    def _critic(self, role: str) -> TrainedCritic:
+        calibration = self.models.calibrations.get(role, Calibration())
+        return CRITICS[role](self.models.refs[role].version, calibration)
 
     def outcome_scores(self, states: Sequence[State]) -> list[Score]:
         """The outcome critic on whole texts."""

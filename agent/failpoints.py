@@ -13,7 +13,7 @@ _left: dict[str, int] = {}
 
 
 def hit(name: str) -> None:
-    """Kill this process with SIGKILL at the count-th visit of the point that the environment names."""
+    """SIGKILL this process at the count-th visit of the point that the environment names."""
     wanted, _, count = os.environ.get("RATCHET_FAILPOINT", "").partition(":")
     if wanted != name:
         return

@@ -19,7 +19,7 @@ from store.schema import CheckpointRow
 
 
 def base_checkpoints(config: Config) -> dict[str, Checkpoint]:
-    """Role to checkpoint, as far as they exist before the first round. Looks through, loads nothing.
+    """Role to checkpoint, as far as they exist before the first round; nothing is loaded.
 
     A policy directory of the user's has no critics and no drafter yet: they are made from it.
     """

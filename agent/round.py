@@ -154,7 +154,7 @@ class RoundRunner:
                 .where(SearchRow.round_id == round_id)
                 .order_by(SearchRow.position)
             ).all()
-        models = self._models(self._models_of(round_id))
+        models = self.models_for(self._models_of(round_id))
         self.progress.stage("searching", len(rows), "problems")
         tally = _Tally(rows, self.progress)
         cohorts = [
@@ -301,7 +301,7 @@ class RoundRunner:
         """Sample the policy on the labelled problems and judge what it wrote."""
         problems = self.task.labelled(self.config.critics.num_labelled, self.config.seed)
         by_id = {p.id: p for p in problems}
-        models = self._models(refs)
+        models = self.models_for(refs)
         self.progress.stage("labelling", len(problems), "problems")
         groups: list[list[Rollout]] = []
         for part in chunks(problems, self.config.hosting.cohort):
@@ -341,7 +341,7 @@ class RoundRunner:
         self, refs: Mapping[str, ModelRef], problems: Sequence[Problem], plan: Plan,
         round_id: int | None,
     ) -> Report:  # fmt: skip
-        models = self._models(refs)
+        models = self.models_for(refs)
         settings = plan.settings(models.settings, models.use_tool)
         used = models.models.versions if plan.mode == "search" else \
             {"policy": models.models.policy.version}  # fmt: skip
@@ -360,12 +360,10 @@ class RoundRunner:
             record_evaluation(session, used, settings, sha, report, report.interval, round_id)
         return report
 
-    def _models(self, refs: Mapping[str, ModelRef]) -> Models:
+    def models_for(self, refs: Mapping[str, ModelRef]) -> Models:
         return make_models(self.config, self.hosts, model_set(refs), self.task)
 
-    def _replayed(
-        self, refs: Mapping[str, ModelRef], number: int, num_rows: int
-    ) -> list[Example]:
+    def _replayed(self, refs: Mapping[str, ModelRef], number: int, num_rows: int) -> list[Example]:
         """Demonstrations to mix in; none for a task without any."""
         wanted = round(self.config.training.replay_share * num_rows)
         seed = replay_seed(self.config.seed, number)

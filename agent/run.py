@@ -161,9 +161,10 @@ class Improver:
                 self.progress.say(f"going on with round {row.number} at {row.stage}")
         if self._lost is not None:
             raise self._lost
-        return self._runner().run(round_id)
+        return self.runner().run(round_id)
 
-    def _runner(self) -> RoundRunner:
+    def runner(self) -> RoundRunner:
+        """The state machine over this run's hosts."""
         assert self.hosts is not None
         workshop = Workshop(
             self.config.hosting.hosting, self.folder, self.config.hosting.threads,
@@ -210,7 +211,7 @@ class Improver:
     def _first_critics(self, refs: dict[str, ModelRef]) -> dict[str, ModelRef]:
         """Critics and a drafter from the policy, the critics trained on its own texts."""
         assert self.hosts is not None
-        runner = self._runner()
+        runner = self.runner()
         made = initial_models_job(refs["policy"].path, runner.workshop.place)
         with self.store.session() as session:
             for trained in made:

@@ -17,7 +17,7 @@ def cut_into_options(
     boundary_ids: frozenset[int],
     decode: Callable[[Sequence[int]], str],
 ) -> list[Option]:
-    """Options of a generated text: each ends with a boundary token, the last one as the text did."""
+    """Options of a text: each ends with a boundary token, the last one as the text did."""
     options: list[Option] = []
     start = 0
     for i, token in enumerate(tokens):

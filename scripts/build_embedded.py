@@ -50,7 +50,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "heads": 3, "layers": 4, "labelled": 1500, "vocabulary": 0,
     },
     "stories": {
-        "demonstrations": 900, "steps": 500, "span": 0, "hidden": 128, "inner": 352,
+        "demonstrations": 2_000, "steps": 600, "span": 0, "hidden": 128, "inner": 352,
         "heads": 4, "layers": 4, "labelled": 1500, "vocabulary": 384,
     },
 }  # fmt: skip

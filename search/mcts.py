@@ -12,6 +12,7 @@ Where a tool can check steps, the sound beginning of a leaf's rollout joins the 
 the next options are drawn where the model first went wrong and not where it was right anyway.
 """
 
+import math
 from dataclasses import dataclass
 
 from search import backup
@@ -285,4 +286,4 @@ class Search:
 
 
 def _probability(logprob: float) -> float:
-    return 2.718281828459045 ** min(0.0, logprob)
+    return math.exp(min(0.0, logprob))

@@ -39,7 +39,7 @@ class SearchSettings:
     prune_unsound: bool = True
     """Close options that the task's tool finds unsound."""
     stop_value: float = 0.0
-    """End as soon as a finished, tool-sound candidate has at least this outcome score; above 1 never."""
+    """End with a finished, tool-sound candidate of at least this outcome score; above 1 never."""
     final: FinalRule = "best"
     in_flight: int = 1
     """Simulations under way inside one tree."""
@@ -63,7 +63,8 @@ class SearchSettings:
              f"rollout_temperature is {self.rollout_temperature}", "set it to 0 or more"),
             (self.in_flight >= 1, f"in_flight is {self.in_flight}", "set it to 1 or more"),
             (self.max_failures >= 1, f"max_failures is {self.max_failures}", "set it to 1 or more"),
-            (self.selection in ("puct", "ucb"), f"selection is {self.selection!r}", "use puct or ucb"),
+            (self.selection in ("puct", "ucb"), f"selection is {self.selection!r}",
+             "use puct or ucb"),
             (self.proposal in ("distinct", "sampled"),
              f"proposal is {self.proposal!r}", "use distinct or sampled"),
             (self.final in ("best", "vote", "visits"),

@@ -28,7 +28,7 @@ def now_us() -> int:
 
 
 class Store:
-    """An opened store. `session()` is one transaction; the write lock serialises SQLite's writers."""
+    """An opened store. `session()` is one transaction; a lock serialises this process's writers."""
 
     def __init__(self, url: str, must_exist: bool = False) -> None:
         self.url = url
@@ -42,9 +42,9 @@ class Store:
             self._lock,
             _mapped_errors(self.url),
             Session(self.engine, expire_on_commit=False) as s,
+            s.begin(),
         ):
-            with s.begin():
-                yield s
+            yield s
 
     def close(self) -> None:
         self.engine.dispose()
@@ -138,7 +138,7 @@ def _mapped_errors(url: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _file_lock(engine: Engine) -> Iterator[None]:
-    """Only one process creates tables: flock beside a SQLite file, an advisory lock on PostgreSQL."""
+    """Only one process creates tables: flock beside a SQLite file, or an advisory lock."""
     path = sqlite_path(str(engine.url))
     if path is not None:
         with open(f"{path}.lock", "w") as handle:

@@ -7,8 +7,9 @@ alive is replaced at once; any other only when its lease has run out.
 import os
 import socket
 from pathlib import Path
+from typing import Any, cast
 
-from sqlalchemy import select, text, update
+from sqlalchemy import CursorResult, select, text, update
 from sqlalchemy.orm import Session
 
 from search.errors import BusyError, NotFoundError
@@ -85,7 +86,7 @@ class RunLease:
                 .values(fence=fence, owner=self.owner,
                         lease_until_ts=now + LEASE_S * 1_000_000)
             )  # fmt: skip
-            if claimed.rowcount != 1:
+            if cast(CursorResult[Any], claimed).rowcount != 1:
                 raise BusyError(f"run {run.name!r} was just taken by another process", "try again")
             return fence
 
@@ -103,7 +104,7 @@ class RunLease:
                 .where(Run.id == self.run_id, Run.fence == self.fence)
                 .values(lease_until_ts=clock_us(session) + LEASE_S * 1_000_000)
             )
-            if renewed.rowcount != 1:
+            if cast(CursorResult[Any], renewed).rowcount != 1:
                 raise BusyError("another process has taken this run over", "let that one go on")
 
     def release(self) -> None:

@@ -2,10 +2,10 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from sqlalchemy import insert, select, update
+from sqlalchemy import CursorResult, insert, select, update
 from sqlalchemy.orm import Session
 
 from search.interfaces import Rollout
@@ -132,7 +132,7 @@ def record_search(
                 error=search.error or None,
             )
         )
-        if ended.rowcount != 1:
+        if cast(CursorResult[Any], ended).rowcount != 1:
             return False
         problem_row_id = session.execute(
             select(SearchRow.problem_id).where(SearchRow.id == search_id)

@@ -4,7 +4,7 @@ One row of `searches` is the unit of work and of durability: it is claimed with 
 nodes, scores and trajectories are written in the one transaction that ends it.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import (
     JSON,
@@ -47,11 +47,11 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {str: Text(), dict[str, Any]: JSON(), bytes: LargeBinary()}
+    type_annotation_map: ClassVar = {str: Text(), dict[str, Any]: JSON(), bytes: LargeBinary()}
 
 
 class Run(Base):
-    """One experiment: a task, a base policy, and the rounds that follow. Its row is also the lock."""
+    """One experiment: a task, a base policy, and the rounds that follow; its row is the lock."""
 
     __tablename__ = "runs"
     id: Mapped[int] = mapped_column(Id, primary_key=True)

@@ -38,7 +38,7 @@ def asking(config: Config) -> Iterator[tuple[Models, Task, dict[str, ModelRef]]]
 
 
 def _last_models(config: Config) -> dict[str, ModelRef] | None:
-    """Models after the run's last round; None when there is no such run, or another policy is asked."""
+    """Models after the run's last round; None without such a run, or with a policy of one's own."""
     path = sqlite_path(config.store)
     if config.policy or (path is not None and not path.is_file()):
         return None

@@ -38,7 +38,7 @@ def run(flags: dict[str, Any], file: str, as_json: bool) -> None:
             select(ActorRow).where(ActorRow.run_id == found.id).order_by(ActorRow.role)
         ).all()
         is_held = bool(found.owner) and found.lease_until_ts > clock_us(session)
-    document = {
+    document: dict[str, Any] = {
         "run": found.name, "task": found.task, "store": config.store,
         "worked_on_by": found.owner if is_held else None,
         "round": last.number if last else None, "stage": last.stage if last else None,

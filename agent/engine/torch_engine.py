@@ -154,7 +154,7 @@ class TorchEngine:
         is_last: bool, count: int, history: Tensor, steps: Tensor, logprob_NKV: Tensor,
         finished: list[list[tuple[float, Generated]]],
     ) -> None:  # fmt: skip
-        """Note the candidates that end here, as far as they are among the first `count` live ones."""
+        """Note the candidates that end here, unless `count` better ones have ended already."""
         ends = (stops_NC | is_last) & (score_NC > _NEVER)
         # A line that `count` better ones of the same step outrank can still be wanted, one that
         # `count` finished ones outrank cannot.
@@ -200,7 +200,7 @@ class TorchEngine:
 
     @torch.inference_mode()
     def texts(self, requests: Sequence[TextRequest], drafter: Drafter | None = None) -> list[Text]:
-        """Complete prefixes to the end of the text. A drafter changes the speed, never the tokens."""
+        """Complete prefixes to the end of the text. A drafter changes the speed, not the text."""
         found: list[Text] = []
         for start in range(0, len(requests), self.batch_rows):
             found += self._generate(requests[start : start + self.batch_rows], drafter)

@@ -22,9 +22,7 @@ from search.score import Finding
 from search.state import Problem
 
 _VALUE = r"\d[\d,]*(?:\.\d+)?"
-_CLAIM = re.compile(
-    rf"<<([^<>=]+=[^<>=]+)>>|({_VALUE}(?:\s*[-+*/×÷]\s*{_VALUE})+\s*=\s*{_VALUE})"
-)
+_CLAIM = re.compile(rf"<<([^<>=]+=[^<>=]+)>>|({_VALUE}(?:\s*[-+*/×÷]\s*{_VALUE})+\s*=\s*{_VALUE})")
 _INTEGER = re.compile(r"(?<![\d.,])\d{1,4}(?![\d.,%])")
 _TEMPLATE = (
     "Solve the problem step by step, one step a line. "

@@ -58,7 +58,8 @@ def train_critic(
         tokens_BT, _ = padded([e.tokens for e in chosen])
         positions = None
         if settings.position_span:
-            positions = stretched_positions(*tokens_BT.shape, settings.position_span, generator)
+            B, T = tokens_BT.shape
+            positions = stretched_positions(B, T, settings.position_span, generator)
         logits, target = _places(critic, chosen, tokens_BT, positions, device)
         weight = torch.where(target > 0.5, good_weight, bad_weight)
         loss = F.binary_cross_entropy_with_logits(logits, target, weight=weight)

@@ -57,7 +57,7 @@ def cluster() -> Iterator[str]:
     """Address of a Ray cluster that the tests started and will stop."""
     import ray
 
-    os.environ["RAY_worker_niceness"] = "0"
+    os.environ.setdefault("RAY_worker_niceness", "0")
     info = ray.init(
         address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
         namespace="ratchet",

@@ -185,7 +185,7 @@ def test_a_host_serves_the_version_that_the_call_names(tmp_path: Path) -> None:
 
 
 def test_transformers_imports_with_our_kernels_package_first_on_the_path() -> None:
-    code = "import sys, transformers; from transformers import LlamaForCausalLM; import kernels; print(kernels.__file__)"
+    code = "from transformers import LlamaForCausalLM; import kernels; print(kernels.__file__)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},

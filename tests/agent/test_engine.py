@@ -1,4 +1,4 @@
-"""The engine: transformers' own numbers, the most probable lines, and drafts that change nothing."""
+"""The engine: transformers' own numbers, the most probable lines, drafts that change nothing."""
 
 import itertools
 from collections.abc import Sequence
@@ -160,7 +160,8 @@ def test_a_drafter_equal_to_the_policy_is_always_right(tmp_path: Path) -> None:
             return [row[:n] for row, n in zip(rows, lengths, strict=True)]
 
     texts = found.texts(
-        [TextRequest((4, 13, 6, 2), 24, 1.0, i) for i in range(6)], Drafter(Same(found), 4, "always")
+        [TextRequest((4, 13, 6, 2), 24, 1.0, i) for i in range(6)],
+        Drafter(Same(found), 4, "always"),
     )
     # What lies behind the end of a text cannot count as right or wrong.
     for text in texts:

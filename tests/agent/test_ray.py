@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,10 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
 
 
 @pytest.fixture(scope="module")
-def hosts(cluster: str) -> RayHosts:
-    return RayHosts(HostSettings(), cluster)
+def hosts(cluster: str) -> Iterator[RayHosts]:
+    opened = RayHosts(HostSettings(), cluster)
+    yield opened
+    opened.close()
 
 
 def test_five_actors_answer_like_hosts_of_this_process(hosts: RayHosts, tmp_path: Path) -> None:
@@ -69,7 +72,8 @@ def test_an_actor_killed_in_mid_round_changes_no_result(
 ) -> None:
     (tmp_path / "calm").mkdir()
     (tmp_path / "stormy").mkdir()
-    run_rounds(tmp_path / "calm", checkpoint)
+    longer = {"problems_per_round": 60, "search.simulations": 12}
+    run_rounds(tmp_path / "calm", checkpoint, **longer)
     killed: list[str] = []
 
     def kill_actors() -> None:
@@ -86,7 +90,7 @@ def test_an_actor_killed_in_mid_round_changes_no_result(
 
     killer = threading.Thread(target=kill_actors)
     killer.start()
-    flags = {"hosting.hosting": "ray", "hosting.ray_address": cluster}
+    flags = longer | {"hosting.hosting": "ray", "hosting.ray_address": cluster}
     done = improve(tmp_path / "stormy", checkpoint, timeout_s=400, **flags)
     killer.join()
     assert done.returncode == 0, done.stderr
@@ -95,13 +99,13 @@ def test_an_actor_killed_in_mid_round_changes_no_result(
 
 
 def seen(folder: Path, role: str) -> tuple[int, int]:
-    """(pid of an actor that is alive, searches that are done), as the store knows them."""
+    """(last known pid of an actor, searches that are done), as the store knows them."""
     import sqlite3
 
     try:
         with sqlite3.connect(f"file:{folder}/store.db?mode=ro", uri=True) as connection:
             row = connection.execute(
-                "SELECT pid FROM actors WHERE role = ? AND state = 'alive'", (role,)
+                "SELECT pid FROM actors WHERE role = ?", (role,)
             ).fetchone()
             done = connection.execute(
                 "SELECT count(*) FROM searches WHERE status = 'done'"

@@ -71,7 +71,7 @@ def test_batches_see_every_row_once_an_epoch() -> None:
 def test_stretched_positions_are_sorted_different_and_within_the_span() -> None:
     found = stretched_positions(200, 12, 40, torch.Generator().manual_seed(0))
     assert bool((found[:, 1:] > found[:, :-1]).all())
-    assert 0 <= int(found.min()) and int(found.max()) < 40
+    assert int(found.min()) >= 0 and int(found.max()) < 40
     spread = found[:, -1] - found[:, 0]
     assert int(spread.min()) < 16 and int(spread.max()) > 30
 
@@ -81,9 +81,7 @@ def test_a_critic_learns_what_its_labels_say_and_is_calibrated(checkpoint: Path)
     critic = critic_from_policy(policy, policy.arch)
     generator = torch.Generator().manual_seed(0)
     rows = torch.randint(3, 13, (200, 6), generator=generator).tolist()
-    examples = [
-        LabelledExample(tuple(r), (3, 5), (float(r[3] > 7), float(r[5] > 7))) for r in rows
-    ]
+    examples = [LabelledExample(tuple(r), (3, 5), (float(r[3] > 7), float(r[5] > 7))) for r in rows]
     before = measure_critic(critic, examples[100:])
     train_critic(critic, examples[:100], SETTINGS.model_copy(update={"num_steps": 120}), seed=0)
     after = measure_critic(critic, examples[100:])
@@ -108,8 +106,12 @@ def test_a_drafter_is_the_policys_first_blocks(checkpoint: Path) -> None:
 
 def test_labels_follow_answer_and_tool() -> None:
     start = State("0" * 20, (1, 2), "p")
-    good = start.extended(Option((3, 4), "a\n", 0, "boundary")).extended(Option((5,), "b", 0, "end"))
-    cut = start.extended(Option((3, 4), "a\n", 0, "boundary")).extended(Option((5,), "b", 0, "length"))
+    good = start.extended(Option((3, 4), "a\n", 0, "boundary")).extended(
+        Option((5,), "b", 0, "end")
+    )
+    cut = start.extended(Option((3, 4), "a\n", 0, "boundary")).extended(
+        Option((5,), "b", 0, "length")
+    )
     score = Score("outcome", "", None)
     rollouts = [Rollout(s, 0, 0, None, score, "b") for s in (good, cut)]
     found = label_rollouts(

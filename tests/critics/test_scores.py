@@ -1,7 +1,6 @@
 """Scores: a missing one is no zero; calibration and its measures agree with hand-made cases."""
 
 import math
-from collections.abc import Sequence
 
 import pytest
 
@@ -40,20 +39,16 @@ def test_several_rollouts_count_as_their_mean() -> None:
 
 
 def test_a_critic_scores_only_what_it_knows_of_and_never_passes_on_nan() -> None:
-    asked: list[int] = []
-
-    def scorer(rows: Sequence[tuple[int, ...]]) -> list[float]:
-        asked.append(len(rows))
-        return [float("nan") if len(r) == 4 else 0.0 for r in rows]
-
-    middle, end, cut = START.extended(STEP), START.extended(STEP).extended(LAST), START.extended(CUT)
+    middle, cut = START.extended(STEP), START.extended(CUT)
+    end = middle.extended(LAST)
     states = [START, middle, end, cut]
-    values = [s.value for s in ValueCritic("v", scorer).score(states)]
+    values = [s.value for s in ValueCritic("v").score(states, [0.0, float("nan"), 0.0])]
     assert values == [0.5, None, 0.5, None]
-    assert [s.value for s in ProcessCritic("v", scorer).score(states)] == [None, None, 0.5, 0.5]
-    assert [s.value for s in OutcomeCritic("v", scorer).score(states)] == [None, None, 0.5, None]
-    assert asked == [3, 3, 1]
-    assert "nan" in ValueCritic("v", scorer).score([middle])[0].reason
+    assert "nan" in ValueCritic("v").score([middle], [float("nan")])[0].reason
+    process = ProcessCritic("v").score(states, [float("inf"), 0.0, 0.0])
+    assert [s.value for s in process] == [None, None, 0.5, 0.5]
+    outcome = OutcomeCritic("v", Calibration(1.0, 30.0)).score(states, [0.0])
+    assert [s.value for s in outcome] == [None, None, pytest.approx(1.0), None]
 
 
 def test_auc_counts_pairs_in_the_right_order() -> None:

@@ -9,7 +9,9 @@ from kernels import dispatch, reference
 from kernels.noise import gumbel, uniform
 
 
-@pytest.mark.parametrize(("N", "K", "Q", "H", "G"), [(1, 1, 1, 2, 2), (3, 4, 1, 4, 2), (2, 3, 5, 6, 3)])
+@pytest.mark.parametrize(
+    ("N", "K", "Q", "H", "G"), [(1, 1, 1, 2, 2), (3, 4, 1, 4, 2), (2, 3, 5, 6, 3)]
+)
 def test_tree_attention_equals_attention_over_each_rows_own_text(
     N: int, K: int, Q: int, H: int, G: int
 ) -> None:
@@ -53,9 +55,7 @@ def test_linear_logprob_is_log_softmax_of_the_product() -> None:
 
 def test_critic_head_reads_only_the_wanted_places() -> None:
     hidden = torch.arange(24.0).view(2, 3, 4)
-    found = reference.critic_head(
-        hidden, torch.ones(4), torch.tensor([1, 0]), torch.tensor([2, 0])
-    )
+    found = reference.critic_head(hidden, torch.ones(4), torch.tensor([1, 0]), torch.tensor([2, 0]))
     assert found.tolist() == [20 + 21 + 22 + 23, 0 + 1 + 2 + 3]
 
 
@@ -81,7 +81,7 @@ def test_noise_depends_on_seed_position_and_token_alone() -> None:
 def test_noise_is_uniform_and_its_argmax_samples_the_law() -> None:
     num = 200_000
     noise = uniform(torch.arange(num), torch.zeros(num, dtype=torch.long), 3)
-    assert 0 < float(noise.min()) and float(noise.max()) < 1
+    assert float(noise.min()) > 0 and float(noise.max()) < 1
     assert noise.mean(dim=0).tolist() == pytest.approx([0.5] * 3, abs=0.004)
     law = torch.tensor([0.7, 0.2, 0.1])
     drawn = (law.log() + gumbel(torch.arange(num), torch.ones(num, dtype=torch.long), 3)).argmax(1)

@@ -23,7 +23,9 @@ PLAIN = SearchSettings(
 )
 
 
-def searched(digits: str, settings: SearchSettings = PLAIN, world: DigitWorld | None = None) -> Search:
+def searched(
+    digits: str, settings: SearchSettings = PLAIN, world: DigitWorld | None = None
+) -> Search:
     world = world or DigitWorld()
     search = Search(root(digits), settings, seed=7)
     frontier.run([search], world, world)
@@ -169,7 +171,9 @@ class Chain(DigitWorld):
         return Evaluation(0.5, (), (rollout,), len(new))
 
 
-def test_the_sound_beginning_of_a_rollout_joins_the_tree_and_options_are_drawn_where_it_ends() -> None:
+def test_the_sound_beginning_of_a_rollout_joins_the_tree_and_options_are_drawn_where_it_ends() -> (
+    None
+):
     world = Chain()
     search = searched("3120", replace(PLAIN, stop_value=0.0), world)
     assert search.stop_reason == "solved"
@@ -182,7 +186,9 @@ def test_the_sound_beginning_of_a_rollout_joins_the_tree_and_options_are_drawn_w
 
 def test_dead_ends_widen_until_c_max() -> None:
     class Stubborn(DigitWorld):
-        counts: list[int] = []
+        def __init__(self) -> None:
+            super().__init__()
+            self.counts: list[int] = []
 
         def _proposal(self, state: State, count: int) -> Proposal:
             self.counts.append(count)

@@ -67,9 +67,7 @@ def test_importance_is_the_largest_change_of_value() -> None:
     assert importance(node) == pytest.approx(0.3)
 
 
-@pytest.mark.parametrize(
-    ("value", "wanted"), [(0.5, 2), (0.75, 3), (0.875, 4), (1.0, 6), (0.0, 6)]
-)
+@pytest.mark.parametrize(("value", "wanted"), [(0.5, 2), (0.75, 3), (0.875, 4), (1.0, 6), (0.0, 6)])
 def test_width_is_floor_of_alpha_times_importance_plus_one_within_bounds(
     value: float, wanted: int
 ) -> None:
