@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
+from agent.engine.batch import padded
 from agent.engine.checkpoint import Checkpoint, inspect_checkpoint, load_decoder
 from agent.engine.decoder import Decoder
 from agent.engine.requests import LineRequest, Lines, Text, TextRequest
 from agent.engine.speculative import Costs, Drafter, DraftSource, measure
 from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
-from agent.training.examples import padded
 from kernels import dispatch
 from search.errors import CheckpointError
 

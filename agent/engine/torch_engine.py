@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from agent.engine.batch import padded
 from agent.engine.decoder import Decoder, Prefix, Suffix
 from agent.engine.requests import Generated, LineRequest, Lines, Text, TextRequest
 from agent.engine.speculative import Drafter, accept, draft_length
-from agent.training.examples import padded
 from kernels.noise import gumbel
 from search.errors import TaskError
 from search.state import Stop

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from agent.engine.batch import padded
 from agent.engine.decoder import Architecture, Decoder
-from agent.training.examples import LabelledExample, batches, padded, stretched_positions
+from agent.training.examples import LabelledExample, batches, stretched_positions
 from agent.training.optimizer import Optimizer, TrainingSettings
 from agent.training.policy import DivergedError, Progress, planned_steps
 from critics.calibration import (

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import torch
 
+from agent.engine.batch import padded
 from agent.engine.decoder import Decoder
-from agent.training.examples import Example, padded
+from agent.training.examples import Example
 
 
 def cut_drafter(policy: Decoder, share: float = 0.5) -> Decoder:

@@ -44,15 +44,6 @@ def batches(
         yield queue.pop()
 
 
-def padded(rows: Sequence[Sequence[int]], pad: int = 0) -> tuple[Tensor, Tensor]:
-    """Rows as a right-padded [B, T] tensor, and their lengths [B]."""
-    lengths = torch.tensor([len(r) for r in rows])
-    tokens_BT = torch.full((len(rows), int(lengths.max())), pad, dtype=torch.long)
-    for i, row in enumerate(rows):
-        tokens_BT[i, : len(row)] = torch.as_tensor(row)
-    return tokens_BT, lengths
-
-
 def stretched_positions(
     num_rows: int, length: int, span: int, generator: torch.Generator
 ) -> Tensor:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from agent.engine.batch import padded
 from agent.engine.decoder import Decoder
-from agent.training.examples import Example, batches, padded, stretched_positions
+from agent.training.examples import Example, batches, stretched_positions
 from agent.training.optimizer import Optimizer, TrainingSettings
 from kernels import dispatch
 from search.errors import RatchetError

@@ -104,9 +104,7 @@ def seen(folder: Path, role: str) -> tuple[int, int]:
 
     try:
         with sqlite3.connect(f"file:{folder}/store.db?mode=ro", uri=True) as connection:
-            row = connection.execute(
-                "SELECT pid FROM actors WHERE role = ?", (role,)
-            ).fetchone()
+            row = connection.execute("SELECT pid FROM actors WHERE role = ?", (role,)).fetchone()
             done = connection.execute(
                 "SELECT count(*) FROM searches WHERE status = 'done'"
             ).fetchone()
