@@ -8,63 +8,41 @@ there all that it needs. Nothing lives in this process that would be missed.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import func, select
 
 from agent import failpoints
-from agent.actors import Hosts, Speculation
-from agent.config import Config
-from agent.coordinator import Limits, Models, ModelSet
+from agent.context import RunContext, chunks, judged
+from agent.coordinator import Models
 from agent.engine.checkpoint import inspect_checkpoint
 from agent.engine.hosts import ModelRef
-from agent.engine.tokenizer import Tokenizer
-from agent.evaluation import Plan, Report, benchmark_digest, evaluate, sample_rollouts
+from agent.examiner import Examiner, Figures
 from agent.gate import Verdict, judge, kept
-from agent.models import model_set, refs_of, register_trained
+from agent.models import refs_of, register_trained
 from agent.progress import Progress
-from agent.tasks.task import Task
+from agent.teacher import Teacher
 from agent.training.examples import Example
-from agent.training.jobs import Trained, critic_job, drafter_job, policy_job
-from agent.training.labelling import Labelled, label_rollouts
+from agent.training.jobs import Trained, drafter_job, policy_job
 from agent.training.policy import DivergedError
 from agent.training.publish import NonFiniteError
 from agent.training.recipe import (
-    critic_settings,
-    demonstration_examples,
     drafter_settings,
     mixed_examples,
     policy_settings,
-    replay_seed,
     rows_to_train,
 )
-from agent.workshop import Job, Workshop
+from agent.workshop import Job
 from search import frontier
-from search.interfaces import Rollout
 from search.mcts import Search
 from search.randomness import derive_seed
-from search.state import Problem
 from store.database import Store, now_us
 from store.datasets import SelectionRule, dataset_of, earlier_datasets, freeze_dataset, read_dataset
-from store.evaluations import find_evaluation, record_evaluation
-from store.leases import RunLease
 from store.recording import add_event, add_problems, as_problem, claim, plan_searches, record_search
 from store.schema import ENDED, ProblemRow, Round, SearchRow
-
-CRITIC_ROLES = ("value", "process", "outcome")
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """Held-out results of one policy: greedy, and with search (None where it was not measured)."""
-
-    policy: str
-    greedy: Report
-    search: Report | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,19 +60,15 @@ class Outcome:
 class RoundRunner:
     """Takes the open round of a run through its stages."""
 
-    def __init__(
-        self, config: Config, store: Store, lease: RunLease, hosts: Hosts, task: Task,
-        workshop: Workshop, progress: Progress,
-    ) -> None:  # fmt: skip
-        self.config = config
-        self.store = store
-        self.lease = lease
-        self.hosts = hosts
-        self.task = task
-        self.workshop = workshop
-        self.progress = progress
-        self.speculation = Speculation(config.hosting.speculation, config.hosting.draft_tokens)
-        self.limits = Limits(config.hosting.option_tokens, config.hosting.text_tokens)
+    def __init__(self, context: RunContext) -> None:
+        self.context = context
+        self.config = context.config
+        self.store = context.store
+        self.lease = context.lease
+        self.task = context.task
+        self.progress = context.progress
+        self.examiner = Examiner(context)
+        self.teacher = Teacher(context)
 
     def run(self, round_id: int) -> Outcome:
         """Go on from the round's stage to its end."""
@@ -154,7 +128,7 @@ class RoundRunner:
                 .where(SearchRow.round_id == round_id)
                 .order_by(SearchRow.position)
             ).all()
-        models = self.models_for(self._models_of(round_id))
+        models = self.context.models_for(self._models_of(round_id))
         self.progress.stage("searching", len(rows), "problems")
         tally = _Tally(rows, self.progress)
         cohorts = [
@@ -195,11 +169,11 @@ class RoundRunner:
             failpoints.hit("before-search-commit")
             is_new = record_search(
                 self.store, row.id, self.lease.fence, search, models.models.policy.version,
-                lambda answer: _judged(self.task, answer, problem.answer),
+                lambda answer: judged(self.task, answer, problem.answer),
             )  # fmt: skip
             failpoints.hit("after-search-commit")
             if is_new:
-                tally.add(search, _judged(self.task, _answer(search), problem.answer))
+                tally.add(search, judged(self.task, _answer(search), problem.answer))
 
         frontier.run(started, models, models, record)
 
@@ -238,16 +212,16 @@ class RoundRunner:
         seed = derive_seed(self.config.seed, row.number, "train") % 2**31
         num_steps, num_rows = rows_to_train(self.config.training, len(found) + len(earlier))
         base = base.model_copy(update={"num_steps": num_steps})
-        replayed = self._replayed(refs, row.number, num_rows)
+        replayed = self.teacher.replayed(refs, row.number, num_rows)
         share = self.config.training.replay_share
         examples = mixed_examples(found, earlier, replayed, share, num_rows)
         jobs: list[Job] = [(policy_job, (refs["policy"].path, examples, base, seed))]
         if self.config.critics.steps and self.config.critics.num_labelled:
-            jobs += self.critic_jobs(refs, row.number)
+            jobs += self.teacher.critic_jobs(refs, row.number)
         self.progress.stage("training", base.num_steps, "steps")
         failpoints.hit("while-training")
         try:
-            trained = self.workshop.run(jobs, self.progress)
+            trained = self.context.workshop.run(jobs, self.progress)
         except (DivergedError, NonFiniteError) as error:
             self._end(round_id, "kept", kept(f"training failed: {error.message}"))
             return
@@ -258,7 +232,7 @@ class RoundRunner:
             texts = [Example(t.prompt_tokens + t.tokens, len(t.prompt_tokens)) for t in found]
             settings = drafter_settings(self.config.training, base)
             job: Job = (drafter_job, (candidates["policy"].path, texts, settings, seed))
-            candidates["drafter"] = self.workshop.run([job], self.progress)[0]
+            candidates["drafter"] = self.context.workshop.run([job], self.progress)[0]
         with self.store.session() as session:
             stored = session.get_one(Round, round_id)
             for t in [*trained, *candidates.values()]:
@@ -273,7 +247,7 @@ class RoundRunner:
         old = self._models_of(round_id)
         with self.store.session() as session:
             new = old | refs_of(session, row.candidates or {})
-        before, after = self.figures(old, round_id), self.figures(new, round_id)
+        before, after = self.examiner.figures(old, round_id), self.examiner.figures(new, round_id)
         failpoints.hit("after-evaluation")
         verdict = judge(before.greedy.correct, after.greedy.correct, self.config.evaluation.gate_p)
         failpoints.hit("before-verdict")
@@ -281,94 +255,6 @@ class RoundRunner:
         failpoints.hit("after-verdict")
 
     # --- what stages share ---
-
-    def critic_jobs(self, refs: Mapping[str, ModelRef], number: int) -> list[Job]:
-        """A job for each critic on fresh texts of the policy, where there are labels to learn."""
-        labelled = self.label(refs, number)
-        base = policy_settings(self.config.training, inspect_checkpoint(refs["policy"].path))
-        settings = critic_settings(self.config.critics, base)
-        seed = derive_seed(self.config.seed, number, "critics") % 2**31
-        return [
-            (critic_job, (
-                role, refs[role].path, labelled.train[role], labelled.held_out[role], settings,
-                seed,
-            ))
-            for role in CRITIC_ROLES
-            if labelled.train[role]
-        ]  # fmt: skip
-
-    def label(self, refs: Mapping[str, ModelRef], number: int) -> Labelled:
-        """Sample the policy on the labelled problems and judge what it wrote."""
-        problems = self.task.labelled(self.config.critics.num_labelled, self.config.seed)
-        by_id = {p.id: p for p in problems}
-        models = self.models_for(refs)
-        self.progress.stage("labelling", len(problems), "problems")
-        groups: list[list[Rollout]] = []
-        for part in chunks(problems, self.config.hosting.cohort):
-            groups += sample_rollouts(
-                models, part, self.config.critics.samples, 1.0,
-                derive_seed(self.config.seed, number, "label"),
-            )  # fmt: skip
-            self.progress.update(len(groups))
-
-        def is_correct(rollout: Rollout) -> bool:
-            answer = by_id[rollout.state.problem_id].answer
-            return bool(_judged(self.task, rollout.answer, answer))
-
-        def step_is_sound(rollout: Rollout, index: int) -> bool | None:
-            if not models.use_tool:
-                return None
-            text = by_id[rollout.state.problem_id].text
-            return self.task.check_step(text, rollout.state.steps[: index + 1]).is_sound
-
-        return label_rollouts(
-            [r for group in groups for r in group if r.state.options],
-            is_correct, step_is_sound, lambda key: int(key[:4], 16) % 4 == 0,
-        )  # fmt: skip
-
-    def figures(self, refs: Mapping[str, ModelRef], round_id: int | None) -> Figures:
-        """Held-out results of a set of models; those already in the store are not redone."""
-        settings = self.config.evaluation
-        problems = self.task.held_out(settings.num_problems, settings.seed)
-        greedy = self._evaluated(refs, problems, Plan("greedy"), round_id)
-        search = None
-        if settings.num_search_problems:
-            part = problems[: settings.num_search_problems]
-            search = self._evaluated(refs, part, Plan("search", seed=settings.seed), round_id)
-        return Figures(refs["policy"].version, greedy, search)
-
-    def _evaluated(
-        self, refs: Mapping[str, ModelRef], problems: Sequence[Problem], plan: Plan,
-        round_id: int | None,
-    ) -> Report:  # fmt: skip
-        models = self.models_for(refs)
-        settings = plan.settings(models.settings, models.use_tool)
-        used = models.models.versions if plan.mode == "search" else \
-            {"policy": models.models.policy.version}  # fmt: skip
-        sha = benchmark_digest(problems)
-        with self.store.session() as session:
-            known = find_evaluation(session, used, settings, sha)
-        if known is not None:
-            return Report(plan.mode, known.items, known.num_tokens, known.seconds)
-        self.lease.renew()
-        self.progress.stage("evaluating", len(problems), f"held-out problems, {plan.mode}")
-        report = evaluate(
-            models, problems, plan, self.config.hosting.cohort,
-            lambda done, solved: self.progress.update(done, solved=solved),
-        )  # fmt: skip
-        with self.store.session() as session:
-            record_evaluation(session, used, settings, sha, report, report.interval, round_id)
-        return report
-
-    def models_for(self, refs: Mapping[str, ModelRef]) -> Models:
-        return make_models(self.config, self.hosts, model_set(refs), self.task)
-
-    def _replayed(self, refs: Mapping[str, ModelRef], number: int, num_rows: int) -> list[Example]:
-        """Demonstrations to mix in; none for a task without any."""
-        wanted = round(self.config.training.replay_share * num_rows)
-        seed = replay_seed(self.config.seed, number)
-        tokenizer = Tokenizer(Path(refs["policy"].path))
-        return demonstration_examples(self.task, tokenizer, self.task.demonstrations(wanted, seed))
 
     def _row(self, round_id: int) -> Round:
         with self.store.session() as session:
@@ -402,7 +288,10 @@ class RoundRunner:
             old = self._models_of(round_id)
             with self.store.session() as session:
                 new = old | refs_of(session, row.candidates)
-            before, after = self.figures(old, round_id), self.figures(new, round_id)
+            before, after = (
+                self.examiner.figures(old, round_id),
+                self.examiner.figures(new, round_id),
+            )
         return Outcome(row.number, row.stage, row.verdict or {}, before, after, row.timings)
 
 
@@ -425,23 +314,6 @@ class _Tally:
             self.done, solved=self.solved / self.done, simulations=self.simulations,
             tokens=self.tokens,
         )  # fmt: skip
-
-
-def chunks(rows: Sequence[Any], size: int) -> list[Sequence[Any]]:
-    return [rows[i : i + size] for i in range(0, len(rows), size)]
-
-
-def make_models(config: Config, hosts: Hosts, models: ModelSet, task: Task) -> Models:
-    return Models(
-        hosts, models, Tokenizer(Path(models.policy.path)), task, config.search,
-        config.critics.weights, Limits(config.hosting.option_tokens, config.hosting.text_tokens),
-        config.critics.use_tool,
-        Speculation(config.hosting.speculation, config.hosting.draft_tokens),
-    )  # fmt: skip
-
-
-def _judged(task: Task, answer: str | None, reference: str | None) -> bool | None:
-    return None if reference is None else task.is_correct(answer, reference)
 
 
 def _answer(search: Search) -> str | None:

@@ -14,14 +14,16 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from agent.actors import Hosts, make_hosts
 from agent.config import Config
+from agent.context import RunContext
 from agent.engine.checkpoint import inspect_checkpoint
 from agent.engine.hosts import HostSettings, ModelRef
 from agent.engine.tokenizer import Tokenizer
 from agent.models import as_ref, base_checkpoints, refs_of, register, register_trained
 from agent.progress import Progress
-from agent.round import CRITIC_ROLES, Outcome, RoundRunner, next_number, open_round
+from agent.round import Outcome, RoundRunner, next_number, open_round
 from agent.tasks.registry import open_task
 from agent.tasks.task import Task
+from agent.teacher import CRITIC_ROLES, Teacher
 from agent.training.initial import initial_models_job
 from agent.training.publish import sweep
 from agent.workshop import Workshop
@@ -161,16 +163,14 @@ class Improver:
                 self.progress.say(f"going on with round {row.number} at {row.stage}")
         if self._lost is not None:
             raise self._lost
-        return self.runner().run(round_id)
+        return RoundRunner(self.context()).run(round_id)
 
-    def runner(self) -> RoundRunner:
-        """The state machine over this run's hosts."""
+    def context(self) -> RunContext:
+        """What the parts of this run share, once the hosts have started."""
         assert self.hosts is not None
-        workshop = Workshop(
-            self.config.hosting.hosting, self.folder, self.config.hosting.threads,
-            self.config.hosting.device,
-        )  # fmt: skip
-        return RoundRunner(
+        hosting = self.config.hosting
+        workshop = Workshop(hosting.hosting, self.folder, hosting.threads, hosting.device)
+        return RunContext(
             self.config, self.store, self.lease, self.hosts, self.task, workshop, self.progress
         )
 
@@ -211,17 +211,17 @@ class Improver:
     def _first_critics(self, refs: dict[str, ModelRef]) -> dict[str, ModelRef]:
         """Critics and a drafter from the policy, the critics trained on its own texts."""
         assert self.hosts is not None
-        runner = self.runner()
-        made = initial_models_job(refs["policy"].path, runner.workshop.place)
+        context = self.context()
+        made = initial_models_job(refs["policy"].path, context.workshop.place)
         with self.store.session() as session:
             for trained in made:
                 register_trained(session, trained, None, None)
         refs = refs | {t.role: ModelRef(t.role, t.version, t.path) for t in made}
         if not (self.config.critics.steps and self.config.critics.num_labelled):
             return refs
-        jobs = runner.critic_jobs(refs, 0)
+        jobs = Teacher(context).critic_jobs(refs, 0)
         self.progress.stage("critics", self.config.critics.steps, "steps")
-        trained_critics = runner.workshop.run(jobs, self.progress) if jobs else []
+        trained_critics = context.workshop.run(jobs, self.progress) if jobs else []
         with self.store.session() as session:
             for trained in trained_critics:
                 register_trained(session, trained, None, None)

@@ -11,9 +11,10 @@ from agent.commands.output import emit, share
 from agent.commands.settings import load
 from agent.config import Config
 from agent.evaluation import Report
+from agent.examiner import Figures
 from agent.models import base_checkpoints
 from agent.progress import make_progress
-from agent.round import Figures, Outcome
+from agent.round import Outcome
 from agent.run import Improver
 from agent.tasks.registry import open_task
 from search.errors import ResourceError

@@ -8,10 +8,10 @@ from sqlalchemy import select
 
 from agent.actors import Hosts, make_hosts
 from agent.config import Config
+from agent.context import make_models
 from agent.coordinator import Models
 from agent.engine.hosts import ModelRef
 from agent.models import as_ref, base_checkpoints, model_set
-from agent.round import make_models
 from agent.run import current_models, host_settings
 from agent.tasks.registry import open_task
 from agent.tasks.task import Task

@@ -27,13 +27,12 @@ def run(flags: dict[str, Any], file: str, as_json: bool) -> None:
         last = session.scalars(
             select(Round).where(Round.run_id == found.id).order_by(Round.number.desc())
         ).first()
-        counts = dict(
-            session.execute(
-                select(SearchRow.status, func.count())
-                .where(SearchRow.round_id == (last.id if last else 0))
-                .group_by(SearchRow.status)
-            ).tuples()
+        found_counts = session.execute(
+            select(SearchRow.status, func.count())
+            .where(SearchRow.round_id == (last.id if last else 0))
+            .group_by(SearchRow.status)
         )
+        counts = {status: num for status, num in found_counts}
         actors = session.scalars(
             select(ActorRow).where(ActorRow.run_id == found.id).order_by(ActorRow.role)
         ).all()

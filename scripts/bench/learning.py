@@ -69,12 +69,11 @@ def control(improver: Improver, config: Config, folder: Path) -> Report:
     place = Place(str(folder / "control"))
     trained = policy_job(str(policy.path), examples, recipe, config.seed, place)
     child = inspect_checkpoint(trained.path)
-    runner = improver.runner()
     refs = dict(improver.models) | {
         "policy": ModelRef("policy", child.version, str(child.path)),
     }
     problems = improver.task.held_out(config.evaluation.num_problems, HELD_OUT_SEED)
-    return evaluate(runner.models_for(refs), problems, Plan("greedy"))
+    return evaluate(improver.context().models_for(refs), problems, Plan("greedy"))
 
 
 def one_seed(task: str, seed: int, quick: bool) -> tuple[Outcome, Report, float]:

@@ -1,0 +1,51 @@
+"""What all parts of a run share: configuration, store, lease, hosts, task, progress."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.actors import Hosts, Speculation
+from agent.config import Config
+from agent.coordinator import Limits, Models, ModelSet
+from agent.engine.hosts import ModelRef
+from agent.engine.tokenizer import Tokenizer
+from agent.models import model_set
+from agent.progress import Progress
+from agent.tasks.task import Task
+from agent.workshop import Workshop
+from store.database import Store
+from store.leases import RunLease
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    config: Config
+    store: Store
+    lease: RunLease
+    hosts: Hosts
+    task: Task
+    workshop: Workshop
+    progress: Progress
+
+    def models_for(self, refs: Mapping[str, ModelRef]) -> Models:
+        """Proposer and evaluator over these weights."""
+        return make_models(self.config, self.hosts, model_set(refs), self.task)
+
+
+def make_models(config: Config, hosts: Hosts, models: ModelSet, task: Task) -> Models:
+    return Models(
+        hosts, models, Tokenizer(Path(models.policy.path)), task, config.search,
+        config.critics.weights, Limits(config.hosting.option_tokens, config.hosting.text_tokens),
+        config.critics.use_tool,
+        Speculation(config.hosting.speculation, config.hosting.draft_tokens),
+    )  # fmt: skip
+
+
+def judged(task: Task, answer: str | None, reference: str | None) -> bool | None:
+    """Whether the answer is right; None when nobody knows the right one."""
+    return None if reference is None else task.is_correct(answer, reference)
+
+
+def chunks(rows: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    return [rows[i : i + size] for i in range(0, len(rows), size)]
