@@ -32,7 +32,7 @@ def run(flags: dict[str, Any], file: str, as_json: bool) -> None:
             .where(SearchRow.round_id == (last.id if last else 0))
             .group_by(SearchRow.status)
         )
-        counts = {status: num for status, num in found_counts}
+        counts = {status: int(num) for status, num in found_counts}
         actors = session.scalars(
             select(ActorRow).where(ActorRow.run_id == found.id).order_by(ActorRow.role)
         ).all()
