@@ -74,6 +74,9 @@ def improve_command(
     hosting: Hosting = None,
     no_tool: Annotated[bool, typer.Option("--no-tool", help="search without the tool")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and its cost")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="give an unfinished round up and start the next one")
+    ] = False,
     config: ConfigFile = "",
     set_: Set = None,
     as_json: Json = False,
@@ -94,7 +97,7 @@ def improve_command(
         seed=seed, hosting__ray_address=ray_address, hosting__hosting=hosting,
         critics__use_tool=False if no_tool else None,
     )  # fmt: skip
-    _command("improve").run(flags, config, rounds, dry_run, as_json)
+    _command("improve").run(flags, config, rounds, dry_run, fresh, as_json)
 
 
 @app.command("solve")

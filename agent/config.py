@@ -48,6 +48,7 @@ class CriticSettings(_Section):
 class SelectionSettings(_Section):
     min_outcome: float = Field(0.0, ge=0, le=1, description="least outcome score (gamma)")
     must_be_sound: bool = Field(True, description="drop what the tool found unsound")
+    must_answer: bool = Field(True, description="drop texts without a final answer")
     min_confidence: float = Field(0.0, ge=0, le=1, description="least confidence in the answer")
 
 

@@ -7,13 +7,16 @@ moves on, in one transaction; a round that is taken up again starts at its row's
 there all that it needs. Nothing lives in this process that would be missed.
 """
 
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from agent import failpoints
 from agent.context import RunContext, chunks, judged
@@ -69,6 +72,8 @@ class RoundRunner:
         self.progress = context.progress
         self.examiner = Examiner(context)
         self.teacher = Teacher(context)
+        self._stopping = threading.Event()
+        """Set when the process was asked to end: cohorts under way stop after their next step."""
 
     def run(self, round_id: int) -> Outcome:
         """Go on from the round's stage to its end."""
@@ -104,7 +109,7 @@ class RoundRunner:
         if not problems:
             self._end(round_id, "kept", kept("imagination found no new problem"))
             return
-        with self.store.session() as session:
+        with self._writing() as session:
             stored = session.get_one(Round, round_id)
             rows = add_problems(session, self.config.task, problems, round_id)
             plan = [
@@ -145,6 +150,7 @@ class RoundRunner:
                 for future in futures:
                     future.result()
             except BaseException:
+                self._stopping.set()
                 executor.shutdown(wait=True, cancel_futures=True)
                 raise
         failpoints.hit("after-searching")
@@ -175,17 +181,18 @@ class RoundRunner:
             if is_new:
                 tally.add(search, judged(self.task, _answer(search), problem.answer))
 
-        frontier.run(started, models, models, record)
+        frontier.run(started, models, models, record, self._stopping.is_set)
 
     def _select(self, round_id: int) -> None:
         """Freeze the trajectories that the critics trust."""
         rule = SelectionRule(
             self.config.selection.min_outcome,
             self.config.selection.must_be_sound,
+            self.config.selection.must_answer,
             self.config.selection.min_confidence,
         )
         self.progress.stage("selecting", self._row(round_id).num_problems, "trajectories kept")
-        with self.store.session() as session:
+        with self._writing() as session:
             row = session.get_one(Round, round_id)
             dataset = dataset_of(session, round_id) or freeze_dataset(session, row, rule)
             row.stage = "training"
@@ -233,7 +240,7 @@ class RoundRunner:
             settings = drafter_settings(self.config.training, base)
             job: Job = (drafter_job, (candidates["policy"].path, texts, settings, seed))
             candidates["drafter"] = self.context.workshop.run([job], self.progress)[0]
-        with self.store.session() as session:
+        with self._writing() as session:
             stored = session.get_one(Round, round_id)
             for t in [*trained, *candidates.values()]:
                 register_trained(session, t, round_id, dataset.id)
@@ -256,6 +263,13 @@ class RoundRunner:
 
     # --- what stages share ---
 
+    @contextmanager
+    def _writing(self) -> Iterator[Session]:
+        """A transaction that only the holder of the run's lease may commit."""
+        with self.store.session() as session:
+            self.lease.guard(session)
+            yield session
+
     def _row(self, round_id: int) -> Round:
         with self.store.session() as session:
             return session.get_one(Round, round_id)
@@ -265,7 +279,7 @@ class RoundRunner:
             return refs_of(session, session.get_one(Round, round_id).models)
 
     def _move(self, round_id: int, stage: str) -> None:
-        with self.store.session() as session:
+        with self._writing() as session:
             session.get_one(Round, round_id).stage = stage
 
     def _note_time(self, round_id: int, stage: str, seconds: float) -> None:
@@ -274,7 +288,7 @@ class RoundRunner:
             row.timings = row.timings | {stage: row.timings.get(stage, 0.0) + round(seconds, 2)}
 
     def _end(self, round_id: int, stage: str, verdict: Verdict) -> None:
-        with self.store.session() as session:
+        with self._writing() as session:
             row = session.get_one(Round, round_id)
             if row.stage in ENDED:
                 return

@@ -31,7 +31,7 @@ from search.errors import RatchetError, UsageError
 from store.database import Store, now_us, open_store
 from store.leases import RunLease
 from store.recording import add_event, add_problems
-from store.schema import ActorRow, CheckpointRow, ProblemRow, Round, Run
+from store.schema import ActorRow, CheckpointRow, ProblemRow, Round, Run, SearchRow
 
 RENEW_EVERY_S = 10.0
 
@@ -150,6 +150,24 @@ class Improver:
                 self.hosts.close()
             self.lease.release()
             self.store.close()
+
+    def give_up_open_round(self) -> None:
+        """End a round that was not finished as failed; what it found stays."""
+        round_id = open_round(self.store, self.run_id)
+        if round_id is None:
+            return
+        with self.store.session() as session:
+            self.lease.guard(session)
+            row = session.get_one(Round, round_id)
+            row.error = f"given up at {row.stage}"
+            row.stage, row.ended_ts = "failed", now_us()
+            for search in session.scalars(
+                select(SearchRow).where(
+                    SearchRow.round_id == round_id, SearchRow.status.in_(("pending", "running"))
+                )
+            ):
+                search.status, search.error = "failed", "the round was given up"
+            add_event(session, self.run_id, "round-failed", {"reason": row.error}, round_id)
 
     def run_round(self) -> Outcome:
         """Finish the open round, or make the next one."""

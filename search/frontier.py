@@ -11,14 +11,16 @@ def run(
     proposer: Proposer,
     evaluator: Evaluator,
     on_done: Callable[[Search], None] = lambda _: None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Run the searches to their ends. `on_done` is called once for each, as soon as it has ended.
 
     Each pass collects all expansions, then all evaluations, of all searches that are not done.
-    A search is handled in the order given, so the batches depend on the searches alone.
+    A search is handled in the order given, so the batches depend on the searches alone. When
+    `should_stop` says so, the searches that have not ended are left as they are.
     """
     active = list(searches)
-    while active:
+    while active and not should_stop():
         expansions: list[tuple[Search, Expansion]] = []
         leaves: list[tuple[Search, Leaf]] = []
         for search in active:

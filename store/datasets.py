@@ -18,6 +18,8 @@ class SelectionRule:
     """Gamma: least outcome score; a trajectory without a score is not taken."""
     must_be_sound: bool = True
     """Take only what the task's tool found sound, where the tool has something to say."""
+    must_answer: bool = True
+    """Drop texts that end without an answer."""
     min_confidence: float = 0.0
     """Least share of the candidates' weight behind the answer."""
 
@@ -32,6 +34,7 @@ def freeze_dataset(session: Session, round_row: Round, rule: SelectionRule) -> D
     """Choose the round's trajectories once and for all: the best one a problem, in order."""
     rows = session.execute(
         select(TrajectoryRow.id, TrajectoryRow.sha, TrajectoryRow.outcome, TrajectoryRow.is_sound,
+            TrajectoryRow.answer,
                SearchRow.confidence)
         .join(SearchRow, SearchRow.id == TrajectoryRow.search_id)
         .where(SearchRow.round_id == round_row.id, TrajectoryRow.is_chosen.is_(True))
@@ -43,6 +46,7 @@ def freeze_dataset(session: Session, round_row: Round, rule: SelectionRule) -> D
         if row.outcome is not None
         and row.outcome >= rule.min_outcome
         and (row.is_sound is not False or not rule.must_be_sound)
+        and (row.answer is not None or not rule.must_answer)
         and (row.confidence or 0.0) >= rule.min_confidence
     ]
     digest = hashlib.sha256("\n".join(sha for _, sha in chosen).encode()).hexdigest()

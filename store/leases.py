@@ -107,6 +107,14 @@ class RunLease:
             if cast(CursorResult[Any], renewed).rowcount != 1:
                 raise BusyError("another process has taken this run over", "let that one go on")
 
+    def guard(self, session: Session) -> None:
+        """Raises BusyError inside a transaction of a process that has lost its lease."""
+        fence = session.execute(
+            select(Run.fence).where(Run.id == self.run_id).with_for_update()
+        ).scalar_one()
+        if fence != self.fence:
+            raise BusyError("another process has taken this run over", "let that one go on")
+
     def release(self) -> None:
         with self.store.session() as session:
             session.execute(

@@ -28,7 +28,9 @@ TOKENS_PER_S = 4_000
 RESERVE_BYTES = 200_000_000
 
 
-def run(flags: dict[str, Any], file: str, rounds: int, dry_run: bool, as_json: bool) -> None:
+def run(
+    flags: dict[str, Any], file: str, rounds: int, dry_run: bool, fresh: bool, as_json: bool
+) -> None:
     config, _ = load(flags, file)
     if dry_run:
         _plan(config, rounds, as_json)
@@ -38,6 +40,8 @@ def run(flags: dict[str, Any], file: str, rounds: int, dry_run: bool, as_json: b
     outcomes: list[dict[str, Any]] = []
     with Improver(config, progress).started() as improver:
         progress.say(f"run {config.run!r}, store {config.store}, task {config.task}")
+        if fresh:
+            improver.give_up_open_round()
         for _ in range(rounds):
             outcome = improver.run_round()
             progress.close()

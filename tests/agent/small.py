@@ -24,6 +24,7 @@ SMALL: dict[str, Any] = {
     "training.num_steps": 4,
     "training.drafter_steps": 2,
     "selection.must_be_sound": False,
+    "selection.must_answer": False,
     "evaluation.num_problems": 12,
     "evaluation.num_search_problems": 3,
 }

@@ -188,6 +188,9 @@ def test_a_whole_round_runs_on_real_gsm8k_problems(tmp_path: Path) -> None:
     flags = SMALL | {
         "task": "jsonl", "problems": str(file), "problems_per_round": 20, "num_seeds": 50,
         "evaluation.num_problems": 10, "evaluation.num_search_problems": 2,
+        # Long and warm enough for a random model to end some of its texts.
+        "hosting.text_tokens": 150, "search.num_rollouts": 4, "search.rollout_temperature": 1.0,
+        "search.max_tokens": 5000,
     }  # fmt: skip
     done = improve(tmp_path, policy, **flags)
     assert done.returncode == 0, done.stderr

@@ -200,3 +200,27 @@ def test_every_search_carries_what_it_takes_to_replay_it(checkpoint: Path, tmp_p
         assert len(set(seeds)) == 10
         versions = set(session.scalars(select(SearchRow.policy_version)))
         assert versions == {row.models["policy"]}
+
+
+def test_an_unfinished_round_can_be_given_up(checkpoint: Path, tmp_path: Path) -> None:
+    improve(tmp_path, checkpoint, failpoint="after-claim")
+    config, _ = load_config(SMALL | places(tmp_path) | {"policy": str(checkpoint)})
+    with Improver(config, Silent()).started() as improver:
+        improver.give_up_open_round()
+        outcome = improver.run_round()
+    assert outcome.number == 2
+    found = contents(tmp_path)
+    assert found["rounds"][0][1] == "failed"
+    assert {r[1] for r in found["searches"][:10]} == {"failed"}
+
+
+def test_a_worker_that_lost_its_run_cannot_move_the_round(checkpoint: Path, tmp_path: Path) -> None:
+    from search.errors import BusyError
+
+    config, _ = load_config(SMALL | places(tmp_path) | {"policy": str(checkpoint)})
+    with Improver(config, Silent()).started() as improver:
+        with improver.store.session() as session:
+            session.execute(text("UPDATE runs SET fence = fence + 1"))
+        with pytest.raises(BusyError):
+            improver.run_round()
+    assert contents(tmp_path)["searches"] == []

@@ -243,3 +243,11 @@ def test_golden_tree() -> None:
     ]
     path = Path(__file__).parent.parent / "golden/digits_31.json"
     assert found == json.loads(path.read_text())
+
+
+def test_searches_stop_when_they_are_told_to() -> None:
+    world = DigitWorld()
+    search = Search(root("3123"), PLAIN, seed=0)
+    passes = iter(range(100))
+    frontier.run([search], world, world, should_stop=lambda: next(passes) >= 3)
+    assert not search.is_done and search.budget.simulations <= 3
