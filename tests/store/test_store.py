@@ -292,10 +292,10 @@ def test_a_full_disk_ends_with_a_message_and_keeps_what_was_committed(tmp_path: 
     nodes = count(store, NodeRow)
     with pytest.raises(ResourceError, match="full"), store.session() as session:
         pages = session.execute(text("PRAGMA page_count")).scalar_one()
-        session.execute(text(f"PRAGMA max_page_count = {pages}"))
+        assert session.execute(text(f"PRAGMA max_page_count = {pages}")).scalar() == pages
         session.execute(
             text("INSERT INTO events (ts, run_id, kind, payload) "
-                 "SELECT 1, 1, 'x', hex(zeroblob(1000000))")
+                 "SELECT 1, 1, hex(zeroblob(1000000)), '{}'")
         )  # fmt: skip
     store.close()
     again = open_store(f"sqlite:///{tmp_path}/full.db")
