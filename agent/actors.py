@@ -26,6 +26,7 @@ from agent.engine.speculative import Drafter
 from search.errors import ResourceError, UsageError
 
 RECOVERY_S = 180.0
+MAX_DEATHS = 20
 COST_ROWS = (1, 8, 64)
 
 log = logging.getLogger("ratchet")
@@ -252,8 +253,7 @@ class RayHosts:
 
     def _wait(self, call: tuple[str, str, tuple[Any, ...]], pending: Any) -> Any:
         """The answer, sent again for as long as a restart takes."""
-        deadline = time.monotonic() + RECOVERY_S
-        pause = 0.25
+        deadline, pause, num_deaths = 0.0, 0.25, 0
         while True:
             try:
                 return self._ray.get(pending)
@@ -261,7 +261,11 @@ class RayHosts:
                 cause = error.cause if isinstance(error.cause, Exception) else error
                 raise cause from error
             except self._ray.exceptions.RayActorError as error:
-                if time.monotonic() > deadline:
+                deadline = deadline or time.monotonic() + RECOVERY_S
+                # A died actor answers again within the deadline; one that this very call kills
+                # each time must not be fed for ever.
+                num_deaths += isinstance(error, self._ray.exceptions.ActorDiedError)
+                if time.monotonic() > deadline or num_deaths > MAX_DEATHS:
                     raise ResourceError(
                         f"the {call[0]} actor did not come back within {RECOVERY_S:.0f} s: {error}",
                         "look at `ratchet status` and the Ray logs, then run the command again",

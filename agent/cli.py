@@ -344,7 +344,7 @@ def inspect_sql(
 
         ratchet inspect sql "SELECT stop_reason, count(*) FROM searches GROUP BY 1"
 
-        ratchet inspect sql "SELECT * FROM trajectories WHERE is_correct = 0" --limit 5 --json
+        ratchet inspect sql "SELECT * FROM trajectories WHERE NOT is_correct" --limit 5 --json
     """
     _command("inspection").sql(
         _flags(None, store=store), config, statement, limit, timeout, as_json

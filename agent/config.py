@@ -21,6 +21,7 @@ from search.errors import SearchSettingsError, UsageError
 from search.settings import SearchSettings
 
 DEFAULT_FILE = "ratchet.toml"
+NOT_SETTINGS = ("RATCHET_FAILPOINT", "RATCHET_DEBUG", "RATCHET_JOB_ID")
 
 
 class _Section(BaseModel):
@@ -184,7 +185,7 @@ def _from_file(file: str) -> dict[str, Setting]:
 def _from_environment() -> dict[str, Setting]:
     found = {}
     for name, text in os.environ.items():
-        if not name.startswith("RATCHET_") or name in ("RATCHET_FAILPOINT", "RATCHET_DEBUG"):
+        if not name.startswith("RATCHET_") or name in NOT_SETTINGS:
             continue
         key = name.removeprefix("RATCHET_").lower().replace("__", ".")
         _check_key(key, f"environment variable {name}")

@@ -27,6 +27,8 @@ class RunContext:
     task: Task
     workshop: Workshop
     progress: Progress
+    max_positions: int
+    """Tokens of the policy's context."""
 
     def models_for(self, refs: Mapping[str, ModelRef]) -> Models:
         """Proposer and evaluator over these weights."""

@@ -15,7 +15,6 @@ from search import frontier
 from search.interfaces import Rollout
 from search.mcts import Search
 from search.randomness import derive_seed
-from search.settings import SearchSettings
 from search.state import Problem, State
 from store.evaluations import Answered
 
@@ -33,15 +32,19 @@ class Plan:
     temperature: float = 0.8
     seed: int = 0
 
-    def settings(self, search: SearchSettings, use_tool: bool) -> dict[str, Any]:
-        """Everything about the plan that a result depends on."""
+    def settings(self, models: Models) -> dict[str, Any]:
+        """Everything, besides the weights, that a result of this plan depends on."""
+        limits = {"text_tokens": models.limits.text_tokens}
         if self.mode == "greedy":
-            return {"mode": self.mode}
+            return {"mode": self.mode} | limits
         if self.mode == "search":
-            return {"mode": self.mode, "seed": self.seed, "search": search.as_dict(),
-                    "use_tool": use_tool}  # fmt: skip
-        return {"mode": self.mode, "samples": self.samples, "temperature": self.temperature,
-                "seed": self.seed}  # fmt: skip
+            return limits | {
+                "mode": self.mode, "seed": self.seed, "search": models.settings.as_dict(),
+                "use_tool": models.use_tool, "weights": dict(models.weights),
+                "option_tokens": models.limits.option_tokens,
+            }  # fmt: skip
+        return limits | {"mode": self.mode, "samples": self.samples, "seed": self.seed,
+                         "temperature": self.temperature}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ class Examiner:
         round_id: int | None,
     ) -> Report:  # fmt: skip
         models = self.context.models_for(refs)
-        settings = plan.settings(models.settings, models.use_tool)
+        settings = plan.settings(models)
         used = models.models.versions if plan.mode == "search" else \
             {"policy": models.models.policy.version}  # fmt: skip
         sha = benchmark_digest(problems)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import func, select
@@ -23,6 +24,7 @@ from agent.context import RunContext, chunks, judged
 from agent.coordinator import Models
 from agent.engine.checkpoint import inspect_checkpoint
 from agent.engine.hosts import ModelRef
+from agent.engine.tokenizer import Tokenizer
 from agent.examiner import Examiner, Figures
 from agent.gate import Verdict, judge, kept
 from agent.models import refs_of, register_trained
@@ -30,6 +32,7 @@ from agent.progress import Progress
 from agent.teacher import Teacher
 from agent.training.examples import Example
 from agent.training.jobs import Trained, drafter_job, policy_job
+from agent.training.optimizer import TrainingSettings
 from agent.training.policy import DivergedError
 from agent.training.publish import NonFiniteError
 from agent.training.recipe import (
@@ -40,8 +43,10 @@ from agent.training.recipe import (
 )
 from agent.workshop import Job
 from search import frontier
+from search.errors import TaskError
 from search.mcts import Search
 from search.randomness import derive_seed
+from search.state import Problem
 from store.database import Store, now_us
 from store.datasets import SelectionRule, dataset_of, earlier_datasets, freeze_dataset, read_dataset
 from store.recording import add_event, add_problems, as_problem, claim, plan_searches, record_search
@@ -97,15 +102,19 @@ class RoundRunner:
         row = self._row(round_id)
         self.progress.stage("imagining", self.config.problems_per_round, "problems")
         with self.store.session() as session:
-            known = [
-                as_problem(p)
-                for p in session.scalars(
-                    select(ProblemRow).where(ProblemRow.task == self.config.task)
-                    .order_by(ProblemRow.id)
-                )
-            ]  # fmt: skip
+            searched = (
+                select(ProblemRow)
+                .join(SearchRow, SearchRow.problem_id == ProblemRow.id)
+                .join(Round, Round.id == SearchRow.round_id)
+                .where(Round.run_id == row.run_id)
+                .order_by(SearchRow.id)
+            )
+            seen = [as_problem(p) for p in session.scalars(searched)]
         seed = derive_seed(self.config.seed, row.number, "imagine")
-        problems = self.task.imagine(known, self.config.problems_per_round, seed)
+        parents = [*self.task.seeds(self.config.num_seeds, self.config.seed), *seen]
+        tokenizer = Tokenizer(Path(self._models_of(round_id)["policy"].path))
+        imagined = self.task.imagine(parents, seen, self.config.problems_per_round, seed)
+        problems = [p for p in imagined if self._fits(tokenizer, p)]
         if not problems:
             self._end(round_id, "kept", kept("imagination found no new problem"))
             return
@@ -235,11 +244,10 @@ class RoundRunner:
         failpoints.hit("after-policy")
         self.progress.update(base.num_steps)
         candidates = {t.role: t for t in trained if _is_worth_having(t)}
-        if self.config.training.drafter_steps:
-            texts = [Example(t.prompt_tokens + t.tokens, len(t.prompt_tokens)) for t in found]
-            settings = drafter_settings(self.config.training, base)
-            job: Job = (drafter_job, (candidates["policy"].path, texts, settings, seed))
-            candidates["drafter"] = self.context.workshop.run([job], self.progress)[0]
+        texts = [Example(t.prompt_tokens + t.tokens, len(t.prompt_tokens)) for t in found]
+        drafter = self._drafter(candidates["policy"], texts, base, seed)
+        if drafter is not None:
+            candidates["drafter"] = drafter
         with self._writing() as session:
             stored = session.get_one(Round, round_id)
             for t in [*trained, *candidates.values()]:
@@ -247,6 +255,23 @@ class RoundRunner:
             stored.candidates = {role: t.version for role, t in candidates.items()}
             stored.stage = "evaluating"
         failpoints.hit("after-training")
+
+    def _drafter(
+        self, policy: Trained, texts: list[Example], base: TrainingSettings, seed: int
+    ) -> Trained | None:
+        """A drafter of the new policy; None when none is wanted, or its training failed.
+
+        The old one then stays: it drafts worse, but no text depends on it.
+        """
+        if not self.config.training.drafter_steps:
+            return None
+        settings = drafter_settings(self.config.training, base)
+        job: Job = (drafter_job, (policy.path, texts, settings, seed))
+        try:
+            return self.context.workshop.run([job], self.progress)[0]
+        except (DivergedError, NonFiniteError) as error:
+            self.progress.say(f"warning: the drafter was not trained: {error.message}")
+            return None
 
     def _evaluate(self, round_id: int) -> None:
         """Old and new on the same held-out problems, then the gate."""
@@ -262,6 +287,14 @@ class RoundRunner:
         failpoints.hit("after-verdict")
 
     # --- what stages share ---
+
+    def _fits(self, tokenizer: Tokenizer, problem: Problem) -> bool:
+        """Whether the policy can read a problem that nobody has looked at yet."""
+        try:
+            size = len(tokenizer.encode(self.task.prompt(problem.text)))
+        except TaskError:
+            return False
+        return size < self.context.max_positions
 
     @contextmanager
     def _writing(self) -> Iterator[Session]:
@@ -283,7 +316,7 @@ class RoundRunner:
             session.get_one(Round, round_id).stage = stage
 
     def _note_time(self, round_id: int, stage: str, seconds: float) -> None:
-        with self.store.session() as session:
+        with self._writing() as session:
             row = session.get_one(Round, round_id)
             row.timings = row.timings | {stage: row.timings.get(stage, 0.0) + round(seconds, 2)}
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from agent.actors import Hosts, make_hosts
@@ -27,11 +27,11 @@ from agent.teacher import CRITIC_ROLES, Teacher
 from agent.training.initial import initial_models_job
 from agent.training.publish import sweep
 from agent.workshop import Workshop
-from search.errors import RatchetError, UsageError
+from search.errors import BusyError, RatchetError, TaskError, UsageError
 from store.database import Store, now_us, open_store
 from store.leases import RunLease
 from store.recording import add_event, add_problems
-from store.schema import ActorRow, CheckpointRow, ProblemRow, Round, Run, SearchRow
+from store.schema import ActorRow, CheckpointRow, Round, Run, SearchRow
 
 RENEW_EVERY_S = 10.0
 
@@ -63,6 +63,7 @@ class Improver:
         self.progress = progress
         self.task: Task = open_task(config.task, config.problems)
         self.base = base_checkpoints(config)
+        self.max_positions = self.base["policy"].architecture.max_positions
         tokenizer = Tokenizer(self.base["policy"].path)
         self._check_problems(tokenizer)
         self.folder = Path(config.checkpoints).expanduser()
@@ -76,14 +77,23 @@ class Improver:
         self._lost: RatchetError | None = None
 
     def _check_problems(self, tokenizer: Tokenizer) -> None:
-        """Every seed problem must be spellable, and fit the context, before anything starts."""
-        longest = self.base["policy"].architecture.max_positions
-        for problem in self.task.seeds(self.config.num_seeds, self.config.seed):
-            size = len(tokenizer.encode(self.task.prompt(problem.text)))
-            if size >= longest:
-                raise UsageError(
+        """Every problem that is known now must be spellable, and fit the context."""
+        config = self.config
+        given = [
+            *self.task.seeds(config.num_seeds, config.seed),
+            *self.task.held_out(config.evaluation.num_problems, config.evaluation.seed),
+            *self.task.labelled(config.critics.num_labelled, config.seed),
+        ]
+        for problem in given:
+            try:
+                size = len(tokenizer.encode(self.task.prompt(problem.text)))
+            except TaskError as error:
+                raise TaskError(f"problem {problem.text[:60]!r}: {error.message}", error.fix) \
+                    from error  # fmt: skip
+            if size >= self.max_positions:
+                raise TaskError(
                     f"problem {problem.text[:60]!r} takes {size} tokens; the policy's context "
-                    f"holds {longest} with the answer",
+                    f"holds {self.max_positions} with the answer",
                     "remove it, or use a policy with a longer context",
                 )
 
@@ -101,24 +111,25 @@ class Improver:
                 insert_into(Run)
                 .values(
                     name=self.config.run, task=self.config.task,
-                    config=self.config.model_dump(mode="json"), config_sha=self.config.digest(),
+                    config=self.config.model_dump(mode="json")
+                    | {"base": self.base["policy"].version},
+                    config_sha=self.config.digest(),
                     code_version=code_version(), seed=self.config.seed, created_ts=now_us(),
                     fence=0, owner="", lease_until_ts=0,
                 )
                 .on_conflict_do_nothing()
             )  # fmt: skip
             run_id = session.scalars(select(Run.id).where(Run.name == self.config.run)).one()
-            if not session.execute(select(func.count()).select_from(ProblemRow)).scalar():
-                seeds = self.task.seeds(self.config.num_seeds, self.config.seed)
-                add_problems(session, self.config.task, seeds, None)
+            seeds = self.task.seeds(self.config.num_seeds, self.config.seed)
+            add_problems(session, self.config.task, seeds, None)
             return int(run_id)
 
     def _check_same_run(self, run: Run) -> None:
-        base = run.config.get("policy", "")
-        if run.task != self.config.task or base != self.config.policy:
+        base = self.base["policy"].version
+        if run.task != self.config.task or run.config.get("base") != base:
             raise UsageError(
-                f"run {run.name!r} is of task {run.task!r} with policy {base or 'embedded'!r}, "
-                f"not {self.config.task!r} with {self.config.policy or 'embedded'!r}",
+                f"run {run.name!r} is of task {run.task!r} from policy {run.config.get('base')}, "
+                f"not {self.config.task!r} from {base}",
                 "start another run with --run NAME",
             )
 
@@ -178,10 +189,19 @@ class Improver:
         else:
             with self.store.session() as session:
                 row = session.get_one(Round, round_id)
+                self._check_same_settings(row)
                 self.progress.say(f"going on with round {row.number} at {row.stage}")
         if self._lost is not None:
             raise self._lost
         return RoundRunner(self.context()).run(round_id)
+
+    def _check_same_settings(self, row: Round) -> None:
+        if row.config_sha != self.config.digest():
+            raise UsageError(
+                f"round {row.number} began with other settings (digest {row.config_sha}, now "
+                f"{self.config.digest()})",
+                "give the settings it began with, or give it up with --fresh",
+            )
 
     def context(self) -> RunContext:
         """What the parts of this run share, once the hosts have started."""
@@ -189,12 +209,14 @@ class Improver:
         hosting = self.config.hosting
         workshop = Workshop(hosting.hosting, self.folder, hosting.threads, hosting.device)
         return RunContext(
-            self.config, self.store, self.lease, self.hosts, self.task, workshop, self.progress
-        )
+            self.config, self.store, self.lease, self.hosts, self.task, workshop, self.progress,
+            self.max_positions,
+        )  # fmt: skip
 
     def _new_round(self) -> int:
         refs = current_models(self.store, self.run_id) or self.models
         with self.store.session() as session:
+            self.lease.guard(session)
             row = Round(
                 run_id=self.run_id, number=next_number(self.store, self.run_id),
                 stage="imagining", models={role: ref.version for role, ref in refs.items()},
@@ -256,9 +278,11 @@ class Improver:
             try:
                 self.lease.renew()
                 self._note_health()
-            except RatchetError as error:
+            except BusyError as error:
                 self._lost = error
                 self.progress.say(f"warning: {error.message}")
+            except Exception as error:  # whatever it was, the next beat must come
+                self.progress.say(f"warning: no heartbeat: {error}")
 
     _first_beat = True
 

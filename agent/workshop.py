@@ -20,7 +20,7 @@ class Workshop:
 
     def __init__(self, hosting: str, folder: Path, threads: int, device: str) -> None:
         self.hosting = hosting
-        self.place = Place(str(folder.resolve()), threads, _training_device(device))
+        self.place = Place(str(folder.resolve()), threads, device)
 
     def run(self, jobs: Sequence[Job], progress: Progress) -> list[Trained]:
         """All results, in order. An error of a job is raised as it was there."""
@@ -34,15 +34,6 @@ class Workshop:
             return [
                 job(*arguments, place) for (job, arguments), place in zip(jobs, places, strict=True)
             ]
-
-
-def _training_device(device: str) -> str:
-    """Training takes the same device as the hosts; `auto` is decided where the job runs."""
-    import torch
-
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _run_on_ray(jobs: Sequence[Job], places: Sequence[Place], progress: Progress) -> list[Trained]:

@@ -12,7 +12,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, create_engine, event, inspect, text
+from sqlalchemy import URL, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -53,27 +53,34 @@ class Store:
 def open_store(url: str, must_exist: bool = False) -> Store:
     """Open a store, creating the tables of an empty one. Raises StoreError for another version."""
     store = Store(url, must_exist)
-    with _mapped_errors(url), _PROCESS_LOCK, _file_lock(store.engine):
-        _check_version(store.engine, url)
+    with _mapped_errors(url):
+        if not _is_current(store.engine):
+            with _PROCESS_LOCK, _file_lock(store.engine):
+                _check_version(store.engine, url)
     return store
+
+
+def parse_url(url: str) -> URL:
+    """SQLAlchemy's URL. Raises UsageError for a text that is none."""
+    try:
+        return make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise UsageError(
+            f"store URL {url!r} cannot be read",
+            "write sqlite:///PATH or postgresql+psycopg://USER@HOST/DATABASE",
+        ) from error
 
 
 def sqlite_path(url: str) -> Path | None:
     """File of a SQLite URL; None for another database."""
-    parsed = make_url(url)
+    parsed = parse_url(url)
     if parsed.get_backend_name() != "sqlite" or not parsed.database:
         return None
     return Path(parsed.database)
 
 
 def _engine(url: str, must_exist: bool) -> Engine:
-    try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        raise UsageError(
-            f"store URL {url!r} cannot be read",
-            "write sqlite:///PATH or postgresql+psycopg://USER@HOST/DATABASE",
-        ) from error
+    parsed = parse_url(url)
     backend = parsed.get_backend_name()
     if backend not in ("sqlite", "postgresql"):
         raise UsageError(
@@ -133,7 +140,9 @@ def _mapped_errors(url: str) -> Iterator[None]:
         ) from error
     except SQLAlchemyError as error:
         cause = str(getattr(error, "orig", error)).splitlines()[0]
-        raise StoreError(f"the store {url} refused a statement: {cause}", "see the log") from error
+        raise StoreError(
+            f"the store {url} refused a statement: {cause}", "see `ratchet doctor`"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -141,7 +150,12 @@ def _file_lock(engine: Engine) -> Iterator[None]:
     """Only one process creates tables: flock beside a SQLite file, or an advisory lock."""
     path = sqlite_path(str(engine.url))
     if path is not None:
-        with open(f"{path}.lock", "w") as handle:
+        try:
+            handle = open(f"{path}.lock", "w")  # noqa: SIM115
+        except OSError as error:
+            raise ResourceError(f"cannot write beside {path}: {error}", "choose another --store") \
+                from error  # fmt: skip
+        with handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
         return
@@ -163,6 +177,12 @@ def alembic_config(engine: Engine | None = None) -> Config:
     if engine is not None:
         config.attributes["engine"] = engine
     return config
+
+
+def _is_current(engine: Engine) -> bool:
+    head = ScriptDirectory.from_config(alembic_config()).get_current_head()
+    with engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision() == head
 
 
 def _check_version(engine: Engine, url: str) -> None:

@@ -44,6 +44,13 @@ def owner_name() -> str:
     return f"{socket.gethostname()} {os.getpid()} {_process_start(os.getpid()) or '0'}"
 
 
+def is_gone(owner: str) -> bool:
+    """Whether an owner of this host is no longer alive; False for one of another host."""
+    host, _, rest = owner.partition(" ")
+    pid, _, start = rest.partition(" ")
+    return host == socket.gethostname() and pid.isdigit() and not _is_alive(int(pid), start)
+
+
 def clock_us(session: Session) -> int:
     """The database's clock in microseconds."""
     if session.get_bind().dialect.name == "sqlite":
@@ -91,10 +98,7 @@ class RunLease:
             return fence
 
     def _still_holds(self, run: Run, now: int) -> bool:
-        host, pid, start = run.owner.split(" ")
-        if host == socket.gethostname() and not _is_alive(int(pid), start):
-            return False
-        return run.lease_until_ts > now
+        return run.lease_until_ts > now and not is_gone(run.owner)
 
     def renew(self) -> None:
         """Raises BusyError when another process has taken the run over."""
@@ -109,10 +113,13 @@ class RunLease:
 
     def guard(self, session: Session) -> None:
         """Raises BusyError inside a transaction of a process that has lost its lease."""
-        fence = session.execute(
-            select(Run.fence).where(Run.id == self.run_id).with_for_update()
-        ).scalar_one()
-        if fence != self.fence:
+        # A write, so that both databases hold the row's lock until the transaction ends.
+        held = session.execute(
+            update(Run)
+            .where(Run.id == self.run_id, Run.fence == self.fence)
+            .values(fence=self.fence)
+        )
+        if cast(CursorResult[Any], held).rowcount != 1:
             raise BusyError("another process has taken this run over", "let that one go on")
 
     def release(self) -> None:

@@ -155,19 +155,27 @@ def _show(outcome: Outcome, config: Config, start_s: float) -> None:
         "seconds: " + ", ".join(f"{k} {v:.0f}" for k, v in spent.items()), highlight=False
     )
     console.print(f"store: {config.store}\n", highlight=False)
-    place = "" if config.store == Config().store else f" --store {config.store}"
-    again = "" if config.run == "default" else f" --run {config.run}"
-    task = "" if config.task == "expressions" else f" --task {config.task}"
+    default = Config()
+    options = {
+        "task": config.task, "run": config.run, "store": config.store, "policy": config.policy,
+        "problems": config.problems, "checkpoints": config.checkpoints,
+    }  # fmt: skip
+    given = {k: f" --{k} {v}" for k, v in options.items() if v != getattr(default, k)}
+
+    def flags(*names: str) -> str:
+        return "".join(given.get(name, "") for name in names)
+
     question = {
         "expressions": "7+2*3-4+5*6-1",
-        "stories": "Ann has 12 apples. Ann buys 7 more apples. How many apples does Ann have?",
+        "stories": "Ben has 9 pens. Ben loses 4 pens. How many pens does Ben have?",
     }.get(config.task)
-    console.print("Next:", highlight=False)
     lines = [
-        f"ratchet improve{task}{place}{again}",
-        f"ratchet inspect searches --gained{place}{again}",
+        f"ratchet improve{flags(*options)}",
+        f"ratchet inspect searches --gained{flags('store', 'run')}",
+        f"ratchet models{flags('store')}",
     ]
     if question:
-        lines.insert(1, f'ratchet solve "{question}"{task}{place}{again}')
+        lines[2] = f'ratchet solve "{question}"{flags("task", "store", "run")}'
+    console.print("Next:", highlight=False)
     for line in lines:
         console.print(f"  {line}", highlight=False, soft_wrap=True)

@@ -17,7 +17,7 @@ from agent.tasks.registry import open_task
 from agent.tasks.task import Task
 from agent.training.initial import initial_models_job
 from agent.training.jobs import Place
-from search.errors import NotFoundError
+from search.errors import NotFoundError, UsageError
 from store.database import open_store, sqlite_path
 from store.schema import Run
 
@@ -50,7 +50,14 @@ def _last_models(config: Config) -> dict[str, ModelRef] | None:
             if config.run != "default":
                 raise NotFoundError(f"there is no run {config.run!r}", "see `ratchet status`")
             return None
-        return current_models(store, run.id) if run.task == config.task else None
+        if run.task != config.task:
+            if config.run == "default":
+                return None
+            raise UsageError(
+                f"run {run.name!r} is of task {run.task!r}, not {config.task!r}",
+                f"add --task {run.task}, or leave --run out",
+            )
+        return current_models(store, run.id)
     finally:
         store.close()
 

@@ -4,6 +4,7 @@ Rows that end are dropped from the batch, so long texts do not keep short ones w
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -64,9 +65,19 @@ class TorchEngine:
         limits = [self.room(r.prefix, r.max_tokens) for r in requests]
         prefix, last_N = self._prefill([r.prefix for r in requests])
         count = requests[0].count
-        return Beams(
-            self.decoder, prefix, last_N, limits, count, self.boundary, self.ends
-        ).run()  # fmt: skip
+        beams = Beams(self.decoder, prefix, last_N, limits, count, self.boundary, self.ends)
+        return [self._bounded(r, found) for r, found in zip(requests, beams.run(), strict=True)]
+
+    def _bounded(self, request: LineRequest, found: Lines) -> Lines:
+        """A line that fills the context ends there, whatever its last token is."""
+        room = self.decoder.arch.max_positions - len(request.prefix)
+        lines = [
+            replace(line, stop="length")
+            if line.stop == "boundary" and len(line.tokens) >= room
+            else line
+            for line in found.lines
+        ]
+        return Lines(tuple(lines), found.num_tokens)
 
     def _sampled_lines(self, requests: Sequence[LineRequest]) -> list[Lines]:
         texts = self._generate(
@@ -80,13 +91,14 @@ class TorchEngine:
         )
         count = requests[0].count
         groups = [texts[i : i + count] for i in range(0, len(texts), count)]
-        return [
+        found = [
             Lines(
                 tuple(t.generated for t in group if not t.error),
                 sum(len(t.generated.tokens) for t in group),
             )
             for group in groups
         ]
+        return [self._bounded(r, lines) for r, lines in zip(requests, found, strict=True)]
 
     @torch.inference_mode()
     def texts(self, requests: Sequence[TextRequest], drafter: Drafter | None = None) -> list[Text]:

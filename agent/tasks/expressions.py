@@ -168,12 +168,14 @@ class Expressions:
         """Half as easy as the demonstrations, half with five operators."""
         return self._unique(generator("labelled", seed), num, (3, 5, 4, 5), False, "generated")
 
-    def imagine(self, parents: Sequence[Problem], num: int, seed: int) -> list[Problem]:
+    def imagine(
+        self, parents: Sequence[Problem], seen: Sequence[Problem], num: int, seed: int
+    ) -> list[Problem]:
         rng = generator("imagine", seed)
-        known = {p.text for p in parents}
+        known = {p.text for p in (*parents, *seen)}
         found: list[Problem] = []
         for _ in range(50 * num):
-            if len(found) == num:
+            if len(found) == num or not parents:
                 break
             parent, name = rng.choice(parents), rng.choice(list(OPERATORS))
             text = OPERATORS[name](parent.text, rng)

@@ -47,7 +47,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def _read_row(path: Path, number: int, raw: bytes) -> dict[str, Any]:
     where = f"{path}, line {number}"
     try:
-        row = json.loads(raw.decode("utf-8"))
+        row = json.loads(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise TaskError(f"{where} is not UTF-8: {error}", "save the file as UTF-8") from error
     except (ValueError, RecursionError) as error:
@@ -146,20 +146,21 @@ class Jsonl:
     def demonstrations(self, num: int, seed: int) -> list[Demonstration]:
         return []
 
-    def imagine(self, parents: Sequence[Problem], num: int, seed: int) -> list[Problem]:
+    def imagine(
+        self, parents: Sequence[Problem], seen: Sequence[Problem], num: int, seed: int
+    ) -> list[Problem]:
         """First the file's own problems, then rewritten ones, whose answers nobody knows."""
         rng = generator("imagine", seed)
-        known = {self.key(p.text) for p in parents}
+        known = {self.key(p.text) for p in seen}
         found: list[Problem] = []
         for problem in self.seeds(len(self._problems), seed):
             if len(found) < num and self.key(problem.text) not in known:
-                known.add(self.key(problem.text))
                 found.append(problem)
-        sources = list(parents) or found[:]
+        known |= {self.key(p.text) for p in self._problems}
         for _ in range(20 * num):
-            if len(found) >= num or not sources:
+            if len(found) >= num or not parents:
                 break
-            parent, name = rng.choice(sources), rng.choice(list(OPERATORS))
+            parent, name = rng.choice(parents), rng.choice(list(OPERATORS))
             text = OPERATORS[name](parent, rng)
             key = self.key(text)
             if key not in known and not is_held_out(key):

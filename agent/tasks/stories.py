@@ -231,9 +231,11 @@ class Stories:
         drawn = self._unique("demonstrations", num, seed, LEVELS)
         return [Demonstration(p, tuple(s.steps() or ())) for p, s in drawn]
 
-    def imagine(self, parents: Sequence[Problem], num: int, seed: int) -> list[Problem]:
+    def imagine(
+        self, parents: Sequence[Problem], seen: Sequence[Problem], num: int, seed: int
+    ) -> list[Problem]:
         rng = generator("imagine", seed)
-        known = {self.key(p.text) for p in parents}
+        known = {self.key(p.text) for p in (*parents, *seen)}
         stories = [(p.id, s) for p in parents if (s := parsed(p.text)) is not None]
         found: list[Problem] = []
         for _ in range(50 * num):

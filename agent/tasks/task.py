@@ -65,8 +65,13 @@ class Task(Protocol):
         """Problems with answers from which critics may learn, none of them held out."""
         ...
 
-    def imagine(self, parents: Sequence[Problem], num: int, seed: int) -> list[Problem]:
-        """New problems from old ones: no duplicates, nothing held out; may return fewer."""
+    def imagine(
+        self, parents: Sequence[Problem], seen: Sequence[Problem], num: int, seed: int
+    ) -> list[Problem]:
+        """Problems to search next, made from `parents`: no duplicates, nothing held out.
+
+        `seen` were searched before and are not given again. May return fewer than `num`.
+        """
         ...
 
     def demonstrations(self, num: int, seed: int) -> list[Demonstration]:

@@ -40,8 +40,14 @@ class Place:
 
     folder: str
     threads: int = 1
-    device: str = "cpu"
+    device: str = "auto"
+    """`auto` takes cuda where the job runs, if there is one."""
     progress_file: str = ""
+
+    def chosen_device(self) -> str:
+        if self.device != "auto":
+            return self.device
+        return "cuda" if torch.cuda.is_available() else "cpu"
 
     def report(self, done: int, total: int, loss: float) -> None:
         if self.progress_file:
@@ -63,7 +69,7 @@ def policy_job(
     """Fine-tune the policy on texts and publish it. Raises DivergedError or NonFiniteError."""
     torch.set_num_threads(place.threads)
     parent = inspect_checkpoint(parent_path)
-    decoder = load_decoder(parent, device=place.device)
+    decoder = load_decoder(parent, device=place.chosen_device())
     report = asdict(train_policy(decoder, examples, settings, seed, place.report))
     notes = {"report": report, "seed": seed}
     child = publish(decoder, parent, Path(place.folder), "policy", notes)
@@ -77,7 +83,7 @@ def critic_job(
     """Go on training a critic, measure old and new on the same held-out texts, and publish it."""
     torch.set_num_threads(place.threads)
     parent = inspect_checkpoint(parent_path)
-    critic = load_decoder(parent, device=place.device)
+    critic = load_decoder(parent, device=place.chosen_device())
     before = measure_critic(critic, held_out)
     loss = train_critic(critic, train, settings, seed, place.report)
     report = measure_critic(critic, held_out)
@@ -93,7 +99,7 @@ def drafter_job(
     """Cut a drafter from the policy's first blocks, distil it on texts, and publish it."""
     torch.set_num_threads(place.threads)
     parent = inspect_checkpoint(policy_path)
-    policy = load_decoder(parent, device=place.device)
+    policy = load_decoder(parent, device=place.chosen_device())
     drafter = cut_drafter(policy)
     dev, train = examples[: len(examples) // 10], examples[len(examples) // 10 :]
     report = asdict(train_policy(drafter, train or examples, settings, seed, place.report))

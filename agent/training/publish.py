@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from agent.engine.checkpoint import Checkpoint, inspect_checkpoint
 from agent.engine.decoder import Decoder
 from search.errors import RatchetError, ResourceError
+from store.leases import is_gone, owner_name
 
 _COPIED = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json",
@@ -47,7 +48,7 @@ def publish(
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
             raise NonFiniteError(f"{name} of the trained {role} is not finite", "lower the rate")
-    scratch = folder / f".writing-{uuid.uuid4().hex}"
+    scratch = folder / f".writing {owner_name()} {uuid.uuid4().hex}"
     try:
         scratch.mkdir(parents=True)
         _write(scratch, decoder, parent, role, notes, tensors, dtype)
@@ -110,8 +111,12 @@ def _flush(path: Path) -> None:
 
 
 def sweep(folder: Path) -> int:
-    """Remove what killed processes left half-written; returns how many."""
-    left = list(folder.glob(".writing-*")) if folder.is_dir() else []
+    """Remove what killed processes of this host left half-written; returns how many."""
+    left = [
+        path
+        for path in (folder.glob(".writing *") if folder.is_dir() else [])
+        if is_gone(path.name.removeprefix(".writing ").rpartition(" ")[0])
+    ]
     for path in left:
         shutil.rmtree(path, ignore_errors=True)
     return len(left)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from agent.engine.requests import TextRequest
 from agent.engine.tokenizer import Tokenizer
 from agent.training.publish import NonFiniteError, publish, sweep
 from search.errors import CheckpointError, TaskError
+from store.leases import owner_name
 from tests.agent.conftest import write_checkpoint
 
 ROOT = Path(__file__).parent.parent.parent
@@ -167,11 +169,16 @@ def test_weights_that_are_not_finite_are_never_published(checkpoint: Path, tmp_p
 
 
 def test_a_half_written_checkpoint_is_swept_away(tmp_path: Path) -> None:
-    (tmp_path / ".writing-abc").mkdir()
-    (tmp_path / ".writing-abc/model.safetensors").write_bytes(b"x")
-    (tmp_path / "policy-1").mkdir()
+    host = socket.gethostname()
+    dead, alive = (
+        tmp_path / f".writing {host} 999999 1 abc",
+        tmp_path / f".writing {owner_name()} d",
+    )
+    for path in (dead, alive, tmp_path / ".writing elsewhere 7 1 e", tmp_path / "policy-1"):
+        path.mkdir()
+        (path / "model.safetensors").write_bytes(b"x")
     assert sweep(tmp_path) == 1
-    assert [p.name for p in tmp_path.iterdir()] == ["policy-1"]
+    assert not dead.exists() and alive.exists() and len(list(tmp_path.iterdir())) == 3
 
 
 def test_a_host_serves_the_version_that_the_call_names(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_no_problem_to_learn_from_is_held_out(task: Task) -> None:
     held_out = {task.key(p.text) for p in task.held_out(200, 0)}
     assert len(held_out) == 200
     seeds = task.seeds(150, 0)
-    learned = [*seeds, *task.labelled(150, 0), *task.imagine(seeds, 300, 1)]
+    learned = [*seeds, *task.labelled(150, 0), *task.imagine(seeds, [], 300, 1)]
     learned += [d.problem for d in task.demonstrations(300, 0)]
     assert all(is_held_out(k) for k in held_out)
     assert not any(is_held_out(task.key(p.text)) for p in learned)
@@ -53,13 +53,13 @@ def test_no_problem_to_learn_from_is_held_out(task: Task) -> None:
 @pytest.mark.parametrize("task", TASKS, ids=lambda t: t.name)
 def test_imagined_problems_are_new_and_say_where_they_come_from(task: Task) -> None:
     parents = task.seeds(100, 0)
-    found = task.imagine(parents, 200, 3)
+    found = task.imagine(parents, [], 200, 3)
     assert len(found) == 200
     assert len({p.id for p in found} | {p.id for p in parents}) == 300
     ids = {p.id for p in parents}
     assert all(p.origin.partition(":")[2] in ids for p in found)
-    assert task.imagine(parents, 200, 3) == found
-    assert task.imagine(parents, 200, 4) != found
+    assert task.imagine(parents, [], 200, 3) == found
+    assert task.imagine(parents, [], 200, 4) != found
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda t: t.name)
@@ -174,7 +174,7 @@ def test_an_answer_that_takes_for_ever_counts_as_wrong(
 
 
 def test_jsonl_imagines_its_own_problems_first_and_then_rewritten_ones(rows: Jsonl) -> None:
-    found = rows.imagine([], 120, 1)
+    found = rows.imagine(rows.seeds(30, 0), [], 120, 1)
     given = [p for p in found if p.origin == "given"]
     assert len(given) == sum(not is_held_out(rows.key(r["text"])) for r in rows.rows)
     rewritten = [p for p in found if p.origin != "given"]
