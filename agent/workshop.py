@@ -10,6 +10,7 @@ from typing import Any
 
 from agent.progress import Progress
 from agent.training.jobs import Place, Trained
+from search.errors import ResourceError
 
 Job = tuple[Callable[..., Trained], tuple[Any, ...]]
 """A job and its arguments, all but the last one, which is its Place."""
@@ -60,6 +61,11 @@ def _run_on_ray(jobs: Sequence[Job], places: Sequence[Place], progress: Progress
     except ray.exceptions.RayTaskError as error:
         cause = error.cause if isinstance(error.cause, Exception) else error
         raise cause from error
+    except (ray.exceptions.OutOfMemoryError, ray.exceptions.WorkerCrashedError) as error:
+        raise ResourceError(
+            f"a training job was killed: {str(error).splitlines()[0]}",
+            "free memory or lower training.batch_size, then run the same command again",
+        ) from error
 
 
 def _show(place: Place, progress: Progress) -> None:

@@ -21,7 +21,7 @@ from agent.engine.speculative import Costs, Drafter, DraftSource, measure
 from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
 from kernels import dispatch
-from search.errors import CheckpointError
+from search.errors import CheckpointError, ResourceError
 
 ROLES = ("policy", "drafter", "value", "process", "outcome")
 KEPT_MODELS = 2
@@ -45,6 +45,12 @@ class HostSettings:
     draft_tokens: int = 4
 
     def chosen_device(self) -> str:
+        """Raises ResourceError for a device that this machine lacks."""
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise ResourceError(
+                f"device {self.device!r} is asked for, but this machine has no CUDA device",
+                "leave hosting.device at auto, or set it to cpu",
+            )
         if self.device != "auto":
             return self.device
         return "cuda" if torch.cuda.is_available() else "cpu"
