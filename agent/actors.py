@@ -224,6 +224,11 @@ class RayHosts:
 
         self._ray = ray
         gpus = float(ray.cluster_resources().get("GPU", 0))
+        if settings.device.startswith("cuda") and not gpus:
+            raise ResourceError(
+                f"device {settings.device!r} is asked for, but the cluster has no GPU",
+                "leave hosting.device at auto, or set it to cpu",
+            )
         share = min(1.0, gpus / len(ROLES)) if gpus else 0.0
         threads = str(settings.threads)
         # Health answers from a thread of its own, however long a model call takes.
