@@ -82,7 +82,7 @@ class Terminal:
             self._live.stop()
             self._live = None
         if self._name:
-            self.console.print(self._text(), highlight=False, soft_wrap=True)
+            self.console.print(self._text(is_over=True), highlight=False, soft_wrap=True)
             self._name = ""
 
     def _line(self) -> Table:
@@ -93,7 +93,7 @@ class Terminal:
         grid.add_row(bar, self._text())
         return grid
 
-    def _text(self) -> str:
+    def _text(self, is_over: bool = False) -> str:
         spent = time.monotonic() - self._started
         parts = [f"{self._name:<11} {self._done}/{self._total} {self._unit}"]
         shown = dict(self._figures)
@@ -103,7 +103,7 @@ class Terminal:
         for name, value in shown.items():
             parts.append(f"{name} {value:.1%}" if name == "solved" else f"{name} {value:.4g}")
         parts.append(f"{spent:.0f} s")
-        if 0 < self._done < self._total:
+        if 0 < self._done < self._total and not is_over:
             parts.append(f"about {spent / self._done * (self._total - self._done):.0f} s left")
         return " · ".join(parts)
 

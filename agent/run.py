@@ -150,6 +150,7 @@ class Improver:
                 self.hosts.call(role, "load", ref)
             self.start_s = time.monotonic() - began
             self.progress.update(5)
+            self.progress.close()
             yield self
         finally:
             self._stopping.set()
