@@ -266,6 +266,7 @@ class RoundRunner:
         if not self.config.training.drafter_steps:
             return None
         settings = drafter_settings(self.config.training, base)
+        self.progress.stage("drafting", settings.num_steps, "steps of the drafter")
         job: Job = (drafter_job, (policy.path, texts, settings, seed))
         try:
             return self.context.workshop.run([job], self.progress)[0]
