@@ -23,11 +23,13 @@ def cut_drafter(policy: Decoder, share: float = 0.5) -> Decoder:
 def expected_acceptance(policy: Decoder, drafter: Decoder, examples: Sequence[Example]) -> float:
     """Mean overlap sum min(p, q) of the two laws at temperature 1 over the examples' own tokens."""
     total, count = 0.0, 0
+    device = policy.model.norm.weight.device
     for start in range(0, len(examples), 64):
         part = examples[start : start + 64]
         tokens_BT, lengths_B = padded([e.tokens for e in part])
-        given_B = torch.tensor([e.num_prompt for e in part])
-        place = torch.arange(tokens_BT.shape[1])
+        tokens_BT, lengths_B = tokens_BT.to(device), lengths_B.to(device)
+        given_B = torch.tensor([e.num_prompt for e in part], device=device)
+        place = torch.arange(tokens_BT.shape[1], device=device)
         learned = (place >= given_B[:, None] - 1) & (place < lengths_B[:, None] - 1)
         p = torch.softmax(policy.lm_head(policy(tokens_BT)[learned]).float(), dim=-1)
         q = torch.softmax(drafter.lm_head(drafter(tokens_BT)[learned]).float(), dim=-1)
