@@ -81,8 +81,6 @@ def register(
             )
         )  # fmt: skip
         session.flush()
-    elif not Path(known.path).is_dir():
-        known.path = str(checkpoint.path.resolve())  # the same weights, found elsewhere
 
 
 def register_trained(

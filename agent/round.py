@@ -269,7 +269,9 @@ class RoundRunner:
         self.progress.stage("drafting", settings.num_steps, "steps of the drafter")
         job: Job = (drafter_job, (policy.path, texts, settings, seed))
         try:
-            return self.context.workshop.run([job], self.progress)[0]
+            (drafter,) = self.context.workshop.run([job], self.progress)
+            self.progress.update(settings.num_steps)
+            return drafter
         except (DivergedError, NonFiniteError) as error:
             self.progress.say(f"warning: the drafter was not trained: {error.message}")
             return None

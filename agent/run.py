@@ -25,7 +25,7 @@ from agent.tasks.registry import open_task
 from agent.tasks.task import Task
 from agent.teacher import CRITIC_ROLES, Teacher
 from agent.training.initial import initial_models_job
-from agent.training.publish import sweep
+from agent.training.publish import copied, sweep
 from agent.workshop import Workshop
 from search.errors import BusyError, RatchetError, TaskError, UsageError
 from store.database import Store, now_us, open_store
@@ -234,6 +234,8 @@ class Improver:
         known = current_models(self.store, self.run_id)
         if known is not None:
             return known
+        if not self.config.policy:
+            self.base = {r: copied(c, self.folder, r) for r, c in self.base.items()}
         refs = {role: as_ref(role, c) for role, c in self.base.items()}
         with self.store.session() as session:
             for role, checkpoint in self.base.items():

@@ -110,6 +110,25 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
+def copied(checkpoint: Checkpoint, folder: Path, role: str) -> Checkpoint:
+    """The same checkpoint below `folder`, so that a store does not lean on where the code lies."""
+    final = folder / f"{role}-{checkpoint.version}"
+    if not final.exists():
+        scratch = folder / f".writing {owner_name()} {uuid.uuid4().hex}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(checkpoint.path, scratch)
+            os.replace(scratch, final)
+            _flush(folder)
+        except OSError as error:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise ResourceError(
+                f"cannot copy the {role} checkpoint below {folder}: {error}",
+                "free some space, or choose another --checkpoints",
+            ) from error
+    return inspect_checkpoint(final)
+
+
 def sweep(folder: Path) -> int:
     """Remove what killed processes of this host left half-written; returns how many."""
     left = [

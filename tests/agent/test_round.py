@@ -224,3 +224,11 @@ def test_a_worker_that_lost_its_run_cannot_move_the_round(checkpoint: Path, tmp_
         with pytest.raises(BusyError):
             improver.run_round()
     assert contents(tmp_path)["searches"] == []
+
+
+def test_embedded_models_are_copied_beside_what_is_trained_from_them(tmp_path: Path) -> None:
+    config, _ = load_config(SMALL | places(tmp_path))
+    with Improver(config, Silent()).started() as improver:
+        paths = {role: Path(ref.path) for role, ref in improver.models.items()}
+    assert {p.parent for p in paths.values()} == {(tmp_path / "checkpoints").resolve()}
+    assert paths["policy"].name == f"policy-{improver.models['policy'].version}"
