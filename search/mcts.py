@@ -55,10 +55,16 @@ class Candidate:
 
     @property
     def weight(self) -> float:
-        """Outcome score; half when unscored, none when a tool found it unsound."""
+        """Outcome score times the text's probability; none when a tool found it unsound.
+
+        Candidates are different texts, so each stands for all samples of it: the sum of weights
+        behind an answer is what an ORM-weighted vote over endless samples would count.
+        An unscored candidate counts as one half.
+        """
         if self.rollout.is_sound is False:
             return 0.0
-        return 0.5 if self.rollout.outcome.value is None else self.rollout.outcome.value
+        score = 0.5 if self.rollout.outcome.value is None else self.rollout.outcome.value
+        return score * _probability(sum(o.logprob for o in self.rollout.state.options))
 
     @property
     def rank(self) -> tuple[bool, float, int]:

@@ -40,7 +40,8 @@ class SearchSettings:
     """Close options that the task's tool finds unsound."""
     stop_value: float = 0.0
     """End with a finished, tool-sound candidate of at least this outcome score; above 1 never."""
-    final: FinalRule = "best"
+    final: FinalRule = "vote"
+    """`best`: heaviest candidate; `vote`: heaviest answer; `visits`: most visited path."""
     in_flight: int = 1
     """Simulations under way inside one tree."""
     max_failures: int = 2

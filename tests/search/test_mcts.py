@@ -1,6 +1,7 @@
 """The search as rules: visits add up, nothing stays pending, the known best path is found."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from search import frontier
 from search.interfaces import Evaluation, Proposal, Rollout
-from search.mcts import Expansion, Leaf, Search
+from search.mcts import Candidate, Expansion, Leaf, Search
 from search.score import Score
 from search.settings import SearchSettings
 from search.state import Option, State
@@ -227,12 +228,34 @@ def test_a_trajectory_reproduces_the_tokens_and_carries_visit_shares() -> None:
     assert first.q == edge.q
 
 
-def test_the_vote_prefers_the_answer_with_most_weight_behind_it() -> None:
-    world = DigitWorld()
-    search = Search(root("1"), replace(PLAIN, final="vote"), seed=0)
-    frontier.run([search], world, world)
+def candidates(*known: tuple[str, float, float]) -> Search:
+    """A search that came across texts of (answer, probability, outcome score)."""
+    search = Search(root("1"), PLAIN, seed=0)
+    for i, (answer, probability, score) in enumerate(known):
+        option = Option((i,), answer, math.log(probability), "end")
+        state = search.root.state.extended(option)
+        rollout = Rollout(state, 0, 0, None, Score("outcome", "v", score), answer)
+        search.candidates.append(Candidate(rollout, search.root, i))
+    return search
+
+
+def test_an_improbable_text_does_not_win_by_its_outcome_score_alone() -> None:
+    search = candidates(("9", 0.4, 0.6), ("5", 0.001, 0.99))
+    chosen = search.result().chosen
+    assert chosen is not None and chosen.rollout.answer == "9"
+    assert search.result().confidence == pytest.approx(0.24 / (0.24 + 0.00099))
+
+
+def test_the_vote_adds_up_the_weight_behind_an_answer() -> None:
+    search = candidates(("9", 0.3, 0.9), ("5", 0.2, 0.8), ("5", 0.2, 0.7))
     result = search.result()
-    assert result.chosen is not None and result.chosen.rollout.answer == "1"
+    assert result.chosen is not None and result.chosen.rollout.answer == "5"
+    assert result.chosen.rollout.outcome.value == 0.8
+    assert result.runner_up is not None and result.runner_up.rollout.answer == "9"
+    assert result.confidence == pytest.approx(0.30 / 0.57)
+    search.settings = replace(search.settings, final="best")
+    best = search.result().chosen
+    assert best is not None and best.rollout.answer == "9"
 
 
 def test_golden_tree() -> None:
