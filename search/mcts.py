@@ -54,21 +54,16 @@ class Candidate:
     simulation: int
 
     @property
-    def weight(self) -> float:
-        """Outcome score times the text's probability; none when a tool found it unsound.
-
-        Candidates are different texts, so each stands for all samples of it: the sum of weights
-        behind an answer is what an ORM-weighted vote over endless samples would count.
-        An unscored candidate counts as one half.
-        """
-        if self.rollout.is_sound is False:
-            return 0.0
-        score = 0.5 if self.rollout.outcome.value is None else self.rollout.outcome.value
-        return score * _probability(sum(o.logprob for o in self.rollout.state.options))
+    def logprob(self) -> float:
+        """Log-probability of the text under the policy."""
+        return sum(option.logprob for option in self.rollout.state.options)
 
     @property
-    def rank(self) -> tuple[bool, float, int]:
-        return (self.rollout.is_sound is True, self.weight, -self.simulation)
+    def score(self) -> float:
+        """Outcome score; one half when unscored, none when a tool found the text unsound."""
+        if self.rollout.is_sound is False:
+            return 0.0
+        return 0.5 if self.rollout.outcome.value is None else self.rollout.outcome.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,12 +171,12 @@ class Search:
         self.stop_reason, self.error = "failed", reason
 
     def result(self) -> Result:
-        ranked = self._ranked()
-        chosen = ranked[0] if ranked else None
+        ranked = self._ranked(self._weights())
+        chosen = ranked[0][0] if ranked else None
         answer = chosen.rollout.answer if chosen else None
-        runner_up = next((c for c in ranked if c.rollout.answer != answer), None)
-        total = sum(c.weight for c in ranked)
-        behind = sum(c.weight for c in ranked if c.rollout.answer == answer)
+        runner_up = next((c for c, _ in ranked if c.rollout.answer != answer), None)
+        total = sum(weight for _, weight in ranked)
+        behind = sum(weight for c, weight in ranked if c.rollout.answer == answer)
         return Result(
             chosen, runner_up, behind / total if total else 0.0, self.stop_reason, self.budget
         )
@@ -276,19 +271,31 @@ class Search:
         if candidate.rollout.is_sound and score is not None and score >= self.settings.stop_value:
             self.stop_reason = self.stop_reason or "solved"
 
-    def _ranked(self) -> list[Candidate]:
-        if self.settings.final == "visits":
-            return sorted(self.candidates, key=self._path_visits, reverse=True)
-        by_rank = sorted(self.candidates, key=lambda c: c.rank, reverse=True)
-        if self.settings.final == "best":
-            return by_rank
-        votes: dict[str | None, float] = {}
-        for c in by_rank:
-            votes[c.rollout.answer] = votes.get(c.rollout.answer, 0.0) + c.weight
-        return sorted(by_rank, key=lambda c: votes[c.rollout.answer], reverse=True)
+    def _weights(self) -> list[float]:
+        """For each candidate its outcome score times its probability, the likeliest text's being 1.
 
-    def _path_visits(self, candidate: Candidate) -> tuple[int, float]:
-        return (sum(e.visits for e in candidate.node.path()), candidate.weight)
+        Candidates are different texts, so each stands for all samples of it: the sum of weights
+        behind an answer is what an ORM-weighted vote over endless samples would count.
+        """
+        top = max((c.logprob for c in self.candidates), default=0.0)
+        return [c.score * _probability(c.logprob - top) for c in self.candidates]
+
+    def _ranked(self, weights: list[float]) -> list[tuple[Candidate, float]]:
+        """Candidates with their weights, the final rule's choice first."""
+        pairs = list(zip(self.candidates, weights, strict=True))
+        if self.settings.final == "visits":
+            return sorted(pairs, key=lambda p: (self._path_visits(p[0]), p[1]), reverse=True)
+        pairs.sort(key=lambda p: (p[0].rollout.is_sound is True, p[1]), reverse=True)
+        if self.settings.final == "best":
+            return pairs
+        votes: dict[str | None, float] = {}
+        for candidate, weight in pairs:
+            answer = candidate.rollout.answer
+            votes[answer] = votes.get(answer, 0.0) + weight
+        return sorted(pairs, key=lambda p: votes[p[0].rollout.answer], reverse=True)
+
+    def _path_visits(self, candidate: Candidate) -> int:
+        return sum(e.visits for e in candidate.node.path())
 
 
 def _probability(logprob: float) -> float:

@@ -246,6 +246,18 @@ def test_an_improbable_text_does_not_win_by_its_outcome_score_alone() -> None:
     assert search.result().confidence == pytest.approx(0.24 / (0.24 + 0.00099))
 
 
+def test_texts_too_improbable_for_a_float_are_still_told_apart() -> None:
+    search = candidates(("9", 1.0, 0.9), ("5", 1.0, 0.8))
+    for i, logprob in enumerate((-2000.0, -2003.0)):
+        candidate = search.candidates[i]
+        option = replace(candidate.rollout.state.options[0], logprob=logprob)
+        state = replace(candidate.rollout.state, options=(option,))
+        search.candidates[i] = replace(candidate, rollout=replace(candidate.rollout, state=state))
+    result = search.result()
+    assert result.chosen is not None and result.chosen.rollout.answer == "9"
+    assert result.confidence == pytest.approx(0.9 / (0.9 + 0.8 * math.exp(-3)))
+
+
 def test_the_vote_adds_up_the_weight_behind_an_answer() -> None:
     search = candidates(("9", 0.3, 0.9), ("5", 0.2, 0.8), ("5", 0.2, 0.7))
     result = search.result()
