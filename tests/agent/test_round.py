@@ -17,6 +17,7 @@ from agent.tasks.expressions import Expressions
 from search.state import Problem
 from store.check import check_store
 from store.database import open_store
+from store.inspection import list_rounds
 from store.schema import CheckpointRow, Round, SearchRow
 from tests.agent.conftest import write_checkpoint
 from tests.agent.small import SMALL, improve, places
@@ -232,3 +233,14 @@ def test_embedded_models_are_copied_beside_what_is_trained_from_them(tmp_path: P
         paths = {role: Path(ref.path) for role, ref in improver.models.items()}
     assert {p.parent for p in paths.values()} == {(tmp_path / "checkpoints").resolve()}
     assert paths["policy"].name == f"policy-{improver.models['policy'].version}"
+
+
+def test_a_round_runs_on_either_database(checkpoint: Path, tmp_path: Path, url: str) -> None:
+    config, _ = load_config(SMALL | places(tmp_path) | {"policy": str(checkpoint), "store": url})
+    with Improver(config, Silent()).started() as improver:
+        assert improver.run_round().stage in ("promoted", "kept")
+    store = open_store(url, must_exist=True)
+    assert not any(check_store(store).values())
+    (row,) = list_rounds(store)
+    assert row["searches"] == "10/10"
+    store.close()

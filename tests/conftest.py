@@ -1,4 +1,4 @@
-"""The store's tests run on SQLite and on a PostgreSQL server that they start themselves."""
+"""Tests of the store run on SQLite and on a PostgreSQL server that they start themselves."""
 
 from collections.abc import Iterator
 from pathlib import Path
