@@ -1,6 +1,5 @@
 """Telling people how far the work is: a live line on a terminal, plain lines elsewhere."""
 
-import sys
 import threading
 import time
 from typing import Any, Protocol
@@ -111,7 +110,3 @@ class Terminal:
 def make_progress(quiet: bool) -> Progress:
     """A terminal's progress; for pipes plain lines every 15 s; nothing when quiet."""
     return Silent() if quiet else Terminal()
-
-
-def warn(text: str) -> None:
-    print(text, file=sys.stderr)

@@ -15,7 +15,6 @@ from sqlalchemy.dialects import postgresql, sqlite
 from agent.actors import Hosts, make_hosts
 from agent.config import Config
 from agent.context import RunContext
-from agent.engine.checkpoint import inspect_checkpoint
 from agent.engine.hosts import HostSettings, ModelRef
 from agent.engine.tokenizer import Tokenizer
 from agent.models import as_ref, base_checkpoints, refs_of, register, register_trained
@@ -31,7 +30,7 @@ from search.errors import BusyError, RatchetError, TaskError, UsageError
 from store.database import Store, now_us, open_store
 from store.leases import RunLease
 from store.recording import add_event, add_problems
-from store.schema import ActorRow, CheckpointRow, Round, Run, SearchRow
+from store.schema import ActorRow, Round, Run, SearchRow
 
 RENEW_EVERY_S = 10.0
 
@@ -70,7 +69,7 @@ class Improver:
         self.store: Store = open_store(config.store)
         self.run_id = self._run_row()
         self.lease = RunLease(self.store, self.run_id)
-        self.num_swept = sweep(self.folder)
+        sweep(self.folder)
         self.hosts: Hosts | None = None
         self.start_s = 0.0
         self._stopping = threading.Event()
@@ -331,18 +330,3 @@ def current_models(store: Store, run_id: int) -> dict[str, ModelRef] | None:
         elif last.stage == "kept":
             versions |= {r: v for r, v in candidates.items() if r in CRITIC_ROLES}
         return refs_of(session, versions)
-
-
-def checkpoint_of(store: Store, name: str) -> tuple[str, str]:
-    """Role and path of a registered version, or of a directory. Raises UsageError."""
-    if Path(name).is_dir():
-        return "policy", str(inspect_checkpoint(name).path)
-    with store.session() as session:
-        rows = session.scalars(
-            select(CheckpointRow).where(CheckpointRow.version.startswith(name))
-        ).all()
-    if len(rows) != 1:
-        raise UsageError(
-            f"{name!r} names {len(rows)} checkpoints", "give more digits; see `ratchet models`"
-        )
-    return rows[0].role, rows[0].path

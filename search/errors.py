@@ -7,7 +7,6 @@ RatchetError                 exit 1
 │   └── CheckpointError               a checkpoint that may not or cannot be loaded
 ├── NotFoundError            exit 3   a run, round, search or model that is not there
 ├── BusyError                exit 5   somebody else works on the same run
-├── PartialError             exit 6   more failures than the threshold allows
 ├── StoreError               exit 7   a store of another version, a broken invariant
 └── ResourceError            exit 8   disk, memory, a device
 
@@ -48,10 +47,6 @@ class NotFoundError(RatchetError):
 
 class BusyError(RatchetError):
     exit_code = 5
-
-
-class PartialError(RatchetError):
-    exit_code = 6
 
 
 class StoreError(RatchetError):
