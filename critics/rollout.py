@@ -42,23 +42,20 @@ def checked_rollout(
     check: Callable[[State], Finding],
     answer_of: Callable[[Sequence[str]], str | None],
 ) -> Rollout:
-    """The completed state with what the tool finds of each new step, still without a score."""
-    num_given, num_sound = state.depth, 0
-    is_sound: bool | None = True if new else check(state).is_sound
-    for option in new:
-        state = state.extended(option)
-        finding = check(state)
-        if finding.is_sound is None:
-            is_sound = None if is_sound else is_sound
-        elif not finding.is_sound:
-            is_sound = False
-        if is_sound and option.stop != "length":
-            num_sound += 1
-        if is_sound is False:
+    """The completed state with what the tool finds of its steps, still without a score."""
+    num_given = state.depth
+    full = State(state.problem_id, state.prompt_tokens, state.prompt, (*state.options, *new))
+    verdicts: list[bool | None] = []
+    for end in range(1, full.depth + 1):
+        verdicts.append(check(replace(full, options=full.options[:end])).is_sound)
+        if verdicts[-1] is False:
             break
-    full = State(
-        state.problem_id, state.prompt_tokens, state.prompt, (*state.options[:num_given], *new)
-    )
+    is_sound = False if False in verdicts else None if None in verdicts else bool(verdicts) or None
+    num_sound = 0
+    for option, verdict in zip(new, verdicts[num_given:], strict=False):
+        if verdict is not True or option.stop == "length":
+            break
+        num_sound += 1
     answer = answer_of(full.steps) if full.is_finished else None
     return Rollout(full, num_given, num_sound, is_sound, UNSCORED, answer)
 

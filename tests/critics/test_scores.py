@@ -102,6 +102,16 @@ def test_a_rollout_is_sound_up_to_the_first_step_that_is_not(
     assert found.state.tokens == (1, 2, 3, 4, 5, 0)
 
 
+def test_an_unsound_beginning_makes_the_whole_text_unsound() -> None:
+    def check(state: State) -> Finding:
+        return Finding(state.depth > 1)
+
+    begun = START.extended(STEP)
+    for new in ([LAST], []):
+        found = checked_rollout(begun, new, check, lambda steps: "b")
+        assert (found.is_sound, found.num_sound) == (False, 0)
+
+
 def test_an_unsound_text_scores_zero_and_a_missing_score_stays_missing() -> None:
     bad = checked_rollout(START, [STEP, LAST], lambda s: Finding(False), lambda steps: "b")
     assert scored(bad, Score("outcome", "v", 0.9)).outcome.value == 0.0
