@@ -174,8 +174,9 @@ def _sampled(
                 votes[r.answer] = votes.get(r.answer, 0) + 1
             best = max(votes, key=lambda a: votes[a], default=None)
         elif plan.mode == "best-of-n":
-            top = max(answered, key=lambda r: r.outcome.value or 0.0, default=None)
-            best = top.answer if top else None
+            # An unscored text is no worst one: it is out of the contest.
+            contest = [(r.outcome.value, r.answer) for r in answered if r.outcome.value is not None]
+            best = max(contest, key=lambda c: c[0], default=(0.0, None))[1]
         else:
             best = answered[0].answer if answered else None
         found.append((best, spent))
