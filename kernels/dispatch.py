@@ -18,6 +18,9 @@ _IMPLEMENTATIONS: dict[str, Callable[..., Tensor]] = {
 }
 
 
+OPERATIONS = tuple(_IMPLEMENTATIONS)
+
+
 def implementation(operation: str) -> str:
     """Dotted name of what runs for an operation, for reports."""
     chosen = _IMPLEMENTATIONS[operation]

@@ -11,6 +11,7 @@ from typing import Any
 from agent.commands.output import emit, table
 from agent.commands.settings import load
 from agent.models import base_checkpoints
+from kernels.dispatch import OPERATIONS, implementation
 from search.errors import RatchetError
 from store.check import check_store
 from store.database import open_store, sqlite_path
@@ -69,6 +70,7 @@ def _machine(store: str) -> Iterator[Check]:
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU only"
     yield _check("device", True, device)
+    yield _check("kernels", True, ", ".join(map(implementation, OPERATIONS)))
     path = sqlite_path(store)
     folder = (path.parent if path else Path()).absolute()
     while not folder.exists():
