@@ -83,6 +83,7 @@ class HostingSettings(_Section):
     device: str = Field("auto", description="auto, cpu or cuda")
     batch_rows: int = Field(512, ge=1, description="rows of one forward, at most")
     cohort: int = Field(250, ge=1, description="searches that step together")
+    batch_target: int = Field(0, ge=0, description="requests of one model call; 0: of all searches")
     speculation: Literal["auto", "always", "never"] = Field("auto", description="draft rollouts")
     draft_tokens: int = Field(4, ge=1, le=16, description="tokens of one draft")
     option_tokens: int = Field(48, ge=1, description="longest option")

@@ -113,7 +113,7 @@ def _searched(
         Search(models.root(p), models.settings, derive_seed(plan.seed, p.id, "evaluate"))
         for p in problems
     ]
-    frontier.run(searches, models, models)
+    frontier.run(searches, models, models, clock=time.monotonic)
     found: list[tuple[str | None, int]] = []
     for search in searches:
         result = search.result()

@@ -190,7 +190,10 @@ class RoundRunner:
             if is_new:
                 tally.add(search, judged(self.task, _answer(search), problem.answer))
 
-        frontier.run(started, models, models, record, self._stopping.is_set)
+        frontier.run(
+            started, models, models, frontier.Listener(done=record), self._stopping.is_set,
+            time.monotonic, self.config.hosting.batch_target,
+        )  # fmt: skip
 
     def _select(self, round_id: int) -> None:
         """Freeze the trajectories that the critics trust."""

@@ -2,31 +2,42 @@
 
 import math
 
-from search.settings import SearchSettings
+from search.settings import SearchSettings, at_depth
 from search.tree import Node
 
+ALL_DRAWN = 10**9
+"""`num_drawn` of a node whose proposer has no more options."""
 
-def importance(node: Node) -> float:
-    """I(s) = max |v(child) - v(s)| over the evaluated children; 0 while there are none."""
-    if node.value is None:
-        return 0.0
-    values = [e.child.value for e in node.edges if e.child and e.child.value is not None]
-    return max((abs(v - node.value) for v in values), default=0.0)
+
+def note_value(node: Node, value: float) -> None:
+    """Take a child's evaluation into the node's importance I(s)."""
+    if node.value is not None:
+        node.importance = max(node.importance, abs(value - node.value))
+
+
+def max_width(node: Node, settings: SearchSettings) -> int:
+    """c_max at the node's depth."""
+    return at_depth(settings.max_width, node.depth)
+
+
+def min_width(node: Node, settings: SearchSettings) -> int:
+    """c_min at the node's depth; sequential halving draws all options that it considers at once."""
+    smallest = at_depth(settings.min_width, node.depth)
+    if node.parent is None and settings.root_selection == "gumbel":
+        return max(smallest, min(settings.num_considered, max_width(node, settings)))
+    return smallest
 
 
 def width(node: Node, settings: SearchSettings) -> int:
-    """n(s) = max(c_min, min(floor(alpha I(s)) + 1, c_max)); c_max depends on the depth.
+    """n(s) = max(c_min(t), min(floor(alpha I(s)) + 1, c_max(t))).
 
     A node that came into the tree along a verified rollout has one option and needs no more until
     its importance asks for them or that option proves a dead end.
     """
-    smallest = settings.min_width if node.num_drawn or not node.edges else 1
-    grown = math.floor(settings.importance * importance(node)) + 1
+    is_bare = not node.num_drawn and node.edges and settings.root_selection != "gumbel"
+    smallest = 1 if is_bare else min_width(node, settings)
+    grown = math.floor(settings.importance * node.importance) + 1
     return max(smallest, min(grown, max_width(node, settings)))
-
-
-def max_width(node: Node, settings: SearchSettings) -> int:
-    return settings.root_max_width if node.parent is None else settings.max_width
 
 
 def num_wanted(node: Node, settings: SearchSettings) -> int:
@@ -34,12 +45,18 @@ def num_wanted(node: Node, settings: SearchSettings) -> int:
 
     Dead ends widen: when no option is open, twice as many are drawn, up to c_max.
     """
+    drawn = node.num_drawn
+    if drawn and node.num_open and settings.importance * node.importance < drawn:
+        return (
+            drawn  # c_min was drawn at first, and the importance asks for no more: the usual case
+        )
     limit = max_width(node, settings)
-    if node.num_drawn >= limit:
-        return node.num_drawn
+    if drawn >= limit:
+        return drawn
     wanted = width(node, settings)
-    if any(edge.is_open for edge in node.edges):
-        is_tried = all(e.visits or e.pending for e in node.edges if e.is_open)
-        known = max(node.num_drawn, len(node.edges))
-        return min(limit, wanted) if is_tried and wanted > known else node.num_drawn
-    return min(limit, max(wanted, 2 * node.num_drawn, settings.min_width))
+    if not node.num_open:
+        return min(limit, max(wanted, 2 * drawn, min_width(node, settings)))
+    if wanted <= max(drawn, len(node.edges)):
+        return drawn
+    is_tried = all(e.visits or e.pending for e in node.edges if not e.is_closed)
+    return min(limit, wanted) if is_tried else drawn

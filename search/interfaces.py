@@ -20,6 +20,8 @@ class Proposal:
     """For each option why a tool finds it unsound, or an empty text; empty when no tool looked."""
     num_tokens: int = 0
     """Tokens generated to find them, discarded ones included."""
+    num_calls: int = 1
+    """Requests to models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,8 @@ class Evaluation:
     """For a terminal state the state itself, once."""
     num_tokens: int = 0
     """Tokens generated for the rollouts."""
+    num_calls: int = 1
+    """Requests to models: rollouts and critics."""
 
 
 @dataclass(frozen=True, slots=True)

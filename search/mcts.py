@@ -17,17 +17,18 @@ from dataclasses import dataclass
 
 from search import backup
 from search.budget import Budget, StopReason
-from search.expansion import num_wanted
+from search.expansion import ALL_DRAWN, note_value, num_wanted
 from search.interfaces import EvaluateRequest, Evaluation, ExpandRequest, Proposal, Rollout
-from search.merge import Same, merge_option, same_text
-from search.randomness import derive_seed
+from search.merge import Merge, join, rule_of
+from search.randomness import derive_seed, gamma, gumbel
+from search.replay import Simulation
 from search.selection import RULES
 from search.settings import SearchSettings
-from search.state import State
-from search.tree import Edge, Node
+from search.state import Option, State
+from search.tree import Edge, Node, new_root
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Expansion:
     """`node` needs options."""
 
@@ -35,7 +36,7 @@ class Expansion:
     request: ExpandRequest
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Leaf:
     """`node` needs an evaluation; the edges of `path` wait for it."""
 
@@ -81,39 +82,49 @@ class Result:
 
 
 class Search:
+    """One tree. `merge` overrides the settings' rule with one of the caller's own."""
+
     def __init__(
-        self, root: State, settings: SearchSettings, seed: int, same: Same = same_text
+        self, root: State, settings: SearchSettings, seed: int, merge: Merge | None = None
     ) -> None:
         self.settings = settings
         self.seed = seed
-        self.same = same
-        self.root = Node(root, ix=0)
+        self.merge = merge or rule_of(settings)
+        self.root = new_root(root)
         self.nodes = [self.root]
         self.budget = Budget()
         self.candidates: list[Candidate] = []
+        self.log: list[Simulation] = []
+        """All finished simulations in order: with the nodes' parents it gives every N and W."""
         self.stop_reason: StopReason = ""
         self.num_unscored = 0
         self.error = ""
         """Why the search failed; empty otherwise."""
         self._rule = RULES[settings.selection]
+        self._root_rule = RULES["gumbel" if settings.root_selection == "gumbel" else
+                                settings.selection]  # fmt: skip
         self._awaited: set[int] = set()
         """Identities of requests handed out and not yet answered: a second tell changes nothing."""
+        self._texts: set[tuple[int, ...]] = set()
+        """Tokens of the candidates: each text is one of them once."""
+        self._steady = ("", 0)
+        """The answer that the last simulations agreed on, and how many they were."""
 
     @property
     def is_done(self) -> bool:
         return bool(self.stop_reason) and not self._awaited
 
     def ask(self) -> Expansion | Leaf | None:
+        if len(self._awaited) >= self.settings.in_flight:
+            return None
         if not self.stop_reason:
             self.stop_reason = self.budget.exceeded(self.settings)
-        if self.stop_reason or len(self._awaited) >= self.settings.in_flight:
+        if self.stop_reason:
             return None
         if not self.root.num_evaluations and not self.root.is_closed:
-            return (
-                None
-                if self._awaited
-                else self._lease(Leaf(self.root, (), self._request(self.root)))
-            )
+            if self._awaited:
+                return None
+            return self._lease(Leaf(self.root, (self.root.parent_edge,), self._request(self.root)))
         while not self.root.is_closed:
             found = self._descend()
             if isinstance(found, Node):
@@ -130,40 +141,42 @@ class Search:
         node.is_expanding = False
         node.num_drawn = expansion.request.count
         self.budget.tokens += proposal.num_tokens
-        for i, option in enumerate(proposal.options):
-            edge = merge_option(node.edges, option, _probability(option.logprob), self.same)
-            reason = proposal.unsound[i] if proposal.unsound else ""
-            if edge is not None and reason and self.settings.prune_unsound:
-                edge.prune_reason = reason
+        self.budget.calls += proposal.num_calls
+        self._join(node, proposal.options, proposal.unsound)
         if len(proposal.options) < expansion.request.count:
-            node.num_drawn = 10**9  # the proposer has no more
+            node.num_drawn = ALL_DRAWN
 
     def tell_evaluation(self, leaf: Leaf, evaluation: Evaluation) -> None:
-        """Back the value up, or take the simulation back when the leaf stayed unscored."""
+        """Back the value up, or take the simulation back when the leaf stayed unscored.
+
+        A value that is no number in [0, 1] counts as unscored: it would poison every mean above.
+        """
         if not self._answered(leaf):
             return
-        node = leaf.node
+        node, value = leaf.node, evaluation.value
         self.budget.tokens += evaluation.num_tokens
-        if evaluation.value is None:
+        self.budget.calls += evaluation.num_calls
+        if value is None or not 0.0 <= value <= 1.0:
             self._unscored(leaf)
             return
         self.budget.simulations += 1
-        node.value, node.scores, node.rollouts = (
-            evaluation.value,
-            evaluation.scores,
-            evaluation.rollouts,
-        )
+        node.value, node.scores, node.rollouts = value, evaluation.scores, evaluation.rollouts
         node.num_evaluations = 1
-        backup.finish(leaf.path, evaluation.value)
+        if node.parent is not None:
+            note_value(node.parent, value)
+        backup.finish(leaf.path, value)
+        self.log.append(Simulation(node.ix, value, self.budget.tokens))
         for rollout in evaluation.rollouts:
             if rollout.state.is_finished:
                 self._consider(Candidate(rollout, node, self.budget.simulations))
         if node.state.is_terminal:
-            self._close(node, "terminal")
+            node.close("terminal")
         elif node.depth >= self.settings.max_depth:
-            self._close(node, "max_depth")
+            node.close("max_depth")
         elif evaluation.rollouts:
             self._adopt(node, evaluation.rollouts[0])
+        if self.settings.patience and not self.stop_reason:
+            self._watch()
 
     def fail(self, reason: str) -> None:
         """End the search with what was found so far: the outside cannot answer."""
@@ -183,26 +196,29 @@ class Search:
 
     def _descend(self) -> Expansion | Leaf | Node | None:
         """Walk down once. A node comes back when it was found closed and the walk starts anew."""
-        node, path = self.root, list[Edge]()
+        node, settings = self.root, self.settings
+        path = [node.parent_edge]
+        rule = self._root_rule
         while True:
             if node.is_expanding:
                 return None
-            wanted = num_wanted(node, self.settings)
+            wanted = num_wanted(node, settings)
             if wanted > node.num_drawn:
-                seed = derive_seed(self.seed, node.ix, wanted, "expand")
+                # The seed is of the node alone: asking again goes on with the same draws.
+                seed = derive_seed(self.seed, node.ix, "expand")
                 return Expansion(node, ExpandRequest(node.state, wanted, seed))
-            edge = self._rule(node, self.settings)
+            edge = rule(node, settings)
             if edge is None:
-                if any(e.is_open for e in node.edges):
+                if node.num_open:
                     return None  # all that is open is under way
-                self._close(node, "no option left")
+                node.close("no option left")
                 return node
             path.append(edge)
             if edge.child is None:
                 child = self._grow(node, edge)
                 return Leaf(child, tuple(path), self._request(child))
-            node = edge.child
-            if not node.edges and not node.num_evaluations and node.num_failures:
+            node, rule = edge.child, self._rule
+            if node.num_failures and not node.edges and not node.num_evaluations:
                 return Leaf(node, tuple(path), self._request(node))
 
     def _lease(self, request: Expansion | Leaf) -> Expansion | Leaf:
@@ -222,15 +238,40 @@ class Search:
 
     def _request(self, node: Node) -> EvaluateRequest:
         known: tuple[Rollout, ...] = ()
-        if node.parent is not None and self.settings.rollout_temperature == 0:
+        if node.parent is not None and node.parent.rollouts \
+                and self.settings.rollout_temperature == 0:  # fmt: skip
             tokens = node.state.tokens
             known = tuple(
                 r for r in node.parent.rollouts if r.state.tokens[: len(tokens)] == tokens
             )
         return EvaluateRequest(node.state, derive_seed(self.seed, node.ix, "rollout"), known)
 
+    def _join(self, node: Node, options: tuple[Option, ...], unsound: tuple[str, ...] = ()) -> None:
+        """Take options into a node by the merge rule and the rule for unsound ones."""
+        settings = self.settings
+        priors = [_probability(option.logprob) for option in options]
+        if unsound and settings.unsound == "discount":
+            cut = settings.unsound_discount
+            priors = [p * cut if u else p for p, u in zip(priors, unsound, strict=True)]
+        for edge in join(node, options, priors, self.merge, unsound):
+            if edge is None:
+                continue
+            if edge.unsound_reason and settings.unsound == "prune":
+                node.prune(edge)
+            if node.parent is None:
+                edge.noise = self._noise(len(node.edges), edge)
+
+    def _noise(self, num_edges: int, edge: Edge) -> float:
+        """The root option's draw, a function of its text's place among the tokens drawn."""
+        name = ",".join(map(str, edge.option.tokens))
+        if self.settings.root_selection == "gumbel":
+            return gumbel(self.seed, name, "root gumbel")
+        if self.settings.noise_fraction:
+            return gamma(self.settings.noise_concentration, self.seed, name, "root noise")
+        return 0.0
+
     def _grow(self, node: Node, edge: Edge) -> Node:
-        child = Node(node.state.extended(edge.option), len(self.nodes), node, edge)
+        child = Node(node.state.extended(edge.option), len(self.nodes), edge, node)
         edge.child = child
         self.nodes.append(child)
         return child
@@ -239,16 +280,15 @@ class Search:
         """Grow the tool-checked beginning of a rollout as a chain of nodes without visits."""
         new = rollout.state.options[rollout.num_given :]
         for option in new[: rollout.num_sound]:
-            edge = merge_option(node.edges, option, _probability(option.logprob), self.same)
-            if edge is None:
-                edge = next((e for e in node.edges if self.same(e.option, option)), None)
-                if edge is None or not edge.is_open:
-                    return
+            self._join(node, (option,))
+            edge = node.edge_of(option) or self.merge.find(node.edges, option)
+            if edge is None or edge.is_closed:
+                return
             node = edge.child or self._grow(node, edge)
             if node.state.is_terminal:
-                self._close(node, "terminal")
+                node.close("terminal")
             elif node.depth >= self.settings.max_depth:
-                self._close(node, "max_depth")
+                node.close("max_depth")
             if node.is_closed:
                 return
 
@@ -258,18 +298,30 @@ class Search:
         self.budget.started -= 1
         leaf.node.num_failures += 1
         if leaf.node.num_failures >= self.settings.max_failures:
-            self._close(leaf.node, "unscored")
-
-    def _close(self, node: Node, reason: str) -> None:
-        node.is_closed, node.close_reason = True, reason
+            leaf.node.close("unscored")
 
     def _consider(self, candidate: Candidate) -> None:
         tokens = candidate.rollout.state.tokens
-        if all(c.rollout.state.tokens != tokens for c in self.candidates):
+        if tokens not in self._texts:
+            self._texts.add(tokens)
             self.candidates.append(candidate)
-        score = candidate.rollout.outcome.value
-        if candidate.rollout.is_sound and score is not None and score >= self.settings.stop_value:
+        score, is_sound = candidate.rollout.outcome.value, candidate.rollout.is_sound
+        if score is None or is_sound is False:
+            return
+        gate = self.settings.stop_value if is_sound else self.settings.stop_unchecked_value
+        if score >= gate:
             self.stop_reason = self.stop_reason or "solved"
+
+    def _watch(self) -> None:
+        """Count the simulations that left the answer as it was."""
+        result = self.result()
+        answer = result.chosen.rollout.answer if result.chosen else None
+        if answer is None or result.confidence < self.settings.stop_confidence:
+            self._steady = ("", 0)
+            return
+        self._steady = (answer, self._steady[1] + 1 if answer == self._steady[0] else 0)
+        if self._steady[1] >= self.settings.patience:
+            self.stop_reason = "converged"
 
     def _weights(self) -> list[float]:
         """For each candidate its outcome score times its probability, the likeliest text's being 1.
@@ -299,4 +351,5 @@ class Search:
 
 
 def _probability(logprob: float) -> float:
-    return math.exp(min(0.0, logprob))
+    """0 for what is no number."""
+    return math.exp(logprob) if logprob < 0.0 else float(logprob >= 0.0)

@@ -1,31 +1,157 @@
-"""State merge among siblings: equivalent options share one child and its statistics."""
+"""State merge among siblings: equivalent options share one child and its statistics.
 
-from collections.abc import Callable
+A rule says when two options under one node count as the same. Where it can, it gives each option
+a key, and equal keys are the same; otherwise pairs are compared.
+"""
 
+import math
+import re
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+from search.settings import SearchSettings
 from search.state import Option
-from search.tree import Edge
+from search.tree import Edge, Node
 
 Same = Callable[[Option, Option], bool]
 
 
-def same_text(left: Option, right: Option) -> bool:
-    """Equal but for white space at the ends, and ending the same way."""
-    return left.text.strip() == right.text.strip() and left.stop == right.stop
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """One way to tell that two sibling options are equivalent: by a key, or pair by pair."""
+
+    name: str
+    key: Callable[[Option], Hashable] | None = None
+    same: Same | None = None
+
+    def find(self, edges: Sequence[Edge], option: Option) -> Edge | None:
+        """The first edge that the option is equivalent to."""
+        if self.key is not None:
+            key = self.key
+            wanted = key(option)
+            return next((e for e in edges if key(e.option) == wanted), None)
+        if self.same is None:
+            return None
+        return next((e for e in edges if self.same(e.option, option)), None)
 
 
-def merge_option(
-    edges: list[Edge], option: Option, prior: float, same: Same = same_text
-) -> Edge | None:
-    """Join `option` to an equivalent edge, adding priors; returns a new edge when there is none."""
-    for edge in edges:
-        if edge.option.tokens == option.tokens:
-            return None
-        if any(other.tokens == option.tokens for other in edge.alternatives):
-            return None
-        if same(edge.option, option):
-            edge.alternatives.append(option)
-            edge.prior += prior
-            return None
-    edge = Edge(option, prior)
-    edges.append(edge)
-    return edge
+def _stripped(option: Option) -> Hashable:
+    return (option.text.strip(), option.stop)
+
+
+_SPACE = re.compile(r"\s+")
+
+
+def normalised(text: str) -> str:
+    """Lower case, single blanks, no full stop or comma at the end.
+
+    >>> normalised("  So  x = 3. ")
+    'so x = 3'
+    """
+    return _SPACE.sub(" ", text).strip().rstrip(".,;").rstrip().casefold()
+
+
+def edit_distance(left: str, right: str, limit: int) -> int:
+    """Levenshtein distance; `limit` + 1 as soon as it is known to be more.
+
+    >>> edit_distance("kitten", "sitting", 5), edit_distance("kitten", "sitting", 1)
+    (3, 2)
+    """
+    if abs(len(left) - len(right)) > limit:
+        return limit + 1
+    row = list(range(len(right) + 1))
+    for i, a in enumerate(left, 1):
+        corner, row[0] = row[0], i
+        for j, b in enumerate(right, 1):
+            corner, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, corner + (a != b))
+        if min(row) > limit:
+            return limit + 1
+    return min(row[-1], limit + 1)
+
+
+BY_TOKENS = Merge("tokens", key=lambda option: option.tokens)
+"""Nothing but the very same tokens."""
+BY_TEXT = Merge("text", key=_stripped)
+"""Equal but for white space at the ends, and ending the same way."""
+BY_NORMALISED_TEXT = Merge("normalised", key=lambda o: (normalised(o.text), o.stop))
+
+
+def by_edit_distance(limit: int) -> Merge:
+    """At most `limit` edits apart (AlphaLLM used 20 and 50), and ending the same way."""
+
+    def same(left: Option, right: Option) -> bool:
+        return left.stop == right.stop and edit_distance(left.text, right.text, limit) <= limit
+
+    return Merge(f"edit:{limit}", same=same)
+
+
+def by_embedding(embed: Callable[[str], Sequence[float]], min_cosine: float) -> Merge:
+    """Embeddings whose cosine is at least `min_cosine`. Each text is embedded once."""
+    known: dict[str, Sequence[float]] = {}
+
+    def vector(text: str) -> Sequence[float]:
+        if text not in known:
+            found = embed(text)
+            norm = math.sqrt(sum(x * x for x in found)) or 1.0
+            known[text] = [x / norm for x in found]
+        return known[text]
+
+    def same(left: Option, right: Option) -> bool:
+        pair = zip(vector(left.text), vector(right.text), strict=True)
+        return left.stop == right.stop and sum(a * b for a, b in pair) >= min_cosine
+
+    return Merge(f"embedding:{min_cosine}", same=same)
+
+
+def by_judgement(judge: Callable[[str, str], bool]) -> Merge:
+    """Whatever `judge` says of the two texts: a model's yes or no, for instance."""
+    return Merge("judgement", same=lambda a, b: a.stop == b.stop and judge(a.text, b.text))
+
+
+def rule_of(settings: SearchSettings) -> Merge:
+    if settings.merge == "edit":
+        return by_edit_distance(settings.merge_distance)
+    return {"tokens": BY_TOKENS, "text": BY_TEXT, "normalised": BY_NORMALISED_TEXT}[settings.merge]
+
+
+def join(
+    node: Node,
+    options: Sequence[Option],
+    priors: Sequence[float],
+    rule: Merge,
+    unsound: Sequence[str] = (),
+) -> list[Edge | None]:
+    """Add options to a node; for each its new edge, or None when it is known or was merged.
+
+    A merged option is remembered among its edge's alternatives and adds its prior; one whose
+    tokens are known already changes nothing, so asking again for more options is safe. Options
+    that a tool judges differently (`unsound` says why, or is empty) are never merged.
+    """
+    known = {o.tokens for e in node.edges for o in (e.option, *e.alternatives)}
+    keyed: dict[Hashable, Edge] = {}
+    if rule.key is not None:
+        for edge in reversed(node.edges):
+            keyed[rule.key(edge.option), bool(edge.unsound_reason)] = edge
+    found: list[Edge | None] = []
+    for i, option in enumerate(options):
+        if option.tokens in known:
+            found.append(None)
+            continue
+        known.add(option.tokens)
+        reason = unsound[i] if unsound else ""
+        edge = Edge(option, priors[i], unsound_reason=reason)
+        if rule.key is not None:
+            twin = keyed.setdefault((rule.key(option), bool(reason)), edge)
+        else:
+            judged_alike = [e for e in node.edges if bool(e.unsound_reason) == bool(reason)]
+            twin = rule.find(judged_alike, option) or edge
+        if twin is edge:
+            node.add(edge)
+            found.append(edge)
+            continue
+        found.append(None)
+        twin.alternatives.append(option)
+        twin.prior += priors[i]
+        if not twin.prune_reason:
+            node.prior_mass += priors[i]
+    return found

@@ -8,45 +8,117 @@ from search.tree import Edge, Node
 
 Rule = Callable[[Node, SearchSettings], Edge | None]
 
+GUMBEL_VISITS = 50.0
+GUMBEL_SCALE = 0.1
+"""c_visit and c_scale of Danihelka et al. (2022), for values in [0, 1]."""
 
-def _selectable(node: Node) -> list[Edge]:
+
+def selectable(node: Node) -> list[Edge]:
     """Open edges, less those whose first visit is still under way."""
-    return [e for e in node.edges if e.is_open and not (e.child is None and e.pending)
-            and not (e.child is not None and e.visits == 0 and e.pending)]  # fmt: skip
+    return [e for e in node.edges if not e.is_closed and (e.visits or not e.pending)]
 
 
 def ucb(node: Node, settings: SearchSettings) -> Edge | None:
     """UCB1 as in AlphaLLM: w + C sqrt(2 ln N / n); unvisited edges first, most probable first."""
-    edges = _selectable(node)
-    total = max(1, node.visits + node.pending)
+    own = node.parent_edge
+    spread = settings.exploration * math.sqrt(2 * math.log(max(1, own.visits + own.pending)))
 
     def score(edge: Edge) -> tuple[float, float]:
-        count = edge.visits + edge.pending
         if edge.visits == 0:
             return (math.inf, edge.prior)
-        spread = math.sqrt(2 * math.log(total) / count)
-        return (edge.value_sum / count + settings.exploration * spread, edge.prior)
+        count = edge.visits + edge.pending
+        return (edge.value_sum / count + spread / math.sqrt(count), edge.prior)
 
-    return max(edges, key=score, default=None)
+    return max(selectable(node), key=score, default=None)
 
 
 def puct(node: Node, settings: SearchSettings) -> Edge | None:
-    """PUCT (Silver et al. 2017) with priors normalised over the siblings that may be taken.
+    """PUCT (Silver et al. 2017) with priors normalised over the siblings that were not pruned.
 
-    A simulation under way counts as a visit of value 0, so the next one looks elsewhere.
+    An unvisited option counts as the node's mean less `first_play_reduction`. A simulation under
+    way counts as a visit of value 0, so the next one looks elsewhere. Written as one loop: this is
+    where a search without models spends its time.
     """
-    edges = _selectable(node)
-    mass = sum(e.prior for e in node.edges if not e.prune_reason) or 1.0
-    first_play = max(0.0, node.mean - settings.first_play_reduction)
-    root = math.sqrt(max(1, node.visits + node.pending))
+    own = node.parent_edge
+    mean = own.value_sum / own.visits if own.visits else 0.5
+    first_play = max(0.0, mean - settings.first_play_reduction)
+    unit = settings.exploration * math.sqrt(max(1, own.visits + own.pending))
+    mass = node.prior_mass or 1.0
+    noise, unit_of_noise = settings.noise_fraction if node.parent is None else 0.0, 0.0
+    if noise:
+        unit_of_noise = unit * noise / (sum(e.noise for e in node.edges if not e.is_closed) or 1.0)
+        unit *= 1.0 - noise
+    unit /= mass
+    best, best_score, best_prior = None, -1.0, -1.0
+    for edge in node.edges:
+        if edge.is_closed:
+            continue
+        visits = edge.visits
+        prior = edge.prior
+        if visits:
+            count = visits + edge.pending
+            score = edge.value_sum / count + unit * prior / (1 + count)
+        elif edge.pending:
+            continue
+        else:
+            count = 0
+            score = first_play + unit * prior
+        if noise:
+            score += unit_of_noise * edge.noise / (1 + count)
+        if score > best_score or (score == best_score and prior > best_prior):
+            best, best_score, best_prior = edge, score, prior
+    return best
 
-    def score(edge: Edge) -> tuple[float, float]:
-        count = edge.visits + edge.pending
-        mean = edge.value_sum / count if edge.visits else first_play
-        bonus = settings.exploration * edge.prior / mass * root / (1 + count)
-        return (mean + bonus, edge.prior)
 
-    return max(edges, key=score, default=None)
+def considered_visits(num_considered: int, simulations: int) -> list[int]:
+    """For each simulation how often the option it takes has been visited: sequential halving.
+
+    Karnin, Koren and Somekh (2013), as in Danihelka et al. (2022): the options are halved about
+    log2(m) times, and each phase spreads an equal share of the budget over those that are left.
+
+    >>> considered_visits(4, 8)
+    [0, 0, 0, 0, 1, 1, 2, 2]
+    """
+    if num_considered < 2:
+        return list(range(simulations))
+    phases = math.ceil(math.log2(num_considered))
+    left, visits = num_considered, 0
+    sequence: list[int] = []
+    while len(sequence) < simulations:
+        for _ in range(max(1, simulations // (phases * left))):
+            sequence += [visits] * left
+            visits += 1
+        left = max(2, left // 2)
+    return sequence[:simulations]
 
 
-RULES: dict[str, Rule] = {"puct": puct, "ucb": ucb}
+def gumbel(node: Node, settings: SearchSettings) -> Edge | None:
+    """Sequential halving over the root's options by g + ln P + sigma(Q).
+
+    g is the option's Gumbel draw, so the options considered are a sample without replacement from
+    the prior; sigma(Q) = (c_visit + max N) c_scale Q (Danihelka et al. 2022, equations 8 and 12).
+    An unvisited option's Q is the root's own value.
+    """
+    edges = selectable(node)
+    if not edges:
+        return None
+    most = max(e.visits for e in node.edges)
+    guess = node.mean if node.value is None else node.value
+
+    def rank(edge: Edge) -> float:
+        return edge.noise + math.log(max(edge.prior, 1e-30))
+
+    def score(edge: Edge) -> float:
+        q = edge.value_sum / edge.visits if edge.visits else guess
+        return rank(edge) + (GUMBEL_VISITS + most) * GUMBEL_SCALE * q
+
+    budget = max(1, settings.simulations - 1)
+    m = min(settings.num_considered, budget, len(node.edges))
+    entered = sorted(node.edges, key=rank, reverse=True)[:m]
+    done = sum(e.visits + e.pending for e in node.edges)
+    wanted = considered_visits(m, max(budget, done + 1))[done]
+    even = [e for e in edges if e in entered and e.visits + e.pending == wanted]
+    return max(even or edges, key=score)
+
+
+RULES: dict[str, Rule] = {"puct": puct, "ucb": ucb, "gumbel": gumbel}

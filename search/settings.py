@@ -1,13 +1,23 @@
 """How a search is run. Contradictions are refused when the settings are made."""
 
+import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from search.errors import SearchSettingsError
 
 SelectionRule = Literal["puct", "ucb"]
+RootRule = Literal["same", "gumbel"]
 FinalRule = Literal["best", "vote", "visits"]
-Proposal = Literal["distinct", "sampled"]
+Proposal = Literal["distinct", "drawn", "sampled"]
+MergeRule = Literal["tokens", "text", "normalised", "edit"]
+UnsoundRule = Literal["prune", "discount", "keep"]
+Width = int | tuple[int, ...]
+"""One bound for all depths, or one for each depth from the root on, the last for all below."""
+
+
+def at_depth(width: Width, depth: int) -> int:
+    return width if isinstance(width, int) else width[min(depth, len(width) - 1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,30 +26,54 @@ class SearchSettings:
     """Evaluated nodes, at most."""
     max_tokens: int = 1200
     """Generated tokens of all models together, at most; 0 sets no bound."""
+    max_calls: int = 0
+    """Requests to models, at most; 0 sets no bound."""
+    max_seconds: float = 0.0
+    """Seconds, at most; 0 sets no bound. Where the clock ends a search, results depend on it."""
     max_depth: int = 24
     """Options from the root, at most."""
     selection: SelectionRule = "puct"
+    root_selection: RootRule = "same"
+    """`same`: like everywhere; `gumbel`: sequential halving over the root's options."""
+    num_considered: int = 16
+    """Root options that sequential halving starts with."""
     exploration: float = 1.0
     """C of UCB, c_puct of PUCT."""
     first_play_reduction: float = 0.1
     """PUCT's estimate for an unvisited option is its node's mean less this."""
-    min_width: int = 4
+    noise_fraction: float = 0.0
+    """Share of Dirichlet noise in the root's priors (PUCT only); 0 adds none."""
+    noise_concentration: float = 0.3
+    """alpha of that Dirichlet distribution."""
+    min_width: Width = 4
     """Options drawn when a node is first expanded (c_min)."""
-    max_width: int = 32
+    max_width: Width = 32
     """Options under a node, at most (c_max)."""
-    root_max_width: int = 32
     importance: float = 8.0
     """alpha: options per unit of importance max |v(child) - v(node)|."""
     proposal: Proposal = "distinct"
-    """`distinct`: the most probable different options; `sampled`: independent samples."""
+    """`distinct`: the most probable different options; `drawn`: sampled without replacement;
+    `sampled`: independent samples."""
     temperature: float = 1.0
-    """Of sampled options."""
+    """Of `sampled` options; `drawn` ones come from the policy as it is."""
+    merge: MergeRule = "text"
+    """Which sibling options count as one."""
+    merge_distance: int = 2
+    """Edits between texts that `edit` still counts as one."""
     num_rollouts: int = 1
     rollout_temperature: float = 0.0
-    prune_unsound: bool = True
-    """Close options that the task's tool finds unsound."""
+    unsound: UnsoundRule = "prune"
+    """Options that the task's tool finds unsound: closed, their prior cut, or kept as they are."""
+    unsound_discount: float = 0.1
+    """Factor on the prior of an unsound option under `discount`."""
     stop_value: float = 0.0
     """End with a finished, tool-sound candidate of at least this outcome score; above 1 never."""
+    stop_unchecked_value: float = 2.0
+    """The same for a candidate that no tool can judge; above 1 never."""
+    patience: int = 0
+    """End when so many simulations in a row left the answer as it was; 0 never."""
+    stop_confidence: float = 0.9
+    """Least confidence in an answer for `patience` to count."""
     final: FinalRule = "vote"
     """`best`: heaviest candidate; `vote`: heaviest answer; `visits`: most visited path."""
     in_flight: int = 1
@@ -48,32 +82,70 @@ class SearchSettings:
     """Times that a node may come back unscored before it is closed."""
 
     def __post_init__(self) -> None:
-        bounds: list[tuple[bool, str, str]] = [
-            (self.simulations >= 1, f"simulations is {self.simulations}", "set it to 1 or more"),
-            (self.max_tokens >= 0, f"max_tokens is {self.max_tokens}", "set it to 0 or more"),
-            (self.max_depth >= 1, f"max_depth is {self.max_depth}", "set it to 1 or more"),
-            (self.exploration >= 0, f"exploration is {self.exploration}", "set it to 0 or more"),
-            (self.min_width >= 1, f"min_width is {self.min_width}", "set it to 1 or more"),
-            (self.min_width <= min(self.max_width, self.root_max_width),
-             f"min_width {self.min_width} exceeds max_width {self.max_width} "
-             f"or root_max_width {self.root_max_width}", "lower min_width"),
-            (self.importance >= 0, f"importance is {self.importance}", "set it to 0 or more"),
-            (self.temperature > 0, f"temperature is {self.temperature}", "set it above 0"),
-            (self.num_rollouts >= 0, f"num_rollouts is {self.num_rollouts}", "set it to 0 or more"),
-            (self.rollout_temperature >= 0,
-             f"rollout_temperature is {self.rollout_temperature}", "set it to 0 or more"),
-            (self.in_flight >= 1, f"in_flight is {self.in_flight}", "set it to 1 or more"),
-            (self.max_failures >= 1, f"max_failures is {self.max_failures}", "set it to 1 or more"),
-            (self.selection in ("puct", "ucb"), f"selection is {self.selection!r}",
-             "use puct or ucb"),
-            (self.proposal in ("distinct", "sampled"),
-             f"proposal is {self.proposal!r}", "use distinct or sampled"),
-            (self.final in ("best", "vote", "visits"),
-             f"final is {self.final!r}", "use best, vote or visits"),
-        ]  # fmt: skip
-        for is_good, what, fix in bounds:
+        for name in ("min_width", "max_width"):
+            width = getattr(self, name)
+            if not isinstance(width, int):
+                object.__setattr__(self, name, tuple(width))
+        for is_good, what, fix in (*self._bounds(), *self._choices(), *self._together()):
             if not is_good:
                 raise SearchSettingsError(f"search setting {what}", fix)
 
+    def _bounds(self) -> list[tuple[bool, str, str]]:
+        least = {
+            "simulations": 1, "max_tokens": 0, "max_calls": 0, "max_seconds": 0, "max_depth": 1,
+            "num_considered": 2, "exploration": 0, "first_play_reduction": 0, "noise_fraction": 0,
+            "importance": 0, "merge_distance": 0, "num_rollouts": 0, "rollout_temperature": 0,
+            "unsound_discount": 0, "stop_value": 0, "stop_unchecked_value": 0, "patience": 0,
+            "stop_confidence": 0, "in_flight": 1, "max_failures": 1,
+        }  # fmt: skip
+        rows = [
+            (_is_at_least(getattr(self, name), low), f"{name} is {getattr(self, name)}",
+             f"set it to {low} or more")
+            for name, low in least.items()
+        ]  # fmt: skip
+        rows += [
+            (_is_at_least(getattr(self, name), 0) and getattr(self, name) > 0,
+             f"{name} is {getattr(self, name)}", "set it above 0")
+            for name in ("temperature", "noise_concentration")
+        ]  # fmt: skip
+        rows += [
+            (getattr(self, name) <= 1, f"{name} is {getattr(self, name)}", "set it to 1 or less")
+            for name in ("noise_fraction", "unsound_discount", "stop_confidence")
+        ]
+        return rows
+
+    def _choices(self) -> list[tuple[bool, str, str]]:
+        known = {
+            "selection": SelectionRule, "root_selection": RootRule, "proposal": Proposal,
+            "merge": MergeRule, "unsound": UnsoundRule, "final": FinalRule,
+        }  # fmt: skip
+        return [
+            (getattr(self, name) in get_args(kind), f"{name} is {getattr(self, name)!r}",
+             f"use one of {', '.join(get_args(kind))}")
+            for name, kind in known.items()
+        ]  # fmt: skip
+
+    def _together(self) -> list[tuple[bool, str, str]]:
+        smallest, largest = self.min_width, self.max_width
+        sizes = [len(w) for w in (smallest, largest) if not isinstance(w, int)]
+        if 0 in sizes:
+            return [(False, "min_width or max_width is an empty list", "name at least one width")]
+        pairs = [(at_depth(smallest, d), at_depth(largest, d)) for d in range(max([1, *sizes]))]
+        return [
+            (all(low >= 1 for low, _ in pairs), f"min_width is {smallest}", "set it to 1 or more"),
+            (all(low <= high for low, high in pairs),
+             f"min_width {smallest} exceeds max_width {largest}",
+             "lower min_width or raise max_width"),
+            (not self.noise_fraction
+             or (self.selection == "puct" and self.root_selection == "same"),
+             f"noise_fraction {self.noise_fraction} needs selection puct at the root",
+             "set noise_fraction to 0, or selection to puct and root_selection to same"),
+        ]  # fmt: skip
+
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def _is_at_least(value: float, low: float) -> bool:
+    """False for NaN and infinity too."""
+    return math.isfinite(value) and value >= low

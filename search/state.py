@@ -47,7 +47,10 @@ class State:
     @property
     def tokens(self) -> tuple[int, ...]:
         """Prompt and options as the model sees them."""
-        return self.prompt_tokens + tuple(t for option in self.options for t in option.tokens)
+        found = list(self.prompt_tokens)
+        for option in self.options:
+            found += option.tokens
+        return tuple(found)
 
     @property
     def steps(self) -> list[str]:

@@ -1,4 +1,7 @@
-"""The tree: N and W are stored, Q is derived; what is in flight is counted apart."""
+"""The tree: N and W are stored on edges, Q is derived; what is in flight is counted apart.
+
+Each node hangs on one edge, the root on an edge of its own, so N and W of a node are its edge's.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -6,6 +9,8 @@ from dataclasses import dataclass, field
 from search.interfaces import Rollout
 from search.score import Score
 from search.state import Option, State
+
+NO_OPTION = Option((), "", 0.0, "boundary")
 
 
 @dataclass(slots=True, eq=False)
@@ -22,8 +27,12 @@ class Edge:
     pending: int = 0
     """Simulations under way through this edge: the virtual loss; 0 when none is."""
     child: "Node | None" = None
-    prune_reason: str = ""
-    """Why the option is never taken; empty when it may be."""
+    is_closed: bool = False
+    """No simulation may go this way: pruned, or nothing is left to try below."""
+    unsound_reason: str = ""
+    """What the task's tool finds wrong with the option; empty otherwise."""
+    noise: float = 0.0
+    """The option's draw at a noisy root, 0 elsewhere: Gumbel, or Gamma for Dirichlet noise."""
     alternatives: list[Option] = field(default_factory=list)
     """Equivalent options that were merged into this one."""
 
@@ -33,9 +42,9 @@ class Edge:
         return self.value_sum / self.visits if self.visits else None
 
     @property
-    def is_open(self) -> bool:
-        """True when a simulation may still go this way."""
-        return not self.prune_reason and (self.child is None or not self.child.is_closed)
+    def prune_reason(self) -> str:
+        """Why the option is never taken; empty when it may be."""
+        return self.unsound_reason if self.is_closed and self.child is None else ""
 
 
 @dataclass(slots=True, eq=False)
@@ -45,11 +54,17 @@ class Node:
     state: State
     ix: int
     """Order of creation; the root is 0."""
+    parent_edge: Edge
     parent: "Node | None" = None
-    parent_edge: Edge | None = None
     edges: list[Edge] = field(default_factory=list)
+    prior_mass: float = 0.0
+    """Sum of the priors of the edges that were not pruned."""
+    num_open: int = 0
+    """Edges that are not closed."""
     value: float | None = None
     """Own evaluation v(s); None before it, or when it stayed unscored."""
+    importance: float = 0.0
+    """I(s) = max |v(child) - v(s)| over the evaluated children; 0 while there are none."""
     scores: tuple[Score, ...] = ()
     rollouts: tuple[Rollout, ...] = ()
     num_evaluations: int = 0
@@ -63,27 +78,51 @@ class Node:
 
     @property
     def visits(self) -> int:
-        return self.num_evaluations + sum(edge.visits for edge in self.edges)
+        return self.parent_edge.visits
 
     @property
     def pending(self) -> int:
-        return sum(edge.pending for edge in self.edges)
+        return self.parent_edge.pending
 
     @property
     def mean(self) -> float:
         """Mean of all values at and below the node; one half before the first."""
-        total = sum(edge.value_sum for edge in self.edges) + (self.value or 0.0)
-        return total / self.visits if self.visits else 0.5
+        edge = self.parent_edge
+        return edge.value_sum / edge.visits if edge.visits else 0.5
 
     @property
     def depth(self) -> int:
-        return self.state.depth
+        return len(self.state.options)
+
+    def add(self, edge: Edge) -> None:
+        self.edges.append(edge)
+        self.prior_mass += edge.prior
+        self.num_open += 1
+
+    def prune(self, edge: Edge) -> None:
+        """Close an option that has no child."""
+        if not edge.is_closed:
+            edge.is_closed = True
+            self.prior_mass -= edge.prior
+            self.num_open -= 1
+
+    def close(self, reason: str) -> None:
+        """No simulation comes here any more."""
+        self.is_closed, self.close_reason = True, reason
+        if not self.parent_edge.is_closed:
+            self.parent_edge.is_closed = True
+            if self.parent is not None:
+                self.parent.num_open -= 1
+
+    def edge_of(self, option: Option) -> Edge | None:
+        """The edge of exactly these tokens; None when there is none."""
+        return next((e for e in self.edges if e.option.tokens == option.tokens), None)
 
     def path(self) -> list[Edge]:
-        """Edges from the root to here."""
+        """Edges from the root to here, the root's own left out."""
         edges: list[Edge] = []
         node = self
-        while node.parent is not None and node.parent_edge is not None:
+        while node.parent is not None:
             edges.append(node.parent_edge)
             node = node.parent
         return edges[::-1]
@@ -95,3 +134,7 @@ class Node:
             node = stack.pop()
             yield node
             stack.extend(e.child for e in reversed(node.edges) if e.child is not None)
+
+
+def new_root(state: State) -> Node:
+    return Node(state, 0, Edge(NO_OPTION, 1.0))

@@ -1,5 +1,6 @@
 """`ratchet solve`: one question, searched."""
 
+import time
 from typing import Any
 
 from rich.console import Console
@@ -35,7 +36,7 @@ def _solve(config: Config, task: Task, text: str) -> dict[str, Any]:
     with asking(config) as (models, _, refs):
         root = models.root(problem)
         search = Search(root, models.settings, derive_seed(config.seed, problem.id, "solve"))
-        frontier.run([search], models, models)
+        frontier.run([search], models, models, clock=time.monotonic)
     result = search.result()
     return {
         "question": text,

@@ -12,7 +12,7 @@ SMALL: dict[str, Any] = {
     "problems_per_round": 10,
     "num_seeds": 20,
     "search.simulations": 4,
-    "search.prune_unsound": False,
+    "search.unsound": "keep",
     "search.max_tokens": 300,
     "hosting.hosting": "inline",
     "hosting.cohort": 4,

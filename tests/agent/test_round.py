@@ -138,7 +138,7 @@ def test_results_do_not_depend_on_speculation(checkpoint: Path, tmp_path: Path) 
 def test_an_empty_selection_keeps_the_policy_and_says_what_to_do(
     checkpoint: Path, tmp_path: Path
 ) -> None:
-    flags = {"selection.must_be_sound": True, "search.prune_unsound": True}
+    flags = {"selection.must_be_sound": True, "search.unsound": "prune"}
     outcome = run_rounds(tmp_path, checkpoint, **flags)[0]
     assert outcome.stage == "kept"
     assert "selection.min_outcome" in outcome.verdict["reason"]

@@ -19,9 +19,7 @@ from search.state import Option, State
 from search.trajectory import trajectory
 from tests.fakes import DigitWorld, root
 
-PLAIN = SearchSettings(
-    simulations=40, min_width=4, max_width=4, root_max_width=4, stop_value=2.0, importance=0.0
-)
+PLAIN = SearchSettings(simulations=40, min_width=4, max_width=4, stop_value=2.0, importance=0.0)
 
 
 def searched(
@@ -60,11 +58,11 @@ def test_visits_and_values_add_up_and_pending_returns_to_zero(
     for node in search.nodes:
         assert node.pending == 0
         assert node.num_evaluations in (0, 1)
-        if node.parent_edge is not None:
-            edge = node.parent_edge
-            assert edge.visits == node.visits
-            below = sum(e.value_sum for e in node.edges)
-            assert edge.value_sum == pytest.approx((node.value or 0.0) + below)
+        edge = node.parent_edge
+        assert edge.visits == node.num_evaluations + sum(e.visits for e in node.edges)
+        below = sum(e.value_sum for e in node.edges)
+        assert edge.value_sum == pytest.approx((node.value or 0.0) + below)
+        assert node.num_open == sum(not e.is_closed for e in node.edges)
         assert len(node.edges) <= 4
     assert search.root.visits == search.budget.simulations
 
@@ -196,7 +194,7 @@ def test_dead_ends_widen_until_c_max() -> None:
             options = tuple(Option((d,), f"{d}\n", -1.0 - d, "end") for d in range(count))
             return Proposal(options, tuple("unsound" if d < 6 else "" for d in range(count)), count)
 
-    settings = replace(PLAIN, min_width=2, max_width=16, root_max_width=16)
+    settings = replace(PLAIN, min_width=2, max_width=16)
     world = Stubborn()
     search = searched("7", settings, world)
     assert world.counts[:3] == [2, 4, 8]

@@ -53,7 +53,7 @@ def new_round(store: Store, digits: tuple[str, ...] = ("31", "12")) -> tuple[int
 
 def finished_search(digits: str = "31") -> Search:
     world = DigitWorld()
-    settings = SearchSettings(simulations=12, min_width=4, max_width=4, root_max_width=4)
+    settings = SearchSettings(simulations=12, min_width=4, max_width=4)
     search = Search(root(digits), settings, seed=7)
     frontier.run([search], world, world)
     return search
