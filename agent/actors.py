@@ -168,6 +168,8 @@ class _Handle:
     actor: Any
     pid: int = 0
     restarts: int = 0
+    num_waiting: int = 0
+    """Calls sent to it and not answered yet."""
     last: dict[str, Any] = field(default_factory=dict)
 
 
@@ -216,7 +218,7 @@ def start_ray(address: str) -> bool:
 
 
 class RayHosts:
-    """Five actors, one a role, restarted by Ray when they die."""
+    """One actor a role, several of the policy if so set; restarted by Ray when they die."""
 
     def __init__(self, settings: HostSettings, address: str = "") -> None:
         self.owns_cluster = start_ray(address)
@@ -229,7 +231,7 @@ class RayHosts:
                 f"device {settings.device!r} is asked for, but the cluster has no GPU",
                 "leave hosting.device at auto, or set it to cpu",
             )
-        share = min(1.0, gpus / len(ROLES)) if gpus else 0.0
+        share = min(1.0, gpus / (len(ROLES) - 1 + settings.workers)) if gpus else 0.0
         threads = str(settings.threads)
         # Health answers from a thread of its own, however long a model call takes.
         setattr(_Actor, "health", ray.method(concurrency_group="health")(_Actor.health))  # noqa: B010
@@ -241,22 +243,42 @@ class RayHosts:
             concurrency_groups={"health": 1},
             runtime_env={"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
         )(_Actor)
-        self._handles = {role: _Handle(remote.remote(role, settings)) for role in ROLES}
+        names = [*ROLES, *(f"policy-{i}" for i in range(1, settings.workers))]
+        self._handles = {
+            name: _Handle(remote.remote(name.partition("-")[0], settings)) for name in names
+        }
+        self._policies = [h for n, h in self._handles.items() if n.partition("-")[0] == "policy"]
+        self._choosing = threading.Lock()
 
-    def _send(self, role: str, method: str, arguments: tuple[Any, ...]) -> Any:
-        actor = self._handles[role].actor
+    def _worker(self, role: str) -> _Handle:
+        """The host that serves a call: of several policies the one with the fewest waiting."""
+        if role != "policy":
+            return self._handles[role]
+        return min(self._policies, key=lambda h: h.num_waiting)
+
+    def _send(self, worker: _Handle, method: str, arguments: tuple[Any, ...]) -> Any:
         if method == "drafted_texts":
-            return actor.drafted_texts.remote(*arguments, self._handles["drafter"].actor)
-        return actor.run.remote(method, *arguments)
+            drafter = self._handles["drafter"].actor
+            return worker.actor.drafted_texts.remote(*arguments, drafter)
+        return worker.actor.run.remote(method, *arguments)
 
     def call(self, role: str, method: str, *arguments: Any) -> Any:
         return self.call_many([(role, method, arguments)])[0]
 
     def call_many(self, calls: Sequence[tuple[str, str, tuple[Any, ...]]]) -> list[Any]:
-        sent = [self._send(*call) for call in calls]
-        return [self._wait(call, first) for call, first in zip(calls, sent, strict=True)]
+        with self._choosing:
+            workers = [self._worker(role) for role, _, _ in calls]
+            for worker in workers:
+                worker.num_waiting += 1
+        try:
+            sent = [self._send(w, c[1], c[2]) for w, c in zip(workers, calls, strict=True)]
+            return [self._wait(*each) for each in zip(workers, calls, sent, strict=True)]
+        finally:
+            with self._choosing:
+                for worker in workers:
+                    worker.num_waiting -= 1
 
-    def _wait(self, call: tuple[str, str, tuple[Any, ...]], pending: Any) -> Any:
+    def _wait(self, worker: _Handle, call: tuple[str, str, tuple[Any, ...]], pending: Any) -> Any:
         """The answer, sent again for as long as a restart takes."""
         deadline, pause, num_deaths = 0.0, 0.25, 0
         while True:
@@ -278,7 +300,7 @@ class RayHosts:
                 log.warning("the %s actor died; sending its call again", call[0])
                 time.sleep(pause)
                 pause = min(2 * pause, 4.0)
-                pending = self._send(*call)
+                pending = self._send(worker, call[1], call[2])
 
     def texts(
         self, policy: ModelRef, drafter: ModelRef | None, requests: Sequence[TextRequest],
@@ -314,4 +336,11 @@ class RayHosts:
 
 
 def make_hosts(hosting: str, settings: HostSettings, ray_address: str = "") -> Hosts:
-    return RayHosts(settings, ray_address) if hosting == "ray" else InlineHosts(settings)
+    if hosting == "ray":
+        return RayHosts(settings, ray_address)
+    if settings.workers > 1:
+        raise UsageError(
+            f"hosting.workers is {settings.workers}, but inline hosting is one process",
+            "set hosting.workers to 1, or use --hosting ray",
+        )
+    return InlineHosts(settings)

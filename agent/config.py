@@ -79,6 +79,7 @@ class EvaluationSettings(_Section):
 class HostingSettings(_Section):
     hosting: Literal["ray", "inline"] = Field("ray", description="actors, or this process")
     ray_address: str = Field("", description="cluster to join; empty starts a local one")
+    workers: int = Field(1, ge=1, description="policy actors that share the searches (ray only)")
     threads: int = Field(1, ge=1, description="torch threads of each actor and of training")
     device: str = Field("auto", description="auto, cpu or cuda")
     batch_rows: int = Field(512, ge=1, description="rows of one forward, at most")
@@ -117,7 +118,12 @@ class Config(_Section):
     def digest(self) -> str:
         """Digest of what results depend on: everything but places and hosting."""
         kept = self.model_dump(exclude={"store", "checkpoints", "run", "hosting"})
-        kept["limits"] = [self.hosting.option_tokens, self.hosting.text_tokens, self.hosting.cohort]
+        kept["limits"] = [
+            self.hosting.option_tokens,
+            self.hosting.text_tokens,
+            self.hosting.cohort,
+            self.hosting.batch_target,
+        ]
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 

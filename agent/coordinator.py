@@ -15,6 +15,7 @@ from critics.outcome import OutcomeCritic
 from critics.process import ProcessCritic
 from critics.rollout import checked_rollout, cut_into_options, scored
 from critics.value import ValueCritic
+from search.boundary import boundary_named
 from search.interfaces import EvaluateRequest, Evaluation, ExpandRequest, Proposal, Rollout
 from search.randomness import derive_seed
 from search.score import Finding, Score
@@ -72,7 +73,9 @@ class Models:
         self.limits = limits
         self.use_tool = use_tool and bool(task.tool)
         self.speculation = speculation
-        self._boundary = frozenset(tokenizer.boundary_ids)
+        name = settings.boundary
+        self.boundary = boundary_named(name) if name else task.boundary
+        self.steps = tokenizer.steps(self.boundary)
         self._texts: dict[str, str] = {}
 
     def root(self, problem: Problem) -> State:
@@ -88,10 +91,10 @@ class Models:
         return self.task.check_step(self._texts[state.problem_id], state.steps)
 
     def propose(self, requests: Sequence[ExpandRequest]) -> list[Proposal]:
-        heat = 0.0 if self.settings.proposal == "distinct" else self.settings.temperature
         lines: list[Lines] = self.hosts.call(
             "policy", "lines", self.models.policy,
-            [LineRequest(r.state.tokens, r.count, self.limits.option_tokens, heat, r.seed)
+            [LineRequest(r.state.tokens, r.count, self.limits.option_tokens,
+                         self.settings.proposal, self.settings.temperature, r.seed, self.boundary)
              for r in requests],
         )  # fmt: skip
         return [self._proposal(r.state, found) for r, found in zip(requests, lines, strict=True)]
@@ -191,12 +194,15 @@ class Models:
                     continue
                 generated = text.generated
                 spent[i] += len(generated.tokens)
-                new = cut_into_options(
-                    generated.tokens, generated.logprobs, generated.stop, self._boundary,
-                    self.tokenizer.decode,
-                )  # fmt: skip
+                new = self.options_of(generated)
                 groups[i].append(self.checked(requests[i].state, new))
         return groups, spent
+
+    def options_of(self, text: Generated) -> list[Option]:
+        """A whole text cut at the boundary."""
+        return cut_into_options(
+            text.tokens, text.logprobs, text.stop, self.steps.ends, self.tokenizer.decode
+        )
 
     def checked(self, state: State, new: Sequence[Option]) -> Rollout:
         """The completed state as the tool finds it."""

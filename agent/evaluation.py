@@ -10,7 +10,7 @@ from typing import Any, Literal
 from agent.coordinator import Models
 from agent.engine.requests import Text, TextRequest
 from agent.intervals import wilson
-from critics.rollout import cut_into_options, scored
+from critics.rollout import scored
 from search import frontier
 from search.interfaces import Rollout
 from search.mcts import Search
@@ -147,11 +147,7 @@ def sample_rollouts(
 
 
 def _as_rollout(models: Models, root: State, text: Text) -> Rollout:
-    new = cut_into_options(
-        text.generated.tokens, text.generated.logprobs, text.generated.stop,
-        frozenset(models.tokenizer.boundary_ids), models.tokenizer.decode,
-    )  # fmt: skip
-    return models.checked(root, new)
+    return models.checked(root, models.options_of(text.generated))
 
 
 def _sampled(

@@ -4,9 +4,9 @@ import os
 import signal
 
 POINTS = (
-    "after-imagining", "after-claim", "before-search-commit", "after-search-commit",
-    "after-searching", "after-selecting", "while-training", "after-policy", "after-training",
-    "after-evaluation", "before-verdict", "after-verdict",
+    "after-imagining", "after-claim", "after-journal", "before-search-commit",
+    "after-search-commit", "after-searching", "after-selecting", "while-training",
+    "after-policy", "after-training", "after-evaluation", "before-verdict", "after-verdict",
 )  # fmt: skip
 
 _left: dict[str, int] = {}

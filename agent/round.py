@@ -7,10 +7,8 @@ moves on, in one transaction; a round that is taken up again starts at its row's
 there all that it needs. Nothing lives in this process that would be missed.
 """
 
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +18,14 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from agent import failpoints
-from agent.context import RunContext, chunks, judged
-from agent.coordinator import Models
+from agent.context import RunContext
 from agent.engine.checkpoint import inspect_checkpoint
 from agent.engine.hosts import ModelRef
 from agent.engine.tokenizer import Tokenizer
 from agent.examiner import Examiner, Figures
 from agent.gate import Verdict, judge, kept
 from agent.models import refs_of, register_trained
-from agent.progress import Progress
+from agent.searching import SearchStage
 from agent.teacher import Teacher
 from agent.training.examples import Example
 from agent.training.jobs import Trained, drafter_job, policy_job
@@ -42,14 +39,12 @@ from agent.training.recipe import (
     rows_to_train,
 )
 from agent.workshop import Job
-from search import frontier
 from search.errors import TaskError
-from search.mcts import Search
 from search.randomness import derive_seed
 from search.state import Problem
 from store.database import Store, now_us
 from store.datasets import SelectionRule, dataset_of, earlier_datasets, freeze_dataset, read_dataset
-from store.recording import add_event, add_problems, as_problem, claim, plan_searches, record_search
+from store.recording import add_event, add_problems, as_problem, plan_searches
 from store.schema import ENDED, ProblemRow, Round, SearchRow
 
 
@@ -77,8 +72,6 @@ class RoundRunner:
         self.progress = context.progress
         self.examiner = Examiner(context)
         self.teacher = Teacher(context)
-        self._stopping = threading.Event()
-        """Set when the process was asked to end: cohorts under way stop after their next step."""
 
     def run(self, round_id: int) -> Outcome:
         """Go on from the round's stage to its end."""
@@ -130,70 +123,11 @@ class RoundRunner:
         failpoints.hit("after-imagining")
 
     def _search(self, round_id: int) -> None:
-        """All searches of the round, cohort by cohort; two cohorts are under way at a time.
-
-        A cohort is searched as a whole even when some of its searches are in the store already, so
-        a resumed round sees the very batches, and gives the very results, of one never stopped.
-        """
-        with self.store.session() as session:
-            rows = session.execute(
-                select(SearchRow, ProblemRow)
-                .join(ProblemRow, ProblemRow.id == SearchRow.problem_id)
-                .where(SearchRow.round_id == round_id)
-                .order_by(SearchRow.position)
-            ).all()
+        """All searches of the round that have not ended."""
         models = self.context.models_for(self._models_of(round_id))
-        self.progress.stage("searching", len(rows), "problems")
-        tally = _Tally(rows, self.progress)
-        cohorts = [
-            cohort
-            for cohort in chunks(rows, self.config.hosting.cohort)
-            if any(s.status in ("pending", "running") for s, _ in cohort)
-        ]
-        with ThreadPoolExecutor(2) as executor:
-            futures = [
-                executor.submit(self._search_cohort, models, [(s, p) for s, p in c], tally)
-                for c in cohorts
-            ]
-            try:
-                for future in futures:
-                    future.result()
-            except BaseException:
-                self._stopping.set()
-                executor.shutdown(wait=True, cancel_futures=True)
-                raise
+        SearchStage(self.context, models, round_id).run()
         failpoints.hit("after-searching")
         self._move(round_id, "selecting")
-
-    def _search_cohort(
-        self, models: Models, rows: Sequence[tuple[SearchRow, ProblemRow]], tally: "_Tally"
-    ) -> None:
-        self.lease.renew()
-        with self.store.session() as session:
-            claim(session, [s.id for s, _ in rows], self.lease.fence)
-        failpoints.hit("after-claim")
-        searches: dict[int, tuple[SearchRow, ProblemRow]] = {}
-        started: list[Search] = []
-        for row, problem in rows:
-            root = models.root(as_problem(problem))
-            started.append(Search(root, models.settings, row.seed))
-            searches[id(started[-1])] = (row, problem)
-
-        def record(search: Search) -> None:
-            row, problem = searches[id(search)]
-            failpoints.hit("before-search-commit")
-            is_new = record_search(
-                self.store, row.id, self.lease.fence, search, models.models.policy.version,
-                lambda answer: judged(self.task, answer, problem.answer),
-            )  # fmt: skip
-            failpoints.hit("after-search-commit")
-            if is_new:
-                tally.add(search, judged(self.task, _answer(search), problem.answer))
-
-        frontier.run(
-            started, models, models, frontier.Listener(done=record), self._stopping.is_set,
-            time.monotonic, self.config.hosting.batch_target,
-        )  # fmt: skip
 
     def _select(self, round_id: int) -> None:
         """Freeze the trajectories that the critics trust."""
@@ -346,32 +280,6 @@ class RoundRunner:
                 self.examiner.figures(new, round_id),
             )
         return Outcome(row.number, row.stage, row.verdict or {}, before, after, row.timings)
-
-
-class _Tally:
-    """Counts what the search stage has done, for the progress line."""
-
-    def __init__(self, rows: Sequence[Any], progress: Progress) -> None:
-        self.progress = progress
-        ended = [s for s, _ in rows if s.status in ("done", "failed")]
-        self.done = len(ended)
-        self.solved = sum(bool(s.is_correct) for s in ended)
-        self.simulations = self.tokens = 0
-
-    def add(self, search: Search, is_correct: bool | None) -> None:
-        self.done += 1
-        self.solved += bool(is_correct)
-        self.simulations += search.budget.simulations
-        self.tokens += search.budget.tokens
-        self.progress.update(
-            self.done, solved=self.solved / self.done, simulations=self.simulations,
-            tokens=self.tokens,
-        )  # fmt: skip
-
-
-def _answer(search: Search) -> str | None:
-    chosen = search.result().chosen
-    return chosen.rollout.answer if chosen else None
 
 
 def _is_worth_having(trained: Trained) -> bool:

@@ -50,7 +50,9 @@ def code_version() -> str:
 
 def host_settings(config: Config) -> HostSettings:
     hosting = config.hosting
-    return HostSettings(hosting.threads, hosting.device, hosting.batch_rows, hosting.draft_tokens)
+    return HostSettings(
+        hosting.threads, hosting.device, hosting.batch_rows, hosting.draft_tokens, hosting.workers
+    )
 
 
 class Improver:

@@ -14,16 +14,16 @@ def cut_into_options(
     tokens: Sequence[int],
     logprobs: Sequence[float],
     stop: Stop,
-    boundary_ids: frozenset[int],
+    ends: Callable[[Sequence[int]], bool],
     decode: Callable[[Sequence[int]], str],
 ) -> list[Option]:
-    """Options of a text: each ends with a boundary token, the last one as the text did."""
+    """Options of a text: each is whole as `ends` says of its tokens, the last as the text was."""
     options: list[Option] = []
     start = 0
-    for i, token in enumerate(tokens):
+    for i in range(len(tokens)):
         is_last = i + 1 == len(tokens)
-        if token in boundary_ids or is_last:
-            part = tuple(tokens[start : i + 1])
+        part = tuple(tokens[start : i + 1])
+        if is_last or ends(part):
             options.append(
                 Option(
                     part,

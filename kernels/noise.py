@@ -34,6 +34,11 @@ def uniform(seeds_R: Tensor, positions_R: Tensor, size: int) -> Tensor:
     return (_shift(bits_RV, 11).to(torch.float64) + 0.5) * (2.0**-53)
 
 
+def follow(streams: Tensor, tokens: Tensor) -> Tensor:
+    """The streams (int64, any shape) after one more token each: a digest of all tokens so far."""
+    return mix(streams + mix(tokens * _GOLDEN + 1))
+
+
 def gumbel(seeds_R: Tensor, positions_R: Tensor, size: int) -> Tensor:
     """Standard Gumbel noise, float32 [R, size]; argmax(log p + noise) is a sample from p."""
     return (-torch.log(-torch.log(uniform(seeds_R, positions_R, size)))).to(torch.float32)

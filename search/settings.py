@@ -4,12 +4,13 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
+from search.boundary import boundary_named
 from search.errors import SearchSettingsError
 
 SelectionRule = Literal["puct", "ucb"]
 RootRule = Literal["same", "gumbel"]
 FinalRule = Literal["best", "vote", "visits"]
-Proposal = Literal["distinct", "drawn", "sampled"]
+ProposalRule = Literal["distinct", "drawn", "sampled"]
 MergeRule = Literal["tokens", "text", "normalised", "edit"]
 UnsoundRule = Literal["prune", "discount", "keep"]
 Width = int | tuple[int, ...]
@@ -51,9 +52,12 @@ class SearchSettings:
     """Options under a node, at most (c_max)."""
     importance: float = 8.0
     """alpha: options per unit of importance max |v(child) - v(node)|."""
-    proposal: Proposal = "distinct"
+    proposal: ProposalRule = "distinct"
     """`distinct`: the most probable different options; `drawn`: sampled without replacement;
     `sampled`: independent samples."""
+    boundary: str = ""
+    """Where an option ends: newline, blank_line, formula_line, sentence, token, tokens:N; empty:
+    as the task says."""
     temperature: float = 1.0
     """Of `sampled` options; `drawn` ones come from the policy as it is."""
     merge: MergeRule = "text"
@@ -86,6 +90,8 @@ class SearchSettings:
             width = getattr(self, name)
             if not isinstance(width, int):
                 object.__setattr__(self, name, tuple(width))
+        if self.boundary:
+            boundary_named(self.boundary)
         for is_good, what, fix in (*self._bounds(), *self._choices(), *self._together()):
             if not is_good:
                 raise SearchSettingsError(f"search setting {what}", fix)
@@ -116,7 +122,7 @@ class SearchSettings:
 
     def _choices(self) -> list[tuple[bool, str, str]]:
         known = {
-            "selection": SelectionRule, "root_selection": RootRule, "proposal": Proposal,
+            "selection": SelectionRule, "root_selection": RootRule, "proposal": ProposalRule,
             "merge": MergeRule, "unsound": UnsoundRule, "final": FinalRule,
         }  # fmt: skip
         return [

@@ -46,6 +46,30 @@ INVARIANTS = (
         "HAVING abs(p.value_sum - coalesce(p.value, 0) - coalesce(sum(c.value_sum), 0)) > 1e-6",
     ),
     Invariant(
+        "log_is_whole", "simulations are numbered without gaps, as many as their search says",
+        "SELECT s.id FROM searches s JOIN simulations m ON m.search_id = s.id "
+        "GROUP BY s.id, s.num_simulations "
+        "HAVING max(m.seq) <> count(*) - 1 OR count(*) <> s.num_simulations",
+    ),
+    Invariant(
+        "log_rebuilds_the_root", "N and W of a root are those of its log, W within 1e-6",
+        "SELECT n.search_id FROM nodes n JOIN simulations m ON m.search_id = n.search_id "
+        "WHERE n.parent_ix IS NULL GROUP BY n.search_id, n.visits, n.value_sum "
+        "HAVING n.visits <> count(*) OR abs(n.value_sum - sum(m.value)) > 1e-6",
+    ),
+    Invariant(
+        "evaluated_once", "a node is the leaf of as many simulations as it was evaluated",
+        "SELECT n.search_id, n.ix FROM nodes n LEFT JOIN simulations m "
+        "ON m.search_id = n.search_id AND m.leaf_ix = n.ix "
+        "WHERE EXISTS (SELECT 1 FROM simulations x WHERE x.search_id = n.search_id) "
+        "GROUP BY n.search_id, n.ix, n.own_evaluations HAVING n.own_evaluations <> count(m.seq)",
+    ),
+    Invariant(
+        "no_journal_after_the_end", "only a search under way has a journal",
+        "SELECT DISTINCT j.search_id FROM search_journals j JOIN searches s ON s.id = j.search_id "
+        "WHERE s.status IN ('done', 'failed')",
+    ),
+    Invariant(
         "nothing_before_the_end", "only an ended search has nodes or trajectories",
         "SELECT s.id FROM searches s WHERE s.status IN ('pending', 'running') AND (EXISTS "
         "(SELECT 1 FROM nodes n WHERE n.search_id = s.id) OR EXISTS "

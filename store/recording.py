@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
-from sqlalchemy import CursorResult, insert, select, update
+from sqlalchemy import CursorResult, delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from search.interfaces import Rollout
+from search.journal import Entry
 from search.mcts import Candidate, Search
 from search.state import Problem
 from search.trajectory import trajectory
@@ -17,11 +18,13 @@ from store.database import Store, now_us
 from store.schema import (
     CriticScore,
     Event,
+    JournalRow,
     NodeRow,
     NodeText,
     ProblemRow,
     Round,
     SearchRow,
+    SimulationRow,
     TrajectoryRow,
 )
 
@@ -138,6 +141,13 @@ def record_search(
             select(SearchRow.problem_id).where(SearchRow.id == search_id)
         ).scalar_one()
         _write_nodes(session, search_id, search)
+        if search.log:
+            session.execute(insert(SimulationRow), [
+                {"search_id": search_id, "seq": i, "leaf_ix": s.leaf_ix, "value": s.value,
+                 "num_tokens": s.num_tokens}
+                for i, s in enumerate(search.log)
+            ])  # fmt: skip
+        drop_journals(session, [search_id])
         rows = [
             _trajectory_row(search, c, search_id, problem_row_id, c is chosen, is_correct)
             for c in search.candidates
@@ -145,6 +155,33 @@ def record_search(
         if rows:
             session.execute(insert(TrajectoryRow), rows)
     return True
+
+
+def add_journal(session: Session, entries: Sequence[tuple[int, int, Entry]]) -> None:
+    """Append (search id, place, entry) to the journals. The caller holds the run's lease."""
+    session.execute(
+        insert(JournalRow), [{"search_id": i, "seq": n, "entry": e} for i, n, e in entries]
+    )
+
+
+def read_journals(session: Session, search_ids: Sequence[int]) -> dict[int, list[Entry]]:
+    """By search id what searches under way were told, in order; those without are left out."""
+    journals: dict[int, list[Entry]] = {}
+    for start in range(0, len(search_ids), 500):
+        found = session.execute(
+            select(JournalRow.search_id, JournalRow.entry)
+            .where(JournalRow.search_id.in_(search_ids[start : start + 500]))
+            .order_by(JournalRow.search_id, JournalRow.seq)
+        )
+        for search_id, entry in found:
+            journals.setdefault(search_id, []).append(entry)
+    return journals
+
+
+def drop_journals(session: Session, search_ids: Sequence[int]) -> None:
+    for start in range(0, len(search_ids), 500):
+        part = search_ids[start : start + 500]
+        session.execute(delete(JournalRow).where(JournalRow.search_id.in_(part)))
 
 
 def _write_nodes(session: Session, search_id: int, search: Search) -> None:

@@ -183,6 +183,29 @@ class CriticScore(Base):
     reason: Mapped[str]
 
 
+class SimulationRow(Base):
+    """One finished simulation. In order they rebuild N and W of every node of the tree."""
+
+    __tablename__ = "simulations"
+    search_id: Mapped[int] = mapped_column(ForeignKey("searches.id"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    """0, 1, 2, ... in the order in which values were backed up."""
+    leaf_ix: Mapped[int]
+    """The node that was evaluated."""
+    value: Mapped[float]
+    num_tokens: Mapped[int]
+    """Tokens that the search had spent by then."""
+
+
+class JournalRow(Base):
+    """An answer that a search under way was told; gone when the search has ended."""
+
+    __tablename__ = "search_journals"
+    search_id: Mapped[int] = mapped_column(ForeignKey("searches.id"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    entry: Mapped[dict[str, Any]]
+
+
 class TrajectoryRow(Base):
     """A finished text that a search found."""
 

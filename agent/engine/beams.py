@@ -1,4 +1,10 @@
-"""The most probable different lines after many prefixes: beam search over one line's tokens.
+"""Different lines after many prefixes, by beam search over one line's tokens.
+
+Two rankings of the beams give two kinds of lines. By log-probability they are the most probable
+ones. By a Gumbel-perturbed log-probability, each beam's noise conditioned on its parent's, the
+best K are a sample of K lines without replacement from the policy (stochastic beam search: Kool,
+van Hoof, Welling 2019, "Stochastic Beams and Where to Find Them"); the log-probabilities that come
+with them are exact either way.
 
 Shapes: N live prefixes, K beams of a prefix, C candidates a step, V vocabulary, S steps.
 """
@@ -11,11 +17,13 @@ from torch import Tensor
 
 from agent.engine.decoder import Decoder, Prefix, Suffix
 from agent.engine.requests import Generated, Lines
+from agent.engine.steps import Steps
+from kernels.noise import follow, gumbel
 from search.state import Stop
 
 NEVER = float("-inf")
 LEAST_LOGPROB = -12.0
-"""Lines less probable than this (6 in a million) are not proposed: a beam is not fed for them."""
+"""Among the most probable lines none below this (6 in a million): a beam is not fed for them."""
 
 
 @dataclass(slots=True)
@@ -28,7 +36,7 @@ class Found:
     num_tokens: int = 0
 
     def is_settled(self, count: int, best_open: float) -> bool:
-        """Log-probabilities only fall as a line grows: nothing open can get among the best now."""
+        """Ranks only fall as a line grows: nothing open can get among the best now."""
         if best_open == NEVER:
             return True
         if len(self.lines) < count:
@@ -45,21 +53,28 @@ class Beams:
 
     def __init__(
         self, decoder: Decoder, prefix: Prefix, last_N: Tensor, limits: Sequence[int], count: int,
-        boundary: frozenset[int], ends: frozenset[int],
+        steps: Steps, ends: frozenset[int], seeds: Sequence[int] | None = None,
     ) -> None:  # fmt: skip
+        """`seeds`, one a prefix, ask for a sample without replacement."""
         N, K = len(limits), count
         device = last_N.device
         self.decoder = decoder
         self.count = count
-        self.boundary, self.ends = boundary, ends
-        self.stop_ids = torch.tensor(sorted(boundary | ends), device=device)
+        self.steps, self.ends = steps, ends
+        self.stop_ids = torch.tensor(sorted(steps.ids | ends), device=device)
         self.found = [Found(limit) for limit in limits]
         self.live = list(range(N))
         self.prefix = prefix
         self.suffix: Suffix = decoder.new_suffix(N, K)
         self.tokens_NK = last_N[:, None].expand(N, K)
-        self.score_NK = torch.full((N, K), NEVER, device=device)
+        # Perturbed ranks are differences of close numbers; log-probabilities are not.
+        dtype = torch.float32 if seeds is None else torch.float64
+        self.score_NK = torch.full((N, K), NEVER, device=device, dtype=dtype)
         self.score_NK[:, 0] = 0.0  # all beams of a prefix are the same before the first token
+        self.total_NK = torch.zeros((N, K), device=device, dtype=dtype)
+        self.stream_NK: Tensor | None = None
+        if seeds is not None:
+            self.stream_NK = torch.tensor(seeds, device=device)[:, None].expand(N, K)
         self.history_NKS = torch.empty((N, K, 0), dtype=torch.long, device=device)
         self.logprobs_NKS = torch.empty((N, K, 0), device=device)
 
@@ -75,16 +90,46 @@ class Beams:
         self.suffix.position_NK += 1
         for n in self.live:
             self.found[n].num_tokens += K if self.history_NKS.shape[2] else 1
-        total = (self.score_NK[:, :, None] + logprob_NKV).view(N, K * V)
+        rank_NKV = self._ranks(logprob_NKV)
         # Up to K ended candidates may stand before the K that go on.
-        score_NC, flat_NC = total.topk(min(2 * K, K * V), dim=1)
-        score_NC = score_NC.masked_fill(score_NC < LEAST_LOGPROB, NEVER)
-        token_NC = flat_NC % V
-        stops_NC = torch.isin(token_NC, self.stop_ids)
+        score_NC, flat_NC = rank_NKV.view(N, K * V).topk(min(2 * K, K * V), dim=1)
+        if self.stream_NK is None:
+            score_NC = score_NC.masked_fill(score_NC < LEAST_LOGPROB, NEVER)
+        stops_NC = self._stops(score_NC, flat_NC, V)
         self._collect(score_NC, flat_NC, stops_NC, logprob_NKV)
         self.score_NK, place_NK = score_NC.masked_fill(stops_NC, NEVER).topk(K, dim=1)
         self._advance(flat_NC.gather(1, place_NK), logprob_NKV)
         self._retire()
+
+    def _ranks(self, logprob_NKV: Tensor) -> Tensor:
+        """What beams and their continuations are compared by, [N, K, V]; never above the parent's.
+
+        For samples: G of a child is its log-probability plus Gumbel noise, shifted so that the
+        largest among a parent's children equals the parent's own G (Kool et al., appendix B.3).
+        """
+        if self.stream_NK is None:
+            return self.score_NK[..., None] + logprob_NKV
+        total_NKV = self.total_NK[..., None] + logprob_NKV.double()
+        N, K, V = logprob_NKV.shape
+        stream_R = self.stream_NK.reshape(-1)
+        noise_NKV = gumbel(stream_R, torch.zeros_like(stream_R), V).view(N, K, V)
+        free_NKV = total_NKV + noise_NKV.double()
+        top_NK1 = free_NKV.amax(dim=2, keepdim=True)
+        parent_NK1 = self.score_NK[..., None]
+        v = parent_NK1 - free_NKV + torch.log1p(-torch.exp(free_NKV - top_NK1))
+        rank = parent_NK1 - v.clamp(min=0) - torch.log1p(torch.exp(-v.abs()))
+        return rank.masked_fill(~(logprob_NKV > NEVER), NEVER).nan_to_num(NEVER, neginf=NEVER)
+
+    def _stops(self, score_NC: Tensor, flat_NC: Tensor, V: int) -> Tensor:
+        """Which candidates are whole lines or whole texts, [N, C]."""
+        stops_NC = torch.isin(flat_NC % V, self.stop_ids)
+        if self.steps.is_certain:
+            return stops_NC
+        for i, c in (stops_NC & (score_NC > NEVER)).nonzero().tolist():
+            beam, token = divmod(int(flat_NC[i, c]), V)
+            tokens = (*self.history_NKS[i, beam].tolist(), token)
+            stops_NC[i, c] = token in self.ends or self.steps.ends(tokens)
+        return stops_NC
 
     def _collect(
         self, score_NC: Tensor, flat_NC: Tensor, stops_NC: Tensor, logprob_NKV: Tensor
@@ -99,13 +144,13 @@ class Beams:
             beam, token = divmod(int(flat_NC[i, c]), V)
             tokens = (*self.history_NKS[i, beam].tolist(), token)
             logprobs = (*self.logprobs_NKS[i, beam].tolist(), float(logprob_NKV[i, beam, token]))
-            line = Generated(tokens, logprobs, self._stop(token))
+            line = Generated(tokens, logprobs, self._stop(tokens))
             self.found[self.live[i]].lines.append((float(score_NC[i, c]), line))
 
-    def _stop(self, token: int) -> Stop:
-        if token in self.ends:
+    def _stop(self, tokens: Sequence[int]) -> Stop:
+        if tokens[-1] in self.ends:
             return "end"
-        return "boundary" if token in self.boundary else "length"
+        return "boundary" if self.steps.ends(tokens) else "length"
 
     def _advance(self, flat_NK: Tensor, logprob_NKV: Tensor) -> None:
         """Each beam becomes the candidate chosen for it: (beam it grew from) * V + token."""
@@ -120,6 +165,9 @@ class Beams:
         self.logprobs_NKS = torch.cat(
             (self.logprobs_NKS.gather(1, back_NKS), picked_NK[..., None]), dim=2
         )
+        self.total_NK = self.total_NK.gather(1, beam_NK) + picked_NK
+        if self.stream_NK is not None:
+            self.stream_NK = follow(self.stream_NK.gather(1, beam_NK), token_NK)
         self.tokens_NK = token_NK
 
     def _retire(self) -> None:
@@ -138,4 +186,7 @@ class Beams:
         index = torch.tensor(keep, dtype=torch.long, device=self.score_NK.device)
         self.prefix, self.suffix = self.prefix.take(index), self.suffix.take(index)
         self.tokens_NK, self.score_NK = self.tokens_NK[index], self.score_NK[index]
+        self.total_NK = self.total_NK[index]
+        if self.stream_NK is not None:
+            self.stream_NK = self.stream_NK[index]
         self.history_NKS, self.logprobs_NKS = self.history_NKS[index], self.logprobs_NKS[index]

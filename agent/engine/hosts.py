@@ -43,6 +43,8 @@ class HostSettings:
     """`auto` takes cuda where there is one."""
     batch_rows: int = 512
     draft_tokens: int = 4
+    workers: int = 1
+    """Hosts of the policy; each answers whole calls, so how many there are changes no answer."""
 
     def chosen_device(self) -> str:
         """Raises ResourceError for a device that this machine lacks."""
@@ -115,9 +117,7 @@ class GeneratorHost(Host):
                 f"{checkpoint.architecture.vocab_size}",
                 "use tokenizer and weights of the same model",
             )
-        return TorchEngine(
-            decoder, tokenizer.boundary_ids, tokenizer.end_ids, self.settings.batch_rows
-        )
+        return TorchEngine(decoder, tokenizer.steps, tokenizer.end_ids, self.settings.batch_rows)
 
     def lines(self, ref: ModelRef, requests: Sequence[LineRequest]) -> list[Lines]:
         engine: TorchEngine = self._model(ref)
@@ -164,7 +164,7 @@ class GeneratorHost(Host):
         """Cost table for speculation: this policy against that drafter, by number of rows."""
         engine: TorchEngine = self._model(ref)
         length = min(32, engine.decoder.arch.max_positions // 2)
-        start = tuple([max(engine.boundary)] * length)
+        start = tuple([max(engine.ends)] * length)
         table: dict[int, Costs] = {}
         for num in rows:
             requests = [TextRequest(start, 8, 1.0, i) for i in range(num)]

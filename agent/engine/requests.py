@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from search.boundary import NEWLINE, Boundary
+from search.settings import ProposalRule
 from search.state import Stop
 
 Tokens = tuple[int, ...]
@@ -9,14 +11,18 @@ Tokens = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class LineRequest:
-    """The `count` most probable different lines (or that many samples) after a prefix."""
+    """`count` options after a prefix."""
 
     prefix: Tokens
     count: int
     max_tokens: int
-    temperature: float = 0.0
-    """0 asks for the most probable different lines; above 0 for independent samples."""
+    mode: ProposalRule = "distinct"
+    """`distinct`: the most probable different ones; `drawn`: a sample without replacement, in the
+    order drawn, so that a larger count begins with a smaller one's; `sampled`: independent."""
+    temperature: float = 1.0
+    """Of `sampled` options."""
     seed: int = 0
+    boundary: Boundary = NEWLINE
 
 
 @dataclass(frozen=True, slots=True)

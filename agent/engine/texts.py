@@ -3,7 +3,7 @@
 Shapes: N live rows, Q = 1 + drafted tokens a step, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -20,14 +20,16 @@ class Texts:
 
     def __init__(
         self, decoder: Decoder, prefix: Prefix, last_N: Tensor, requests: Sequence[TextRequest],
-        limits: Sequence[int], stops: dict[int, Stop], drafter: Drafter | None,
+        limits: Sequence[int], stop_of: Callable[[Sequence[int]], Stop | None],
+        drafter: Drafter | None,
     ) -> None:  # fmt: skip
-        """`stops` says which tokens end a text, and how."""
+        """`stop_of` says of what a row has written whether that is a whole text, and why."""
         num, device = len(requests), last_N.device
         self.decoder = decoder
         self.requests = requests
         self.limits = limits
-        self.stops = stops
+        self.stop_of = stop_of
+        self.stops: list[Stop] = ["length"] * num
         self.drafter = drafter
         self.prefix = prefix
         self.suffix: Suffix = decoder.new_suffix(num, 1)
@@ -46,9 +48,7 @@ class Texts:
         return [self._text(n) for n in range(len(self.requests))]
 
     def _text(self, n: int) -> Text:
-        tokens = tuple(self.done[n])
-        stop: Stop = self.stops.get(tokens[-1], "length") if tokens else "length"
-        generated = Generated(tokens, tuple(self.logprobs[n]), stop)
+        generated = Generated(tuple(self.done[n]), tuple(self.logprobs[n]), self.stops[n])
         return Text(generated, self.drafted[n], self.accepted[n], self.errors[n])
 
     def _drafts(self) -> list[list[int]]:
@@ -89,7 +89,10 @@ class Texts:
         for token, logprob in zip(tokens, logprobs, strict=False):
             self.done[n].append(token)
             self.logprobs[n].append(logprob)
-            if token in self.stops or len(self.done[n]) >= self.limits[n]:
+            if (stop := self.stop_of(self.done[n])) is not None:
+                self.stops[n] = stop
+                return False
+            if len(self.done[n]) >= self.limits[n]:
                 return False
         return True
 

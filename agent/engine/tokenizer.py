@@ -11,6 +11,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer as FastTokenizer
 
+from agent.engine.steps import Steps
+from search.boundary import Boundary
 from search.errors import CheckpointError, TaskError
 
 
@@ -40,6 +42,7 @@ class Tokenizer:
                 f"{path} names no eos_token_id", "set eos_token_id in its config.json"
             )
         added = self.fast.get_added_tokens_decoder()
+        self._steps: dict[str, Steps] = {}
         self.special_ids = frozenset(i for i, t in added.items() if t.special) | set(self.end_ids)
 
     @property
@@ -47,12 +50,18 @@ class Tokenizer:
         return self.fast.get_vocab_size(with_added_tokens=True)
 
     @cached_property
-    def boundary_ids(self) -> tuple[int, ...]:
-        """Tokens whose text holds a newline: each ends a step."""
-        return tuple(
-            i for i in range(self.vocab_size)
-            if i not in self.special_ids and "\n" in self.fast.decode([i])
-        )  # fmt: skip
+    def _texts(self) -> list[str]:
+        """Text of each token; special ones have none."""
+        return [
+            "" if i in self.special_ids else self.fast.decode([i]) for i in range(self.vocab_size)
+        ]
+
+    def steps(self, boundary: Boundary) -> Steps:
+        """The boundary in this vocabulary."""
+        if boundary.name not in self._steps:
+            ids = frozenset(i for i, t in enumerate(self._texts) if t and boundary.may_end(t))
+            self._steps[boundary.name] = Steps(boundary, ids, self.decode)
+        return self._steps[boundary.name]
 
     def encode(self, text: str, is_start: bool = True) -> list[int]:
         """Token ids of user text; `is_start` lets the tokenizer put its own opening token first.

@@ -14,25 +14,25 @@ from agent.engine.beams import Beams
 from agent.engine.decoder import Decoder, Prefix
 from agent.engine.requests import LineRequest, Lines, Text, TextRequest
 from agent.engine.speculative import Drafter
+from agent.engine.steps import Steps
 from agent.engine.texts import Texts, choose
+from search.boundary import Boundary
 from search.errors import TaskError
 from search.state import Stop
 
 
 class TorchEngine:
-    """Generation by one decoder. Stops a line at `boundary_ids`, a text at `end_ids`."""
+    """Generation by one decoder. `steps` finds a boundary in its vocabulary."""
 
     def __init__(
-        self, decoder: Decoder, boundary_ids: Sequence[int], end_ids: Sequence[int],
+        self, decoder: Decoder, steps: Callable[[Boundary], Steps], end_ids: Sequence[int],
         batch_rows: int = 512,
     ) -> None:  # fmt: skip
         self.decoder = decoder
         self.device = decoder.model.norm.weight.device
         self.batch_rows = batch_rows
-        self.boundary, self.ends = frozenset(boundary_ids), frozenset(end_ids)
-        self._text_stops: dict[int, Stop] = dict.fromkeys(end_ids, "end")
-        self._line_stops: dict[int, Stop] = dict.fromkeys(boundary_ids, "boundary")
-        self._line_stops |= self._text_stops
+        self.steps = steps
+        self.ends = frozenset(end_ids)
 
     def room(self, prefix: Sequence[int], max_tokens: int) -> int:
         """Tokens that may follow the prefix. Raises TaskError when none may."""
@@ -47,25 +47,28 @@ class TorchEngine:
 
     @torch.inference_mode()
     def lines(self, requests: Sequence[LineRequest]) -> list[Lines]:
-        """Answer line requests, those of one count and temperature in batches together."""
-        groups: dict[tuple[float, int], list[int]] = {}
-        for i, request in enumerate(requests):
-            groups.setdefault((request.temperature, request.count), []).append(i)
+        """Answer line requests, those of one mode, boundary and count in batches together."""
+        groups: dict[tuple[str, str, int], list[int]] = {}
+        for i, r in enumerate(requests):
+            groups.setdefault((r.mode, r.boundary.name, r.count), []).append(i)
         answers: dict[int, Lines] = {}
-        for (temperature, count), group in sorted(groups.items()):
+        for (mode, _, count), group in sorted(groups.items()):
             size = max(1, self.batch_rows // count)
             for start in range(0, len(group), size):
                 part = group[start : start + size]
                 chosen = [requests[i] for i in part]
-                found = self._sampled_lines(chosen) if temperature else self._best_lines(chosen)
+                ask = self._sampled_lines if mode == "sampled" else self._beam_lines
+                found = ask(chosen)
                 answers.update(zip(part, found, strict=True))
         return [answers[i] for i in range(len(requests))]
 
-    def _best_lines(self, requests: Sequence[LineRequest]) -> list[Lines]:
-        limits = [self.room(r.prefix, r.max_tokens) for r in requests]
+    def _beam_lines(self, requests: Sequence[LineRequest]) -> list[Lines]:
+        steps = self.steps(requests[0].boundary)
+        limits = [steps.limit(self.room(r.prefix, r.max_tokens)) for r in requests]
         prefix, last_N = self._prefill([r.prefix for r in requests])
         count = requests[0].count
-        beams = Beams(self.decoder, prefix, last_N, limits, count, self.boundary, self.ends)
+        seeds = [r.seed for r in requests] if requests[0].mode == "drawn" else None
+        beams = Beams(self.decoder, prefix, last_N, limits, count, steps, self.ends, seeds)
         return [self._bounded(r, found) for r, found in zip(requests, beams.run(), strict=True)]
 
     def _bounded(self, request: LineRequest, found: Lines) -> Lines:
@@ -80,15 +83,22 @@ class TorchEngine:
         return Lines(tuple(lines), found.num_tokens)
 
     def _sampled_lines(self, requests: Sequence[LineRequest]) -> list[Lines]:
+        steps = self.steps(requests[0].boundary)
+
+        def stop_of(tokens: Sequence[int]) -> Stop | None:
+            return self._text_stop(tokens) or ("boundary" if steps.ends(tokens) else None)
+
         texts = self._generate(
             [
-                TextRequest(r.prefix, r.max_tokens, r.temperature, r.seed + 7919 * k)
+                TextRequest(
+                    r.prefix, steps.limit(r.max_tokens), r.temperature, r.seed + 7919 * k
+                )
                 for r in requests
                 for k in range(r.count)
             ],
             None,
-            self._line_stops,
-        )
+            stop_of,
+        )  # fmt: skip
         count = requests[0].count
         groups = [texts[i : i + count] for i in range(0, len(texts), count)]
         found = [
@@ -106,15 +116,21 @@ class TorchEngine:
         found: list[Text] = []
         for start in range(0, len(requests), self.batch_rows):
             part = requests[start : start + self.batch_rows]
-            found += self._generate(part, drafter, self._text_stops)
+            found += self._generate(part, drafter, self._text_stop)
         return found
 
+    def _text_stop(self, tokens: Sequence[int]) -> Stop | None:
+        return "end" if tokens[-1] in self.ends else None
+
     def _generate(
-        self, requests: Sequence[TextRequest], drafter: Drafter | None, stops: dict[int, Stop]
+        self,
+        requests: Sequence[TextRequest],
+        drafter: Drafter | None,
+        stop_of: Callable[[Sequence[int]], Stop | None],
     ) -> list[Text]:
         limits = [self.room(r.prefix, r.max_tokens) for r in requests]
         prefix, last_N = self._prefill([r.prefix for r in requests])
-        return Texts(self.decoder, prefix, last_N, requests, limits, stops, drafter).run()
+        return Texts(self.decoder, prefix, last_N, requests, limits, stop_of, drafter).run()
 
     def _prefill(self, prefixes: Sequence[Sequence[int]]) -> tuple[Prefix, Tensor]:
         """Keys and values of all but each prefix's last token; that token [N] starts decoding."""

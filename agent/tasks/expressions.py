@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from agent.tasks.task import Demonstration, generator, is_held_out, problem_id
 from critics.calculator import CalculatorError, calculate
+from search.boundary import NEWLINE
 from search.errors import TaskError
 from search.score import Finding
 from search.state import Problem
@@ -96,6 +97,7 @@ OPERATORS: dict[str, Callable[[str, random.Random], str]] = {
 
 class Expressions:
     name = "expressions"
+    boundary = NEWLINE
     tool = "calculator"
 
     def read(self, text: str) -> str:

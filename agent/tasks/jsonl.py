@@ -17,6 +17,7 @@ from agent.tasks.task import Demonstration, check_text, generator, is_held_out, 
 from agent.tasks.verifier import Verifier
 from critics.answer import final_answer, same_answer
 from critics.calculator import equation_holds
+from search.boundary import NEWLINE
 from search.errors import TaskError
 from search.score import Finding
 from search.state import Problem
@@ -82,6 +83,7 @@ def _read_row(path: Path, number: int, raw: bytes) -> dict[str, Any]:
 
 class Jsonl:
     name = "jsonl"
+    boundary = NEWLINE
     tool = "calculator"
 
     def __init__(self, path: Path) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from agent.tasks.task import Demonstration, check_text, generator, is_held_out, problem_id
 from critics.calculator import equation_holds
+from search.boundary import NEWLINE
 from search.score import Finding
 from search.state import Problem
 
@@ -165,6 +166,7 @@ OPERATORS = {
 
 class Stories:
     name = "stories"
+    boundary = NEWLINE
     tool = "calculator"
 
     def read(self, text: str) -> str:

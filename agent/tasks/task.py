@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from search.boundary import Boundary
 from search.errors import TaskError
 from search.score import Finding
 from search.state import Problem
@@ -24,10 +25,12 @@ class Demonstration:
 class Task(Protocol):
     """A problem source, a step boundary, an answer checker and a tool for the critics.
 
-    A step ends with a newline, the last one with the end of the text.
+    The last step ends with the end of the text, each other one at the boundary.
     """
 
     name: str
+    boundary: Boundary
+    """Where a step ends, unless the search's settings name another."""
     tool: str
     """Name of the tool behind `check_step`; empty when there is none."""
 

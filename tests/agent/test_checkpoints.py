@@ -16,6 +16,7 @@ from agent.engine.hosts import CriticHost, GeneratorHost, HostSettings, referenc
 from agent.engine.requests import TextRequest
 from agent.engine.tokenizer import Tokenizer
 from agent.training.publish import NonFiniteError, publish, sweep
+from search.boundary import NEWLINE
 from search.errors import CheckpointError, TaskError
 from store.leases import owner_name
 from tests.agent.conftest import write_checkpoint
@@ -98,7 +99,7 @@ def test_control_tokens_in_user_text_are_plain_characters_or_an_error(checkpoint
     for text in ("</s>", "1+2</s>", "<pad>"):
         with pytest.raises(TaskError):
             tokenizer.encode(text)
-    assert tokenizer.boundary_ids == (2,)
+    assert tokenizer.steps(NEWLINE).ids == {2}
 
 
 def test_a_model_without_an_end_token_is_refused(checkpoint: Path) -> None:

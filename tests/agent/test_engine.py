@@ -1,6 +1,8 @@
 """The engine: transformers' own numbers, the most probable lines, drafts that change nothing."""
 
 import itertools
+import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,8 +13,11 @@ from agent.engine.checkpoint import inspect_checkpoint, load_decoder
 from agent.engine.decoder import Decoder
 from agent.engine.requests import LineRequest, TextRequest
 from agent.engine.speculative import Costs, Drafter, draft_length, expected_speedup
+from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
+from search.boundary import Boundary, boundary_named
 from search.errors import CheckpointError, TaskError
+from search.settings import ProposalRule
 from tests.agent.conftest import write_checkpoint
 
 FAMILIES = {
@@ -72,7 +77,9 @@ def test_logits_equal_transformers_own(family: str, tmp_path: Path) -> None:
 
 
 def engine(path: Path) -> TorchEngine:
-    return TorchEngine(load_decoder(inspect_checkpoint(path)), [2], [1])
+    checkpoint = inspect_checkpoint(path)
+    tokenizer = Tokenizer(path)
+    return TorchEngine(load_decoder(checkpoint), tokenizer.steps, tokenizer.end_ids)
 
 
 def probability(decoder: Decoder, prefix: Sequence[int], tokens: Sequence[int]) -> float:
@@ -107,9 +114,78 @@ def test_lines_do_not_depend_on_what_shares_their_batch(tmp_path: Path) -> None:
 
 def test_sampled_lines_differ_by_seed_and_repeat_by_seed(tmp_path: Path) -> None:
     found = engine(write_checkpoint(tmp_path / "p", seed=4))
-    ask = [LineRequest((3, 13, 5, 2), 6, 8, 1.0, seed) for seed in (1, 2, 1)]
+    ask = [LineRequest((3, 13, 5, 2), 6, 8, "sampled", 1.0, seed) for seed in (1, 2, 1)]
     first, second, again = ([x.tokens for x in lines.lines] for lines in found.lines(ask))
     assert first == again and first != second
+
+
+def test_drawn_lines_are_a_sample_without_replacement(tmp_path: Path) -> None:
+    """First draw: p. Second draw, given the first: p / (1 - p_first). Both by chi-square."""
+    found = engine(write_checkpoint(tmp_path / "p", seed=3, scale=1.5))
+    prefix, num = (5, 13, 6, 2), 4000
+    lines = [
+        found.lines([LineRequest(prefix, 2, 2, "drawn", seed=s) for s in range(a, a + 500)])
+        for a in range(0, num, 500)
+    ]
+    draws = [tuple(x.tokens for x in line.lines) for part in lines for line in part]
+    every = [(t,) for t in (1, 2)] + [
+        (a, b) for a, b in itertools.product(range(16), repeat=2) if a not in (1, 2)
+    ]
+    law = {t: math.exp(probability(found.decoder, prefix, t)) for t in every}
+    assert sum(law.values()) == pytest.approx(1.0, abs=1e-4)
+    assert all(a != b for a, b in draws)
+    first = Counter(a for a, _ in draws)
+    likeliest = first.most_common(1)[0][0]
+    second = Counter(b for a, b in draws if a == likeliest)
+    rest = {t: p / (1 - law[likeliest]) for t, p in law.items() if t != likeliest}
+    for counts, total, wanted in ((first, num, law), (second, first[likeliest], rest)):
+        common = [t for t, p in wanted.items() if p * total >= 20]
+        expected = [total * wanted[t] for t in common]
+        seen = [counts[t] for t in common]
+        expected.append(total - sum(expected))
+        seen.append(total - sum(seen))
+        statistic = sum((s - e) ** 2 / e for s, e in zip(seen, expected, strict=True))
+        # Chi-square has mean f and variance 2 f; seven deviations are past any luck.
+        assert statistic < len(common) + 7 * math.sqrt(2 * len(common))
+
+
+def test_more_draws_begin_with_the_ones_before_and_their_logprobs_are_exact(tmp_path: Path) -> None:
+    found = engine(write_checkpoint(tmp_path / "p", seed=4))
+    prefix = (3, 13, 5, 2)
+    few, many = (
+        found.lines([LineRequest(prefix, n, 6, "drawn", seed=11)])[0].lines for n in (3, 12)
+    )
+    assert [x.tokens for x in many[:3]] == [x.tokens for x in few]
+    assert len({x.tokens for x in many}) == 12
+    for line in many:
+        wanted = probability(found.decoder, prefix, line.tokens)
+        assert sum(line.logprobs) == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["distinct", "drawn", "sampled"])
+def test_options_end_at_the_boundary_that_the_request_names(
+    tmp_path: Path, mode: ProposalRule
+) -> None:
+    found = engine(write_checkpoint(tmp_path / "p", seed=4))
+    prefix = (3, 13, 5, 2)
+
+    tokenizer = Tokenizer(tmp_path / "p")
+
+    def stops(boundary: Boundary) -> list[tuple[int, int, str]]:
+        """Tokens and characters of each option, and why it stopped."""
+        asked = LineRequest(prefix, 6, 12, mode, seed=1, boundary=boundary)
+        lines = found.lines([asked])[0].lines
+        return [(len(x.tokens), len(tokenizer.decode(x.tokens)), x.stop) for x in lines]
+
+    assert {(n, s) for n, _, s in stops(boundary_named("tokens:3")) if s != "end"} == {
+        (3, "boundary")
+    }
+    assert all(n == 1 for n, _, _ in stops(boundary_named("token")))
+    never = Boundary("never", ends=lambda text: False)
+    assert {(n, s) for n, _, s in stops(never) if s != "end"} <= {(12, "length")}
+    even = Boundary("even", lambda token: True, lambda text: len(text) % 2 == 0)
+    ended = [size for _, size, stop in stops(even) if stop == "boundary"]
+    assert ended and all(size % 2 == 0 for size in ended)
 
 
 class Perverse:

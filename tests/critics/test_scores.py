@@ -79,7 +79,11 @@ def test_one_class_leaves_the_scores_as_they_are() -> None:
 
 def test_a_completion_is_cut_at_boundaries_and_keeps_every_token() -> None:
     options = cut_into_options(
-        (3, 9, 4, 9, 5, 0), (-1.0,) * 6, "end", frozenset({9}), lambda ids: str(list(ids))
+        (3, 9, 4, 9, 5, 0),
+        (-1.0,) * 6,
+        "end",
+        lambda part: part[-1] == 9,
+        lambda ids: str(list(ids)),
     )
     assert [o.tokens for o in options] == [(3, 9), (4, 9), (5, 0)]
     assert [o.stop for o in options] == ["boundary", "boundary", "end"]
