@@ -99,7 +99,9 @@ class HostingSettings(_Section):
 
 
 class Config(_Section):
-    task: Literal["expressions", "stories", "jsonl"] = Field("expressions", description="problems")
+    task: Literal["expressions", "stories", "game24", "jsonl"] = Field(
+        "expressions", description="problems"
+    )
     policy: str = Field("", description="checkpoint directory; empty: the embedded one")
     problems: str = Field("", description="JSONL file of the task jsonl")
     store: str = Field("sqlite:///ratchet-runs/ratchet.db", description="SQLAlchemy URL")

@@ -166,6 +166,10 @@ class Models:
         """The outcome critic on whole texts."""
         return self._scores({"outcome": states})["outcome"]
 
+    def process_scores(self, states: Sequence[State]) -> list[Score]:
+        """The process critic on the last step of each state."""
+        return self._scores({"process": states})["process"]
+
     def _rollouts(
         self, requests: Sequence[EvaluateRequest]
     ) -> tuple[list[list[Rollout]], list[int]]:

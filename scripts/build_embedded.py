@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Build the embedded models of a task from a seed: tokenizer, policy, drafter and three critics.
+"""Build the models of a task from a seed: tokenizer, policy, drafter and three critics.
 
     .venv/bin/python scripts/build_embedded.py expressions
-    .venv/bin/python scripts/build_embedded.py stories --steps 3000 --out /tmp/bundle
+    .venv/bin/python scripts/build_embedded.py stories --steps 3000 --out bundles
+    .venv/bin/python scripts/build_embedded.py game24 --out bundles
 
 The policy learns from generated demonstrations only; the drafter is its first half, distilled on
 the policy's own texts; the critics learn from texts that the policy samples on labelled problems.
@@ -47,19 +48,23 @@ from search.settings import SearchSettings  # noqa: E402
 RECIPES: dict[str, dict[str, Any]] = {
     "expressions": {
         "demonstrations": 40_000, "steps": 2000, "span": 128, "hidden": 96, "inner": 256,
-        "heads": 3, "layers": 4, "labelled": 1500, "vocabulary": 0,
+        "heads": 3, "layers": 4, "labelled": 1500, "alphabet": "0123456789+-*",
     },
     "stories": {
         "demonstrations": 2_000, "steps": 600, "span": 0, "hidden": 128, "inner": 352,
         "heads": 4, "layers": 4, "labelled": 1500, "vocabulary": 384,
     },
+    "game24": {
+        "demonstrations": 20_000, "steps": 1200, "span": 0, "hidden": 128, "inner": 352,
+        "heads": 4, "layers": 4, "labelled": 1262, "alphabet": "0123456789+-*/=: _",
+    },
 }  # fmt: skip
 
 
-def characters_tokenizer() -> FastTokenizer:
-    """One token a character: digits, operators and the newline."""
-    alphabet = ["<pad>", "</s>", "\n", *"0123456789", "+", "-", "*"]
-    fast = FastTokenizer(models.WordLevel({c: i for i, c in enumerate(alphabet)}, unk_token=None))
+def characters_tokenizer(alphabet: str) -> FastTokenizer:
+    """One token a character: the newline and those of the alphabet."""
+    known = ["<pad>", "</s>", "\n", *alphabet]
+    fast = FastTokenizer(models.WordLevel({c: i for i, c in enumerate(known)}, unk_token=None))
     fast.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     fast.decoder = decoders.Fuse()
     fast.add_special_tokens(["<pad>", "</s>"])
@@ -94,8 +99,8 @@ def empty_checkpoint(path: Path, task: Task, recipe: dict[str, Any], seed: int) 
             [task.prompt(d.problem.text) + "".join(d.steps) for d in demonstrations],
             recipe["vocabulary"],
         )
-        if recipe["vocabulary"]
-        else characters_tokenizer()
+        if "vocabulary" in recipe
+        else characters_tokenizer(recipe["alphabet"])
     )
     fast.save(str(path / "tokenizer.json"))
     (path / "tokenizer_config.json").write_text(

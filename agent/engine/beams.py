@@ -88,8 +88,8 @@ class Beams:
         logits = self.decoder.decode(self.tokens_NK[..., None], self.prefix, self.suffix)
         logprob_NKV = torch.log_softmax(logits[:, :, 0].float(), dim=-1).nan_to_num(NEVER)
         self.suffix.position_NK += 1
-        for n in self.live:
-            self.found[n].num_tokens += K if self.history_NKS.shape[2] else 1
+        for n, num_open in zip(self.live, (self.score_NK > NEVER).sum(dim=1).tolist(), strict=True):
+            self.found[n].num_tokens += num_open
         rank_NKV = self._ranks(logprob_NKV)
         # Up to K ended candidates may stand before the K that go on.
         score_NC, flat_NC = rank_NKV.view(N, K * V).topk(min(2 * K, K * V), dim=1)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from agent.tasks.expressions import Expressions
+from agent.tasks.game24 import Game24
 from agent.tasks.jsonl import Jsonl
 from agent.tasks.stories import Stories
 from agent.tasks.task import Task
@@ -22,7 +23,10 @@ def open_task(name: str, problems: str) -> Task:
             f"task {name!r} makes its own problems; --problems {problems!r} has no use there",
             "add --task jsonl, or leave --problems out",
         )
-    return Expressions() if name == "expressions" else Stories()
+    tasks: dict[str, type[Expressions | Stories | Game24]] = {
+        "expressions": Expressions, "stories": Stories, "game24": Game24,
+    }  # fmt: skip
+    return tasks[name]()
 
 
 def embedded_path(task: str, role: str) -> Path | None:

@@ -1,0 +1,586 @@
+#!/usr/bin/env python3
+"""How fast and how good is the search, beside every simpler way to spend the same tokens?
+
+    .venv/bin/python scripts/bench/search.py --quick                      # under a minute
+    .venv/bin/python scripts/bench/search.py --only speed,batching        # 3 minutes
+    .venv/bin/python scripts/bench/search.py --only quality --task stories --plot curves.png
+    .venv/bin/python scripts/bench/search.py --json results.json          # all of it, 2 hours
+
+Sections: speed (the search alone), batching (with the embedded model), quality (accuracy against
+generated tokens, all arms on the same held-out problems), ablation (the parts of AlphaLLM, one
+after the other), game24 (needs --models, built by scripts/build_embedded.py game24 --out DIR),
+replay (1, 2 and 4 workers, and after a kill). One thread; the held-out problems are drawn with
+seeds that no tuning looked at.
+"""
+
+import argparse
+import cProfile
+import hashlib
+import math
+import os
+import pstats
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+
+import arms  # noqa: E402
+from report import Row, missing, repeats, share, show, write  # noqa: E402
+
+from agent.actors import InlineHosts, make_hosts  # noqa: E402
+from agent.config import load_config  # noqa: E402
+from agent.context import make_models  # noqa: E402
+from agent.coordinator import Models  # noqa: E402
+from agent.intervals import paired_difference  # noqa: E402
+from agent.models import as_ref, base_checkpoints, model_set  # noqa: E402
+from agent.run import host_settings  # noqa: E402
+from agent.tasks.registry import open_task  # noqa: E402
+from search import frontier  # noqa: E402
+from search.interfaces import (  # noqa: E402
+    EvaluateRequest,
+    Evaluation,
+    ExpandRequest,
+    Proposal,
+)
+from search.mcts import Search  # noqa: E402
+from search.randomness import derive_seed  # noqa: E402
+from search.settings import SearchSettings  # noqa: E402
+from search.state import Option, State  # noqa: E402
+
+SECTIONS = ("speed", "batching", "quality", "ablation", "game24", "replay")
+BASELINES = ("tool_filtered", "best_of_n", "orm_vote", "line_of_play", "prm_beam")
+BUDGETS = (64, 128, 256, 512, 1024)
+HELD_OUT_SEED = 20_261_123
+
+
+class FreeWorld:
+    """A policy and a critic that cost next to nothing: options made beforehand, values of seeds."""
+
+    def __init__(self, depth: int = 8) -> None:
+        self.options = [
+            tuple(
+                Option((d, i), f"{d} {i}", -0.5 - 0.5 * i, "boundary" if d < depth - 1 else "end")
+                for i in range(32)
+            )
+            for d in range(depth)
+        ]
+
+    def propose(self, requests: Sequence[ExpandRequest]) -> list[Proposal]:
+        return [Proposal(self.options[len(r.state.options)][: r.count]) for r in requests]
+
+    def evaluate(self, requests: Sequence[EvaluateRequest]) -> list[Evaluation]:
+        return [Evaluation((r.seed % 1009) / 1009) for r in requests]
+
+
+def free_searches(trees: int, simulations: int) -> list[Search]:
+    settings = SearchSettings(simulations=simulations, max_tokens=0, importance=0.0)
+    return [Search(State(str(i), (1,), "p"), settings, i) for i in range(trees)]
+
+
+def free_rate(trees: int, simulations: int) -> float:
+    """Simulations a second of the search alone."""
+    searches, world = free_searches(trees, simulations), FreeWorld()
+    started = time.perf_counter()
+    frontier.run(searches, world, world)
+    return sum(s.budget.simulations for s in searches) / (time.perf_counter() - started)
+
+
+def slope(points: Sequence[tuple[float, float]]) -> float:
+    """Least squares of log y over log x: 1 is linear growth."""
+    xs, ys = [math.log(x) for x, _ in points], [math.log(y) for _, y in points]
+    mx, my = sum(xs) / len(xs), sum(ys) / len(ys)
+    top = sum((x - mx) * (y - my) for x, y in zip(xs, ys, strict=True))
+    return top / sum((x - mx) ** 2 for x in xs)
+
+
+def speed(quick: bool) -> list[Row]:
+    num = 2 if quick else 9
+    rows = [repeats("pure_search_sims_per_s", [free_rate(64, 64) for _ in range(num)], "1/s",
+                    "64 trees of 64 simulations, free policy and critic", target=20_000)]  # fmt: skip
+    grids = {
+        "simulations": [(16, 16), (16, 64), (16, 256), (16, 1024)],
+        "trees": [(1, 64), (16, 64), (64, 64), (256, 64), (1024, 64)],
+    }
+    for name, grid in grids.items():
+        grid = grid[:3] if quick else grid
+        rates = {}
+        for trees, simulations in grid:
+            few = [free_rate(trees, simulations) for _ in range(1 if quick else 3)]
+            rates[trees, simulations] = max(few)
+            rows.append(repeats(
+                f"pure_sims_per_s@{trees}x{simulations}", few, "1/s", "trees x simulations",
+            ))  # fmt: skip
+        times = [(t * s, t * s / rates[t, s]) for t, s in grid]
+        rows.append(
+            {"name": "growth_exponent", "value": slope(times), "unit": f"over {name}",
+             "n": len(times), "baseline": "1 is linear"}
+        )  # fmt: skip
+    profile = cProfile.Profile()
+    searches, world = free_searches(64, 64), FreeWorld()
+    profile.runcall(frontier.run, searches, world, world)
+    stats = pstats.Stats(profile).stats  # type: ignore[attr-defined]
+    total = sum(v[2] for v in stats.values())
+    top = sorted(stats.items(), key=lambda kv: -kv[1][2])[:6]
+    for (file, _, function), figures in top:
+        rows.append(
+            {"name": f"profile_share_{Path(file).stem}.{function.strip('<>')}",
+             "value": figures[2] / total, "unit": "share of own time", "n": figures[0],
+             "baseline": "64 trees of 64 simulations under cProfile"}
+        )  # fmt: skip
+    return rows
+
+
+def open_models(task: str, use_tool: bool, folder: Path | None = None, **flags: Any) -> Models:
+    """The task's models in this process: the embedded ones, or those of a folder."""
+    config, _ = load_config(
+        {"task": task, "hosting.hosting": "inline", "critics.use_tool": use_tool} | flags
+    )
+    if folder is None:
+        refs = {role: as_ref(role, c) for role, c in base_checkpoints(config).items()}
+    else:
+        from agent.engine.hosts import ROLES, reference
+
+        refs = {role: reference(folder / role, role) for role in ROLES}
+    hosts = make_hosts("inline", host_settings(config))
+    return make_models(config, hosts, model_set(refs), open_task(task, ""))
+
+
+class TimedHosts(InlineHosts):
+    """Counts the seconds spent in model calls."""
+
+    seconds = 0.0
+
+    def call(self, role: str, method: str, *arguments: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return super().call(role, method, *arguments)
+        finally:
+            self.seconds += time.perf_counter() - started
+
+
+def shape(search: Search) -> list[tuple[Any, ...]]:
+    """A tree for comparison; values to six digits, since batches of other sizes round differently."""
+    return [
+        (n.ix, n.parent.ix if n.parent else None, n.parent_edge.option.tokens, n.visits,
+         round(n.mean, 6))
+        for n in search.nodes
+    ]  # fmt: skip
+
+
+def batching(quick: bool) -> list[Row]:
+    models = open_models("expressions", True)
+    num, simulations = (12, 4) if quick else (64, 16)
+    problems = models.task.held_out(num, HELD_OUT_SEED)
+    # No early end: both arms do the same work.
+    plain = replace(models.settings, simulations=simulations, max_tokens=0, stop_value=2.0)
+
+    def go(settings: SearchSettings, one_by_one: bool) -> tuple[float, list[Search]]:
+        own = arms.with_settings(models, settings)
+        searches = [Search(own.root(p), settings, derive_seed(0, p.id, "bench")) for p in problems]
+        started = time.perf_counter()
+        for part in [[s] for s in searches] if one_by_one else [searches]:
+            frontier.run(part, own, own)
+        spent = time.perf_counter() - started
+        return sum(s.budget.simulations for s in searches) / spent, searches
+
+    speedups, more, same = [], [], 0
+    for _ in range(1 if quick else 3):
+        slow, alone = go(plain, True)
+        fast, together = go(plain, False)
+        wide, _ = go(replace(plain, in_flight=4), False)
+        speedups.append(fast / slow)
+        more.append(wide / slow)
+        same = sum(shape(a) == shape(b) for a, b in zip(alone, together, strict=True))
+    rows = [
+        repeats("batching_speedup", speedups, "x", f"one call at a time, same run; {num} problems "
+                f"x {simulations} simulations, in_flight 1", target=8),
+        repeats("batching_speedup_in_flight_4", more, "x", "one call at a time, same run"),
+        share("batching_same_trees", same, len(problems), "trees searched one call at a time"),
+    ]  # fmt: skip
+    return [*rows, overhead(quick)]
+
+
+def overhead(quick: bool) -> Row:
+    """Share of the time that is not spent in model calls, at 64 problems x 32 simulations."""
+    models = open_models("expressions", True)
+    hosts = TimedHosts(models.hosts._hosts["policy"].settings)  # type: ignore[attr-defined]
+    models.hosts = hosts
+    num, simulations = (16, 8) if quick else (64, 32)
+    settings = replace(models.settings, simulations=simulations, max_tokens=0, stop_value=2.0)
+    own = arms.with_settings(models, settings)
+    shares = []
+    for k in range(1 if quick else 3):
+        problems = models.task.held_out(num, HELD_OUT_SEED + k)
+        searches = [Search(own.root(p), settings, derive_seed(0, p.id)) for p in problems]
+        hosts.seconds = 0.0
+        started = time.perf_counter()
+        frontier.run(searches, own, own)
+        whole = time.perf_counter() - started
+        shares.append(1 - hosts.seconds / whole)
+    return repeats("overhead_share", shares, "share", f"{num} problems x {simulations} simulations, "
+                   "expressions with its calculator", target=0.15)  # fmt: skip
+
+
+@contextmanager
+def timed(label: str) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    print(f"# {label}: {time.monotonic() - started:.0f} s", flush=True)
+
+
+Answers = dict[str, dict[int, list[tuple[bool, int]]]]
+"""By arm and budget: for each problem whether it was solved, and the tokens spent on it."""
+
+
+def measure_arms(
+    models: Models, plain: Models, seed: int, num: int, budgets: Sequence[int], found: Answers
+) -> None:
+    """All arms on one set of problems, with the tool (`models`) and without it (`plain`)."""
+    problems = models.task.held_out(num, HELD_OUT_SEED + seed)
+    top = max(budgets)
+
+    def note(name: str, arm: arms.Arm, own: Models) -> None:
+        for budget in budgets:
+            points = arm.best(budget)
+            solved = arms.solved(own, problems, points)
+            cell = found.setdefault(name, {}).setdefault(budget, [])
+            cell += [(s, p.tokens) for s, p in zip(solved, points, strict=True)]
+
+    note("greedy", arms.greedy(plain, problems), plain)
+    for label, own in (("", models), ("-without-tool", plain)):
+        with timed(f"seed {seed}, samples{label}"):
+            groups = arms.sampled(own, problems, top, seed)
+        if not label:
+            note("majority", arms.vote(groups, lambda _: 1.0), own)
+            note("tool_filtered", arms.until_sound(own, problems, 4 * top, seed), own)
+        note(f"best_of_n{label}", arms.best_of_n(groups), own)
+        note(f"orm_vote{label}", arms.vote(groups, arms.orm), own)
+        note(f"coverage_of_samples{label}", arms.coverage(own, problems, groups), own)
+        with timed(f"seed {seed}, line of play and beams{label}"):
+            note(f"line_of_play{label}", arms.line_of_play(own, problems, arms.WIDTHS), own)
+            note(f"prm_beam{label}", arms.prm_beam(own, problems, arms.BEAMS), own)
+        with timed(f"seed {seed}, search{label}"):
+            # With the tool a search ends early, so its mean is far below the cap.
+            settings = arms.unlimited(own.settings, top if label else 4 * top)
+            curves, oracle = arms.searched(own, problems, settings, seed)
+            note(f"search{label}", curves, own)
+            note(f"coverage_of_search{label}", oracle, own)
+
+
+def accuracy_rows(found: Answers, task: str) -> list[Row]:
+    rows = [
+        share(
+            f"accuracy_{name}@{budget}", sum(s for s, _ in cell), len(cell),
+            "all arms on the same problems", task=task,
+            mean_tokens=round(sum(t for _, t in cell) / len(cell), 1),
+        )
+        for name, by_budget in found.items()
+        for budget, cell in by_budget.items()
+    ]  # fmt: skip
+    return rows + [
+        paired(found, task, label, budget)
+        for label in ("", "-without-tool")
+        for budget in found["greedy"]
+    ]
+
+
+def paired(found: Answers, task: str, label: str, budget: int) -> Row:
+    """Search less the best other arm at a budget, problem by problem."""
+    others = [n for n in found if n.endswith(label) and n.partition("-")[0] in BASELINES]
+    others += ["greedy", "majority"]
+    best = max(others, key=lambda n: sum(s for s, _ in found[n][budget]))
+    ours = [s for s, _ in found[f"search{label}"][budget]]
+    theirs = [s for s, _ in found[best][budget]]
+    gained = sum(a and not b for a, b in zip(ours, theirs, strict=True))
+    lost = sum(b and not a for a, b in zip(ours, theirs, strict=True))
+    mean, low, high = paired_difference(gained, lost, len(ours))
+    return {
+        "name": f"search_less_best_baseline{label}@{budget}", "value": mean, "unit": "share",
+        "low": low, "high": high, "n": len(ours), "baseline": best,
+        "task": task,
+    }  # fmt: skip
+
+
+def quality(task: str, num: int, seeds: Sequence[int], plot: Path | None) -> list[Row]:
+    models, plain = open_models(task, True), open_models(task, False)
+    found: Answers = {}
+    for seed in seeds:
+        measure_arms(models, plain, seed, num, BUDGETS, found)
+        show_table(found)
+    rows = accuracy_rows(found, task)
+    if plot is not None:
+        draw(rows, task, plot)
+    return rows
+
+
+def show_table(found: Answers) -> None:
+    """Share solved and, in brackets, mean tokens."""
+    n = len(found["greedy"][BUDGETS[0]])
+    print(f"{'n = ' + str(n):<36}" + "".join(f"{b:>16}" for b in BUDGETS))
+    for name, by_budget in found.items():
+        cells = (
+            f"{sum(s for s, _ in cell) / n:.3f} ({sum(t for _, t in cell) / n:.0f})"
+            for cell in by_budget.values()
+        )
+        print(f"{name:<36}" + "".join(f"{cell:>16}" for cell in cells), flush=True)
+
+
+def draw(rows: Sequence[Row], task: str, path: Path) -> None:
+    """Accuracy over tokens, left with the tool and right without."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(12, 5), sharey=True)
+    for axis, label in zip(axes, ("", "-without-tool"), strict=True):
+        names = [
+            "greedy",
+            "majority",
+            *(
+                f"{n}{label}"
+                for n in (
+                    "best_of_n",
+                    "orm_vote",
+                    "line_of_play",
+                    "prm_beam",
+                    "search",
+                    "coverage_of_search",
+                )
+            ),
+        ]
+        names += [] if label else ["tool_filtered"]
+        for name in names:
+            points = [r for r in rows if r["name"].partition("@")[0] == f"accuracy_{name}"]
+            points = [p for p in points if p["value"] > 0]
+            budget = [int(p["name"].partition("@")[2]) for p in points]
+            value = [p["value"] for p in points]
+            error = [
+                [p["value"] - p["low"] for p in points],
+                [p["high"] - p["value"] for p in points],
+            ]
+            style: dict[str, Any] = {"linewidth": 2.5} if name.startswith("search") else {}
+            if name.startswith("coverage"):
+                style = {"linestyle": ":", "color": "gray"}
+            axis.errorbar(budget, value, error, label=name.removesuffix("-without-tool"), marker="o",
+                          capsize=2, **style)  # fmt: skip
+        axis.set_xscale("log", base=2)
+        axis.set_xlabel("generated tokens a problem")
+        axis.set_title(f"{task}, {'without' if label else 'with'} the calculator")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    axes[0].set_ylabel("solved")
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+STEPS: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
+    ("value only, fixed width",
+     {"importance": 0.0, "min_width": 4, "max_width": 4, "proposal": "sampled", "merge": "tokens",
+      "num_rollouts": 0, "final": "visits", "unsound": "keep"},
+     {"critics.process_weight": 0.0, "critics.outcome_weight": 0.0, "critics.use_tool": False}),
+    ("+ adaptive width", {"importance": 8.0, "max_width": 32}, {}),
+    ("+ process reward", {}, {"critics.process_weight": 1.0}),
+    ("+ rollouts scored by the outcome critic", {"num_rollouts": 1, "final": "vote"},
+     {"critics.outcome_weight": 1.0}),
+    ("+ merge by text", {"merge": "text"}, {}),
+    ("+ options drawn without replacement", {"proposal": "drawn"}, {}),
+    ("+ most probable different options", {"proposal": "distinct"}, {}),
+    ("+ calculator", {"unsound": "prune"}, {"critics.use_tool": True}),
+    ("+ more simulations", {"max_tokens": 1024, "simulations": 10_000}, {}),
+)  # fmt: skip
+
+
+def ablation(task: str, num: int, seeds: Sequence[int]) -> list[Row]:
+    """Each row adds one part; 24 simulations and 512 tokens a problem but for the last."""
+    settings = SearchSettings(simulations=24, max_tokens=512)
+    flags: dict[str, Any] = {}
+    rows = []
+    for i, (label, changes, more) in enumerate(STEPS):
+        settings, flags = replace(settings, **changes), flags | more
+        models = open_models(task, **({"use_tool": False} | _as_arguments(flags)))
+        correct, tokens, started = 0, 0.0, time.monotonic()
+        for seed in seeds:
+            problems = models.task.held_out(num, HELD_OUT_SEED + seed)
+            curves, _ = arms.searched(models, problems, settings, seed)
+            # What the search ended with, a last batch over the budget included.
+            points = curves.capped(10**9)
+            correct += sum(arms.solved(models, problems, points))
+            tokens += sum(p.tokens for p in points)
+        n = num * len(seeds)
+        rows.append(share(f"ablation_{i}", correct, n, "the row before", what=label, task=task,
+                          mean_tokens=round(tokens / n, 1)))  # fmt: skip
+        print(f"{label:<42} {correct / n:.3f} at {tokens / n:.0f} tokens, "
+              f"{time.monotonic() - started:.0f} s", flush=True)  # fmt: skip
+    return rows
+
+
+def _as_arguments(flags: dict[str, Any]) -> dict[str, Any]:
+    rest = {k: v for k, v in flags.items() if k != "critics.use_tool"}
+    return rest | {"use_tool": flags.get("critics.use_tool", False)}
+
+
+GAME_BUDGETS = (64, 256, 1024, 4096)
+
+
+def game24(folder: Path | None, num: int, budgets: Sequence[int]) -> list[Row]:
+    if folder is None:
+        why = "no --models; build them: scripts/build_embedded.py game24 --out DIR"
+        return [missing("game24_solved_of_100", why)]
+    models = open_models("game24", True, folder)
+    problems = models.task.held_out(num, 0)
+    top = max(budgets)
+    groups = arms.sampled(models, problems, top, 0)
+    with timed("search"):
+        settings = replace(arms.unlimited(models.settings, 4 * top), max_width=64)
+        curves, _ = arms.searched(models, problems, settings, 0)
+    found: dict[str, arms.Arm] = {
+        "greedy": arms.greedy(models, problems),
+        "majority": arms.vote(groups, lambda _: 1.0),
+        "best_of_n": arms.best_of_n(groups),
+        "tool_filtered": arms.until_sound(models, problems, 4 * top, 0),
+        "line_of_play": arms.line_of_play(models, problems, arms.WIDTHS),
+        "search": curves,
+    }
+    rows = []
+    for name, arm in found.items():
+        for budget in budgets:
+            points = arm.best(budget)
+            what = f"{name}, mean of at most {budget} tokens a puzzle"
+            solved = sum(arms.solved(models, problems, points))
+            spent = round(sum(p.tokens for p in points) / num, 1)
+            rows.append(
+                share("game24_solved_of_100", solved, num, what, arm=name, budget=budget,
+                      mean_tokens=spent)
+            )  # fmt: skip
+    return rows
+
+
+def replay(quick: bool) -> list[Row]:
+    """Digests of all trees of a round: 1, 2 and 4 policy workers, and killed in between."""
+    import ray
+
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    info = ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
+                    namespace="ratchet")  # fmt: skip
+    address = str(info.address_info["gcs_address"])
+    try:
+        plain = searched_round(address, 1, [], quick)
+        rows = [
+            share(f"replay_equal@{workers}_workers",
+                  int(searched_round(address, workers, [], quick) == plain), 1, "one worker")
+            for workers in (2, 4)
+        ]  # fmt: skip
+        killed = searched_round(
+            address,
+            2,
+            ["after-search-commit:9", "after-journal:3", "before-search-commit:5"],
+            quick,
+        )
+        rows.append(share("replay_equal_after_3_kills", int(killed == plain), 1, "one worker"))
+    finally:
+        ray.shutdown()
+    return rows
+
+
+def searched_round(address: str, workers: int, kills: Sequence[str], quick: bool) -> str:
+    """Digest of the trees of a round that was killed at each of these points, then searched on."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {
+            "problems_per_round": 24 if quick else 96, "hosting.cohort": 8 if quick else 16,
+            "search.simulations": 8, "hosting.workers": workers, "hosting.hosting": "ray",
+            "hosting.ray_address": address, "store": f"sqlite:///{folder}/store.db",
+            "checkpoints": f"{folder}/checkpoints",
+        }  # fmt: skip
+        flags = [part for k, v in settings.items() for part in ("--set", f"{k}={v}")]
+        for point in (*kills, "after-searching"):
+            done = subprocess.run(
+                [sys.executable, "-m", "agent", "improve", *flags], cwd=ROOT, capture_output=True,
+                text=True, env=os.environ | {"RATCHET_FAILPOINT": point},
+            )  # fmt: skip
+            if done.returncode != -signal.SIGKILL:
+                raise RuntimeError(f"failpoint {point} was not reached: {done.stderr[-2000:]}")
+        return digest(Path(folder) / "store.db")
+
+
+def digest(file: Path) -> str:
+    """Of every node, text and simulation, bit for bit."""
+    import sqlite3
+
+    questions = (
+        "SELECT s.position, n.* FROM nodes n JOIN searches s ON s.id = n.search_id ORDER BY 1, 3",
+        "SELECT search_id, ix, text FROM node_texts ORDER BY 1, 2",
+        "SELECT * FROM simulations ORDER BY search_id, seq",
+        "SELECT position, answer, num_tokens, confidence FROM searches ORDER BY 1",
+    )
+    found = hashlib.sha256()
+    with sqlite3.connect(file) as connection:
+        for question in questions:
+            for row in connection.execute(question):
+                found.update(repr(row).encode())
+    return found.hexdigest()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", default="", help=f"sections, by commas: {', '.join(SECTIONS)}")
+    parser.add_argument("--task", choices=["expressions", "stories"], help="of quality, ablation")
+    parser.add_argument("--problems", type=int, default=100, help="held-out problems a seed")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--models", type=Path, help="folder of the game24 models")
+    parser.add_argument("--plot", type=Path, help="PNG of the quality curves; {task} is filled in")
+    parser.add_argument("--quick", action="store_true", help="true but smaller")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
+    arguments = parser.parse_args()
+    sections = [s for s in arguments.only.split(",") if s] or list(SECTIONS)
+    unknown = set(sections) - set(SECTIONS)
+    if unknown:
+        parser.error(f"unknown section {min(unknown)!r}; there are {', '.join(SECTIONS)}")
+    if arguments.models is not None and not (arguments.models / "policy").is_dir():
+        parser.error(f"{arguments.models} holds no policy; build it with scripts/build_embedded.py")
+    torch.set_num_threads(1)
+    quick = arguments.quick
+    if quick and not arguments.only:
+        sections = ["speed", "batching", "quality"]
+    num = 6 if quick else arguments.problems
+    seeds = list(range(1 if quick else arguments.seeds))
+    tasks = [arguments.task] if arguments.task else ["expressions", "stories"][: 1 if quick else 2]
+    rows: list[Row] = []
+    for section in sections:
+        if section == "speed":
+            found = speed(quick)
+        elif section == "batching":
+            found = batching(quick)
+        elif section == "game24":
+            found = game24(arguments.models, 10 if quick else 100, GAME_BUDGETS)
+        elif section == "replay":
+            found = replay(quick)
+        else:
+            found = []
+            for task in tasks:
+                plot = arguments.plot and Path(str(arguments.plot).format(task=task))
+                found += quality(task, num, seeds, plot) if section == "quality" \
+                    else ablation(task, num, seeds)  # fmt: skip
+        for row in found:
+            show(row)
+        rows += found
+    settings = {"sections": sections, "tasks": tasks, "problems_a_seed": num, "quick": quick}
+    write(arguments.json, "search", settings, seeds, rows)
+
+
+if __name__ == "__main__":
+    main()
