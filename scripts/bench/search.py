@@ -106,8 +106,9 @@ def slope(points: Sequence[tuple[float, float]]) -> float:
 
 def speed(quick: bool) -> list[Row]:
     num = 2 if quick else 9
-    rows = [repeats("pure_search_sims_per_s", [free_rate(64, 64) for _ in range(num)], "1/s",
-                    "64 trees of 64 simulations, free policy and critic", target=20_000)]  # fmt: skip
+    what = "64 trees of 64 simulations, free policy and critic"
+    rates_64 = [free_rate(64, 64) for _ in range(num)]
+    rows = [repeats("pure_search_sims_per_s", rates_64, "1/s", what, target=20_000)]
     grids = {
         "simulations": [(16, 16), (16, 64), (16, 256), (16, 1024)],
         "trees": [(1, 64), (16, 64), (64, 64), (256, 64), (1024, 64)],
@@ -170,7 +171,7 @@ class TimedHosts(InlineHosts):
 
 
 def shape(search: Search) -> list[tuple[Any, ...]]:
-    """A tree for comparison; values to six digits, since batches of other sizes round differently."""
+    """A tree for comparison; values to six digits: batches of other sizes round differently."""
     return [
         (n.ix, n.parent.ix if n.parent else None, n.parent_edge.option.tokens, n.visits,
          round(n.mean, 6))
@@ -228,8 +229,8 @@ def overhead(quick: bool) -> Row:
         frontier.run(searches, own, own)
         whole = time.perf_counter() - started
         shares.append(1 - hosts.seconds / whole)
-    return repeats("overhead_share", shares, "share", f"{num} problems x {simulations} simulations, "
-                   "expressions with its calculator", target=0.15)  # fmt: skip
+    what = f"{num} problems x {simulations} simulations, expressions with its calculator"
+    return repeats("overhead_share", shares, "share", what, target=0.15)
 
 
 @contextmanager
@@ -344,12 +345,12 @@ def draw(rows: Sequence[Row], task: str, path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 2, figsize=(12, 5), sharey=True)
-    for axis, label in zip(axes, ("", "-without-tool"), strict=True):
+    for axis, arm in zip(axes, ("", "-without-tool"), strict=True):
         names = [
             "greedy",
             "majority",
             *(
-                f"{n}{label}"
+                f"{n}{arm}"
                 for n in (
                     "best_of_n",
                     "orm_vote",
@@ -360,7 +361,7 @@ def draw(rows: Sequence[Row], task: str, path: Path) -> None:
                 )
             ),
         ]
-        names += [] if label else ["tool_filtered"]
+        names += [] if arm else ["tool_filtered"]
         for name in names:
             points = [r for r in rows if r["name"].partition("@")[0] == f"accuracy_{name}"]
             points = [p for p in points if p["value"] > 0]
@@ -373,11 +374,11 @@ def draw(rows: Sequence[Row], task: str, path: Path) -> None:
             style: dict[str, Any] = {"linewidth": 2.5} if name.startswith("search") else {}
             if name.startswith("coverage"):
                 style = {"linestyle": ":", "color": "gray"}
-            axis.errorbar(budget, value, error, label=name.removesuffix("-without-tool"), marker="o",
-                          capsize=2, **style)  # fmt: skip
+            label = name.removesuffix("-without-tool")
+            axis.errorbar(budget, value, error, label=label, marker="o", capsize=2, **style)
         axis.set_xscale("log", base=2)
         axis.set_xlabel("generated tokens a problem")
-        axis.set_title(f"{task}, {'without' if label else 'with'} the calculator")
+        axis.set_title(f"{task}, {'without' if arm else 'with'} the calculator")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     axes[0].set_ylabel("solved")

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from search import frontier
+from search.errors import SearchSettingsError, StoreError
 from search.interfaces import Evaluation, Proposal, Rollout
+from search.journal import Entry, entry_of, resume
 from search.mcts import Candidate, Expansion, Leaf, Search
+from search.randomness import gamma
+from search.replay import rebuild
 from search.score import Score
-from search.settings import SearchSettings
+from search.settings import MergeRule, RootRule, SearchSettings
 from search.state import Option, State
 from search.trajectory import trajectory
 from tests.fakes import DigitWorld, root
@@ -284,3 +289,240 @@ def test_searches_stop_when_they_are_told_to() -> None:
     passes = iter(range(100))
     frontier.run([search], world, world, should_stop=lambda: next(passes) >= 3)
     assert not search.is_done and search.budget.simulations <= 3
+
+
+# --- settings beyond the plain ones ---
+
+
+class Words(DigitWorld):
+    """Each digit in two spellings, `3` and ` 3 `: duplicates that only merging sees through."""
+
+    def _proposal(self, state: State, count: int) -> Proposal:
+        plain = super()._proposal(state, 4).options
+        doubled = [
+            replace(o, tokens=(*o.tokens, k), text=" " * k + o.text, logprob=o.logprob - 0.7)
+            for o in plain
+            for k in (0, 1)
+        ]
+        return Proposal(tuple(doubled[:count]), (), count)
+
+    def _evaluation(self, state: State) -> Evaluation:
+        spelled = tuple(replace(o, tokens=o.tokens[:1]) for o in state.options)
+        found = super()._evaluation(replace(state, options=spelled))
+        rollouts = tuple(replace(r, state=state) for r in found.rollouts)
+        return replace(found, rollouts=rollouts)
+
+
+@hypothesis_settings(max_examples=60, deadline=None)
+@given(
+    digits=st.text("0123", min_size=1, max_size=3),
+    simulations=st.integers(1, 50),
+    low=st.integers(1, 4),
+    high=st.lists(st.integers(4, 8), min_size=1, max_size=3),
+    merge=st.sampled_from(["tokens", "text", "normalised", "edit"]),
+    root_rule=st.sampled_from(["same", "gumbel"]),
+    noise=st.sampled_from([0.0, 0.4]),
+    in_flight=st.integers(1, 4),
+    seed=st.integers(0, 3),
+)
+def test_merging_conserves_visits_and_priors_and_width_stays_within_its_bounds(
+    digits: str, simulations: int, low: int, high: list[int], merge: MergeRule,
+    root_rule: RootRule, noise: float, in_flight: int, seed: int,
+) -> None:  # fmt: skip
+    settings = replace(
+        PLAIN, simulations=simulations, min_width=low, max_width=tuple(high), merge=merge,
+        merge_distance=1, root_selection=root_rule, importance=6.0, in_flight=in_flight,
+        noise_fraction=0.0 if root_rule == "gumbel" else noise,
+    )  # fmt: skip
+    world = Words()
+    search = Search(root(digits), settings, seed)
+    frontier.run([search], world, world)
+    assert search.root.visits == search.budget.simulations == len(search.log)
+    for node in search.nodes:
+        limit = high[min(node.depth, len(high) - 1)]
+        drawn = [o for e in node.edges for o in (e.option, *e.alternatives)]
+        assert len(drawn) <= limit
+        assert node.pending == 0 and node.num_open == sum(not e.is_closed for e in node.edges)
+        assert node.visits == node.num_evaluations + sum(e.visits for e in node.edges)
+        assert node.prior_mass == pytest.approx(sum(math.exp(o.logprob) for o in drawn))
+        assert sum(e.prior for e in node.edges) == pytest.approx(node.prior_mass)
+        if merge != "tokens":
+            assert len({e.option.text.strip() for e in node.edges}) == len(node.edges)
+    parents = [n.parent.ix if n.parent else None for n in search.nodes]
+    visits, sums = rebuild(parents, search.log)
+    assert visits == [n.visits for n in search.nodes]
+    assert sums == [n.parent_edge.value_sum for n in search.nodes]  # bit for bit
+
+
+def told_searches(
+    settings: SearchSettings, world: DigitWorld, batch_target: int = 0
+) -> tuple[list[Search], list[list[Entry]]]:
+    """Several searches together, and what each was told."""
+    searches = [Search(root(d), settings, 3) for d in ("312", "20", "1", "3213")]
+    journals: list[list[Entry]] = [[] for _ in searches]
+    listener = frontier.Listener(
+        told=lambda s, asked, answer: journals[searches.index(s)].append(entry_of(asked, answer))
+    )
+    frontier.run(searches, world, world, listener, batch_target=batch_target)
+    return searches, journals
+
+
+def statistics(search: Search) -> list[tuple[object, ...]]:
+    return [
+        (n.ix, n.parent_edge.option.tokens, n.visits, n.parent_edge.value_sum, n.value, n.num_drawn)
+        for n in search.nodes
+    ]
+
+
+@pytest.mark.parametrize("in_flight", [1, 3])
+def test_no_tree_depends_on_the_batch_target(in_flight: int) -> None:
+    settings = replace(PLAIN, in_flight=in_flight)
+    world = DigitWorld()
+    whole = [statistics(s) for s in told_searches(settings, DigitWorld())[0]]
+    small = [statistics(s) for s in told_searches(settings, world, batch_target=1)[0]]
+    assert small == whole
+    assert set(world.batches) == {1}
+
+
+@pytest.mark.parametrize("in_flight", [1, 3])
+@pytest.mark.parametrize("world", [DigitWorld, Words, lambda: Chain()])
+def test_a_search_resumed_from_its_journal_goes_on_like_one_never_left(
+    in_flight: int, world: Callable[[], DigitWorld]
+) -> None:
+    settings = replace(PLAIN, in_flight=in_flight)
+    wholes, journals = told_searches(settings, world())
+    for whole, journal in zip(wholes, journals, strict=True):
+        stored = json.loads(json.dumps(journal))
+        for end in (0, 1, len(stored) // 2, len(stored)):
+            again = Search(whole.root.state, settings, 3)
+            try:
+                resume(again, stored[:end])
+            except StoreError:
+                assert in_flight > 1  # cut within a pass, which is never stored
+                continue
+            quiet = world()
+            frontier.run([again], quiet, quiet)
+            assert statistics(again) == statistics(whole)
+            assert [c.rollout for c in again.candidates] == [c.rollout for c in whole.candidates]
+            assert again.result().confidence == whole.result().confidence
+            assert (again.budget, again.stop_reason) == (whole.budget, whole.stop_reason)
+            assert quiet.num_evaluations + quiet.num_proposals == len(stored) - end
+
+
+def test_the_journal_of_another_search_is_refused() -> None:
+    _, journals = told_searches(PLAIN, DigitWorld())
+    with pytest.raises(StoreError, match="journal"):
+        resume(Search(root("312"), replace(PLAIN, simulations=2), 3), journals[0])
+    cut = told_searches(replace(PLAIN, in_flight=3), DigitWorld())[1][0]
+    with pytest.raises(StoreError, match="unanswered"):
+        resume(Search(root("312"), replace(PLAIN, in_flight=3), 3), cut[:3])
+
+
+def test_a_critic_that_returns_no_number_counts_as_unscored() -> None:
+    for wrong in (math.nan, math.inf, -0.1, 1.1):
+
+        class Broken(DigitWorld):
+            def _evaluation(self, state: State, wrong: float = wrong) -> Evaluation:
+                return Evaluation(wrong) if state.options else super()._evaluation(state)
+
+        search = searched("12", world=Broken())
+        assert search.stop_reason == "exhausted"
+        assert search.root.visits == 1 and search.num_unscored == 8
+        assert search.root.mean == 0.5
+
+
+def test_calls_and_seconds_end_a_search_like_simulations_do() -> None:
+    search = searched("3123", replace(PLAIN, max_calls=7))
+    assert search.stop_reason == "calls" and 7 <= search.budget.calls <= 8
+    ticks = iter(range(1000))
+    search = Search(root("3123"), replace(PLAIN, max_seconds=5.0), 0)
+    world = DigitWorld()
+    frontier.run([search], world, world, clock=lambda: float(next(ticks)))
+    assert search.stop_reason == "seconds" and search.budget.seconds == 5.0
+    with pytest.raises(SearchSettingsError, match="max_seconds"):
+        frontier.run([Search(root("1"), replace(PLAIN, max_seconds=1.0), 0)], world, world)
+
+
+def test_a_search_ends_when_its_answer_stayed_the_same_or_passed_the_gate() -> None:
+    patient = searched("31", replace(PLAIN, patience=2, stop_confidence=0.5))
+    assert patient.stop_reason == "converged"
+    plain = searched("31")
+    assert patient.budget.simulations < plain.budget.simulations
+    assert patient.result().chosen is not None and plain.result().chosen is not None
+    gated = searched("31", replace(PLAIN, stop_unchecked_value=1.0))
+    chosen = gated.result().chosen
+    assert gated.stop_reason == "solved" and chosen is not None and chosen.rollout.answer == "31"
+
+
+class Refuted(DigitWorld):
+    """Its tool refutes the most probable option, which is always a wrong one."""
+
+    def _proposal(self, state: State, count: int) -> Proposal:
+        found = super()._proposal(state, count)
+        return replace(found, unsound=("wrong digit", *([""] * (len(found.options) - 1))))
+
+
+def test_what_the_tool_refutes_is_pruned_discounted_or_kept_as_the_settings_say() -> None:
+    visits = {}
+    for rule in ("prune", "discount", "keep"):
+        search = searched("312", replace(PLAIN, unsound=rule, simulations=30), Refuted())
+        edge = search.root.edges[0]
+        assert edge.unsound_reason == "wrong digit"
+        assert edge.prior == pytest.approx(0.04 if rule == "discount" else 0.4)
+        visits[rule] = edge.visits
+    assert visits["prune"] == 0 < visits["discount"] < visits["keep"]
+
+
+def test_noise_at_the_root_changes_the_root_alone_and_repeats_by_seed() -> None:
+    noisy = replace(PLAIN, noise_fraction=0.5, simulations=12)
+    trees = []
+    for seed in (1, 1, 2):
+        search = Search(root("312"), noisy, seed)
+        world = DigitWorld()
+        frontier.run([search], world, world)
+        trees.append(statistics(search))
+        assert all(e.noise > 0 for e in search.root.edges)
+        assert all(e.noise == 0 for n in search.nodes[1:] for e in n.edges)
+    assert trees[0] == trees[1] != trees[2]
+
+
+def test_dirichlet_draws_have_the_mean_and_variance_of_their_law() -> None:
+    alpha, k, num = 0.3, 4, 4000
+    draws = []
+    for i in range(num):
+        gammas = [gamma(alpha, i, j) for j in range(k)]
+        draws.append(gammas[0] / sum(gammas))
+    mean = sum(draws) / num
+    variance = sum((d - mean) ** 2 for d in draws) / num
+    wanted = (1 / k) * (1 - 1 / k) / (k * alpha + 1)
+    assert mean == pytest.approx(1 / k, abs=5 * math.sqrt(wanted / num))
+    assert variance == pytest.approx(wanted, rel=0.1)
+
+
+def test_the_gumbel_root_spreads_a_tiny_budget_by_halving() -> None:
+    settings = replace(PLAIN, root_selection="gumbel", num_considered=4, simulations=9)
+    visits = sorted((e.visits for e in searched("3123", settings).root.edges), reverse=True)
+    assert visits == [3, 3, 1, 1]  # four once, then the better two twice more
+
+
+def test_a_bandit_is_played_as_derived_by_hand() -> None:
+    """Two arms of one step, values 0.9 and 0.1 known after one pull each; UCB1 with C = 0.
+
+    The root is worth 0.5; the likelier arm goes first, then the other (unvisited first), then the
+    better one has no more to give and the tree is exhausted.
+    """
+
+    class Bandit(DigitWorld):
+        def _proposal(self, state: State, count: int) -> Proposal:
+            return Proposal(tuple(
+                Option((i,), f"{i}", math.log(p), "end") for i, p in enumerate((0.3, 0.7))
+            ))  # fmt: skip
+
+        def _evaluation(self, state: State) -> Evaluation:
+            return Evaluation(0.5 if not state.options else (0.9, 0.1)[state.options[0].tokens[0]])
+
+    search = searched("1", replace(PLAIN, selection="ucb", exploration=0.0), Bandit())
+    assert [s.leaf_ix for s in search.log] == [0, 1, 2]
+    assert [s.value for s in search.log] == [0.5, 0.1, 0.9]
+    assert search.root.mean == pytest.approx(1.5 / 3)
+    assert search.stop_reason == "exhausted"
