@@ -266,10 +266,11 @@ class RayHosts:
         return self.call_many([(role, method, arguments)])[0]
 
     def call_many(self, calls: Sequence[tuple[str, str, tuple[Any, ...]]]) -> list[Any]:
+        workers: list[_Handle] = []
         with self._choosing:
-            workers = [self._worker(role) for role, _, _ in calls]
-            for worker in workers:
-                worker.num_waiting += 1
+            for role, _, _ in calls:
+                workers.append(self._worker(role))
+                workers[-1].num_waiting += 1
         try:
             sent = [self._send(w, c[1], c[2]) for w, c in zip(workers, calls, strict=True)]
             return [self._wait(*each) for each in zip(workers, calls, sent, strict=True)]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.actors import InlineHosts, RayHosts, Speculation
+from agent.actors import InlineHosts, RayHosts, Speculation, make_hosts
 from agent.engine.hosts import ROLES, HostSettings, reference
 from agent.engine.requests import LineRequest, TextRequest
 from search.errors import CheckpointError, UsageError
@@ -96,6 +96,35 @@ def test_an_actor_killed_in_mid_round_changes_no_result(
     assert done.returncode == 0, done.stderr
     assert killed == ["policy", "process"]
     assert contents(tmp_path / "stormy") == contents(tmp_path / "calm")
+
+
+def test_trees_do_not_depend_on_how_many_workers_served_them(
+    cluster: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    for workers in (1, 2):
+        flags = {"hosting.hosting": "ray", "hosting.ray_address": cluster,
+                 "hosting.workers": workers, "problems_per_round": 24}  # fmt: skip
+        (tmp_path / str(workers)).mkdir()
+        run_rounds(tmp_path / str(workers), checkpoint, **flags)
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+
+
+def test_calls_are_shared_among_the_workers(cluster: str, tmp_path: Path) -> None:
+    policy = reference(write_checkpoint(tmp_path / "p", seed=1), "policy")
+    opened = RayHosts(HostSettings(workers=2), cluster)
+    try:
+        calls = [("policy", "lines", (policy, [LineRequest((4, 13, 5, 2), 3, 6)]))] * 4
+        answers = opened.call_many(calls)
+        assert answers == [answers[0]] * 4
+        served = {name: h["calls"] for name, h in opened.health().items()}
+        assert served["policy"] == served["policy-1"] == 2
+    finally:
+        opened.close()
+
+
+def test_workers_of_one_process_are_refused() -> None:
+    with pytest.raises(UsageError, match="workers"):
+        make_hosts("inline", HostSettings(workers=2))
 
 
 def seen(folder: Path, role: str) -> tuple[int, int]:

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from sqlalchemy import select, text
 
+from agent.actors import InlineHosts
 from agent.config import load_config
 from agent.failpoints import POINTS
 from agent.progress import Silent
 from agent.run import Improver
+from agent.searching import SearchStage
 from agent.tasks.expressions import Expressions
 from search.state import Problem
 from store.check import check_store
@@ -37,6 +39,8 @@ def contents(folder: Path) -> dict[str, Any]:
                     "stop_reason, is_correct FROM searches ORDER BY round_id, position",
         "nodes": "SELECT n.search_id, n.ix, n.parent_ix, n.visits, n.value_sum, n.prior, t.text "
                  "FROM nodes n JOIN node_texts t USING (search_id, ix) ORDER BY 1, 2",
+        "simulations": "SELECT * FROM simulations ORDER BY search_id, seq",
+        "journals": "SELECT count(*) FROM search_journals",
         "scores": "SELECT search_id, ix, critic, seq, score FROM critic_scores ORDER BY 1, 2, 3, 4",
         "trajectories": "SELECT search_id, sha, outcome, is_chosen FROM trajectories ORDER BY 1, 2",
         "datasets": "SELECT num_items, sha FROM datasets ORDER BY id",
@@ -110,6 +114,60 @@ def test_a_round_killed_at_a_dozen_points_ends_like_one_never_killed(
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["rounds"][0]["round"] == 1
     assert contents(tmp_path / "stormy") == contents(tmp_path / "calm")
+
+
+def test_a_resumed_round_asks_the_models_only_for_what_its_journals_lack(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before the first commit: what was told is told again, not generated again."""
+    calls: list[str] = []
+    asked: list[int] = []
+    call, run = InlineHosts.call, SearchStage.run
+
+    def counting(self: InlineHosts, role: str, method: str, *arguments: Any) -> Any:
+        calls.append(role)
+        return call(self, role, method, *arguments)
+
+    def noting(self: SearchStage) -> None:
+        before = len(calls)
+        run(self)
+        asked.append(len(calls) - before)
+
+    monkeypatch.setattr(InlineHosts, "call", counting)
+    monkeypatch.setattr(SearchStage, "run", noting)
+    calm, stormy = tmp_path / "calm", tmp_path / "stormy"
+    calm.mkdir()
+    stormy.mkdir()
+    one_cohort = {"hosting.cohort": 10, "evaluation.num_search_problems": 0}
+    done = improve(stormy, checkpoint, failpoint="after-journal", **one_cohort)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    store = open_store(f"sqlite:///{stormy}/store.db")
+    with store.session() as session:
+        told = session.execute(text("SELECT count(*) FROM search_journals")).scalar_one()
+    store.close()
+    assert told > 10
+    for folder in (calm, stormy):
+        run_rounds(folder, checkpoint, **one_cohort)
+    assert contents(stormy) == contents(calm)
+    assert asked[0] > 10 and asked[1] == 0
+
+
+def test_journals_of_another_version_are_dropped_and_the_searches_begin_anew(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    calm, stormy = tmp_path / "calm", tmp_path / "stormy"
+    calm.mkdir()
+    stormy.mkdir()
+    run_rounds(calm, checkpoint)
+    done = improve(stormy, checkpoint, failpoint="after-journal")
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    store = open_store(f"sqlite:///{stormy}/store.db")
+    with store.session() as session:
+        session.execute(text("UPDATE search_journals SET entry = replace(entry, '\"ix\": 0', "
+                             "'\"ix\": 99')"))  # fmt: skip
+    store.close()
+    run_rounds(stormy, checkpoint)
+    assert contents(stormy) == contents(calm)
 
 
 def test_a_planted_false_answer_changes_no_search(

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.tasks.expressions import Expressions, num_operators, reduced, solution
+from agent.tasks.game24 import HELD_OUT, Game24
 from agent.tasks.jsonl import Jsonl
 from agent.tasks.registry import open_task
 from agent.tasks.stories import Stories, parsed
@@ -96,6 +97,80 @@ def test_a_story_step_must_hold_and_the_answer_must_be_the_last_result() -> None
     assert check("", ["12+7=20\n"]).is_sound is False
     assert check("", ["12+7=19\n", "#19"]).is_sound is True
     assert check("", ["12+7=19\n", "#18"]).is_sound is False
+
+
+GAME = ("10-4=6: 5 6 6\n", "5*6=30: 6 30\n", "30-6=24")
+
+
+def test_a_won_game_of_24_is_found_sound_and_right() -> None:
+    game = Game24()
+    for end in range(1, 4):
+        assert game.check_step("4 5 6 10", GAME[:end]).is_sound
+    answer = game.answer_of(GAME)
+    assert answer == "((5*(10-4))-6)" or answer == "((5*6)-(10-4))"
+    assert game.is_correct(answer, "4 5 6 10")
+    assert not game.is_correct(answer, "4 5 6 11")
+    assert not game.is_correct("(4*6)", "4 5 6 10")
+    assert not game.is_correct("(4+5)+(6+10)", "4 5 6 10")
+    assert not game.is_correct(None, "4 5 6 10")
+
+
+@pytest.mark.parametrize(
+    ("step", "reason"),
+    [
+        ("10-4=7: 5 6 7\n", "arithmetic"), ("10-3=7: 4 5 6\n", "not there"),
+        ("10-4=6: 5 6\n", "left"), ("10-4=6: 6 5 6\n", "left"), ("10-4=6\n", "left"),
+        ("ten\n", "not a step"), ("10/0_0=6: 5 6 6\n", "over 0"),
+    ],
+)  # fmt: skip
+def test_a_step_against_the_rules_is_named(step: str, reason: str) -> None:
+    finding = Game24().check_step("4 5 6 10", [step])
+    assert finding.is_sound is False and reason in finding.reason
+
+
+def test_the_last_number_must_be_24() -> None:
+    lost = ("10-4=6: 5 6 6\n", "5*6=30: 6 30\n", "30+6=36")
+    finding = Game24().check_step("4 5 6 10", lost)
+    assert finding.is_sound is False and "24" in finding.reason
+    assert Game24().check_step("4 5 6 10", [*GAME[:2], GAME[2] + "\n"]).is_sound is False
+
+
+def test_fractions_are_exact() -> None:
+    steps = ("8/3=8_3: 8_3 3 8\n", "3-8_3=1_3: 1_3 8\n", "8/1_3=24")
+    assert all(Game24().check_step("3 3 8 8", steps[:n]).is_sound for n in (1, 2, 3))
+    assert Game24().is_correct(Game24().answer_of(steps), "3 3 8 8")
+
+
+def test_the_game_of_24_holds_out_ranks_901_to_1000_and_teaches_no_such_puzzle() -> None:
+    game = Game24()
+    assert len(set(HELD_OUT)) == 100
+    assert [p.text for p in game.held_out(100, 5)] == list(HELD_OUT)
+    demonstrations = game.demonstrations(3000, 1)
+    assert len({(d.problem.text, d.steps) for d in demonstrations}) == 3000
+    learned = {d.problem.text for d in demonstrations}
+    learned |= {p.text for p in (*game.seeds(2000, 0), *game.labelled(2000, 0))}
+    assert len(learned) == 1262 and not learned & set(HELD_OUT)
+    for d in demonstrations[::29]:
+        for end in range(1, len(d.steps) + 1):
+            assert game.check_step(d.problem.text, d.steps[:end]).is_sound, d
+        assert game.is_correct(game.answer_of(d.steps), d.problem.text)
+    seen = game.seeds(1200, 0)
+    assert len(game.imagine([], seen, 500, 0)) == 62
+
+
+def test_the_published_order_has_these_puzzles_at_ranks_901_to_1000() -> None:
+    file = SHARED / "game24/24.csv"
+    if not file.is_file():
+        pytest.skip("the published Game of 24 list is not beside this checkout")
+    ranked = [line.split(",")[1] for line in file.read_text().splitlines()[901:1001]]
+    assert tuple(ranked) == HELD_OUT
+
+
+@pytest.mark.parametrize("text", ["1 2 3", "1 2 3 14", "0 1 2 3", "four", ""])
+def test_what_is_no_puzzle_is_refused(text: str) -> None:
+    with pytest.raises(TaskError, match="puzzle"):
+        Game24().read(text)
+    assert Game24().read("10, 4 6,5") == "4 5 6 10"
 
 
 @pytest.mark.parametrize("text", ["", "   ", "7+", "7", "7+x", "(1+2)*3", "7" * 50 + "+1"])

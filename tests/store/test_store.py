@@ -14,6 +14,7 @@ from sqlalchemy import func, inspect, select, text, update
 from search import frontier
 from search.errors import BusyError, NotFoundError, ResourceError, StoreError, UsageError
 from search.mcts import Search
+from search.replay import Simulation, rebuild
 from search.settings import SearchSettings
 from search.state import Problem
 from store.check import check_store
@@ -21,8 +22,15 @@ from store.database import Store, alembic_config, now_us, open_store
 from store.datasets import SelectionRule, dataset_of, freeze_dataset, read_dataset
 from store.inspection import ask_sql, list_searches, read_tree
 from store.leases import RunLease
-from store.recording import add_problems, claim, plan_searches, record_search
-from store.schema import Base, NodeRow, Round, Run, SearchRow, TrajectoryRow
+from store.recording import (
+    add_journal,
+    add_problems,
+    claim,
+    plan_searches,
+    read_journals,
+    record_search,
+)
+from store.schema import Base, NodeRow, Round, Run, SearchRow, SimulationRow, TrajectoryRow
 from tests.fakes import DigitWorld, root
 
 
@@ -63,6 +71,16 @@ def record(store: Store, search_id: int, fence: int, search: Search, digits: str
     return record_search(
         store, search_id, fence, search, "policy-1", lambda a: None if a is None else a == digits
     )
+
+
+def recorded(store: Store) -> int:
+    """Id of a search that was claimed, run and written."""
+    _, _, ids = new_round(store)
+    with store.session() as session:
+        session.execute(update(Run).values(fence=1))
+        claim(session, ids[:1], fence=1)
+    assert record(store, ids[0], 1, finished_search())
+    return ids[0]
 
 
 def count(store: Store, table: type[Base]) -> int:
@@ -141,6 +159,61 @@ def test_the_checker_sees_a_broken_tree(store: Store) -> None:
         session.execute(text("UPDATE nodes SET parent_ix = 77 WHERE ix = 3"))
     found = check_store(store)
     assert found["visits_add_up"] and found["values_add_up"] and found["connected"]
+
+
+def test_the_log_of_simulations_rebuilds_every_n_and_w(store: Store) -> None:
+    search_id = recorded(store)
+    with store.session() as session:
+        nodes = session.scalars(
+            select(NodeRow).where(NodeRow.search_id == search_id).order_by(NodeRow.ix)
+        ).all()
+        log = session.scalars(
+            select(SimulationRow)
+            .where(SimulationRow.search_id == search_id)
+            .order_by(SimulationRow.seq)
+        ).all()
+    visits, sums = rebuild(
+        [n.parent_ix for n in nodes], [Simulation(s.leaf_ix, s.value, s.num_tokens) for s in log]
+    )
+    assert visits == [n.visits for n in nodes]
+    assert sums == [pytest.approx(n.value_sum, abs=1e-12) for n in nodes]
+    assert [s.seq for s in log] == list(range(12))
+    assert [s.num_tokens for s in log] == sorted(s.num_tokens for s in log)
+
+
+@pytest.mark.parametrize(
+    ("damage", "rule"),
+    [
+        ("DELETE FROM simulations WHERE seq = 3", "log_is_whole"),
+        ("UPDATE simulations SET value = value + 1 WHERE seq = 0", "log_rebuilds_the_root"),
+        ("UPDATE simulations SET leaf_ix = 1 WHERE seq = 0", "evaluated_once"),
+        ("INSERT INTO search_journals SELECT id, 0, '{}' FROM searches WHERE status = 'done'",
+         "no_journal_after_the_end"),
+    ],
+)  # fmt: skip
+def test_the_checker_sees_a_damaged_log(store: Store, damage: str, rule: str) -> None:
+    recorded(store)
+    assert not any(check_store(store).values())
+    with store.session() as session:
+        session.execute(text(damage))
+    assert check_store(store)[rule] > 0
+
+
+def test_a_journal_reads_back_in_order_and_ends_with_its_search(store: Store) -> None:
+    _, _, (search_id, other) = new_round(store)
+    with store.session() as session:
+        session.execute(update(Run).values(fence=1))
+        claim(session, [search_id, other], fence=1)
+        add_journal(session, [(search_id, 0, {"ix": 0}), (other, 0, {"ix": 7})])
+        add_journal(session, [(search_id, 1, {"ix": 1, "value": 0.1 + 0.2})])
+    with store.session() as session:
+        journals = read_journals(session, [search_id, other])
+    assert journals == {
+        search_id: [{"ix": 0}, {"ix": 1, "value": 0.1 + 0.2}], other: [{"ix": 7}],
+    }  # fmt: skip
+    record(store, search_id, 1, finished_search())
+    with store.session() as session:
+        assert set(read_journals(session, [search_id, other])) == {other}
 
 
 def test_a_stored_tree_reads_back_as_it_was(store: Store) -> None:
