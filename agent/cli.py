@@ -291,6 +291,9 @@ def inspect_searches(
 @inspect_app.command("tree")
 def inspect_tree(
     search_id: Annotated[int, typer.Argument(help="number of a search")],
+    after: Annotated[
+        int | None, typer.Option("--after", min=0, help="as it was after so many simulations")
+    ] = None,
     all_: Annotated[bool, typer.Option("--all", help="also options that were never taken")] = False,
     store: StoreUrl = None,
     config: ConfigFile = "",
@@ -303,8 +306,10 @@ def inspect_tree(
         ratchet inspect tree 17
 
         ratchet inspect tree 17 --all
+
+        ratchet inspect tree 17 --after 3
     """
-    _command("inspection").tree(_flags(None, store=store), config, search_id, all_, as_json)
+    _command("inspection").tree(_flags(None, store=store), config, search_id, after, all_, as_json)
 
 
 @inspect_app.command("trajectories")

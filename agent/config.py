@@ -202,6 +202,16 @@ def _from_environment() -> dict[str, Setting]:
     return found
 
 
+def _listed(value: Any) -> Any:
+    """Flags and environment bring lists as text: `[8, 4]`."""
+    if isinstance(value, str) and value.startswith("["):
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError:
+            return value
+    return value
+
+
 def load_config(flags: Mapping[str, Any], file: str = "") -> tuple[Config, list[Setting]]:
     """The configuration and where each value came from. Raises UsageError naming key and value."""
     given = _from_file(file) | _from_environment()
@@ -212,14 +222,18 @@ def load_config(flags: Mapping[str, Any], file: str = "") -> tuple[Config, list[
     nested: dict[str, Any] = {}
     for key, setting in given.items():
         section, _, name = key.rpartition(".")
-        (nested.setdefault(section, {}) if section else nested)[name] = setting.value
+        (nested.setdefault(section, {}) if section else nested)[name] = _listed(setting.value)
     try:
         config = Config.model_validate(nested)
     except SearchSettingsError:
         raise
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        loc = [str(part) for part in first["loc"]]
+        # A value of several possible types is followed by the type that was tried first.
+        key = next(
+            (k for n in range(len(loc), 0, -1) if (k := ".".join(loc[:n])) in given), ".".join(loc)
+        )
         origin = given[key].origin if key in given else "the configuration"
         raise UsageError(
             f"setting {key!r} is {first['input']!r} in {origin}: {first['msg'].lower()}",

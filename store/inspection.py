@@ -11,6 +11,7 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from search.errors import NotFoundError, UsageError
+from search.replay import Simulation, rebuild
 from store.database import Store, sqlite_path
 from store.schema import (
     CriticScore,
@@ -21,6 +22,7 @@ from store.schema import (
     Round,
     Run,
     SearchRow,
+    SimulationRow,
     TrajectoryRow,
 )
 
@@ -208,8 +210,11 @@ def list_trajectories(
         ]  # fmt: skip
 
 
-def read_tree(store: Store, search_id: int) -> list[dict[str, Any]]:
-    """Nodes of a search in order of their number, each with its text and scores."""
+def read_tree(store: Store, search_id: int, after: int | None = None) -> list[dict[str, Any]]:
+    """Nodes of a search in order of their number, each with its text and scores.
+
+    With `after`, N and Q are those after so many simulations, rebuilt from the log.
+    """
     with store.session() as session:
         if session.get(SearchRow, search_id) is None:
             raise NotFoundError(f"there is no search {search_id}", "see `ratchet inspect searches`")
@@ -226,12 +231,24 @@ def read_tree(store: Store, search_id: int) -> list[dict[str, Any]]:
             .where(NodeRow.search_id == search_id)
             .order_by(NodeRow.ix)
         )
+        rows = found.all()
+        visits, sums = [n.visits for n, _ in rows], [n.value_sum for n, _ in rows]
+        if after is not None:
+            log = session.scalars(
+                select(SimulationRow)
+                .where(SimulationRow.search_id == search_id, SimulationRow.seq < after)
+                .order_by(SimulationRow.seq)
+            )
+            visits, sums = rebuild(
+                [n.parent_ix for n, _ in rows],
+                [Simulation(s.leaf_ix, s.value, s.num_tokens) for s in log],
+            )
         return [
             {
-                "ix": n.ix, "parent": n.parent_ix, "depth": n.depth, "text": step, "n": n.visits,
-                "q": n.value_sum / n.visits if n.visits else None, "p": n.prior,
+                "ix": n.ix, "parent": n.parent_ix, "depth": n.depth, "text": step, "n": visits[i],
+                "q": sums[i] / visits[i] if visits[i] else None, "p": n.prior,
                 "value": n.value, "stop": n.stop, "pruned": n.prune_reason,
                 "critics": scores.get(n.ix, {}),
             }
-            for n, step in found
+            for i, (n, step) in enumerate(rows)
         ]  # fmt: skip

@@ -56,8 +56,11 @@ def trajectories(
         table([{k: v for k, v in row.items() if k != "steps"} for row in found])
 
 
-def tree(flags: dict[str, Any], file: str, search_id: int, show_all: bool, as_json: bool) -> None:
-    nodes = read_tree(_store(flags, file)[0], search_id)
+def tree(
+    flags: dict[str, Any], file: str, search_id: int, after: int | None, show_all: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    nodes = read_tree(_store(flags, file)[0], search_id, after)
     if as_json:
         emit(nodes)
         return

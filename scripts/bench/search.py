@@ -183,8 +183,8 @@ def batching(quick: bool) -> list[Row]:
     models = open_models("expressions", True)
     num, simulations = (12, 4) if quick else (64, 16)
     problems = models.task.held_out(num, HELD_OUT_SEED)
-    # No early end: both arms do the same work.
-    plain = replace(models.settings, simulations=simulations, max_tokens=0, stop_value=2.0)
+    # No early end: all arms do the same work.
+    plain = replace(models.settings, simulations=simulations, max_tokens=600, stop_value=2.0)
 
     def go(settings: SearchSettings, one_by_one: bool) -> tuple[float, list[Search]]:
         own = arms.with_settings(models, settings)

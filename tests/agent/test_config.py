@@ -57,6 +57,16 @@ def test_contradictory_search_settings_are_refused() -> None:
         load_config({"search.min_width": 99})
 
 
+def test_widths_may_be_lists_from_anywhere(tmp_path: Path) -> None:
+    file = tmp_path / "r.toml"
+    file.write_text("[search]\nmax_width = [16, 8]\n")
+    assert load_config({}, str(file))[0].search.max_width == (16, 8)
+    config, _ = load_config({"search.max_width": "[40, 10]", "search.min_width": "3"})
+    assert (config.search.max_width, config.search.min_width) == ((40, 10), 3)
+    with pytest.raises(UsageError, match=r"'search.max_width' is '\[8;4\]'"):
+        load_config({"search.max_width": "[8;4]"})
+
+
 def test_the_digest_ignores_places_and_hosting_and_nothing_else() -> None:
     base = Config().digest()
     assert load_config({"store": "sqlite:///x.db", "hosting.threads": 2})[0].digest() == base

@@ -178,6 +178,10 @@ def test_the_log_of_simulations_rebuilds_every_n_and_w(store: Store) -> None:
     assert visits == [n.visits for n in nodes]
     assert sums == [pytest.approx(n.value_sum, abs=1e-12) for n in nodes]
     assert [s.seq for s in log] == list(range(12))
+    early = read_tree(store, search_id, after=5)
+    assert early[0]["n"] == 5
+    assert early[0]["q"] == pytest.approx(sum(s.value for s in log[:5]) / 5)
+    assert read_tree(store, search_id, after=99) == read_tree(store, search_id)
     assert [s.num_tokens for s in log] == sorted(s.num_tokens for s in log)
 
 
