@@ -12,11 +12,11 @@ Where a tool can check steps, the sound beginning of a leaf's rollout joins the 
 the next options are drawn where the model first went wrong and not where it was right anyway.
 """
 
-import math
 from dataclasses import dataclass
 
 from search import backup
 from search.budget import Budget, StopReason
+from search.candidates import Candidate, Result, judged, probability
 from search.expansion import ALL_DRAWN, note_value, num_wanted
 from search.interfaces import EvaluateRequest, Evaluation, ExpandRequest, Proposal, Rollout
 from search.merge import Merge, join, rule_of
@@ -43,42 +43,6 @@ class Leaf:
     node: Node
     path: tuple[Edge, ...]
     request: EvaluateRequest
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A finished text that the search came across."""
-
-    rollout: Rollout
-    node: Node
-    """Tree node whose evaluation brought it."""
-    simulation: int
-
-    @property
-    def logprob(self) -> float:
-        """Log-probability of the text under the policy."""
-        return sum(option.logprob for option in self.rollout.state.options)
-
-    @property
-    def score(self) -> float:
-        """Outcome score; one half when unscored, none when a tool found the text unsound."""
-        if self.rollout.is_sound is False:
-            return 0.0
-        return 0.5 if self.rollout.outcome.value is None else self.rollout.outcome.value
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a search came to."""
-
-    chosen: Candidate | None
-    """None when no text was finished."""
-    runner_up: Candidate | None
-    """Best candidate with another answer."""
-    confidence: float
-    """Share of all candidates' weight that stands behind the chosen answer; 0 without one."""
-    stop_reason: StopReason
-    budget: Budget
 
 
 class Search:
@@ -184,15 +148,7 @@ class Search:
         self.stop_reason, self.error = "failed", reason
 
     def result(self) -> Result:
-        ranked = self._ranked(self._weights())
-        chosen = ranked[0][0] if ranked else None
-        answer = chosen.rollout.answer if chosen else None
-        runner_up = next((c for c, _ in ranked if c.rollout.answer != answer), None)
-        total = sum(weight for _, weight in ranked)
-        behind = sum(weight for c, weight in ranked if c.rollout.answer == answer)
-        return Result(
-            chosen, runner_up, behind / total if total else 0.0, self.stop_reason, self.budget
-        )
+        return judged(self.candidates, self.settings.final, self.stop_reason, self.budget)
 
     def _descend(self) -> Expansion | Leaf | Node | None:
         """Walk down once. A node comes back when it was found closed and the walk starts anew."""
@@ -249,7 +205,7 @@ class Search:
     def _join(self, node: Node, options: tuple[Option, ...], unsound: tuple[str, ...] = ()) -> None:
         """Take options into a node by the merge rule and the rule for unsound ones."""
         settings = self.settings
-        priors = [_probability(option.logprob) for option in options]
+        priors = [probability(option.logprob) for option in options]
         if unsound and settings.unsound == "discount":
             cut = settings.unsound_discount
             priors = [p * cut if u else p for p, u in zip(priors, unsound, strict=True)]
@@ -322,34 +278,3 @@ class Search:
         self._steady = (answer, self._steady[1] + 1 if answer == self._steady[0] else 0)
         if self._steady[1] >= self.settings.patience:
             self.stop_reason = "converged"
-
-    def _weights(self) -> list[float]:
-        """For each candidate its outcome score times its probability, the likeliest text's being 1.
-
-        Candidates are different texts, so each stands for all samples of it: the sum of weights
-        behind an answer is what an ORM-weighted vote over endless samples would count.
-        """
-        top = max((c.logprob for c in self.candidates), default=0.0)
-        return [c.score * _probability(c.logprob - top) for c in self.candidates]
-
-    def _ranked(self, weights: list[float]) -> list[tuple[Candidate, float]]:
-        """Candidates with their weights, the final rule's choice first."""
-        pairs = list(zip(self.candidates, weights, strict=True))
-        if self.settings.final == "visits":
-            return sorted(pairs, key=lambda p: (self._path_visits(p[0]), p[1]), reverse=True)
-        pairs.sort(key=lambda p: (p[0].rollout.is_sound is True, p[1]), reverse=True)
-        if self.settings.final == "best":
-            return pairs
-        votes: dict[str | None, float] = {}
-        for candidate, weight in pairs:
-            answer = candidate.rollout.answer
-            votes[answer] = votes.get(answer, 0.0) + weight
-        return sorted(pairs, key=lambda p: votes[p[0].rollout.answer], reverse=True)
-
-    def _path_visits(self, candidate: Candidate) -> int:
-        return sum(e.visits for e in candidate.node.path())
-
-
-def _probability(logprob: float) -> float:
-    """0 for what is no number."""
-    return math.exp(logprob) if logprob < 0.0 else float(logprob >= 0.0)

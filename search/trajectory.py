@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from search.mcts import Candidate, Search
+from search.candidates import Candidate
+from search.mcts import Search
 from search.score import Score
 
 

@@ -8,9 +8,10 @@ import numpy as np
 from sqlalchemy import CursorResult, delete, insert, select, update
 from sqlalchemy.orm import Session
 
+from search.candidates import Candidate
 from search.interfaces import Rollout
 from search.journal import Entry
-from search.mcts import Candidate, Search
+from search.mcts import Search
 from search.state import Problem
 from search.trajectory import trajectory
 from search.tree import Node

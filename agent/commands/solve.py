@@ -13,7 +13,8 @@ from agent.config import Config
 from agent.tasks.registry import open_task
 from agent.tasks.task import Task, problem_id
 from search import frontier
-from search.mcts import Candidate, Search
+from search.candidates import Candidate
+from search.mcts import Search
 from search.randomness import derive_seed
 from search.state import Problem
 from search.trajectory import trajectory

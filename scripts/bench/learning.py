@@ -12,31 +12,27 @@ Everything runs in this process (`--hosting inline`), one thread.
 """
 
 import argparse
-import datetime
-import json
-import os
-import platform
 import sys
 import tempfile
 import time
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+
+from report import missing, repeats, share, show, write  # noqa: E402
 
 from agent.config import Config, load_config  # noqa: E402
 from agent.engine.checkpoint import inspect_checkpoint  # noqa: E402
 from agent.engine.hosts import ModelRef  # noqa: E402
 from agent.engine.tokenizer import Tokenizer  # noqa: E402
 from agent.evaluation import Plan, Report, evaluate  # noqa: E402
-from agent.intervals import wilson  # noqa: E402
 from agent.progress import Silent  # noqa: E402
 from agent.round import Outcome  # noqa: E402
-from agent.run import Improver, code_version  # noqa: E402
+from agent.run import Improver  # noqa: E402
 from agent.training.jobs import Place, policy_job  # noqa: E402
 from agent.training.recipe import demonstration_examples, policy_settings  # noqa: E402
 
@@ -87,12 +83,6 @@ def one_seed(task: str, seed: int, quick: bool) -> tuple[Outcome, Report, float]
             return outcome, control(improver, config, folder), seconds
 
 
-def row(name: str, correct: int, n: int, baseline: str, **more: Any) -> dict[str, Any]:
-    low, high = wilson(correct, n)
-    return {"name": name, "value": correct / n, "unit": "share", "low": low, "high": high, "n": n,
-            "baseline": baseline} | more  # fmt: skip
-
-
 def removed(before: float, after: float) -> float:
     """Share of the errors that are gone."""
     return (after - before) / (1 - before) if before < 1 else 0.0
@@ -102,16 +92,16 @@ def summary(outcomes: list[tuple[Outcome, Report, float]]) -> list[dict[str, Any
     """Rows over all seeds; `low` and `high` of a pooled share are its Wilson interval."""
     whole = [(o, c, s) for o, c, s in outcomes if o.before and o.after]
     if not whole:
-        return [{"name": "greedy_after_1", "value": None, "why": "no round trained a candidate"}]
+        return [missing("greedy_after_1", "no round trained a candidate")]
     figures = [(o.before, o.after, c, s) for o, c, s in whole]
     n = sum(b.greedy.n for b, *_ in figures if b)
     before = sum(b.greedy.num_correct for b, *_ in figures if b)
     after = sum(a.greedy.num_correct for _, a, *_ in figures if a)
     old = sum(c.num_correct for *_, c, _ in figures)
     rows = [
-        row("greedy_before", before, n, "shipped base"),
-        row("greedy_after_1", after, n, "greedy_before, same problems"),
-        row("greedy_control", old, n, "as many steps on demonstrations only"),
+        share("greedy_before", before, n, "shipped base"),
+        share("greedy_after_1", after, n, "greedy_before, same problems"),
+        share("greedy_control", old, n, "as many steps on demonstrations only"),
         {"name": "greedy_errors_removed", "value": removed(before / n, after / n), "unit": "share"},
         {"name": "control_errors_removed", "value": removed(before / n, old / n), "unit": "share"},
     ]
@@ -119,19 +109,15 @@ def summary(outcomes: list[tuple[Outcome, Report, float]]) -> list[dict[str, Any
     if searched:
         m = sum(b.n for b, _ in searched)
         rows += [
-            row("search_before", sum(b.num_correct for b, _ in searched), m, "greedy_before"),
-            row("search_after_1", sum(a.num_correct for _, a in searched), m, "search_before"),
+            share("search_before", sum(b.num_correct for b, _ in searched), m, "greedy_before"),
+            share("search_after_1", sum(a.num_correct for _, a in searched), m, "search_before"),
         ]
     rows.append(
         {"name": "promoted", "value": sum(o.stage == "promoted" for o, *_ in outcomes),
          "unit": "rounds", "n": len(outcomes)}
     )  # fmt: skip
-    rows.append(
-        {"name": "seconds_per_round", "value": median(s for *_, s in outcomes), "unit": "median s",
-         "low": min(s for *_, s in outcomes), "high": max(s for *_, s in outcomes),
-         "n": len(outcomes)}
-    )  # fmt: skip
-    return rows
+    seconds = [s for *_, s in outcomes]
+    return [*rows, repeats("seconds_per_round", seconds, "s", "whole rounds")]
 
 
 def main() -> None:
@@ -172,20 +158,9 @@ def main() -> None:
             print(f"{seed:>4}  {outcome.stage}: {outcome.verdict.get('reason')}", flush=True)
     rows = summary(outcomes)
     for r in rows:
-        value = "-" if r["value"] is None else f"{r['value']:.4g}"
-        spread = f" [{r['low']:.4g}, {r['high']:.4g}]" if "low" in r else ""
-        print(f"{r['name']:<24} {value}{spread} {r.get('unit', '')}, n = {r.get('n', '-')}")
-    if arguments.json:
-        document = {
-            "bench": "learning", "commit": code_version(),
-            "date": datetime.date.today().isoformat(),
-            "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(),
-                        "threads": 1, "gpu": None},
-            "settings": {"task": arguments.task, "rounds": 1, "quick": arguments.quick},
-            "seeds": seeds, "rows": rows,
-        }  # fmt: skip
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(document, indent=2) + "\n")
+        show(r)
+    settings_used = {"task": arguments.task, "rounds": 1, "quick": arguments.quick}
+    write(arguments.json, "learning", settings_used, seeds, rows)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from search import frontier
+from search.candidates import Candidate
 from search.errors import SearchSettingsError, StoreError
 from search.interfaces import Evaluation, Proposal, Rollout
 from search.journal import Entry, entry_of, resume
-from search.mcts import Candidate, Expansion, Leaf, Search
+from search.mcts import Expansion, Leaf, Search
 from search.randomness import gamma
 from search.replay import rebuild
 from search.score import Score
