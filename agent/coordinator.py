@@ -1,7 +1,7 @@
 """Between the search, which knows no models, and the hosts, which know no trees."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from agent.actors import Hosts, Speculation
 from agent.engine.hosts import ModelRef
@@ -85,10 +85,35 @@ class Models:
         return State(problem.id, tuple(self.tokenizer.encode(prompt)), prompt)
 
     def check(self, state: State) -> Finding:
-        """What the tool says of a state's last step."""
+        """What the tool says of a state's last option."""
         if not self.use_tool or not state.options:
             return Finding(None)
-        return self.task.check_step(self._texts[state.problem_id], state.steps)
+        problem = self._texts[state.problem_id]
+        if self.boundary.name == self.task.boundary.name:
+            return self.task.check_step(problem, state.steps)
+        # Options of another boundary may hold several of the task's steps, or a part of one.
+        before = self._whole_steps(replace(state, options=state.options[:-1]))
+        steps = self._whole_steps(state)
+        finding = Finding(True, "no step is whole yet")
+        for end in range(len(before) + 1, len(steps) + 1):
+            finding = self.task.check_step(problem, steps[:end])
+            if finding.is_sound is not True:
+                break
+        return finding
+
+    def _whole_steps(self, state: State) -> list[str]:
+        """The text cut at the task's own boundary, less a step that is not whole yet."""
+        steps = self.task.boundary.cut("".join(state.steps))
+        is_whole = state.is_finished or not steps \
+            or self.task.boundary.is_whole(steps[-1], steps[-1][-1])  # fmt: skip
+        return steps if is_whole else steps[:-1]
+
+    def answer_of(self, state: State) -> str | None:
+        """The final answer of a finished text."""
+        return self.task.answer_of(
+            state.steps if self.boundary.name == self.task.boundary.name
+            else self._whole_steps(state)
+        )  # fmt: skip
 
     def propose(self, requests: Sequence[ExpandRequest]) -> list[Proposal]:
         lines: list[Lines] = self.hosts.call(
@@ -210,4 +235,4 @@ class Models:
 
     def checked(self, state: State, new: Sequence[Option]) -> Rollout:
         """The completed state as the tool finds it."""
-        return checked_rollout(state, new, self.check, self.task.answer_of)
+        return checked_rollout(state, new, self.check, self.answer_of)

@@ -1,6 +1,7 @@
 """What a round's models learn from: labelled texts for the critics, demonstrations to replay."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from agent.context import RunContext, chunks, judged
@@ -66,10 +67,8 @@ class Teacher:
             return bool(judged(self.context.task, rollout.answer, answer))
 
         def step_is_sound(rollout: Rollout, index: int) -> bool | None:
-            if not models.use_tool:
-                return None
-            text = by_id[rollout.state.problem_id].text
-            return self.context.task.check_step(text, rollout.state.steps[: index + 1]).is_sound
+            state = rollout.state
+            return models.check(replace(state, options=state.options[: index + 1])).is_sound
 
         return label_rollouts(
             [r for group in groups for r in group if r.state.options],

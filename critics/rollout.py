@@ -40,7 +40,7 @@ def checked_rollout(
     state: State,
     new: Sequence[Option],
     check: Callable[[State], Finding],
-    answer_of: Callable[[Sequence[str]], str | None],
+    answer_of: Callable[[State], str | None],
 ) -> Rollout:
     """The completed state with what the tool finds of its steps, still without a score."""
     num_given = state.depth
@@ -56,7 +56,7 @@ def checked_rollout(
         if verdict is not True or option.stop == "length":
             break
         num_sound += 1
-    answer = answer_of(full.steps) if full.is_finished else None
+    answer = answer_of(full) if full.is_finished else None
     return Rollout(full, num_given, num_sound, is_sound, UNSCORED, answer)
 
 

@@ -34,6 +34,26 @@ class Boundary:
     max_tokens: int = 0
     """An option of so many tokens is whole whatever they are; 0 sets no such bound."""
 
+    def cut(self, text: str) -> list[str]:
+        """The text in its options, a character taken for a token; the last may not be whole.
+
+        >>> NEWLINE.cut("a\\nbc\\nd")
+        ['a\\n', 'bc\\n', 'd']
+        """
+        options, option = list[str](), ""
+        for character in text:
+            option += character
+            if self.is_whole(option, character):
+                options.append(option)
+                option = ""
+        return [*options, option] if option else options
+
+    def is_whole(self, option: str, last: str) -> bool:
+        """Whether the text is a whole option, given the text of its last token."""
+        if 0 < self.max_tokens <= len(option):
+            return True
+        return self.may_end(last) and (self.ends is None or self.ends(option))
+
 
 _BLANK_LINE = re.compile(r"\n[ \t\r]*\n\s*\Z")
 _FORMULA = re.compile(

@@ -195,7 +195,7 @@ def _played(models: Models, problems: Sequence[Problem], width: int) -> list[Poi
 
 
 def _answer(models: Models, state: State) -> str | None:
-    return models.task.answer_of(state.steps) if state.is_finished else None
+    return models.answer_of(state) if state.is_finished else None
 
 
 def prm_beam(

@@ -1,0 +1,73 @@
+"""Between trees and models: a tool judges the steps of its task, wherever options end."""
+
+import pytest
+
+from agent.actors import make_hosts
+from agent.config import load_config
+from agent.context import make_models
+from agent.coordinator import Models
+from agent.models import as_ref, base_checkpoints, model_set
+from agent.run import host_settings
+from agent.tasks.registry import open_task
+from search import frontier
+from search.mcts import Search
+from search.state import Option, Problem
+
+EXPRESSION = "7+2*3-4"
+
+
+def models_with(**flags: object) -> Models:
+    config, _ = load_config({"hosting.hosting": "inline"} | flags)
+    refs = {role: as_ref(role, c) for role, c in base_checkpoints(config).items()}
+    hosts = make_hosts("inline", host_settings(config))
+    return make_models(config, hosts, model_set(refs), open_task(config.task, ""))
+
+
+def options(*texts: str) -> tuple[Option, ...]:
+    last = len(texts) - 1
+    return tuple(
+        Option((i,), text, -0.1, "end" if i == last else "boundary") for i, text in enumerate(texts)
+    )
+
+
+@pytest.mark.parametrize(
+    ("boundary", "texts", "verdicts"),
+    [
+        ("newline", ("7+6-4\n", "13-4\n", "9"), [True, True, True]),
+        ("tokens:3", ("7+6", "-4\n", "14-", "4\n", "10"), [True, True, True, False, True]),
+        ("blank_line", ("7+6-4\n13-4\n", "9"), [True, True]),
+        ("blank_line", ("7+6-4\n12-4\n", "8"), [False, True]),
+    ],
+)  # fmt: skip
+def test_the_tool_judges_whole_steps_wherever_options_end(
+    boundary: str, texts: tuple[str, ...], verdicts: list[bool]
+) -> None:
+    models = models_with(**{"search.boundary": boundary})
+    state = models.root(Problem("p", EXPRESSION))
+    found = []
+    for option in options(*texts):
+        state = state.extended(option)
+        found.append(models.check(state).is_sound)
+    assert found == verdicts
+    assert models.answer_of(state) == texts[-1]
+
+
+@pytest.mark.parametrize("boundary", ["newline", "tokens:5", "blank_line"])
+def test_a_problem_is_solved_at_line_level_and_at_others(boundary: str) -> None:
+    models = models_with(**{"search.boundary": boundary})
+    root = models.root(Problem("p", "7+2*3-4+5*6-1"))
+    search = Search(root, models.settings, seed=0)
+    frontier.run([search], models, models)
+    chosen = search.result().chosen
+    assert search.stop_reason == "solved" and chosen is not None
+    assert chosen.rollout.answer == "38" and chosen.rollout.is_sound
+
+
+def test_a_boundary_that_never_comes_ends_cleanly() -> None:
+    models = models_with(**{"search.boundary": "blank_line", "hosting.option_tokens": 4,
+                            "hosting.text_tokens": 6})  # fmt: skip
+    search = Search(models.root(Problem("p", "7+2*3-4+5*6-1")), models.settings, seed=0)
+    frontier.run([search], models, models)
+    assert search.stop_reason == "exhausted"
+    assert search.result().chosen is None
+    assert all(n.pending == 0 for n in search.nodes)
