@@ -65,10 +65,9 @@ class Search:
         self.error = ""
         """Why the search failed; empty otherwise."""
         self._rule = RULES[settings.selection]
-        self._root_rule = RULES["gumbel" if settings.root_selection == "gumbel" else
-                                settings.selection]  # fmt: skip
-        self._awaited: set[int] = set()
-        """Identities of requests handed out and not yet answered: a second tell changes nothing."""
+        self._root_rule = RULES["gumbel"] if settings.root_selection == "gumbel" else self._rule
+        self._awaited: dict[int, Expansion | Leaf] = {}
+        """Requests handed out and not yet answered, by identity: a second tell changes nothing."""
         self._texts: set[tuple[int, ...]] = set()
         """Tokens of the candidates: each text is one of them once."""
         self._steady = ("", 0)
@@ -178,7 +177,7 @@ class Search:
                 return Leaf(node, tuple(path), self._request(node))
 
     def _lease(self, request: Expansion | Leaf) -> Expansion | Leaf:
-        self._awaited.add(id(request))
+        self._awaited[id(request)] = request
         if isinstance(request, Expansion):
             request.node.is_expanding = True
         else:
@@ -187,10 +186,7 @@ class Search:
         return request
 
     def _answered(self, request: Expansion | Leaf) -> bool:
-        if id(request) not in self._awaited:
-            return False
-        self._awaited.remove(id(request))
-        return True
+        return self._awaited.pop(id(request), None) is request
 
     def _request(self, node: Node) -> EvaluateRequest:
         known: tuple[Rollout, ...] = ()
@@ -202,24 +198,26 @@ class Search:
             )
         return EvaluateRequest(node.state, derive_seed(self.seed, node.ix, "rollout"), known)
 
-    def _join(self, node: Node, options: tuple[Option, ...], unsound: tuple[str, ...] = ()) -> None:
+    def _join(
+        self, node: Node, options: tuple[Option, ...], unsound: tuple[str, ...] = ()
+    ) -> list[Edge]:
         """Take options into a node by the merge rule and the rule for unsound ones."""
         settings = self.settings
         priors = [probability(option.logprob) for option in options]
         if unsound and settings.unsound == "discount":
             cut = settings.unsound_discount
             priors = [p * cut if u else p for p, u in zip(priors, unsound, strict=True)]
-        for edge in join(node, options, priors, self.merge, unsound):
-            if edge is None:
-                continue
+        edges = join(node, options, priors, self.merge, unsound)
+        for edge in edges:
             if edge.unsound_reason and settings.unsound == "prune":
                 node.prune(edge)
-            if node.parent is None:
-                edge.noise = self._noise(len(node.edges), edge)
+            if node.parent is None and not edge.noise:
+                edge.noise = self._noise(edge.option)
+        return edges
 
-    def _noise(self, num_edges: int, edge: Edge) -> float:
-        """The root option's draw, a function of its text's place among the tokens drawn."""
-        name = ",".join(map(str, edge.option.tokens))
+    def _noise(self, option: Option) -> float:
+        """A root option's draw: of its tokens alone, so it does not depend on when it was drawn."""
+        name = ",".join(map(str, option.tokens))
         if self.settings.root_selection == "gumbel":
             return gumbel(self.seed, name, "root gumbel")
         if self.settings.noise_fraction:
@@ -236,9 +234,8 @@ class Search:
         """Grow the tool-checked beginning of a rollout as a chain of nodes without visits."""
         new = rollout.state.options[rollout.num_given :]
         for option in new[: rollout.num_sound]:
-            self._join(node, (option,))
-            edge = node.edge_of(option) or self.merge.find(node.edges, option)
-            if edge is None or edge.is_closed:
+            edge = self._join(node, (option,))[0]
+            if edge.is_closed:
                 return
             node = edge.child or self._grow(node, edge)
             if node.state.is_terminal:

@@ -120,24 +120,23 @@ def join(
     priors: Sequence[float],
     rule: Merge,
     unsound: Sequence[str] = (),
-) -> list[Edge | None]:
-    """Add options to a node; for each its new edge, or None when it is known or was merged.
+) -> list[Edge]:
+    """Take options into a node; for each the edge that now stands for it.
 
     A merged option is remembered among its edge's alternatives and adds its prior; one whose
     tokens are known already changes nothing, so asking again for more options is safe. Options
     that a tool judges differently (`unsound` says why, or is empty) are never merged.
     """
-    known = {o.tokens for e in node.edges for o in (e.option, *e.alternatives)}
+    known = {o.tokens: e for e in node.edges for o in (e.option, *e.alternatives)}
     keyed: dict[Hashable, Edge] = {}
     if rule.key is not None:
         for edge in reversed(node.edges):
             keyed[rule.key(edge.option), bool(edge.unsound_reason)] = edge
-    found: list[Edge | None] = []
+    found: list[Edge] = []
     for i, option in enumerate(options):
         if option.tokens in known:
-            found.append(None)
+            found.append(known[option.tokens])
             continue
-        known.add(option.tokens)
         reason = unsound[i] if unsound else ""
         edge = Edge(option, priors[i], unsound_reason=reason)
         if rule.key is not None:
@@ -147,11 +146,11 @@ def join(
             twin = rule.find(judged_alike, option) or edge
         if twin is edge:
             node.add(edge)
-            found.append(edge)
-            continue
-        found.append(None)
-        twin.alternatives.append(option)
-        twin.prior += priors[i]
-        if not twin.prune_reason:
-            node.prior_mass += priors[i]
+        else:
+            twin.alternatives.append(option)
+            twin.prior += priors[i]
+            if not twin.prune_reason:
+                node.prior_mass += priors[i]
+        known[option.tokens] = twin
+        found.append(twin)
     return found

@@ -114,10 +114,6 @@ class Node:
             if self.parent is not None:
                 self.parent.num_open -= 1
 
-    def edge_of(self, option: Option) -> Edge | None:
-        """The edge of exactly these tokens; None when there is none."""
-        return next((e for e in self.edges if e.option.tokens == option.tokens), None)
-
     def path(self) -> list[Edge]:
         """Edges from the root to here, the root's own left out."""
         edges: list[Edge] = []

@@ -16,6 +16,7 @@ seeds that no tuning looked at.
 import argparse
 import cProfile
 import hashlib
+import json
 import math
 import os
 import pstats
@@ -337,6 +338,13 @@ def show_table(found: Answers) -> None:
         print(f"{name:<36}" + "".join(f"{cell:>16}" for cell in cells), flush=True)
 
 
+COLOURS = {
+    "search": "black", "coverage_of_search": "silver", "greedy": "tab:blue",
+    "majority": "tab:orange", "best_of_n": "tab:green", "orm_vote": "tab:red",
+    "line_of_play": "tab:purple", "prm_beam": "tab:brown", "tool_filtered": "tab:cyan",
+}  # fmt: skip
+
+
 def draw(rows: Sequence[Row], task: str, path: Path) -> None:
     """Accuracy over tokens, left with the tool and right without."""
     import matplotlib
@@ -346,42 +354,30 @@ def draw(rows: Sequence[Row], task: str, path: Path) -> None:
 
     figure, axes = pyplot.subplots(1, 2, figsize=(12, 5), sharey=True)
     for axis, arm in zip(axes, ("", "-without-tool"), strict=True):
-        names = [
-            "greedy",
-            "majority",
-            *(
-                f"{n}{arm}"
-                for n in (
-                    "best_of_n",
-                    "orm_vote",
-                    "line_of_play",
-                    "prm_beam",
-                    "search",
-                    "coverage_of_search",
-                )
-            ),
-        ]
-        names += [] if arm else ["tool_filtered"]
-        for name in names:
-            points = [r for r in rows if r["name"].partition("@")[0] == f"accuracy_{name}"]
-            points = [p for p in points if p["value"] > 0]
+        for name, colour in COLOURS.items():
+            wanted = name if name in ("greedy", "majority") else name + arm
+            points = [
+                r for r in rows
+                if r["name"].partition("@")[0] == f"accuracy_{wanted}" and r["value"]
+                and r["task"] == task
+            ]  # fmt: skip
+            if not points:
+                continue
             budget = [int(p["name"].partition("@")[2]) for p in points]
             value = [p["value"] for p in points]
-            error = [
-                [p["value"] - p["low"] for p in points],
-                [p["high"] - p["value"] for p in points],
-            ]
-            style: dict[str, Any] = {"linewidth": 2.5} if name.startswith("search") else {}
-            if name.startswith("coverage"):
-                style = {"linestyle": ":", "color": "gray"}
-            label = name.removesuffix("-without-tool")
-            axis.errorbar(budget, value, error, label=label, marker="o", capsize=2, **style)
+            below = [p["value"] - p["low"] for p in points]
+            above = [p["high"] - p["value"] for p in points]
+            axis.errorbar(
+                budget, value, [below, above], label=name, color=colour, marker="o", capsize=2,
+                linewidth=2.5 if name == "search" else 1.2,
+                linestyle=":" if name.startswith("coverage") else "-",
+            )  # fmt: skip
         axis.set_xscale("log", base=2)
-        axis.set_xlabel("generated tokens a problem")
+        axis.set_xlabel("generated tokens a problem, mean")
         axis.set_title(f"{task}, {'without' if arm else 'with'} the calculator")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
-    axes[0].set_ylabel("solved")
+    axes[0].set_ylabel("solved, with 95 % intervals")
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
@@ -534,6 +530,12 @@ def digest(file: Path) -> str:
     return found.hexdigest()
 
 
+def redraw(results: Path, plot: Path) -> None:
+    rows = json.loads(results.read_text())["rows"]
+    for task in sorted({r["task"] for r in rows if r["name"].startswith("accuracy_")}):
+        draw(rows, task, Path(str(plot).format(task=task)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -544,6 +546,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--models", type=Path, help="folder of the game24 models")
     parser.add_argument("--plot", type=Path, help="PNG of the quality curves; {task} is filled in")
+    parser.add_argument("--redraw", type=Path, help="measure nothing: --plot these JSON results")
     parser.add_argument("--quick", action="store_true", help="true but smaller")
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     arguments = parser.parse_args()
@@ -553,6 +556,9 @@ def main() -> None:
         parser.error(f"unknown section {min(unknown)!r}; there are {', '.join(SECTIONS)}")
     if arguments.models is not None and not (arguments.models / "policy").is_dir():
         parser.error(f"{arguments.models} holds no policy; build it with scripts/build_embedded.py")
+    if arguments.redraw is not None:
+        redraw(arguments.redraw, arguments.plot or Path("search-{task}.png"))
+        return
     torch.set_num_threads(1)
     quick = arguments.quick
     if quick and not arguments.only:
