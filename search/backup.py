@@ -18,6 +18,12 @@ def finish(path: Iterable[Edge], value: float) -> None:
         edge.value_sum += value
 
 
+def note_dead_end(path: Iterable[Edge]) -> None:
+    """An expansion at the end of the path brought nothing that may be tried."""
+    for edge in path:
+        edge.dead_ends += 1
+
+
 def cancel(path: Iterable[Edge]) -> None:
     """No visit: the leaf stayed unscored."""
     for edge in path:

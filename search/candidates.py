@@ -1,12 +1,12 @@
 """The finished texts that a search came across, and which of them is its answer."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from search.budget import Budget, StopReason
 from search.interfaces import Rollout
 from search.settings import FinalRule
+from search.state import probability
 from search.tree import Node
 
 
@@ -44,11 +44,6 @@ class Result:
     """Share of all candidates' weight that stands behind the chosen answer; 0 without one."""
     stop_reason: StopReason
     budget: Budget
-
-
-def probability(logprob: float) -> float:
-    """0 for what is no number."""
-    return math.exp(logprob) if logprob < 0.0 else float(logprob >= 0.0)
 
 
 def weights(candidates: Sequence[Candidate]) -> list[float]:

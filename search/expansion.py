@@ -40,6 +40,11 @@ def width(node: Node, settings: SearchSettings) -> int:
     return max(smallest, min(grown, max_width(node, settings)))
 
 
+def widened(node: Node, settings: SearchSettings) -> int:
+    """Options after one more expansion: twice as many, from c_min up to c_max."""
+    return min(max_width(node, settings), max(2 * node.num_drawn, min_width(node, settings)))
+
+
 def num_wanted(node: Node, settings: SearchSettings) -> int:
     """Options to have drawn in all before selection may go on; `node.num_drawn` when enough.
 
@@ -55,7 +60,7 @@ def num_wanted(node: Node, settings: SearchSettings) -> int:
         return drawn
     wanted = width(node, settings)
     if not node.num_open:
-        return min(limit, max(wanted, 2 * drawn, min_width(node, settings)))
+        return max(wanted, widened(node, settings))
     if wanted <= max(drawn, len(node.edges)):
         return drawn
     is_tried = all(e.visits or e.pending for e in node.edges if not e.is_closed)

@@ -16,23 +16,24 @@ from dataclasses import dataclass
 
 from search import backup
 from search.budget import Budget, StopReason
-from search.candidates import Candidate, Result, judged, probability
-from search.expansion import ALL_DRAWN, note_value, num_wanted
+from search.candidates import Candidate, Result, judged
+from search.expansion import ALL_DRAWN, note_value, num_wanted, widened
 from search.interfaces import EvaluateRequest, Evaluation, ExpandRequest, Proposal, Rollout
 from search.merge import Merge, join, rule_of
 from search.randomness import derive_seed, gamma, gumbel
 from search.replay import Simulation
-from search.selection import RULES
+from search.selection import RULES, UNSEEN
 from search.settings import SearchSettings
-from search.state import Option, State
+from search.state import Option, State, probability
 from search.tree import Edge, Node, new_root
 
 
 @dataclass(slots=True, eq=False)
 class Expansion:
-    """`node` needs options."""
+    """`node` needs options; the edges of `path` lead to it."""
 
     node: Node
+    path: tuple[Edge, ...]
     request: ExpandRequest
 
 
@@ -105,7 +106,10 @@ class Search:
         node.num_drawn = expansion.request.count
         self.budget.tokens += proposal.num_tokens
         self.budget.calls += proposal.num_calls
+        num_open = node.num_open
         self._join(node, proposal.options, proposal.unsound)
+        if node.num_open == num_open:
+            backup.note_dead_end(expansion.path)
         if len(proposal.options) < expansion.request.count:
             node.num_drawn = ALL_DRAWN
 
@@ -158,11 +162,13 @@ class Search:
             if node.is_expanding:
                 return None
             wanted = num_wanted(node, settings)
+            edge = None if wanted > node.num_drawn else rule(node, settings)
+            if edge is UNSEEN:
+                wanted = widened(node, settings)
             if wanted > node.num_drawn:
                 # The seed is of the node alone: asking again goes on with the same draws.
                 seed = derive_seed(self.seed, node.ix, "expand")
-                return Expansion(node, ExpandRequest(node.state, wanted, seed))
-            edge = rule(node, settings)
+                return Expansion(node, tuple(path), ExpandRequest(node.state, wanted, seed))
             if edge is None:
                 if node.num_open:
                     return None  # all that is open is under way

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 from search.settings import SearchSettings
-from search.state import Option
+from search.state import Option, probability
 from search.tree import Edge, Node
 
 Same = Callable[[Option, Option], bool]
@@ -138,6 +138,7 @@ def join(
             found.append(known[option.tokens])
             continue
         reason = unsound[i] if unsound else ""
+        node.drawn_mass += probability(option.logprob)
         edge = Edge(option, priors[i], unsound_reason=reason)
         if rule.key is not None:
             twin = keyed.setdefault((rule.key(option), bool(reason)), edge)

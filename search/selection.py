@@ -3,11 +3,14 @@
 import math
 from collections.abc import Callable
 
+from search.expansion import max_width
 from search.settings import SearchSettings
-from search.tree import Edge, Node
+from search.tree import NO_OPTION, Edge, Node
 
 Rule = Callable[[Node, SearchSettings], Edge | None]
 
+UNSEEN = Edge(NO_OPTION, 0.0)
+"""What a rule returns to have a node draw options first."""
 GUMBEL_VISITS = 50.0
 GUMBEL_SCALE = 0.1
 """c_visit and c_scale of Danihelka et al. (2022), for values in [0, 1]."""
@@ -26,7 +29,7 @@ def ucb(node: Node, settings: SearchSettings) -> Edge | None:
     def score(edge: Edge) -> tuple[float, float]:
         if edge.visits == 0:
             return (math.inf, edge.prior)
-        count = edge.visits + edge.pending
+        count = edge.visits + edge.pending + edge.dead_ends
         return (edge.value_sum / count + spread / math.sqrt(count), edge.prior)
 
     return max(selectable(node), key=score, default=None)
@@ -36,14 +39,19 @@ def puct(node: Node, settings: SearchSettings) -> Edge | None:
     """PUCT (Silver et al. 2017) with priors normalised over the siblings that were not pruned.
 
     An unvisited option counts as the node's mean less `first_play_reduction`. A simulation under
-    way counts as a visit of value 0, so the next one looks elsewhere. Written as one loop: this is
-    where a search without models spends its time.
+    way and a dead end count as visits of value 0, so the next one looks elsewhere. After
+    `dead_end_patience` dead ends below a node the options that it has not drawn compete too, as
+    one (`UNSEEN`), with the probability that the drawn ones leave and a visit for each of those.
+    Written as one loop: this is where a search without models spends its time.
     """
     own = node.parent_edge
     mean = own.value_sum / own.visits if own.visits else 0.5
     first_play = max(0.0, mean - settings.first_play_reduction)
-    unit = settings.exploration * math.sqrt(max(1, own.visits + own.pending))
-    mass = node.prior_mass or 1.0
+    unit = settings.exploration * math.sqrt(max(1, own.visits + own.pending + own.dead_ends))
+    unseen = 0.0
+    if own.dead_ends >= settings.dead_end_patience and node.num_drawn < max_width(node, settings):
+        unseen = node.unseen_mass
+    mass = (node.prior_mass + unseen) or 1.0
     noise, unit_of_noise = settings.noise_fraction if node.parent is None else 0.0, 0.0
     if noise:
         unit_of_noise = unit * noise / (sum(e.noise for e in node.edges if not e.is_closed) or 1.0)
@@ -56,17 +64,21 @@ def puct(node: Node, settings: SearchSettings) -> Edge | None:
         visits = edge.visits
         prior = edge.prior
         if visits:
-            count = visits + edge.pending
+            count = visits + edge.pending + edge.dead_ends
             score = edge.value_sum / count + unit * prior / (1 + count)
         elif edge.pending:
             continue
         else:
-            count = 0
-            score = first_play + unit * prior
+            count = edge.dead_ends
+            score = (first_play + unit * prior) / (1 + count)
         if noise:
             score += unit_of_noise * edge.noise / (1 + count)
         if score > best_score or (score == best_score and prior > best_prior):
             best, best_score, best_prior = edge, score, prior
+    if unseen and best is not None:
+        count = node.num_drawn
+        if (first_play + unit * unseen) / (1 + count) > best_score:
+            return UNSEEN
     return best
 
 

@@ -70,6 +70,8 @@ class SearchSettings:
     """Options that the task's tool finds unsound: closed, their prior cut, or kept as they are."""
     unsound_discount: float = 0.1
     """Factor on the prior of an unsound option under `discount`."""
+    dead_end_patience: int = 2
+    """Expansions without an open option below a node before it may draw more options instead."""
     stop_value: float = 0.0
     """End with a finished, tool-sound candidate of at least this outcome score; above 1 never."""
     stop_unchecked_value: float = 2.0
@@ -103,6 +105,7 @@ class SearchSettings:
             "importance": 0, "merge_distance": 0, "num_rollouts": 0, "rollout_temperature": 0,
             "unsound_discount": 0, "stop_value": 0, "stop_unchecked_value": 0, "patience": 0,
             "stop_confidence": 0, "in_flight": 1, "max_failures": 1,
+            "dead_end_patience": 1,
         }  # fmt: skip
         rows = [
             (_is_at_least(getattr(self, name), low), f"{name} is {getattr(self, name)}",

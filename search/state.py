@@ -1,6 +1,7 @@
 """Problems, options and states: the words that every floor above speaks."""
 
 import hashlib
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -33,6 +34,11 @@ class Option:
     logprob: float
     """Sum of the tokens' log-probabilities under the proposer."""
     stop: Stop
+
+
+def probability(logprob: float) -> float:
+    """0 for what is no number."""
+    return math.exp(logprob) if logprob < 0.0 else float(logprob >= 0.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,8 @@ class Edge:
     """No simulation may go this way: pruned, or nothing is left to try below."""
     unsound_reason: str = ""
     """What the task's tool finds wrong with the option; empty otherwise."""
+    dead_ends: int = 0
+    """Expansions below that brought no open option; selection counts each as a visit of value 0."""
     noise: float = 0.0
     """The option's draw at a noisy root, 0 elsewhere: Gumbel, or Gamma for Dirichlet noise."""
     alternatives: list[Option] = field(default_factory=list)
@@ -59,6 +61,8 @@ class Node:
     edges: list[Edge] = field(default_factory=list)
     prior_mass: float = 0.0
     """Sum of the priors of the edges that were not pruned."""
+    drawn_mass: float = 0.0
+    """Probability of all options drawn so far, pruned and merged ones included."""
     num_open: int = 0
     """Edges that are not closed."""
     value: float | None = None
@@ -93,6 +97,11 @@ class Node:
     @property
     def depth(self) -> int:
         return len(self.state.options)
+
+    @property
+    def unseen_mass(self) -> float:
+        """Probability of the options that were not drawn yet."""
+        return max(0.0, 1.0 - self.drawn_mass)
 
     def add(self, edge: Edge) -> None:
         self.edges.append(edge)

@@ -246,10 +246,11 @@ Answers = dict[str, dict[int, list[tuple[bool, int]]]]
 
 
 def measure_arms(
-    models: Models, plain: Models, seed: int, num: int, budgets: Sequence[int], found: Answers
+    by_label: dict[str, Models], seed: int, num: int, budgets: Sequence[int], found: Answers
 ) -> None:
-    """All arms on one set of problems, with the tool (`models`) and without it (`plain`)."""
-    problems = models.task.held_out(num, HELD_OUT_SEED + seed)
+    """All arms on one set of problems, with the tool (label "") and without it."""
+    plain = next(iter(by_label.values()))
+    problems = plain.task.held_out(num, HELD_OUT_SEED + seed)
     top = max(budgets)
 
     def note(name: str, arm: arms.Arm, own: Models) -> None:
@@ -260,11 +261,12 @@ def measure_arms(
             cell += [(s, p.tokens) for s, p in zip(solved, points, strict=True)]
 
     note("greedy", arms.greedy(plain, problems), plain)
-    for label, own in (("", models), ("-without-tool", plain)):
+    for label, own in by_label.items():
         with timed(f"seed {seed}, samples{label}"):
             groups = arms.sampled(own, problems, top, seed)
-        if not label:
+        if own is plain:
             note("majority", arms.vote(groups, lambda _: 1.0), own)
+        if not label:
             note("tool_filtered", arms.until_sound(own, problems, 4 * top, seed), own)
         note(f"best_of_n{label}", arms.best_of_n(groups), own)
         note(f"orm_vote{label}", arms.vote(groups, arms.orm), own)
@@ -293,13 +295,14 @@ def accuracy_rows(found: Answers, task: str) -> list[Row]:
     return rows + [
         paired(found, task, label, budget)
         for label in ("", "-without-tool")
+        if f"search{label}" in found
         for budget in found["greedy"]
     ]
 
 
 def paired(found: Answers, task: str, label: str, budget: int) -> Row:
     """Search less the best other arm at a budget, problem by problem."""
-    others = [n for n in found if n.endswith(label) and n.partition("-")[0] in BASELINES]
+    others = [f"{n}{label}" for n in BASELINES if f"{n}{label}" in found]
     others += ["greedy", "majority"]
     best = max(others, key=lambda n: sum(s for s, _ in found[n][budget]))
     ours = [s for s, _ in found[f"search{label}"][budget]]
@@ -314,11 +317,15 @@ def paired(found: Answers, task: str, label: str, budget: int) -> Row:
     }  # fmt: skip
 
 
-def quality(task: str, num: int, seeds: Sequence[int], plot: Path | None) -> list[Row]:
-    models, plain = open_models(task, True), open_models(task, False)
+def quality(task: str, num: int, seeds: Sequence[int], tool: str, plot: Path | None) -> list[Row]:
+    by_label: dict[str, Models] = {}
+    if tool != "without":
+        by_label[""] = open_models(task, True)
+    if tool != "with":
+        by_label["-without-tool"] = open_models(task, False)
     found: Answers = {}
     for seed in seeds:
-        measure_arms(models, plain, seed, num, BUDGETS, found)
+        measure_arms(by_label, seed, num, BUDGETS, found)
         show_table(found)
     rows = accuracy_rows(found, task)
     if plot is not None:
@@ -400,13 +407,16 @@ STEPS: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
 )  # fmt: skip
 
 
-def ablation(task: str, num: int, seeds: Sequence[int]) -> list[Row]:
+def ablation(task: str, num: int, seeds: Sequence[int], tool: str) -> list[Row]:
     """Each row adds one part; 24 simulations and 512 tokens a problem but for the last."""
     settings = SearchSettings(simulations=24, max_tokens=512)
     flags: dict[str, Any] = {}
     rows = []
     for i, (label, changes, more) in enumerate(STEPS):
         settings, flags = replace(settings, **changes), flags | more
+        uses_tool = bool(flags["critics.use_tool"])
+        if tool not in ("both", "with" if uses_tool else "without"):
+            continue
         models = open_models(task, **({"use_tool": False} | _as_arguments(flags)))
         correct, tokens, started = 0, 0.0, time.monotonic()
         for seed in seeds:
@@ -441,7 +451,11 @@ def game24(folder: Path | None, num: int, budgets: Sequence[int]) -> list[Row]:
     top = max(budgets)
     groups = arms.sampled(models, problems, top, 0)
     with timed("search"):
-        settings = replace(arms.unlimited(models.settings, 4 * top), max_width=64)
+        # Positions that cannot be won look sound: leave them early, and look at few options first.
+        settings = replace(
+            arms.unlimited(models.settings, 4 * top), max_width=64, min_width=2,
+            dead_end_patience=1,
+        )  # fmt: skip
         curves, _ = arms.searched(models, problems, settings, 0)
     found: dict[str, arms.Arm] = {
         "greedy": arms.greedy(models, problems),
@@ -542,6 +556,8 @@ def main() -> None:
     )
     parser.add_argument("--only", default="", help=f"sections, by commas: {', '.join(SECTIONS)}")
     parser.add_argument("--task", choices=["expressions", "stories"], help="of quality, ablation")
+    parser.add_argument("--tool", choices=["with", "without", "both"], default="both",
+                        help="calculator in quality and ablation")  # fmt: skip
     parser.add_argument("--problems", type=int, default=100, help="held-out problems a seed")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--models", type=Path, help="folder of the game24 models")
@@ -580,12 +596,18 @@ def main() -> None:
             found = []
             for task in tasks:
                 plot = arguments.plot and Path(str(arguments.plot).format(task=task))
-                found += quality(task, num, seeds, plot) if section == "quality" \
-                    else ablation(task, num, seeds)  # fmt: skip
+                found += quality(task, num, seeds, arguments.tool, plot) if section == "quality" \
+                    else ablation(task, num, seeds, arguments.tool)  # fmt: skip
         for row in found:
             show(row)
         rows += found
-    settings = {"sections": sections, "tasks": tasks, "problems_a_seed": num, "quick": quick}
+    settings = {
+        "sections": sections,
+        "tasks": tasks,
+        "tool": arguments.tool,
+        "problems_a_seed": num,
+        "quick": quick,
+    }
     write(arguments.json, "search", settings, seeds, rows)
 
 
