@@ -208,6 +208,52 @@ def test_dead_ends_widen_until_c_max() -> None:
     assert all(e.visits == 0 for e in search.root.edges[:6])
 
 
+class Trap(DigitWorld):
+    """Its greedy text begins soundly with a digit after which nothing sound can follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn_in_the_trap: list[int] = []
+
+    def _proposal(self, state: State, count: int) -> Proposal:
+        if not state.options:
+            return super()._proposal(state, count)
+        if state.options[0].tokens == (int(state.problem_id[0]),):
+            last = int(state.problem_id[1])
+            return Proposal((Option((last,), f"{last}\n", -0.1, "end"),), ("",), 1)
+        self.drawn_in_the_trap.append(count)
+        options = tuple(Option((9, k), f"{k}\n", -1.0 - k, "end") for k in range(count))
+        return Proposal(options, ("refuted",) * count, count)
+
+    def _evaluation(self, state: State) -> Evaluation:
+        if state.options:
+            return super()._evaluation(state)
+        wrong = (int(state.problem_id[0]) + 1) % 4
+        text = (
+            Option((wrong,), f"{wrong}\n", math.log(0.4), "boundary"),
+            Option((9, 0), "0\n", -0.1, "end"),
+        )
+        full = replace(state, options=text)
+        outcome = Score("outcome", "v", 0.0)
+        return Evaluation(0.4, (), (Rollout(full, 0, 1, False, outcome, "x"),), 2)
+
+
+@pytest.mark.parametrize(("patience", "drawn"), [(1, [4]), (2, [4, 8]), (99, [4, 8, 16, 32])])
+def test_a_tree_leaves_a_dead_end_as_soon_as_its_patience_says(
+    patience: int, drawn: list[int]
+) -> None:
+    settings = replace(
+        PLAIN, min_width=4, max_width=32, dead_end_patience=patience, stop_unchecked_value=1.0
+    )
+    world = Trap()
+    search = searched("31", settings, world)
+    assert world.drawn_in_the_trap == drawn
+    chosen = search.result().chosen
+    assert chosen is not None and chosen.rollout.answer == "31"
+    assert search.root.parent_edge.dead_ends == len(drawn)
+    assert search.root.visits == search.budget.simulations
+
+
 def test_a_text_cut_off_by_length_is_never_a_candidate() -> None:
     class Cut(DigitWorld):
         def _proposal(self, state: State, count: int) -> Proposal:
