@@ -400,9 +400,9 @@ STEPS: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
     ("+ rollouts scored by the outcome critic", {"num_rollouts": 1, "final": "vote"},
      {"critics.outcome_weight": 1.0}),
     ("+ merge by text", {"merge": "text"}, {}),
+    ("+ calculator", {"unsound": "prune"}, {"critics.use_tool": True}),
     ("+ options drawn without replacement", {"proposal": "drawn"}, {}),
     ("+ most probable different options", {"proposal": "distinct"}, {}),
-    ("+ calculator", {"unsound": "prune"}, {"critics.use_tool": True}),
     ("+ more simulations", {"max_tokens": 1024, "simulations": 10_000}, {}),
 )  # fmt: skip
 
