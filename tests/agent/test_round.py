@@ -91,9 +91,8 @@ def test_the_next_round_begins_where_the_last_one_ended(checkpoint: Path, tmp_pa
 
 KILLS = [
     "after-imagining", "after-claim", "after-journal", "before-search-commit:2",
-    "after-search-commit:3", "after-claim:2", "after-journal:3", "after-searching",
-    "after-selecting", "while-training", "after-policy", "after-training", "after-evaluation",
-    "before-verdict",
+    "after-search-commit:3", "after-claim:2", "after-searching", "after-selecting",
+    "while-training", "after-policy", "after-training", "after-evaluation", "before-verdict",
 ]  # fmt: skip
 
 
