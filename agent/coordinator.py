@@ -161,15 +161,30 @@ class Models:
             )
             is_cut = states[i].is_terminal and not states[i].is_finished
             value = 0.0 if is_cut else blend((*own, *ends), self.weights)
-            results.append(Evaluation(value, own, rollouts, spent[i]))
+            results.append(
+                Evaluation(value, own, rollouts, spent[i], self._num_calls(requests[i], group))
+            )
         return results
+
+    def _num_calls(self, request: EvaluateRequest, group: Sequence[Rollout]) -> int:
+        """Requests to models for one evaluation; `group` is not scored yet."""
+        state = request.state
+        rollouts = 0 if state.is_terminal else self.settings.num_rollouts - len(request.known)
+        new = [r for r in group if r.state.is_finished and r.outcome.value is None]
+        own = sum(self._asks(role, state) for role in ("value", "process"))
+        return max(0, rollouts) + own + sum(self._asks("outcome", r.state) for r in new)
+
+    def _asks(self, role: str, state: State) -> bool:
+        return self._is_active(role) and self._critic(role).applies(state)
+
+    def _is_active(self, role: str) -> bool:
+        """The outcome critic judges candidates too, so it is asked whatever its weight."""
+        return self.weights.get(role, 0.0) > 0 or role == "outcome"
 
     def _scores(self, wanted: Mapping[str, Sequence[State]]) -> dict[str, list[Score]]:
         """Scores of all critics, their calls under way at the same time."""
-        active = [role for role in wanted if self.weights.get(role, 0.0) > 0 or role == "outcome"]
-        chosen = {
-            role: [s for s in wanted[role] if self._critic(role).applies(s)] for role in active
-        }
+        active = [role for role in wanted if self._is_active(role)]
+        chosen = {role: [s for s in wanted[role] if self._asks(role, s)] for role in active}
         calling = [role for role in active if chosen[role]]
         raw: dict[str, list[float]] = {key: [] for key in active}
         answers = self.hosts.call_many(

@@ -71,3 +71,12 @@ def test_a_boundary_that_never_comes_ends_cleanly() -> None:
     assert search.stop_reason == "exhausted"
     assert search.result().chosen is None
     assert all(n.pending == 0 for n in search.nodes)
+
+
+def test_every_request_to_a_model_counts() -> None:
+    """The root asks for a rollout, its value and the rollout's outcome: a budget of 3."""
+    models = models_with(**{"search.max_calls": 3, "search.stop_value": 2.0})
+    search = Search(models.root(Problem("p", "7+2*3-4+5*6-1")), models.settings, seed=0)
+    frontier.run([search], models, models)
+    assert (search.budget.calls, search.budget.simulations) == (3, 1)
+    assert search.stop_reason == "calls"
