@@ -24,16 +24,6 @@ class Merge:
     key: Callable[[Option], Hashable] | None = None
     same: Same | None = None
 
-    def find(self, edges: Sequence[Edge], option: Option) -> Edge | None:
-        """The first edge that the option is equivalent to."""
-        if self.key is not None:
-            key = self.key
-            wanted = key(option)
-            return next((e for e in edges if key(e.option) == wanted), None)
-        if self.same is None:
-            return None
-        return next((e for e in edges if self.same(e.option, option)), None)
-
 
 def _stripped(option: Option) -> Hashable:
     return (option.text.strip(), option.stop)
@@ -143,8 +133,10 @@ def join(
         if rule.key is not None:
             twin = keyed.setdefault((rule.key(option), bool(reason)), edge)
         else:
-            judged_alike = [e for e in node.edges if bool(e.unsound_reason) == bool(reason)]
-            twin = rule.find(judged_alike, option) or edge
+            judged_alike = (e for e in node.edges if bool(e.unsound_reason) == bool(reason))
+            twin = next(
+                (e for e in judged_alike if rule.same and rule.same(e.option, option)), edge
+            )
         if twin is edge:
             node.add(edge)
         else:

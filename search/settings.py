@@ -71,7 +71,7 @@ class SearchSettings:
     unsound_discount: float = 0.1
     """Factor on the prior of an unsound option under `discount`."""
     dead_end_patience: int = 2
-    """Expansions without an open option below a node before it may draw more options instead."""
+    """PUCT: expansions without an open option below a node before it may draw others instead."""
     stop_value: float = 0.0
     """End with a finished, tool-sound candidate of at least this outcome score; above 1 never."""
     stop_unchecked_value: float = 2.0

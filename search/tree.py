@@ -3,7 +3,6 @@
 Each node hangs on one edge, the root on an edge of its own, so N and W of a node are its edge's.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from search.interfaces import Rollout
@@ -131,14 +130,6 @@ class Node:
             edges.append(node.parent_edge)
             node = node.parent
         return edges[::-1]
-
-    def walk(self) -> Iterator["Node"]:
-        """This node and all below, parents first."""
-        stack = [self]
-        while stack:
-            node = stack.pop()
-            yield node
-            stack.extend(e.child for e in reversed(node.edges) if e.child is not None)
 
 
 def new_root(state: State) -> Node:

@@ -48,7 +48,7 @@ class Generated:
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """Answer to a LineRequest: most probable first."""
+    """Answer to a LineRequest, in the order of its mode."""
 
     lines: tuple[Generated, ...]
     num_tokens: int
