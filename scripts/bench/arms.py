@@ -170,9 +170,9 @@ def until_sound(models: Models, problems: Sequence[Problem], budget: int, seed: 
     return Curves(curves)
 
 
-def line_of_play(models: Models, problems: Sequence[Problem], widths: Sequence[int]) -> Widths:
+def line_of_play(models: Models, problems: Sequence[Problem]) -> Widths:
     """At each state the most probable option that the tool does not refute, of K distinct ones."""
-    return Widths([_played(models, problems, k) for k in widths])
+    return Widths([_played(models, problems, k) for k in WIDTHS])
 
 
 def _played(models: Models, problems: Sequence[Problem], width: int) -> list[Point]:
@@ -198,11 +198,9 @@ def _answer(models: Models, state: State) -> str | None:
     return models.answer_of(state) if state.is_finished else None
 
 
-def prm_beam(
-    models: Models, problems: Sequence[Problem], beams: Sequence[tuple[int, int]]
-) -> Widths:
+def prm_beam(models: Models, problems: Sequence[Problem]) -> Widths:
     """Step-level beam search: keep the states that the process critic scores best."""
-    return Widths([_beamed(models, problems, keep, draw) for keep, draw in beams])
+    return Widths([_beamed(models, problems, keep, draw) for keep, draw in BEAMS])
 
 
 def _beamed(models: Models, problems: Sequence[Problem], keep: int, draw: int) -> list[Point]:

@@ -2,7 +2,7 @@
 """How fast and how good is the search, beside every simpler way to spend the same tokens?
 
     .venv/bin/python scripts/bench/search.py --quick                      # under a minute
-    .venv/bin/python scripts/bench/search.py --only speed,batching        # 3 minutes
+    .venv/bin/python scripts/bench/search.py --only speed,batching        # 8 minutes
     .venv/bin/python scripts/bench/search.py --only quality --task stories --plot curves.png
     .venv/bin/python scripts/bench/search.py --json results.json          # all of it, 2 hours
 
@@ -14,16 +14,7 @@ seeds that no tuning looked at.
 """
 
 import argparse
-import cProfile
-import hashlib
-import json
-import math
-import os
-import pstats
-import signal
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,110 +28,29 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 import arms  # noqa: E402
+from curves import draw, redraw  # noqa: E402
+from free_world import speed  # noqa: E402
+from replayed import replay  # noqa: E402
 from report import Row, missing, repeats, share, show, write  # noqa: E402
 
 from agent.actors import InlineHosts, make_hosts  # noqa: E402
 from agent.config import load_config  # noqa: E402
 from agent.context import make_models  # noqa: E402
 from agent.coordinator import Models  # noqa: E402
+from agent.engine.hosts import ROLES, HostSettings, reference  # noqa: E402
 from agent.intervals import paired_difference  # noqa: E402
 from agent.models import as_ref, base_checkpoints, model_set  # noqa: E402
 from agent.run import host_settings  # noqa: E402
 from agent.tasks.registry import open_task  # noqa: E402
 from search import frontier  # noqa: E402
-from search.interfaces import (  # noqa: E402
-    EvaluateRequest,
-    Evaluation,
-    ExpandRequest,
-    Proposal,
-)
 from search.mcts import Search  # noqa: E402
 from search.randomness import derive_seed  # noqa: E402
 from search.settings import SearchSettings  # noqa: E402
-from search.state import Option, State  # noqa: E402
 
 SECTIONS = ("speed", "batching", "quality", "ablation", "game24", "replay")
 BASELINES = ("tool_filtered", "best_of_n", "orm_vote", "line_of_play", "prm_beam")
 BUDGETS = (64, 128, 256, 512, 1024)
 HELD_OUT_SEED = 20_261_123
-
-
-class FreeWorld:
-    """A policy and a critic that cost next to nothing: options made beforehand, values of seeds."""
-
-    def __init__(self, depth: int = 8) -> None:
-        self.options = [
-            tuple(
-                Option((d, i), f"{d} {i}", -0.5 - 0.5 * i, "boundary" if d < depth - 1 else "end")
-                for i in range(32)
-            )
-            for d in range(depth)
-        ]
-
-    def propose(self, requests: Sequence[ExpandRequest]) -> list[Proposal]:
-        return [Proposal(self.options[len(r.state.options)][: r.count]) for r in requests]
-
-    def evaluate(self, requests: Sequence[EvaluateRequest]) -> list[Evaluation]:
-        return [Evaluation((r.seed % 1009) / 1009) for r in requests]
-
-
-def free_searches(trees: int, simulations: int) -> list[Search]:
-    settings = SearchSettings(simulations=simulations, max_tokens=0, importance=0.0)
-    return [Search(State(str(i), (1,), "p"), settings, i) for i in range(trees)]
-
-
-def free_rate(trees: int, simulations: int) -> float:
-    """Simulations a second of the search alone."""
-    searches, world = free_searches(trees, simulations), FreeWorld()
-    started = time.perf_counter()
-    frontier.run(searches, world, world)
-    return sum(s.budget.simulations for s in searches) / (time.perf_counter() - started)
-
-
-def slope(points: Sequence[tuple[float, float]]) -> float:
-    """Least squares of log y over log x: 1 is linear growth."""
-    xs, ys = [math.log(x) for x, _ in points], [math.log(y) for _, y in points]
-    mx, my = sum(xs) / len(xs), sum(ys) / len(ys)
-    top = sum((x - mx) * (y - my) for x, y in zip(xs, ys, strict=True))
-    return top / sum((x - mx) ** 2 for x in xs)
-
-
-def speed(quick: bool) -> list[Row]:
-    num = 2 if quick else 9
-    what = "64 trees of 64 simulations, free policy and critic"
-    rates_64 = [free_rate(64, 64) for _ in range(num)]
-    rows = [repeats("pure_search_sims_per_s", rates_64, "1/s", what, target=20_000)]
-    grids = {
-        "simulations": [(16, 16), (16, 64), (16, 256), (16, 1024)],
-        "trees": [(1, 64), (16, 64), (64, 64), (256, 64), (1024, 64)],
-    }
-    for name, grid in grids.items():
-        grid = grid[:3] if quick else grid
-        rates = {}
-        for trees, simulations in grid:
-            few = [free_rate(trees, simulations) for _ in range(1 if quick else 3)]
-            rates[trees, simulations] = max(few)
-            rows.append(repeats(
-                f"pure_sims_per_s@{trees}x{simulations}", few, "1/s", "trees x simulations",
-            ))  # fmt: skip
-        times = [(t * s, t * s / rates[t, s]) for t, s in grid]
-        rows.append(
-            {"name": "growth_exponent", "value": slope(times), "unit": f"over {name}",
-             "n": len(times), "baseline": "1 is linear"}
-        )  # fmt: skip
-    profile = cProfile.Profile()
-    searches, world = free_searches(64, 64), FreeWorld()
-    profile.runcall(frontier.run, searches, world, world)
-    stats = pstats.Stats(profile).stats  # type: ignore[attr-defined]
-    total = sum(v[2] for v in stats.values())
-    top = sorted(stats.items(), key=lambda kv: -kv[1][2])[:6]
-    for (file, _, function), figures in top:
-        rows.append(
-            {"name": f"profile_share_{Path(file).stem}.{function.strip('<>')}",
-             "value": figures[2] / total, "unit": "share of own time", "n": figures[0],
-             "baseline": "64 trees of 64 simulations under cProfile"}
-        )  # fmt: skip
-    return rows
 
 
 def open_models(task: str, use_tool: bool, folder: Path | None = None, **flags: Any) -> Models:
@@ -151,8 +61,6 @@ def open_models(task: str, use_tool: bool, folder: Path | None = None, **flags: 
     if folder is None:
         refs = {role: as_ref(role, c) for role, c in base_checkpoints(config).items()}
     else:
-        from agent.engine.hosts import ROLES, reference
-
         refs = {role: reference(folder / role, role) for role in ROLES}
     hosts = make_hosts("inline", host_settings(config))
     return make_models(config, hosts, model_set(refs), open_task(task, ""))
@@ -216,8 +124,7 @@ def batching(quick: bool) -> list[Row]:
 def overhead(quick: bool) -> Row:
     """Share of the time that is not spent in model calls, at 64 problems x 32 simulations."""
     models = open_models("expressions", True)
-    hosts = TimedHosts(models.hosts._hosts["policy"].settings)  # type: ignore[attr-defined]
-    models.hosts = hosts
+    models.hosts = hosts = TimedHosts(HostSettings())
     num, simulations = (16, 8) if quick else (64, 32)
     settings = replace(models.settings, simulations=simulations, max_tokens=0, stop_value=2.0)
     own = arms.with_settings(models, settings)
@@ -272,8 +179,8 @@ def measure_arms(
         note(f"orm_vote{label}", arms.vote(groups, arms.orm), own)
         note(f"coverage_of_samples{label}", arms.coverage(own, problems, groups), own)
         with timed(f"seed {seed}, line of play and beams{label}"):
-            note(f"line_of_play{label}", arms.line_of_play(own, problems, arms.WIDTHS), own)
-            note(f"prm_beam{label}", arms.prm_beam(own, problems, arms.BEAMS), own)
+            note(f"line_of_play{label}", arms.line_of_play(own, problems), own)
+            note(f"prm_beam{label}", arms.prm_beam(own, problems), own)
         with timed(f"seed {seed}, search{label}"):
             # With the tool a search ends early, so its mean is far below the cap.
             settings = arms.unlimited(own.settings, top if label else 4 * top)
@@ -317,7 +224,9 @@ def paired(found: Answers, task: str, label: str, budget: int) -> Row:
     }  # fmt: skip
 
 
-def quality(task: str, num: int, seeds: Sequence[int], tool: str, plot: Path | None) -> list[Row]:
+def quality(
+    task: str, num: int, seeds: Sequence[int], budgets: Sequence[int], tool: str, plot: Path | None
+) -> list[Row]:
     by_label: dict[str, Models] = {}
     if tool != "without":
         by_label[""] = open_models(task, True)
@@ -325,7 +234,7 @@ def quality(task: str, num: int, seeds: Sequence[int], tool: str, plot: Path | N
         by_label["-without-tool"] = open_models(task, False)
     found: Answers = {}
     for seed in seeds:
-        measure_arms(by_label, seed, num, BUDGETS, found)
+        measure_arms(by_label, seed, num, budgets, found)
         show_table(found)
     rows = accuracy_rows(found, task)
     if plot is not None:
@@ -335,59 +244,15 @@ def quality(task: str, num: int, seeds: Sequence[int], tool: str, plot: Path | N
 
 def show_table(found: Answers) -> None:
     """Share solved and, in brackets, mean tokens."""
-    n = len(found["greedy"][BUDGETS[0]])
-    print(f"{'n = ' + str(n):<36}" + "".join(f"{b:>16}" for b in BUDGETS))
+    budgets = list(found["greedy"])
+    n = len(found["greedy"][budgets[0]])
+    print(f"{'n = ' + str(n):<36}" + "".join(f"{b:>16}" for b in budgets))
     for name, by_budget in found.items():
         cells = (
             f"{sum(s for s, _ in cell) / n:.3f} ({sum(t for _, t in cell) / n:.0f})"
             for cell in by_budget.values()
         )
         print(f"{name:<36}" + "".join(f"{cell:>16}" for cell in cells), flush=True)
-
-
-COLOURS = {
-    "search": "black", "coverage_of_search": "silver", "greedy": "tab:blue",
-    "majority": "tab:orange", "best_of_n": "tab:green", "orm_vote": "tab:red",
-    "line_of_play": "tab:purple", "prm_beam": "tab:brown", "tool_filtered": "tab:cyan",
-}  # fmt: skip
-
-
-def draw(rows: Sequence[Row], task: str, path: Path) -> None:
-    """Accuracy over tokens, left with the tool and right without."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(12, 5), sharey=True)
-    for axis, arm in zip(axes, ("", "-without-tool"), strict=True):
-        for name, colour in COLOURS.items():
-            wanted = name if name in ("greedy", "majority") else name + arm
-            points = [
-                r for r in rows
-                if r["name"].partition("@")[0] == f"accuracy_{wanted}" and r["value"]
-                and r["task"] == task
-            ]  # fmt: skip
-            if not points:
-                continue
-            budget = [int(p["name"].partition("@")[2]) for p in points]
-            value = [p["value"] for p in points]
-            below = [p["value"] - p["low"] for p in points]
-            above = [p["high"] - p["value"] for p in points]
-            axis.errorbar(
-                budget, value, [below, above], label=name, color=colour, marker="o", capsize=2,
-                linewidth=2.5 if name == "search" else 1.2,
-                linestyle=":" if name.startswith("coverage") else "-",
-            )  # fmt: skip
-        axis.set_xscale("log", base=2)
-        axis.set_xlabel("generated tokens a problem, mean")
-        axis.set_title(f"{task}, {'without' if arm else 'with'} the calculator")
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
-    axes[0].set_ylabel("solved, with 95 % intervals")
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
 
 
 STEPS: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
@@ -462,7 +327,7 @@ def game24(folder: Path | None, num: int, budgets: Sequence[int]) -> list[Row]:
         "majority": arms.vote(groups, lambda _: 1.0),
         "best_of_n": arms.best_of_n(groups),
         "tool_filtered": arms.until_sound(models, problems, 4 * top, 0),
-        "line_of_play": arms.line_of_play(models, problems, arms.WIDTHS),
+        "line_of_play": arms.line_of_play(models, problems),
         "search": curves,
     }
     rows = []
@@ -477,77 +342,6 @@ def game24(folder: Path | None, num: int, budgets: Sequence[int]) -> list[Row]:
                       mean_tokens=spent)
             )  # fmt: skip
     return rows
-
-
-def replay(quick: bool) -> list[Row]:
-    """Digests of all trees of a round: 1, 2 and 4 policy workers, and killed in between."""
-    import ray
-
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    info = ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
-                    namespace="ratchet")  # fmt: skip
-    address = str(info.address_info["gcs_address"])
-    try:
-        plain = searched_round(address, 1, [], quick)
-        rows = [
-            share(f"replay_equal@{workers}_workers",
-                  int(searched_round(address, workers, [], quick) == plain), 1, "one worker")
-            for workers in (2, 4)
-        ]  # fmt: skip
-        killed = searched_round(
-            address,
-            2,
-            ["after-search-commit:9", "after-journal:3", "before-search-commit:5"],
-            quick,
-        )
-        rows.append(share("replay_equal_after_3_kills", int(killed == plain), 1, "one worker"))
-    finally:
-        ray.shutdown()
-    return rows
-
-
-def searched_round(address: str, workers: int, kills: Sequence[str], quick: bool) -> str:
-    """Digest of the trees of a round that was killed at each of these points, then searched on."""
-    with tempfile.TemporaryDirectory() as folder:
-        settings = {
-            "problems_per_round": 24 if quick else 96, "hosting.cohort": 8 if quick else 16,
-            "search.simulations": 8, "hosting.workers": workers, "hosting.hosting": "ray",
-            "hosting.ray_address": address, "store": f"sqlite:///{folder}/store.db",
-            "checkpoints": f"{folder}/checkpoints",
-        }  # fmt: skip
-        flags = [part for k, v in settings.items() for part in ("--set", f"{k}={v}")]
-        for point in (*kills, "after-searching"):
-            done = subprocess.run(
-                [sys.executable, "-m", "agent", "improve", *flags], cwd=ROOT, capture_output=True,
-                text=True, env=os.environ | {"RATCHET_FAILPOINT": point},
-            )  # fmt: skip
-            if done.returncode != -signal.SIGKILL:
-                raise RuntimeError(f"failpoint {point} was not reached: {done.stderr[-2000:]}")
-        return digest(Path(folder) / "store.db")
-
-
-def digest(file: Path) -> str:
-    """Of every node, text and simulation, bit for bit."""
-    import sqlite3
-
-    questions = (
-        "SELECT s.position, n.* FROM nodes n JOIN searches s ON s.id = n.search_id ORDER BY 1, 3",
-        "SELECT search_id, ix, text FROM node_texts ORDER BY 1, 2",
-        "SELECT * FROM simulations ORDER BY search_id, seq",
-        "SELECT position, answer, num_tokens, confidence FROM searches ORDER BY 1",
-    )
-    found = hashlib.sha256()
-    with sqlite3.connect(file) as connection:
-        for question in questions:
-            for row in connection.execute(question):
-                found.update(repr(row).encode())
-    return found.hexdigest()
-
-
-def redraw(results: Path, plot: Path) -> None:
-    rows = json.loads(results.read_text())["rows"]
-    for task in sorted({r["task"] for r in rows if r["name"].startswith("accuracy_")}):
-        draw(rows, task, Path(str(plot).format(task=task)))
 
 
 def main() -> None:
@@ -581,6 +375,7 @@ def main() -> None:
         sections = ["speed", "batching", "quality"]
     num = 6 if quick else arguments.problems
     seeds = list(range(1 if quick else arguments.seeds))
+    budgets = BUDGETS[:3] if quick else BUDGETS
     tasks = [arguments.task] if arguments.task else ["expressions", "stories"][: 1 if quick else 2]
     rows: list[Row] = []
     for section in sections:
@@ -596,8 +391,10 @@ def main() -> None:
             found = []
             for task in tasks:
                 plot = arguments.plot and Path(str(arguments.plot).format(task=task))
-                found += quality(task, num, seeds, arguments.tool, plot) if section == "quality" \
-                    else ablation(task, num, seeds, arguments.tool)  # fmt: skip
+                if section == "quality":
+                    found += quality(task, num, seeds, budgets, arguments.tool, plot)
+                else:
+                    found += ablation(task, num, seeds, arguments.tool)
         for row in found:
             show(row)
         rows += found
