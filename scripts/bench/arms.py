@@ -108,7 +108,8 @@ def sampled(
     return [[scored(r, next(scores)) for r in g] for g in groups]
 
 
-Weight = Callable[[Rollout], float]
+Weight = Callable[[Rollout], float | None]
+"""None leaves a text out of the vote."""
 
 
 def vote(groups: Sequence[Sequence[Rollout]], weight: Weight) -> Curves:
@@ -119,8 +120,9 @@ def vote(groups: Sequence[Sequence[Rollout]], weight: Weight) -> Curves:
         points, tokens = list[Point](), 0
         for r in group:
             tokens += _num_tokens(r)
-            if r.answer is not None:
-                votes[r.answer] = votes.get(r.answer, 0.0) + weight(r)
+            share = weight(r)
+            if r.answer is not None and share is not None:
+                votes[r.answer] = votes.get(r.answer, 0.0) + share
             points.append(Point(tokens, max(votes, key=lambda a: votes[a], default=None)))
         curves.append(points)
     return Curves(curves)
@@ -134,15 +136,17 @@ def best_of_n(groups: Sequence[Sequence[Rollout]]) -> Curves:
         points, tokens = list[Point](), 0
         for r in group:
             tokens += _num_tokens(r)
-            if r.answer is not None and (r.outcome.value or 0.0) > best[0]:
-                best = (r.outcome.value or 0.0, r.answer)
+            score = r.outcome.value
+            # An unscored text is no worst one: it is out of the contest.
+            if r.answer is not None and score is not None and score > best[0]:
+                best = (score, r.answer)
             points.append(Point(tokens, best[1]))
         curves.append(points)
     return Curves(curves)
 
 
-def orm(rollout: Rollout) -> float:
-    return rollout.outcome.value or 0.0
+def orm(rollout: Rollout) -> float | None:
+    return rollout.outcome.value
 
 
 def until_sound(models: Models, problems: Sequence[Problem], budget: int, seed: int) -> Curves:
