@@ -1,7 +1,7 @@
 """Many searches stepped together, so that every model call is one large batch."""
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from search.errors import SearchSettingsError
@@ -64,16 +64,7 @@ def run(
                     expansions.append((search, request))
                 else:
                     leaves.append((search, request))
-        if expansions:
-            proposals = proposer.propose([e.request for _, e in expansions])
-            for (search, expansion), proposal in zip(expansions, proposals, strict=True):
-                search.tell_options(expansion, proposal)
-                listener.told(search, expansion, proposal)
-        if leaves:
-            evaluations = evaluator.evaluate([leaf.request for _, leaf in leaves])
-            for (search, leaf), evaluation in zip(leaves, evaluations, strict=True):
-                search.tell_evaluation(leaf, evaluation)
-                listener.told(search, leaf, evaluation)
+        _answer(expansions, leaves, proposer, evaluator, listener)
         listener.passed()
         num_ended = 0
         for search in taken:
@@ -87,3 +78,23 @@ def run(
                 search.fail("nothing to ask and nothing awaited")
                 active.remove(search)
                 listener.done(search)
+
+
+def _answer(
+    expansions: Sequence[tuple[Search, Expansion]],
+    leaves: Sequence[tuple[Search, Leaf]],
+    proposer: Proposer,
+    evaluator: Evaluator,
+    listener: Listener,
+) -> None:
+    """One call for all expansions, one for all evaluations; each search is told its own."""
+    if expansions:
+        proposals = proposer.propose([e.request for _, e in expansions])
+        for (search, expansion), proposal in zip(expansions, proposals, strict=True):
+            search.tell_options(expansion, proposal)
+            listener.told(search, expansion, proposal)
+    if leaves:
+        evaluations = evaluator.evaluate([leaf.request for _, leaf in leaves])
+        for (search, leaf), evaluation in zip(leaves, evaluations, strict=True):
+            search.tell_evaluation(leaf, evaluation)
+            listener.told(search, leaf, evaluation)
