@@ -4,7 +4,8 @@ An option is our move and the reply of an opponent that plays perfectly, so a se
 value is a search for a win.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 from search.interfaces import EvaluateRequest, Evaluation, ExpandRequest, Proposal, Rollout
@@ -64,12 +65,15 @@ def board_reply(board: Board) -> Board:
     return min(placed(board, "O"), key=lambda b: outcome(b, "X"))
 
 
+Moves = list[tuple[str, float | None]]
+"""(position after our move and the reply, value if the game is over)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Game:
     """Proposes every move as equally likely; scores the end of the game, knows nothing before."""
 
-    def moves(self, text: str) -> list[tuple[str, float | None]]:
-        """(position after our move and the reply, value if the game is over)."""
-        raise NotImplementedError
+    moves: Callable[[str], Moves]
 
     def propose(self, requests: Sequence[ExpandRequest]) -> list[Proposal]:
         return [self._proposal(r.state) for r in requests]
@@ -94,32 +98,31 @@ class Game:
         return Evaluation(value, (), (Rollout(state, state.depth, 0, None, score, str(value)),))
 
 
-class Nim(Game):
+def nim_options(text: str) -> Moves:
     """Who takes the last stick wins. A position is written `3 4 5`."""
-
-    def moves(self, text: str) -> list[tuple[str, float | None]]:
-        found: list[tuple[str, float | None]] = []
-        for heaps in nim_moves(tuple(map(int, text.split()))):
-            if not sum(heaps):
-                found.append((" ".join(map(str, heaps)), 1.0))
-                continue
-            reply = nim_reply(heaps)
-            # Trailing blanks keep apart moves of ours that the reply makes equal.
-            found.append(
-                (" ".join(map(str, reply)) + " " * len(found), None if sum(reply) else 0.0)
-            )
-        return found
+    found: Moves = []
+    for heaps in nim_moves(tuple(map(int, text.split()))):
+        if not sum(heaps):
+            found.append((" ".join(map(str, heaps)), 1.0))
+            continue
+        reply = nim_reply(heaps)
+        # Trailing blanks keep apart moves of ours that the reply makes equal.
+        found.append((" ".join(map(str, reply)) + " " * len(found), None if sum(reply) else 0.0))
+    return found
 
 
-class TicTacToe(Game):
-    def moves(self, text: str) -> list[tuple[str, float | None]]:
-        found: list[tuple[str, float | None]] = []
-        for board in placed(text[:9], "X"):
-            if winner(board) or "." not in board:
-                found.append((board, 1.0 if winner(board) else 0.5))
-                continue
-            reply = board_reply(board)
-            is_over = bool(winner(reply)) or "." not in reply
-            value = (0.0 if winner(reply) else 0.5) if is_over else None
-            found.append((reply + " " * len(found), value))
-        return found
+def board_options(text: str) -> Moves:
+    found: Moves = []
+    for board in placed(text[:9], "X"):
+        if winner(board) or "." not in board:
+            found.append((board, 1.0 if winner(board) else 0.5))
+            continue
+        reply = board_reply(board)
+        is_over = bool(winner(reply)) or "." not in reply
+        value = (0.0 if winner(reply) else 0.5) if is_over else None
+        found.append((reply + " " * len(found), value))
+    return found
+
+
+NIM = Game(nim_options)
+TIC_TAC_TOE = Game(board_options)

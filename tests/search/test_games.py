@@ -9,7 +9,7 @@ from search import frontier
 from search.mcts import Search
 from search.settings import RootRule, SearchSettings, SelectionRule
 from search.state import State
-from tests.games import Game, Nim, TicTacToe, nim_reply, nim_sum, outcome, placed, winner
+from tests.games import NIM, TIC_TAC_TOE, Game, nim_reply, nim_sum, outcome, placed, winner
 
 SETTINGS = SearchSettings(
     simulations=1500,
@@ -43,8 +43,8 @@ def test_nim_is_never_lost_from_a_won_position(rule: SelectionRule, root: RootRu
         assert nim_sum(heaps)
         position, value = " ".join(map(str, heaps)), None
         while value is None:
-            after = best_move(Nim(), position, rule, root)
-            value = dict(Nim().moves(position))[after]
+            after = best_move(NIM, position, rule, root)
+            value = dict(NIM.moves(position))[after]
             left = tuple(map(int, after.split()))
             # After a winning move the opponent, whatever it does, leaves us a won position.
             assert value == 1.0 or nim_sum(left), (position, after)
@@ -65,7 +65,7 @@ def test_tic_tac_toe_is_never_lost_from_a_won_position(rule: SelectionRule, root
     for start in sorted(boards):
         board = start
         while not winner(board) and "." in board:
-            board = best_move(TicTacToe(), board, rule, root)[:9]
+            board = best_move(TIC_TAC_TOE, board, rule, root)[:9]
         assert winner(board) == "X", (start, board)
 
 
