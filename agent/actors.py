@@ -13,21 +13,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from agent.engine.checkpoint import inspect_checkpoint
 from agent.engine.hosts import (
+    KEPT_MODELS,
     ROLES,
-    CalledDrafter,
+    CalledDrafts,
     GeneratorHost,
     HostSettings,
     ModelRef,
     make_host,
 )
+from agent.engine.lookup import LookupDrafts
 from agent.engine.requests import TextRequest
-from agent.engine.speculative import Drafter
-from search.errors import ResourceError, UsageError
+from agent.engine.speculative import Drafter, DraftSource
+from search.errors import CheckpointError, ResourceError, UsageError
 
 RECOVERY_S = 180.0
 MAX_DEATHS = 20
-COST_ROWS = (1, 8, 64)
+COST_ROWS = (1, 4, 16, 64)
 
 log = logging.getLogger("ratchet")
 
@@ -38,6 +41,8 @@ class Speculation:
 
     mode: str = "auto"
     draft_tokens: int = 4
+    source: str = "both"
+    """`model`, `lookup`, or `both`: whichever has the better acceptance for its cost."""
 
 
 class Hosts(Protocol):
@@ -78,23 +83,44 @@ class PolicyHost(GeneratorHost):
         speculation: Speculation,
         draft: Callable[..., list[list[int]]],
     ) -> Any:
-        if drafter is None or speculation.mode == "never":
+        """Completions, drafted where that pays and the policy's self-test allows it."""
+        if speculation.mode == "never":
             return self.texts(policy, requests)
-        key = (policy.version, drafter.version)
+        key = (policy.version, drafter.version if drafter else "")
         if key not in self._drafters:
-            source = CalledDrafter(draft, drafter)
-            found = Drafter(source, speculation.draft_tokens, speculation.mode)
-            if speculation.mode == "auto":
-                found.costs = self.measure_costs(policy, source, COST_ROWS)
-            self._drafters[key] = found
+            self._drafters[key] = self._drafter(policy, drafter, speculation, draft)
+            while len(self._drafters) > KEPT_MODELS:
+                self._drafters.pop(next(iter(self._drafters)))
         return self.texts(policy, requests, self._drafters[key])
+
+    def _drafter(
+        self, policy: ModelRef, drafter: ModelRef | None, speculation: Speculation,
+        draft: Callable[..., list[list[int]]],
+    ) -> Drafter:  # fmt: skip
+        sources: list[DraftSource] = []
+        if drafter is not None and speculation.source in ("model", "both"):
+            known, drafted = (
+                inspect_checkpoint(ref.path).architecture.vocab_size for ref in (policy, drafter)
+            )
+            if known != drafted:
+                raise CheckpointError(
+                    f"the drafter in {drafter.path} has {drafted} tokens, the policy {known}",
+                    "use a drafter with the policy's own vocabulary, such as one cut from it",
+                )
+            sources.append(CalledDrafts(draft, drafter))
+        if speculation.source in ("lookup", "both"):
+            sources.append(LookupDrafts())
+        engine = self._model(policy)
+        made = Drafter(
+            sources, speculation.draft_tokens, speculation.mode, selftest=engine.selftest
+        )
+        if speculation.mode == "auto":
+            made.costs = self.measure_costs(policy, sources, COST_ROWS)
+        return made
 
     def health(self) -> dict[str, Any]:
         last = next(reversed(self._drafters.values()), None) if self._drafters else None
-        return super().health() | {
-            "pid": os.getpid(),
-            "acceptance": round(last.acceptance, 3) if last else None,
-        }
+        return super().health() | {"pid": os.getpid(), "speculation": last and last.report()}
 
 
 def _make(role: str, settings: HostSettings) -> Any:

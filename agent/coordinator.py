@@ -119,7 +119,8 @@ class Models:
         lines: list[Lines] = self.hosts.call(
             "policy", "lines", self.models.policy,
             [LineRequest(r.state.tokens, r.count, self.limits.option_tokens,
-                         self.settings.proposal, self.settings.temperature, r.seed, self.boundary)
+                         self.settings.proposal, self.settings.temperature, r.seed, self.boundary,
+                         r.known)
              for r in requests],
         )  # fmt: skip
         return [self._proposal(r.state, found) for r, found in zip(requests, lines, strict=True)]
@@ -225,7 +226,7 @@ class Models:
             for k in range(len(request.known), self.settings.num_rollouts):
                 needed.append((i, TextRequest(
                     state.tokens, self.limits.text_tokens, self.settings.rollout_temperature,
-                    derive_seed(request.seed, k),
+                    derive_seed(request.seed, k), group=derive_seed(0, state.problem_id),
                 )))  # fmt: skip
         spent = [0] * len(requests)
         if needed:

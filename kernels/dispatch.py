@@ -14,7 +14,6 @@ _IMPLEMENTATIONS: dict[str, Callable[..., Tensor]] = {
     "tree_attention": reference.tree_attention,
     "linear_logprob": reference.linear_logprob,
     "critic_head": reference.critic_head,
-    "count_accepted": reference.count_accepted,
 }
 
 
@@ -40,8 +39,3 @@ def linear_logprob(hidden_RE: Tensor, weight_VE: Tensor, target_R: Tensor) -> Te
 def critic_head(hidden_BTE: Tensor, weight_E: Tensor, row_M: Tensor, column_M: Tensor) -> Tensor:
     """See reference.critic_head."""
     return _IMPLEMENTATIONS["critic_head"](hidden_BTE, weight_E, row_M, column_M)
-
-
-def count_accepted(draft_RQ: Tensor, chosen_RQ: Tensor, length_R: Tensor) -> Tensor:
-    """See reference.count_accepted."""
-    return _IMPLEMENTATIONS["count_accepted"](draft_RQ, chosen_RQ, length_R)

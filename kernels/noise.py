@@ -9,6 +9,8 @@ generators", OOPSLA 2014) on wrapping 64-bit integers.
 import torch
 from torch import Tensor
 
+VECTOR = 16
+"""Numbers that a CPU's logarithm takes at once, or a multiple."""
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
@@ -41,4 +43,6 @@ def follow(streams: Tensor, tokens: Tensor) -> Tensor:
 
 def gumbel(seeds_R: Tensor, positions_R: Tensor, size: int) -> Tensor:
     """Standard Gumbel noise, float32 [R, size]; argmax(log p + noise) is a sample from p."""
-    return (-torch.log(-torch.log(uniform(seeds_R, positions_R, size)))).to(torch.float32)
+    # Whole vectors only: the last part of one goes through another logarithm, with other bits.
+    uniforms_RV = uniform(seeds_R, positions_R, size + -size % VECTOR)
+    return (-torch.log(-torch.log(uniforms_RV)))[:, :size].to(torch.float32)

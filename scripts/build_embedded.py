@@ -4,6 +4,9 @@
     .venv/bin/python scripts/build_embedded.py expressions
     .venv/bin/python scripts/build_embedded.py stories --steps 3000 --out bundles
     .venv/bin/python scripts/build_embedded.py game24 --out bundles
+    .venv/bin/python scripts/build_embedded.py deep --out bundles
+
+`deep` is a policy of 12 layers for the engine's benchmark: with a drafter of one layer, no critics.
 
 The policy learns from generated demonstrations only; the drafter is its first half, distilled on
 the policy's own texts; the critics learn from texts that the policy samples on labelled problems.
@@ -57,6 +60,11 @@ RECIPES: dict[str, dict[str, Any]] = {
     "game24": {
         "demonstrations": 20_000, "steps": 1200, "span": 0, "hidden": 128, "inner": 352,
         "heads": 4, "layers": 4, "labelled": 1262, "alphabet": "0123456789+-*/=: _",
+    },
+    "deep": {
+        "task": "expressions", "demonstrations": 40_000, "steps": 700, "span": 128, "hidden": 192,
+        "inner": 512, "heads": 6, "layers": 12, "labelled": 1500, "alphabet": "0123456789+-*",
+        "drafter_share": 1 / 12, "critics": False,
     },
 }  # fmt: skip
 
@@ -148,7 +156,7 @@ class Clock:
 
 def build(name: str, recipe: dict[str, Any], seed: int, out: Path) -> None:
     clock = Clock()
-    task = open_task(name, "")
+    task = open_task(recipe.get("task", name), "")
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
         empty = empty_checkpoint(work / "empty", task, recipe, seed)
@@ -213,14 +221,14 @@ def build_others(
         matrix_learning_rate=6e-3, position_span=recipe["span"], max_epochs=8,
     )  # fmt: skip
     made: dict[str, Checkpoint] = {}
-    for role in ("value", "process", "outcome"):
+    for role in ("value", "process", "outcome") if recipe.get("critics", True) else ():
         critic = critic_from_policy(policy, policy.arch)
         train_critic(critic, labelled.train[role], settings, seed)
         report = measure_critic(critic, labelled.held_out[role])
         made[role] = publish(critic, checkpoint, work, role, {"report": report}, torch.bfloat16)
         clock.say(f"{role}: " + ", ".join(f"{k} {v}" for k, v in report.items()))
     texts = [Example(r.state.tokens, len(r.state.prompt_tokens)) for r in rollouts]
-    drafter = cut_drafter(policy)
+    drafter = cut_drafter(policy, recipe.get("drafter_share", 0.5))
     distil = settings.model_copy(update={"num_steps": 600})
     train_policy(drafter, texts[500:], distil, seed)
     report = {"acceptance": expected_acceptance(policy, drafter, texts[:500])}
@@ -235,7 +243,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("task", choices=sorted(RECIPES))
+    parser.add_argument("name", choices=sorted(RECIPES))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="training steps of the policy")
     parser.add_argument("--demonstrations", type=int)
@@ -243,11 +251,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=EMBEDDED)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    recipe = dict(RECIPES[arguments.task])
+    recipe = dict(RECIPES[arguments.name])
     for key in ("steps", "demonstrations"):
         if getattr(arguments, key):
             recipe[key] = getattr(arguments, key)
-    build(arguments.task, recipe, arguments.seed, arguments.out)
+    build(arguments.name, recipe, arguments.seed, arguments.out)
 
 
 if __name__ == "__main__":

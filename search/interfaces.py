@@ -62,6 +62,8 @@ class ExpandRequest:
     count: int
     """Different options wanted in all, those already known included."""
     seed: int
+    known: int = 0
+    """Options that were asked for, and paid for, before."""
 
 
 @dataclass(frozen=True, slots=True)

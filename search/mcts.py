@@ -168,7 +168,9 @@ class Search:
             if wanted > node.num_drawn:
                 # The seed is of the node alone: asking again goes on with the same draws.
                 seed = derive_seed(self.seed, node.ix, "expand")
-                return Expansion(node, tuple(path), ExpandRequest(node.state, wanted, seed))
+                return Expansion(
+                    node, tuple(path), ExpandRequest(node.state, wanted, seed, node.num_drawn)
+                )
             if edge is None:
                 if node.num_open:
                     return None  # all that is open is under way

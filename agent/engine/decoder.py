@@ -1,14 +1,10 @@
 """One decoder for every Llama-style checkpoint: Llama, Mistral, Qwen2 and Qwen3.
 
 Parameter names are transformers' own, so a checkpoint's tensors load without renaming and what is
-trained here loads there. Three ways through it:
+trained here loads there. This is the form for training; `network` holds the same weights laid out
+for inference.
 
-- `forward`   whole rows, for training and for critics;
-- `prefill`   whole rows, keeping keys and values: the shared prefixes of a batch of states;
-- `decode`    a few tokens for each of K rows of every state, over that prefix and a row's suffix.
-
-Shapes: B rows, N states, K rows of a state, Q tokens a step, T prefix tokens, S suffix capacity,
-H query heads, G key heads, D head width, E hidden width, V vocabulary.
+Shapes: B rows, T tokens, H query heads, G key heads, D head width, E hidden width.
 """
 
 import math
@@ -19,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kernels import dispatch
 from search.errors import CheckpointError
 
 SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")
@@ -183,50 +178,6 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(arch.hidden_size, arch.norm_eps)
 
 
-@dataclass(slots=True)
-class Prefix:
-    """Keys and values shared by all rows of each state: one tensor [N, G, T, D] a layer."""
-
-    keys: list[Tensor]
-    values: list[Tensor]
-    lengths_N: Tensor
-
-    def take(self, index: Tensor) -> "Prefix":
-        return Prefix([k[index] for k in self.keys], [v[index] for v in self.values],
-                      self.lengths_N[index])  # fmt: skip
-
-
-@dataclass(slots=True)
-class Suffix:
-    """Keys and values of each row's own tokens: one tensor [N, K, G, S, D] a layer.
-
-    `position_NK` is how many suffix tokens count; rolling back is not advancing it.
-    """
-
-    keys: list[Tensor]
-    values: list[Tensor]
-    position_NK: Tensor
-
-    def grown(self, capacity: int) -> None:
-        """Room for `capacity` tokens a row, at least; doubles, so that short texts stay cheap."""
-        have = self.keys[0].shape[3]
-        if have < capacity:
-            more = max(capacity, 2 * have) - have
-            self.keys = [nn.functional.pad(k, (0, 0, 0, more)) for k in self.keys]
-            self.values = [nn.functional.pad(v, (0, 0, 0, more)) for v in self.values]
-
-    def take(self, index: Tensor) -> "Suffix":
-        return Suffix([k[index] for k in self.keys], [v[index] for v in self.values],
-                      self.position_NK[index])  # fmt: skip
-
-    def reorder(self, beam_NK: Tensor) -> None:
-        """Row k of state n becomes what row beam_NK[n, k] was."""
-        state = torch.arange(beam_NK.shape[0], device=beam_NK.device)[:, None]
-        self.keys = [k[state, beam_NK] for k in self.keys]
-        self.values = [v[state, beam_NK] for v in self.values]
-        self.position_NK = self.position_NK.gather(1, beam_NK)
-
-
 class Backbone(nn.Module):
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
@@ -258,72 +209,18 @@ class Decoder(nn.Module):
 
     def forward(self, tokens_BT: Tensor, positions_BT: Tensor | None = None) -> Tensor:
         """Hidden states [B, T, E] after the last norm; rows are right-padded and causal."""
-        hidden, _, _ = self._rows(tokens_BT, positions_BT, keep=False)
-        return hidden
-
-    def prefill(self, tokens_NT: Tensor, lengths_N: Tensor) -> Prefix:
-        """Keys and values of right-padded rows. Only the first `lengths` of each row count."""
-        _, keys, values = self._rows(tokens_NT, None, keep=True)
-        return Prefix(keys, values, lengths_N)
-
-    def _rows(
-        self, tokens_BT: Tensor, positions_BT: Tensor | None, keep: bool
-    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         if positions_BT is None:
             positions_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)[None]
         cos, sin = self._angles(positions_BT)
         x = self.model.embed_tokens(tokens_BT)
-        keys: list[Tensor] = []
-        values: list[Tensor] = []
         for block in self.model.layers:
             assert isinstance(block, Block)
             q, k, v = (t.transpose(1, 2) for t in
                        block.self_attn.project(block.input_layernorm(x), cos, sin))  # fmt: skip
-            if keep:
-                keys.append(k)
-                values.append(v)
             out = F.scaled_dot_product_attention(
                 q, k, v, is_causal=True, enable_gqa=self.arch.num_kv_heads != self.arch.num_heads
             )
             x = x + block.self_attn.o_proj(out.transpose(1, 2).flatten(2))
             x = x + block.mlp(block.post_attention_layernorm(x))
-        return self.model.norm(x), keys, values
-
-    def new_suffix(self, num_states: int, num_rows: int, capacity: int = 8) -> Suffix:
-        """An empty suffix for each row; it grows as tokens are written."""
-        arch = self.arch
-        shape = (num_states, num_rows, arch.num_kv_heads, capacity, arch.head_dim)
-        weight = self.model.norm.weight
-
-        def empty() -> list[Tensor]:
-            return [weight.new_zeros(shape) for _ in range(arch.num_layers)]
-
-        return Suffix(
-            empty(), empty(), torch.zeros(shape[:2], dtype=torch.long, device=weight.device)
-        )
-
-    def decode(self, tokens_NKQ: Tensor, prefix: Prefix, suffix: Suffix) -> Tensor:
-        """Logits [N, K, Q, V] after each of Q tokens, written at the rows' own positions.
-
-        Does not advance `suffix.position_NK`: the caller says how many of the Q tokens count.
-        """
-        N, K, Q = tokens_NKQ.shape
-        suffix.grown(int(suffix.position_NK.max()) + Q)
-        offset_NKQ = suffix.position_NK[..., None] + torch.arange(Q, device=tokens_NKQ.device)
-        cos, sin = self._angles(prefix.lengths_N[:, None, None] + offset_NKQ)
-        x = self.model.embed_tokens(tokens_NKQ)
-        state = torch.arange(N, device=x.device)[:, None, None]
-        row = torch.arange(K, device=x.device)[None, :, None]
-        for i, block in enumerate(self.model.layers):
-            assert isinstance(block, Block)
-            q, k, v = block.self_attn.project(block.input_layernorm(x), cos, sin)
-            suffix.keys[i][state, row, :, offset_NKQ] = k
-            suffix.values[i][state, row, :, offset_NKQ] = v
-            out = dispatch.tree_attention(
-                q, prefix.keys[i], prefix.values[i], prefix.lengths_N,
-                suffix.keys[i], suffix.values[i], suffix.position_NK,
-            )  # fmt: skip
-            x = x + block.self_attn.o_proj(out.flatten(3))
-            x = x + block.mlp(block.post_attention_layernorm(x))
-        logits: Tensor = self.lm_head(self.model.norm(x))
-        return logits
+        hidden: Tensor = self.model.norm(x)
+        return hidden

@@ -13,14 +13,16 @@ from typing import Any
 
 import torch
 
-from agent.engine.batch import padded
+from agent.engine.cache import Cache
 from agent.engine.checkpoint import Checkpoint, inspect_checkpoint, load_decoder
 from agent.engine.decoder import Decoder
-from agent.engine.requests import LineRequest, Lines, Text, TextRequest
-from agent.engine.speculative import Costs, Drafter, DraftSource, measure
+from agent.engine.drafting import ModelDrafts
+from agent.engine.feed import feed, prefill
+from agent.engine.requests import LineRequest, Lines, ScoreRequest, Text, TextRequest
+from agent.engine.speculative import Costs, Drafter, DraftSource, seconds
+from agent.engine.steps import Steps
 from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
-from kernels import dispatch
 from search.errors import CheckpointError, ResourceError
 
 ROLES = ("policy", "drafter", "value", "process", "outcome")
@@ -43,6 +45,8 @@ class HostSettings:
     """`auto` takes cuda where there is one."""
     batch_rows: int = 512
     draft_tokens: int = 4
+    kv_bytes: int = 2**28
+    """Of kept prefixes, for each set of weights."""
     workers: int = 1
     """Hosts of the policy; each answers whole calls, so how many there are changes no answer."""
 
@@ -109,6 +113,10 @@ class Host:
 class GeneratorHost(Host):
     """Hosts the policy or the drafter."""
 
+    def __init__(self, role: str, settings: HostSettings) -> None:
+        super().__init__(role, settings)
+        self._sessions: dict[str, ModelDrafts] = {}
+
     def _wrap(self, checkpoint: Checkpoint, decoder: Decoder) -> TorchEngine:
         tokenizer = Tokenizer(checkpoint.path)
         if tokenizer.vocab_size > checkpoint.architecture.vocab_size:
@@ -117,7 +125,11 @@ class GeneratorHost(Host):
                 f"{checkpoint.architecture.vocab_size}",
                 "use tokenizer and weights of the same model",
             )
-        return TorchEngine(decoder, tokenizer.steps, tokenizer.end_ids, self.settings.batch_rows)
+        settings = self.settings
+        return TorchEngine(
+            decoder, tokenizer.steps, tokenizer.end_ids, settings.batch_rows, checkpoint.version,
+            settings.kv_bytes,
+        )  # fmt: skip
 
     def lines(self, ref: ModelRef, requests: Sequence[LineRequest]) -> list[Lines]:
         engine: TorchEngine = self._model(ref)
@@ -127,84 +139,81 @@ class GeneratorHost(Host):
         self, ref: ModelRef, requests: Sequence[TextRequest], drafter: Drafter | None = None
     ) -> list[Text]:
         engine: TorchEngine = self._model(ref)
-        texts = engine.texts(requests, drafter)
-        if drafter is not None:
-            drafted = sum(t.num_drafted for t in texts)
-            accepted = sum(t.num_accepted for t in texts)
-            if drafted:
-                drafter.acceptance += 0.2 * (accepted / drafted - drafter.acceptance)
-        return texts
+        return engine.texts(requests, drafter)
+
+    def score(self, ref: ModelRef, requests: Sequence[ScoreRequest]) -> list[tuple[float, ...]]:
+        engine: TorchEngine = self._model(ref)
+        return engine.score(requests)
 
     def draft(
-        self,
-        ref: ModelRef,
-        requests: Sequence[TextRequest],
-        done: Sequence[Sequence[int]],
+        self, ref: ModelRef, requests: Sequence[TextRequest], done: Sequence[Sequence[int]],
         lengths: Sequence[int],
-    ) -> list[list[int]]:
+    ) -> list[list[int]]:  # fmt: skip
         """Guess how texts go on, with the same noise that the policy will use."""
-        wanted = [i for i, length in enumerate(lengths) if length > 0]
         engine: TorchEngine = self._model(ref)
-        found: list[list[int]] = [[] for _ in requests]
-        if not wanted:
-            return found
-        with torch.inference_mode():
-            rows = engine.continue_texts(
-                [requests[i] for i in wanted],
-                [tuple(done[i]) for i in wanted],
-                max(lengths[i] for i in wanted),
-            )
-        for i, row in zip(wanted, rows, strict=True):
-            found[i] = row[: lengths[i]]
-        return found
+        session = self._sessions.get(ref.version)
+        if session is None:
+            session = ModelDrafts(engine.network, ref.version, self.settings.kv_bytes)
+            self._sessions = {ref.version: session}
+        return session.draft(requests, done, lengths)
 
     def measure_costs(
-        self, ref: ModelRef, source: DraftSource, rows: Sequence[int]
+        self, ref: ModelRef, sources: Sequence[DraftSource], rows: Sequence[int]
     ) -> dict[int, Costs]:
-        """Cost table for speculation: this policy against that drafter, by number of rows."""
+        """Seconds of steps and drafts by number of texts; one token of text is context enough."""
         engine: TorchEngine = self._model(ref)
-        length = min(32, engine.decoder.arch.max_positions // 2)
-        start = tuple([max(engine.ends)] * length)
-        table: dict[int, Costs] = {}
-        for num in rows:
-            requests = [TextRequest(start, 8, 1.0, i) for i in range(num)]
-            done: list[list[int]] = [[] for _ in requests]
-            g = self.settings.draft_tokens
-            step, verify = engine.step_runner(requests, 1), engine.step_runner(requests, g + 1)
+        most = self.settings.draft_tokens
+        start = tuple([max(engine.ends)] * min(32, engine.network.arch.max_positions // 2))
+        return {num: _costs(engine, sources, start, num, most) for num in rows}
 
-            def draft(r: Any = requests, d: Any = done, k: int = g) -> None:
-                source.draft(r, d, [k] * len(r))
 
-            table[num] = measure({"step": step, "verify": verify, "draft": draft})
-        return table
+@torch.inference_mode()
+def _costs(
+    engine: TorchEngine, sources: Sequence[DraftSource], prefix: tuple[int, ...], num: int,
+    most: int,
+) -> Costs:  # fmt: skip
+    requests = [TextRequest(prefix, most + 2, 1.0, i, group=-1 - i) for i in range(num)]
+    cache = Cache(engine.network)
+    jobs = prefill(engine.network, cache, engine.tree, [prefix] * num).jobs
+    jobs.sort()
+
+    def step(tokens: int) -> None:
+        feed(engine.network, cache, jobs, [[prefix[-1]] * tokens] * num)
+        cache.lengths -= tokens
+
+    done = [[prefix[-1]] for _ in requests]
+    sizes = sorted({1, 2, most + 1})
+    return Costs(
+        {k: seconds(lambda k=k: step(k)) for k in sizes},  # type: ignore[misc]
+        {
+            s.name: seconds(lambda s=s: s.draft(requests, done, [most] * num)) / most  # type: ignore[misc]
+            for s in sources
+        },
+    )
 
 
 class CriticHost(Host):
-    """Hosts a scalar critic."""
+    """Hosts a scalar critic. Beginnings of texts that it has read before are not read again."""
+
+    def _wrap(self, checkpoint: Checkpoint, decoder: Decoder) -> TorchEngine:
+        settings = self.settings
+        return TorchEngine(
+            decoder, Steps.none, (), settings.batch_rows, checkpoint.version, settings.kv_bytes
+        )
 
     def scores(self, ref: ModelRef, rows: Sequence[tuple[int, ...]]) -> list[float]:
         """Raw logit at the last token of each row. Longer rows than the context give NaN."""
-        decoder: Decoder = self._model(ref)
-        if not decoder.is_critic:
+        engine: TorchEngine = self._model(ref)
+        if not engine.network.is_critic:
             raise CheckpointError(
                 f"{ref.path} is no critic", "give a checkpoint with a scalar score head"
             )
         results = [float("nan")] * len(rows)
-        fitting = [i for i, r in enumerate(rows) if 0 < len(r) <= decoder.arch.max_positions]
-        fitting.sort(key=lambda i: len(rows[i]))
-        size = max(1, self.settings.batch_rows // 4)
-        for start in range(0, len(fitting), size):
-            part = fitting[start : start + size]
-            tokens_BT, lengths_B = padded([rows[i] for i in part])
-            with torch.inference_mode():
-                hidden = decoder(tokens_BT.to(self.device))
-                logits = dispatch.critic_head(
-                    hidden,
-                    decoder.score.weight[0],
-                    torch.arange(len(part), device=self.device),
-                    lengths_B.to(self.device) - 1,
-                )
-            for i, logit in zip(part, logits.float().tolist(), strict=True):
+        longest = engine.network.arch.max_positions
+        fitting = [i for i, r in enumerate(rows) if 0 < len(r) <= longest]
+        if fitting:
+            logits = engine.last_logits([tuple(rows[i]) for i in fitting])[:, 0]
+            for i, logit in zip(fitting, logits.tolist(), strict=True):
                 results[i] = logit
         return results
 
@@ -214,11 +223,12 @@ def make_host(role: str, settings: HostSettings) -> Host:
 
 
 @dataclass(slots=True)
-class CalledDrafter:
+class CalledDrafts:
     """A drafter behind any callable: in this process, or another actor's method."""
 
     call: Callable[..., list[list[int]]]
     ref: ModelRef
+    name: str = "model"
 
     def draft(
         self, requests: Sequence[TextRequest], done: Sequence[Sequence[int]], lengths: Sequence[int]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from search.boundary import NEWLINE, Boundary
+from search.errors import TaskError
 from search.settings import ProposalRule
 from search.state import Stop
 
@@ -15,6 +16,7 @@ class LineRequest:
 
     prefix: Tokens
     count: int
+    """In all, those already known included."""
     max_tokens: int
     mode: ProposalRule = "distinct"
     """`distinct`: the most probable different ones; `drawn`: a sample without replacement, in the
@@ -23,17 +25,49 @@ class LineRequest:
     """Of `sampled` options."""
     seed: int = 0
     boundary: Boundary = NEWLINE
+    known: int = 0
+    """Options of this prefix that were asked for, and paid for, before."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextRequest:
-    """One completion of a prefix to the end of the text."""
+    """One completion of a prefix to the end of the text.
+
+    Raises TaskError for a sampling parameter out of range.
+    """
 
     prefix: Tokens
     max_tokens: int
     temperature: float
     """0 takes the most probable token each time."""
     seed: int = 0
+    top_k: int = 0
+    """Draw from so many most probable tokens; 0: from all."""
+    top_p: float = 1.0
+    """Draw from the fewest most probable tokens that hold so much probability."""
+    min_p: float = 0.0
+    """Draw from tokens at least so probable, as a share of the most probable one."""
+    group: int = 0
+    """Texts of one problem share a group: look-up drafts come from it."""
+
+    def __post_init__(self) -> None:
+        for name, value, is_right, wanted in (
+            ("temperature", self.temperature, 0 <= self.temperature < 100, "in [0, 100)"),
+            ("top_k", self.top_k, self.top_k >= 0, "0 or more"),
+            ("top_p", self.top_p, 0 < self.top_p <= 1, "in (0, 1]"),
+            ("min_p", self.min_p, 0 <= self.min_p <= 1, "in [0, 1]"),
+        ):
+            if not is_right:
+                raise TaskError(f"{name} is {value!r}", f"give a {name} {wanted}")
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """The log-probabilities of tokens that somebody wrote."""
+
+    tokens: Tokens
+    num_given: int
+    """Leading tokens that are not scored; the first never is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +78,11 @@ class Generated:
     logprobs: tuple[float, ...]
     """Raw log-probability of each token under the policy (temperature 1)."""
     stop: Stop
+    law_logprobs: tuple[float, ...] = ()
+    """Log-probability under the law that each token was drawn from, temperature and filters
+    applied; empty for lines that were enumerated instead of drawn."""
+    version: str = ""
+    """Of the weights that wrote it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +91,10 @@ class Lines:
 
     lines: tuple[Generated, ...]
     num_tokens: int
-    """Tokens generated, those of discarded beams included."""
+    """Tokens generated for the lines not known before, those of discarded partial lines
+    included."""
+    error: str = ""
+    """Why this request failed while its batch went on; empty when it did not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,29 +1,41 @@
 """Speculative decoding that changes the speed and nothing else.
 
-The policy's token at a position is argmax(log p / T + noise), the noise a pure function of (seed,
-position, token). The drafter adds the same noise to its own log-probabilities, so its guess is
-right whenever the perturbed maxima agree. A drafted token is kept exactly when it is the policy's
-own choice; the first other one is replaced by that choice. What is written is therefore the same,
-token for token, with any drafter, any draft length, and none.
+The policy's token at a position is argmax(log p + noise) under its law, the noise a pure function
+of (seed, position, token). A source of drafts that adds the same noise to its own log-probabilities
+is right whenever the two maxima agree. A drafted token is kept exactly when it is the policy's own
+choice; the first other one is replaced by that choice. What is written is therefore the same, token
+for token, with any drafts and none, at any temperature and filter.
 
-The draft length is chosen for the number of rows at hand from costs measured at start and the
-running acceptance; 0 is a legal choice and, with many rows on a CPU, the usual one.
+Which source drafts, and how many tokens, is chosen for the number of texts at hand from costs
+measured at start and the running acceptance of each source; none is a legal choice and, with many
+texts on a CPU, the usual one.
 """
 
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Protocol
 
 from agent.engine.requests import TextRequest
-from kernels import dispatch
+
+if TYPE_CHECKING:
+    from agent.engine.selftest import SelfTest
+
+log = logging.getLogger("ratchet")
+
+WORTHWHILE = 1.05
+"""Least expected speed-up that a draft is made for."""
+MEMORY = 0.98
+"""Weight of what was seen before in the running acceptance, a drafted token."""
+TRIAL_EVERY = 64
+"""Steps after which a source that does not pay is tried once more, where any could pay."""
 
 
 class DraftSource(Protocol):
     """Whoever can guess how texts go on."""
+
+    name: str
 
     def draft(
         self, requests: Sequence[TextRequest], done: Sequence[Sequence[int]], lengths: Sequence[int]
@@ -32,74 +44,189 @@ class DraftSource(Protocol):
         ...
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Costs:
-    """Measured seconds for a number of rows: policy step of 1 and of g + 1 tokens, draft of g."""
+    """Measured seconds of a step with so many texts: the policy's by drafted tokens, and drafts."""
 
-    step_s: float
-    verify_s: float
-    draft_s: float
+    step_s: dict[int, float]
+    """Policy forward by tokens a text: 1 and more."""
+    draft_s: dict[str, float]
+    """One drafted token by source."""
+
+    def verify_s(self, tokens: int) -> float:
+        """Policy forward of so many tokens a text, between the measured numbers on a line."""
+        known = sorted(self.step_s)
+        if tokens in self.step_s:
+            return self.step_s[tokens]
+        above = next((k for k in known if k > tokens), known[-1])
+        below = known[known.index(above) - 1]
+        slope = (self.step_s[above] - self.step_s[below]) / (above - below)
+        return self.step_s[below] + slope * (tokens - below)
+
+
+def expected_tokens(acceptance: float, length: int) -> float:
+    """Tokens that a step writes: E = (1 - a^(g+1)) / (1 - a) (Leviathan et al. 2023, eq. 1)."""
+    a = min(acceptance, 0.999)
+    return (1 - a ** (length + 1)) / (1 - a)
+
+
+def expected_speedup(costs: Costs, source: str, acceptance: float, length: int) -> float:
+    """Speed-up over plain decoding: E T(1) / (g D + T(g + 1))."""
+    spent = length * costs.draft_s[source] + costs.verify_s(length + 1)
+    return expected_tokens(acceptance, length) * costs.verify_s(1) / spent
+
+
+@dataclass(slots=True)
+class Record:
+    """What a source's drafts came to."""
+
+    acceptance: float = 0.7
+    """Running share of tried tokens that were the policy's choice."""
+    num_tried: int = 0
+    """Drafted tokens up to the first wrong one."""
+    num_drafted: int = 0
+    num_accepted: int = 0
+    num_drafts: int = 0
+
+    def note(self, drafted: int, accepted: int) -> None:
+        if not drafted:
+            return
+        tried = min(drafted, accepted + 1)
+        self.num_drafts += 1
+        self.num_drafted += drafted
+        self.num_accepted += accepted
+        self.num_tried += tried
+        self.acceptance += (1 - MEMORY**tried) * (accepted / tried - self.acceptance)
+
+    @property
+    def accepted_length(self) -> float:
+        """Mean tokens accepted of a draft."""
+        return self.num_accepted / self.num_drafts if self.num_drafts else 0.0
 
 
 @dataclass(slots=True)
 class Drafter:
-    """A source of drafts and what is known of its worth."""
+    """Sources of drafts and what is known of their worth."""
 
-    source: DraftSource
+    sources: Sequence[DraftSource]
     max_length: int = 4
     mode: str = "auto"
     """`auto` decides by costs, `always` drafts whatever it costs, `never` does not draft."""
-    acceptance: float = 0.7
-    """Running share of drafted tokens that were the policy's choice."""
     costs: dict[int, Costs] = field(default_factory=dict)
-    """By number of rows; the nearest measured number is used."""
+    """By number of texts; the nearest measured number is used."""
+    records: dict[str, Record] = field(default_factory=dict)
+    selftest: "Callable[[Drafter], SelfTest] | None" = None
+    """The engine's test, run before the first draft above temperature 0."""
+    verdict: "SelfTest | None" = None
+    """What that test came to; empty before."""
+    _num_steps: int = 0
 
-    def draft(
-        self, requests: Sequence[TextRequest], done: Sequence[Sequence[int]], lengths: Sequence[int]
-    ) -> list[list[int]]:
-        return self.source.draft(requests, done, lengths)
+    def record(self, source: str) -> Record:
+        return self.records.setdefault(source, Record())
+
+    def plan(self, num_texts: int) -> tuple[DraftSource | None, int]:
+        """The source and the tokens to draft for so many texts; (None, 0) when none would pay."""
+        if self.mode == "never" or not self.sources:
+            return None, 0
+        if self.mode == "always":
+            return self.sources[self._num_steps % len(self.sources)], self.max_length
+        if not self.costs:
+            return None, 0
+        costs = self.costs[min(self.costs, key=lambda rows: abs(rows - num_texts))]
+        best: tuple[float, DraftSource | None, int] = (WORTHWHILE, None, 0)
+        for source in self.sources:
+            acceptance = self.record(source.name).acceptance
+            for length in range(1, self.max_length + 1):
+                worth = expected_speedup(costs, source.name, acceptance, length)
+                if worth > best[0]:
+                    best = (worth, source, length)
+        if best[1] is None and self._num_steps % TRIAL_EVERY == TRIAL_EVERY - 1:
+            # What has been guessed badly so far may be guessed well in later texts.
+            for source in self.sources:
+                if expected_speedup(costs, source.name, 0.8, 2) > WORTHWHILE:
+                    return source, 2
+        return best[1], best[2]
+
+    def drafts(
+        self, requests: Sequence[TextRequest], done: Sequence[Sequence[int]], room: Sequence[int]
+    ) -> "Drafts":
+        """Drafts for all texts, none longer than its room."""
+        source, length = self.plan(len(requests))
+        self._num_steps += 1
+        if source is None or (any(r.temperature for r in requests) and not self._is_proven()):
+            return NONE
+        lengths = [max(0, min(length, r)) for r in room]
+        return Drafts(source.name, source.draft(requests, done, lengths))
+
+    def _is_proven(self) -> bool:
+        if self.selftest is None:
+            return True
+        if self.verdict is None:
+            self.verdict = self.selftest(Drafter(self.sources, self.max_length, "always"))
+            if not self.verdict.is_passed:
+                log.warning(
+                    "no drafts above temperature 0: the self-test failed, %s",
+                    self.verdict.describe(),
+                )
+        return self.verdict.is_passed
+
+    def report(self) -> dict[str, Any]:
+        """Acceptance and accepted length of each source, the cost table, and the self-test."""
+        return {
+            "mode": self.mode,
+            "sources": {
+                name: {
+                    "acceptance": round(record.acceptance, 4),
+                    "accepted_length": round(record.accepted_length, 3),
+                    "drafted": record.num_drafted,
+                    "accepted": record.num_accepted,
+                }
+                for name, record in self.records.items()
+            },
+            "costs_ms": {
+                str(rows): {
+                    "step": {str(k): round(1e3 * s, 4) for k, s in costs.step_s.items()},
+                    "draft": {k: round(1e3 * s, 4) for k, s in costs.draft_s.items()},
+                }
+                for rows, costs in self.costs.items()
+            },
+            "selftest": self.verdict.describe() if self.verdict else "not needed yet",
+        }
+
+    def note(self, drafts: "Drafts", accepted: Sequence[int]) -> None:
+        """How many tokens of each draft were accepted."""
+        record = self.record(drafts.source)
+        for draft, num in zip(drafts.tokens, accepted, strict=True):
+            record.note(len(draft), num)
 
 
-def expected_speedup(costs: Costs, acceptance: float, length: int) -> float:
-    """Speed-up over plain decoding: E T(1) / (g D + T(g + 1)), E = (1 - a^(g+1)) / (1 - a)."""
-    a = min(acceptance, 0.999)
-    tokens = (1 - a ** (length + 1)) / (1 - a)
-    return tokens * costs.step_s / (costs.draft_s + costs.verify_s)
+@dataclass(frozen=True, slots=True)
+class Drafts:
+    """One draft a text, or none at all."""
+
+    source: str
+    tokens: Sequence[Sequence[int]]
 
 
-def draft_length(drafter: Drafter, num_rows: int) -> int:
-    """Tokens to draft for this many rows; 0 when drafting would not pay."""
-    if drafter.mode == "never":
-        return 0
-    if drafter.mode == "always":
-        return drafter.max_length
-    if not drafter.costs:
-        return 0
-    costs = drafter.costs[min(drafter.costs, key=lambda rows: abs(rows - num_rows))]
-    worth = expected_speedup(costs, drafter.acceptance, drafter.max_length)
-    return drafter.max_length if worth > 1.03 else 0
+NONE = Drafts("", ())
 
 
-def accept(drafts: Sequence[Sequence[int]], choice_NQ: Tensor) -> list[int]:
-    """How many leading tokens of each draft are the policy's own choice."""
-    longest = max(len(d) for d in drafts)
-    if longest == 0:
-        return [0] * len(drafts)
-    draft_NQ = torch.full((len(drafts), longest), -1, dtype=torch.long, device=choice_NQ.device)
-    for i, draft in enumerate(drafts):
-        draft_NQ[i, : len(draft)] = torch.tensor(draft, dtype=torch.long)
-    lengths = torch.tensor([len(d) for d in drafts], device=choice_NQ.device)
-    return [int(n) for n in dispatch.count_accepted(draft_NQ, choice_NQ, lengths)]
+def count_accepted(draft: Sequence[int], chosen: Sequence[int]) -> int:
+    """Leading tokens of a draft that are the policy's own choice."""
+    num = 0
+    while num < len(draft) and draft[num] == chosen[num]:
+        num += 1
+    return num
 
 
-def measure(seconds_of: "dict[str, object]") -> Costs:
-    """Best of three runs of each callable in `step`, `verify`, `draft`."""
-    best: dict[str, float] = {}
-    for name, run in seconds_of.items():
-        times = []
-        for _ in range(3):
-            start = time.perf_counter()
-            run()  # type: ignore[operator]
-            times.append(time.perf_counter() - start)
-        best[name] = min(times)
-    return Costs(best["step"], best["verify"], best["draft"])
+def seconds(run: Callable[[], object], repeats: int = 5) -> float:
+    """Of one run, the best of several: what else the machine does only ever adds."""
+    return min(_timed(run, repeats))
+
+
+def _timed(run: Callable[[], object], repeats: int) -> Iterator[float]:
+    run()
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        yield time.perf_counter() - start

@@ -15,10 +15,10 @@ class Steps:
         self.ids = ids
         self.decode = decode
 
-    @property
-    def is_certain(self) -> bool:
-        """Every token of `ids` ends an option, whatever stands before it."""
-        return self.boundary.ends is None
+    @classmethod
+    def none(cls, boundary: Boundary) -> "Steps":
+        """For models that write nothing."""
+        return cls(boundary, frozenset(), lambda tokens: "")
 
     def limit(self, max_tokens: int) -> int:
         """Tokens of an option, at most."""

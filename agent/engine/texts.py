@@ -1,126 +1,157 @@
-"""Whole texts for many prefixes at once, one row each, with or without drafts.
+"""Whole texts for many prefixes at once, one job each, with or without drafts.
 
-Shapes: N live rows, Q = 1 + drafted tokens a step, V vocabulary.
+A text that has ended leaves the batch and the next one comes in.
+
+Shapes: N live texts, Q = 1 + drafted tokens a step, V vocabulary.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from agent.engine.decoder import Decoder, Prefix, Suffix
+from agent.engine.cache import Cache
+from agent.engine.feed import feed, prefill
+from agent.engine.kv_tree import KVTree
+from agent.engine.network import Network
 from agent.engine.requests import Generated, Text, TextRequest
-from agent.engine.speculative import Drafter, accept, draft_length
-from kernels.noise import gumbel
+from agent.engine.sampling import Law
+from agent.engine.speculative import NONE, Drafter, Drafts, count_accepted
 from search.state import Stop
 
+StopOf = Callable[[Sequence[int]], Stop | None]
 
-class Texts:
-    """One batch of texts. A row that has ended leaves the batch."""
 
+class TextBatch:
     def __init__(
-        self, decoder: Decoder, prefix: Prefix, last_N: Tensor, requests: Sequence[TextRequest],
-        limits: Sequence[int], stop_of: Callable[[Sequence[int]], Stop | None],
-        drafter: Drafter | None,
+        self, network: Network, cache: Cache, tree: KVTree, requests: Sequence[TextRequest],
+        limits: Sequence[int], stop_of: StopOf, drafter: Drafter | None, max_jobs: int,
     ) -> None:  # fmt: skip
-        """`stop_of` says of what a row has written whether that is a whole text, and why."""
-        num, device = len(requests), last_N.device
-        self.decoder = decoder
-        self.requests = requests
-        self.limits = limits
-        self.stop_of = stop_of
-        self.stops: list[Stop] = ["length"] * num
+        """`stop_of` says of what a text has written whether that is all of it, and why."""
+        num = len(requests)
+        self.network, self.tree = network, tree
+        self.requests, self.limits, self.stop_of = requests, limits, stop_of
         self.drafter = drafter
-        self.prefix = prefix
-        self.suffix: Suffix = decoder.new_suffix(num, 1)
-        self.last_N = last_N
-        self.seeds_N = torch.tensor([r.seed for r in requests], device=device)
-        self.heat_N = torch.tensor([r.temperature for r in requests], device=device)
-        self.live = list(range(num))
+        self.max_jobs = max_jobs
+        self.cache = cache
+        self.live: list[int] = []
+        """The request of each job of the cache."""
+        self.law = Law.of([], network.device)
+        self.waiting = deque(range(num))
         self.done: list[list[int]] = [[] for _ in range(num)]
         self.logprobs: list[list[float]] = [[] for _ in range(num)]
+        self.law_logprobs: list[list[float]] = [[] for _ in range(num)]
+        self.stops: list[Stop] = ["length"] * num
         self.errors = [""] * num
         self.drafted, self.accepted = [0] * num, [0] * num
 
     def run(self) -> list[Text]:
-        while self.live:
-            self._step()
+        while self.waiting or self.live:
+            if self.waiting and len(self.live) <= self.max_jobs * 3 // 4:
+                self._admit()
+            if self.live:
+                self._step()
         return [self._text(n) for n in range(len(self.requests))]
 
     def _text(self, n: int) -> Text:
-        generated = Generated(tuple(self.done[n]), tuple(self.logprobs[n]), self.stops[n])
+        generated = Generated(
+            tuple(self.done[n]), tuple(self.logprobs[n]), self.stops[n],
+            tuple(self.law_logprobs[n]), self.tree.version,
+        )  # fmt: skip
         return Text(generated, self.drafted[n], self.accepted[n], self.errors[n])
 
-    def _drafts(self) -> list[list[int]]:
-        length = draft_length(self.drafter, len(self.live)) if self.drafter else 0
-        if self.drafter is None or length == 0:
-            return [[] for _ in self.live]
-        return self.drafter.draft(
-            [self.requests[n] for n in self.live],
-            [self.done[n] for n in self.live],
-            [min(length, self.limits[n] - len(self.done[n]) - 1) for n in self.live],
+    def _admit(self) -> None:
+        num = min(len(self.waiting), self.max_jobs - len(self.live))
+        new = [self.waiting.popleft() for _ in range(num)]
+        first = len(self.live)
+        opened = prefill(
+            self.network, self.cache, self.tree, [self.requests[n].prefix for n in new]
         )
+        by_job = np.argsort(opened.jobs)
+        self.live += [new[i] for i in by_job.tolist()]
+        self.law = Law.of([self.requests[n] for n in self.live], self.network.device)
+        logits_NQV = self.network.logits(opened.hidden_NE[torch.from_numpy(by_job)])[:, None]
+        self._take(np.arange(first, len(self.live)), logits_NQV, NONE)
 
     def _step(self) -> None:
-        """One forward: each row's last token and its draft; keep what the policy would say."""
-        drafts = self._drafts()
-        step_NQ = self.last_N.new_zeros((len(self.live), 1 + max(map(len, drafts))))
-        step_NQ[:, 0] = self.last_N
-        for i, draft in enumerate(drafts):
-            step_NQ[i, 1 : 1 + len(draft)] = torch.tensor(draft, dtype=torch.long)
-        logits_NQV = self.decoder.decode(step_NQ[:, None], self.prefix, self.suffix)[:, 0].float()
-        logprob_NQV = torch.log_softmax(logits_NQV, dim=-1)
-        choice_NQ = choose(logprob_NQV, self.heat_N, self.seeds_N, self.suffix.position_NK)
-        counts = accept(drafts, choice_NQ)
-        picked_NQ = logprob_NQV.gather(2, choice_NQ[..., None])[..., 0].tolist()
-        is_bad_N = (~torch.isfinite(logits_NQV).all(dim=(1, 2))).tolist()
-        choices, keep = choice_NQ.tolist(), list[int]()
-        for i, n in enumerate(self.live):
-            self.drafted[n] += len(drafts[i])
-            self.accepted[n] += counts[i]
-            if is_bad_N[i]:
-                self.errors[n] = "the policy's logits are not finite"
-            elif self._write(n, choices[i][: counts[i] + 1], picked_NQ[i]):
-                keep.append(i)
-        self._retire(keep, counts)
+        """One forward: each text's last token and its draft; keep what the policy would say."""
+        live = self.live
+        drafts = self.drafter.drafts(
+            [self.requests[n] for n in live], [self.done[n] for n in live],
+            [self.limits[n] - len(self.done[n]) - 1 for n in live],
+        ) if self.drafter else NONE  # fmt: skip
+        rows = [[self.done[n][-1]] for n in live]
+        for row, draft in zip(rows, drafts.tokens, strict=False):
+            row += draft
+        jobs = np.arange(len(live))
+        logits_RV = self.network.logits(feed(self.network, self.cache, jobs, rows))
+        longest = max(len(row) for row in rows)
+        if len(logits_RV) == len(live) * longest:
+            logits_NQV = logits_RV.view(len(live), longest, -1)
+        else:
+            logits_NQV = logits_RV.new_zeros((len(live), longest, logits_RV.shape[1]))
+            counts = np.array([len(row) for row in rows])
+            ends = np.cumsum(counts)
+            place = np.arange(int(ends[-1])) - np.repeat(ends - counts, counts)
+            logits_NQV[np.repeat(jobs, counts), place] = logits_RV
+        self._take(jobs, logits_NQV, drafts)
 
-    def _write(self, n: int, tokens: Sequence[int], logprobs: Sequence[float]) -> bool:
-        """Append tokens to a text up to its end; True when it goes on."""
-        for token, logprob in zip(tokens, logprobs, strict=False):
-            self.done[n].append(token)
-            self.logprobs[n].append(logprob)
-            if (stop := self.stop_of(self.done[n])) is not None:
+    def _take(
+        self, jobs: "np.ndarray[tuple[int], np.dtype[np.int64]]", logits_NQV: Tensor,
+        drafts: Drafts,
+    ) -> None:  # fmt: skip
+        """Choose tokens of some jobs, keep those that the drafts guessed, retire what ended."""
+        raw_NQV = torch.log_softmax(logits_NQV, dim=-1)
+        law = self.law if len(jobs) == len(self.live) else self.law.take(torch.from_numpy(jobs))
+        law_NQV = law.logprobs(raw_NQV)
+        chosen = [self.live[j] for j in jobs.tolist()]
+        position_N = torch.tensor([len(self.done[n]) for n in chosen], device=raw_NQV.device)
+        choice_NQ = law.choose(law_NQV, position_N)
+        choices = choice_NQ.tolist()
+        index_NQ1 = choice_NQ[..., None]
+        raw = raw_NQV.gather(2, index_NQ1)[..., 0].tolist()
+        heated = raw if law_NQV is raw_NQV else law_NQV.gather(2, index_NQ1)[..., 0].tolist()
+        # Places behind a shorter draft hold zeros.
+        is_bad = (~torch.isfinite(logits_NQV).flatten(1).all(dim=1)).tolist()
+        accepted = [count_accepted(d, c) for d, c in zip(drafts.tokens, choices, strict=False)]
+        if self.drafter and accepted:
+            self.drafter.note(drafts, accepted)
+        ended = list[int]()
+        for i, (job, n) in enumerate(zip(jobs.tolist(), chosen, strict=True)):
+            num = accepted[i] if accepted else 0
+            if accepted:
+                self.drafted[n] += len(drafts.tokens[i])
+                self.accepted[n] += num
+                self.cache.lengths[job] -= len(drafts.tokens[i]) - num
+            if is_bad[i]:
+                self.errors[n] = "the policy's logits are not finite"
+                ended.append(job)
+            elif not self._write(n, choices[i], raw[i], heated[i], num + 1):
+                ended.append(job)
+        self._retire(ended)
+
+    def _write(
+        self, n: int, tokens: Sequence[int], raw: Sequence[float], heated: Sequence[float], num: int
+    ) -> bool:
+        """Append `num` tokens to a text up to its end; True when it goes on."""
+        done = self.done[n]
+        for i in range(num):
+            done.append(tokens[i])
+            self.logprobs[n].append(raw[i])
+            self.law_logprobs[n].append(heated[i])
+            if (stop := self.stop_of(done)) is not None:
                 self.stops[n] = stop
                 return False
-            if len(self.done[n]) >= self.limits[n]:
+            if len(done) >= self.limits[n]:
                 return False
         return True
 
-    def _retire(self, keep: Sequence[int], counts: Sequence[int]) -> None:
-        """Advance the rows that go on by what was kept of their tokens, and drop the others."""
-        device = self.last_N.device
-        self.suffix.position_NK[:, 0] += torch.tensor(counts, device=device) + 1
-        if len(keep) < len(self.live):
-            index = torch.tensor(keep, dtype=torch.long, device=device)
-            self.prefix, self.suffix = self.prefix.take(index), self.suffix.take(index)
-            self.seeds_N, self.heat_N = self.seeds_N[index], self.heat_N[index]
-            self.live = [self.live[i] for i in keep]
-        self.last_N = torch.tensor([self.done[n][-1] for n in self.live], device=device)
-
-
-def choose(
-    logprob_NQV: Tensor, temperature_N: Tensor, seeds_N: Tensor, position_N1: Tensor
-) -> Tensor:
-    """The policy's token at each of Q places, [N, Q]: argmax(log p / T + Gumbel noise).
-
-    The noise depends on (seed, position, token) only. A drafter that adds the same noise to its
-    own log-probabilities proposes the same token wherever the two laws agree (Gumbel coupling;
-    Daliri, Musco, Suresh, arXiv 2408.07978), so drafting can never change what is written.
-    """
-    N, Q, V = logprob_NQV.shape
-    if not bool((temperature_N > 0).any()):
-        return logprob_NQV.argmax(dim=-1)
-    position_NQ = position_N1 + torch.arange(Q, device=logprob_NQV.device)
-    seeds_NQ = seeds_N[:, None].expand(N, Q)
-    noise_NQV = gumbel(seeds_NQ.reshape(-1), position_NQ.reshape(-1), V).view(N, Q, V)
-    return (logprob_NQV + temperature_N[:, None, None] * noise_NQV).argmax(dim=-1)
+    def _retire(self, ended: Sequence[int]) -> None:
+        if not ended:
+            return
+        self.cache.wipe([j for j in ended if self.errors[self.live[j]]])
+        kept = self.cache.close(ended)
+        self.live = [self.live[j] for j in kept.tolist()]
+        self.law = self.law.take(torch.from_numpy(kept).to(self.network.device))

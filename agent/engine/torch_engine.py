@@ -1,173 +1,198 @@
-"""Batched generation in plain torch: many prefixes, many rows of each, one forward a token.
+"""The engine in plain torch: many prefixes at once, one forward a token, keys and values kept.
 
-Rows that end are dropped from the batch, so long texts do not keep short ones waiting.
+Calls are answered in the order of their requests; what shares a batch, what the tree of keys and
+values holds, and drafts change the time they take and nothing else.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
-from agent.engine.batch import padded
-from agent.engine.beams import Beams
-from agent.engine.decoder import Decoder, Prefix
-from agent.engine.requests import LineRequest, Lines, Text, TextRequest
+from agent.engine.backend import Capabilities
+from agent.engine.cache import Cache
+from agent.engine.decoder import Decoder
+from agent.engine.feed import prefill
+from agent.engine.kv_tree import KVTree
+from agent.engine.lines import LineBatch
+from agent.engine.memory import in_smaller_batches
+from agent.engine.network import Network
+from agent.engine.packed import packed_hidden
+from agent.engine.requests import Generated, LineRequest, Lines, ScoreRequest, Text, TextRequest
+from agent.engine.selftest import SelfTest, run_selftest
 from agent.engine.speculative import Drafter
 from agent.engine.steps import Steps
-from agent.engine.texts import Texts, choose
+from agent.engine.texts import StopOf, TextBatch
 from search.boundary import Boundary
 from search.errors import TaskError
 from search.state import Stop
 
 
 class TorchEngine:
-    """Generation by one decoder. `steps` finds a boundary in its vocabulary."""
+    """Generation and scoring by one set of weights."""
 
     def __init__(
         self, decoder: Decoder, steps: Callable[[Boundary], Steps], end_ids: Sequence[int],
-        batch_rows: int = 512,
+        batch_rows: int = 512, version: str = "", kv_bytes: int = 2**28,
     ) -> None:  # fmt: skip
-        self.decoder = decoder
-        self.device = decoder.model.norm.weight.device
+        """`steps` finds a boundary in the vocabulary; `kv_bytes` bounds the kept prefixes."""
+        self.network = Network(decoder)
+        self.version = version
+        self.kv_bytes = kv_bytes
+        self.tree = KVTree(self.network, version, kv_bytes)
+        self.cache = Cache(self.network)
+        """Workspace, kept from call to call."""
         self.batch_rows = batch_rows
         self.steps = steps
         self.ends = frozenset(end_ids)
 
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            backend="torch", enumerates_lines=True, drafts=True, keeps_prefixes=True,
+            max_positions=self.network.arch.max_positions,
+        )  # fmt: skip
+
+    def update_weights(self, source: Decoder, version: str) -> None:
+        """Go on with other weights. Nothing that the old ones computed can be reached again."""
+        self.network = Network(source)
+        self.version = version
+        self.tree = KVTree(self.network, version, self.kv_bytes)
+        self.cache = Cache(self.network)
+
     def room(self, prefix: Sequence[int], max_tokens: int) -> int:
         """Tokens that may follow the prefix. Raises TaskError when none may."""
-        left = self.decoder.arch.max_positions - len(prefix)
+        left = self.network.arch.max_positions - len(prefix)
         if left < 1 or not prefix:
             raise TaskError(
                 f"the prompt has {len(prefix)} tokens; this policy's context holds "
-                f"{self.decoder.arch.max_positions} with the answer",
+                f"{self.network.arch.max_positions} with the answer",
                 "shorten the problem or use a policy with a longer context",
             )
         return min(left, max_tokens)
 
     @torch.inference_mode()
     def lines(self, requests: Sequence[LineRequest]) -> list[Lines]:
-        """Answer line requests, those of one mode, boundary and count in batches together."""
-        groups: dict[tuple[str, str, int], list[int]] = {}
+        """Answer line requests, those of one mode and boundary in batches together."""
+        groups: dict[tuple[str, str], list[int]] = {}
         for i, r in enumerate(requests):
-            groups.setdefault((r.mode, r.boundary.name, r.count), []).append(i)
+            self.room(r.prefix, r.max_tokens)
+            groups.setdefault((r.mode, r.boundary.name), []).append(i)
         answers: dict[int, Lines] = {}
-        for (mode, _, count), group in sorted(groups.items()):
-            size = max(1, self.batch_rows // count)
-            for start in range(0, len(group), size):
-                part = group[start : start + size]
-                chosen = [requests[i] for i in part]
-                ask = self._sampled_lines if mode == "sampled" else self._beam_lines
-                found = ask(chosen)
-                answers.update(zip(part, found, strict=True))
-        return [answers[i] for i in range(len(requests))]
+        for (mode, _), group in sorted(groups.items()):
+            ask = self._sampled_lines if mode == "sampled" else self._enumerated_lines
+            found = ask([requests[i] for i in group])
+            answers.update(zip(group, found, strict=True))
+        return [self._bounded(r, answers[i]) for i, r in enumerate(requests)]
 
-    def _beam_lines(self, requests: Sequence[LineRequest]) -> list[Lines]:
+    def _enumerated_lines(self, requests: Sequence[LineRequest]) -> list[Lines]:
         steps = self.steps(requests[0].boundary)
-        limits = [steps.limit(self.room(r.prefix, r.max_tokens)) for r in requests]
-        prefix, last_N = self._prefill([r.prefix for r in requests])
-        count = requests[0].count
-        seeds = [r.seed for r in requests] if requests[0].mode == "drawn" else None
-        beams = Beams(self.decoder, prefix, last_N, limits, count, steps, self.ends, seeds)
-        return [self._bounded(r, found) for r, found in zip(requests, beams.run(), strict=True)]
+
+        def run(part: Sequence[LineRequest], max_jobs: int) -> list[Lines]:
+            limits = [steps.limit(self.room(r.prefix, r.max_tokens)) for r in part]
+            self.cache.clear()
+            return LineBatch(
+                self.network, self.cache, self.tree, part, limits, self._line_stop(steps), max_jobs
+            ).run()
+
+        return in_smaller_batches(
+            run, requests, max(1, self.batch_rows // 4), lambda r, why: Lines((), 0, why)
+        )
 
     def _bounded(self, request: LineRequest, found: Lines) -> Lines:
         """A line that fills the context ends there, whatever its last token is."""
-        room = self.decoder.arch.max_positions - len(request.prefix)
+        room = self.network.arch.max_positions - len(request.prefix)
         lines = [
             replace(line, stop="length")
             if line.stop == "boundary" and len(line.tokens) >= room
             else line
             for line in found.lines
         ]
-        return Lines(tuple(lines), found.num_tokens)
+        return replace(found, lines=tuple(lines))
 
-    def _sampled_lines(self, requests: Sequence[LineRequest]) -> list[Lines]:
-        steps = self.steps(requests[0].boundary)
-
+    def _line_stop(self, steps: Steps) -> Callable[[Sequence[int]], Stop | None]:
         def stop_of(tokens: Sequence[int]) -> Stop | None:
             return self._text_stop(tokens) or ("boundary" if steps.ends(tokens) else None)
 
-        texts = self._generate(
-            [
-                TextRequest(
-                    r.prefix, steps.limit(r.max_tokens), r.temperature, r.seed + 7919 * k
-                )
-                for r in requests
-                for k in range(r.count)
-            ],
-            None,
-            stop_of,
-        )  # fmt: skip
-        count = requests[0].count
-        groups = [texts[i : i + count] for i in range(0, len(texts), count)]
-        found = [
-            Lines(
-                tuple(t.generated for t in group if not t.error),
-                sum(len(t.generated.tokens) for t in group),
-            )
-            for group in groups
+        return stop_of
+
+    def _sampled_lines(self, requests: Sequence[LineRequest]) -> list[Lines]:
+        steps = self.steps(requests[0].boundary)
+        asked = [
+            TextRequest(r.prefix, steps.limit(r.max_tokens), r.temperature, r.seed + 7919 * k)
+            for r in requests
+            for k in range(r.count)
         ]
-        return [self._bounded(r, lines) for r, lines in zip(requests, found, strict=True)]
+        texts = iter(self._generate(asked, None, self._line_stop(steps)))
+        answers: list[Lines] = []
+        for request in requests:
+            group = [next(texts) for _ in range(request.count)]
+            answers.append(
+                Lines(
+                    tuple(t.generated for t in group if not t.error),
+                    sum(len(t.generated.tokens) for t in group[min(request.known, len(group)) :]),
+                    next((t.error for t in group if t.error), ""),
+                )
+            )
+        return answers
 
     @torch.inference_mode()
     def texts(self, requests: Sequence[TextRequest], drafter: Drafter | None = None) -> list[Text]:
         """Complete prefixes to the end of the text. A drafter changes the speed, not the text."""
-        found: list[Text] = []
-        for start in range(0, len(requests), self.batch_rows):
-            part = requests[start : start + self.batch_rows]
-            found += self._generate(part, drafter, self._text_stop)
-        return found
+        return self._generate(requests, drafter, self._text_stop)
 
     def _text_stop(self, tokens: Sequence[int]) -> Stop | None:
         return "end" if tokens[-1] in self.ends else None
 
     def _generate(
-        self,
-        requests: Sequence[TextRequest],
-        drafter: Drafter | None,
-        stop_of: Callable[[Sequence[int]], Stop | None],
+        self, requests: Sequence[TextRequest], drafter: Drafter | None, stop_of: StopOf
     ) -> list[Text]:
-        limits = [self.room(r.prefix, r.max_tokens) for r in requests]
-        prefix, last_N = self._prefill([r.prefix for r in requests])
-        return Texts(self.decoder, prefix, last_N, requests, limits, stop_of, drafter).run()
+        def run(part: Sequence[TextRequest], max_jobs: int) -> list[Text]:
+            limits = [self.room(r.prefix, r.max_tokens) for r in part]
+            self.cache.clear()
+            return TextBatch(
+                self.network, self.cache, self.tree, part, limits, stop_of, drafter, max_jobs
+            ).run()
 
-    def _prefill(self, prefixes: Sequence[Sequence[int]]) -> tuple[Prefix, Tensor]:
-        """Keys and values of all but each prefix's last token; that token [N] starts decoding."""
-        tokens_NT, lengths_N = padded(prefixes)
-        tokens_NT, lengths_N = tokens_NT.to(self.device), lengths_N.to(self.device)
-        last_N = tokens_NT.gather(1, lengths_N[:, None] - 1)[:, 0]
-        width = max(1, tokens_NT.shape[1] - 1)
-        return self.decoder.prefill(tokens_NT[:, :width], lengths_N - 1), last_N
+        def failed(request: TextRequest, why: str) -> Text:
+            return Text(Generated((), (), "length", version=self.version), error=why)
 
-    def continue_texts(
-        self, requests: Sequence[TextRequest], done: Sequence[tuple[int, ...]], length: int
-    ) -> list[list[int]]:
-        """Exactly `length` more tokens of each text, ends not heeded: drafts."""
-        prefix, last_N = self._prefill(
-            [(*r.prefix, *d) for r, d in zip(requests, done, strict=True)]
-        )
-        suffix = self.decoder.new_suffix(len(requests), 1)
-        seeds_N = torch.tensor([r.seed for r in requests], device=self.device)
-        heat_N = torch.tensor([r.temperature for r in requests], device=self.device)
-        offset_N1 = torch.tensor([len(d) for d in done], device=self.device)[:, None]
-        columns: list[Tensor] = []
-        for _ in range(length):
-            logits = self.decoder.decode(last_N[:, None, None], prefix, suffix)[:, 0].float()
-            position = offset_N1 + suffix.position_NK
-            last_N = choose(torch.log_softmax(logits, -1), heat_N, seeds_N, position)[:, 0]
-            columns.append(last_N)
-            suffix.position_NK += 1
-        return torch.stack(columns, dim=1).tolist()
+        for r in requests:
+            self.room(r.prefix, r.max_tokens)
+        return in_smaller_batches(run, requests, self.batch_rows, failed)
 
-    def step_runner(self, requests: Sequence[TextRequest], num_tokens: int) -> Callable[[], None]:
-        """A callable that runs one decoding step of so many tokens a row: for cost tables."""
-        prefix, last_N = self._prefill([r.prefix for r in requests])
-        suffix = self.decoder.new_suffix(len(requests), 1, num_tokens + 1)
-        tokens = last_N[:, None, None].expand(-1, 1, num_tokens)
+    @torch.inference_mode()
+    def score(self, requests: Sequence[ScoreRequest]) -> list[tuple[float, ...]]:
+        """Log-probability of each token after the first `num_given`, given those before it.
 
-        def step() -> None:
-            with torch.inference_mode():
-                self.decoder.decode(tokens, prefix, suffix)
+        Rows that share beginnings go through as one tree, each of its tokens once.
+        """
+        for r in requests:
+            self.room(r.tokens[:1], 1)
+            self.room(r.tokens[:-1], 1)
+        answers: list[tuple[float, ...]] = [()] * len(requests)
+        for i, hidden in packed_hidden(self.network, [r.tokens[:-1] for r in requests]):
+            start = max(1, requests[i].num_given)
+            logprob = torch.log_softmax(self.network.logits(hidden[start - 1 :]), dim=-1)
+            target = torch.tensor(requests[i].tokens[start:], device=hidden.device)
+            answers[i] = tuple(logprob.gather(1, target[:, None])[:, 0].tolist())
+        return answers
 
-        return step
+    def next_logprobs(self, rows: Sequence[tuple[int, ...]]) -> torch.Tensor:
+        """log p(next token | row) at temperature 1, [N, V]."""
+        return torch.log_softmax(self.last_logits(rows), dim=-1)
+
+    def selftest(self, drafter: Drafter | None = None) -> SelfTest:
+        """Texts after one token against their exact law; see `selftest`."""
+        return run_selftest(self, (max(self.ends),), drafter)
+
+    @torch.inference_mode()
+    def last_logits(self, rows: Sequence[tuple[int, ...]]) -> torch.Tensor:
+        """Logits after the last token of each row: the policy's [N, V] or a critic's [N, 1]."""
+        parts: list[torch.Tensor] = []
+        for start in range(0, len(rows), self.batch_rows):
+            part = rows[start : start + self.batch_rows]
+            self.cache.clear()
+            opened = prefill(self.network, self.cache, self.tree, part)
+            parts.append(self.network.logits(opened.hidden_NE))
+        return torch.cat(parts)

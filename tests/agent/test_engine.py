@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from agent.engine.cache import Cache
 from agent.engine.checkpoint import inspect_checkpoint, load_decoder
 from agent.engine.decoder import Decoder
+from agent.engine.feed import feed
+from agent.engine.network import Network
 from agent.engine.requests import LineRequest, TextRequest
-from agent.engine.speculative import Costs, Drafter, draft_length, expected_speedup
 from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
 from search.boundary import Boundary, boundary_named
@@ -65,21 +67,30 @@ def test_logits_equal_transformers_own(family: str, tmp_path: Path) -> None:
         wanted = theirs(tokens).logits
         found = ours.lm_head(ours(tokens))
     torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-4)
+    network = Network(ours)
+    cache = Cache(network)
+    jobs = cache.open([0, 0, 0])
+    parts = [tokens[:, :25], tokens[:, 25:26], tokens[:, 26:40]]
     with torch.no_grad():
-        prefix = ours.prefill(tokens[:, :25], torch.tensor([25, 25, 25]))
-        suffix = ours.new_suffix(3, 1, 20)
-        first = ours.decode(tokens[:, None, 25:30], prefix, suffix)
-        suffix.position_NK += 5
-        second = ours.decode(tokens[:, None, 30:40], prefix, suffix)
-    torch.testing.assert_close(
-        torch.cat([first, second], dim=2)[:, 0], wanted[:, 25:], atol=2e-5, rtol=1e-4
-    )
+        found = torch.cat(
+            [
+                network.logits(feed(network, cache, jobs, part.tolist())).view(3, -1, 53)
+                for part in parts
+            ],
+            dim=1,
+        )
+    torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-4)
 
 
 def engine(path: Path) -> TorchEngine:
     checkpoint = inspect_checkpoint(path)
     tokenizer = Tokenizer(path)
     return TorchEngine(load_decoder(checkpoint), tokenizer.steps, tokenizer.end_ids)
+
+
+def plain(tmp_path: Path) -> Decoder:
+    """The same weights in the form for training."""
+    return load_decoder(inspect_checkpoint(tmp_path / "p"))
 
 
 def probability(decoder: Decoder, prefix: Sequence[int], tokens: Sequence[int]) -> float:
@@ -97,7 +108,7 @@ def test_lines_are_the_most_probable_different_ones(tmp_path: Path) -> None:
     every = [(t,) for t in (1, 2)] + [
         (a, b) for a, b in itertools.product(range(16), repeat=2) if a not in (1, 2)
     ]
-    scored = sorted(((probability(found.decoder, prefix, t), t) for t in every), reverse=True)
+    scored = sorted(((probability(plain(tmp_path), prefix, t), t) for t in every), reverse=True)
     assert [line.tokens for line in lines] == [t for _, t in scored[:40]]
     assert sum(lines[0].logprobs) == pytest.approx(scored[0][0], abs=1e-4)
     assert {line.stop for line in lines} <= {"boundary", "end", "length"}
@@ -131,7 +142,7 @@ def test_drawn_lines_are_a_sample_without_replacement(tmp_path: Path) -> None:
     every = [(t,) for t in (1, 2)] + [
         (a, b) for a, b in itertools.product(range(16), repeat=2) if a not in (1, 2)
     ]
-    law = {t: math.exp(probability(found.decoder, prefix, t)) for t in every}
+    law = {t: math.exp(probability(plain(tmp_path), prefix, t)) for t in every}
     assert sum(law.values()) == pytest.approx(1.0, abs=1e-4)
     assert all(a != b for a, b in draws)
     first = Counter(a for a, _ in draws)
@@ -158,7 +169,7 @@ def test_more_draws_begin_with_the_ones_before_and_their_logprobs_are_exact(tmp_
     assert [x.tokens for x in many[:3]] == [x.tokens for x in few]
     assert len({x.tokens for x in many}) == 12
     for line in many:
-        wanted = probability(found.decoder, prefix, line.tokens)
+        wanted = probability(plain(tmp_path), prefix, line.tokens)
         assert sum(line.logprobs) == pytest.approx(wanted, abs=1e-4)
 
 
@@ -188,62 +199,6 @@ def test_options_end_at_the_boundary_that_the_request_names(
     assert ended and all(size % 2 == 0 for size in ended)
 
 
-class Perverse:
-    """A drafter that is right by half: it mixes the policy's own guess with nonsense."""
-
-    def __init__(self, policy: TorchEngine) -> None:
-        self.policy = policy
-        self.calls = 0
-
-    def draft(
-        self, requests: Sequence[TextRequest], done: Sequence[Sequence[int]], lengths: Sequence[int]
-    ) -> list[list[int]]:
-        self.calls += 1
-        with torch.inference_mode():
-            rows = self.policy.continue_texts(requests, [tuple(d) for d in done], max(1, *lengths))
-        return [
-            [t if (i + self.calls) % 3 else (t + 1) % 16 for i, t in enumerate(row[:n])]
-            for row, n in zip(rows, lengths, strict=True)
-        ]
-
-
-@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.3])
-@pytest.mark.parametrize("length", [1, 3, 7])
-def test_a_drafter_changes_the_speed_and_not_the_text(
-    tmp_path: Path, temperature: float, length: int
-) -> None:
-    found = engine(write_checkpoint(tmp_path / "p", seed=5))
-    requests = [TextRequest((4 + i, 13, 6, 2), 20, temperature, 100 + i) for i in range(9)]
-    plain = found.texts(requests)
-    source = Perverse(found)
-    drafted = found.texts(requests, Drafter(source, length, "always"))
-    assert [t.generated.tokens for t in drafted] == [t.generated.tokens for t in plain]
-    for a, b in zip(plain, drafted, strict=True):
-        assert a.generated.logprobs == pytest.approx(b.generated.logprobs, abs=1e-4)
-    assert source.calls > 0
-    assert 0 < sum(t.num_accepted for t in drafted) < sum(t.num_drafted for t in drafted)
-
-
-def test_a_drafter_equal_to_the_policy_is_always_right(tmp_path: Path) -> None:
-    found = engine(write_checkpoint(tmp_path / "p", seed=6))
-
-    class Same(Perverse):
-        def draft(self, requests, done, lengths):  # type: ignore[no-untyped-def]
-            with torch.inference_mode():
-                rows = self.policy.continue_texts(
-                    requests, [tuple(d) for d in done], max(1, *lengths)
-                )
-            return [row[:n] for row, n in zip(rows, lengths, strict=True)]
-
-    texts = found.texts(
-        [TextRequest((4, 13, 6, 2), 24, 1.0, i) for i in range(6)],
-        Drafter(Same(found), 4, "always"),
-    )
-    # What lies behind the end of a text cannot count as right or wrong.
-    for text in texts:
-        assert text.num_accepted == text.num_drafted or text.generated.stop == "end"
-
-
 def test_sampled_tokens_follow_the_policys_law(tmp_path: Path) -> None:
     found = engine(write_checkpoint(tmp_path / "p", seed=7))
     num = 6000
@@ -251,30 +206,18 @@ def test_sampled_tokens_follow_the_policys_law(tmp_path: Path) -> None:
     texts = found.texts([TextRequest(prefix, 1, 0.8, i) for i in range(num)])
     row = torch.tensor([prefix])
     with torch.no_grad():
-        law = torch.softmax(found.decoder.lm_head(found.decoder(row))[0, -1].double() / 0.8, -1)
+        decoder = plain(tmp_path)
+        law = torch.softmax(decoder.lm_head(decoder(row))[0, -1].double() / 0.8, -1)
     counts = torch.bincount(torch.tensor([t.generated.tokens[0] for t in texts]), minlength=16)
     chi_square = float((((counts - num * law) ** 2) / (num * law)).sum())
     assert chi_square < 37.7  # p = 0.001 at 15 degrees of freedom
 
 
-def test_drafting_switches_itself_off_where_it_does_not_pay() -> None:
-    cheap, dear = Costs(10.0, 12.0, 2.0), Costs(10.0, 40.0, 8.0)
-    assert expected_speedup(cheap, 0.8, 4) == pytest.approx((1 - 0.8**5) / 0.2 * 10 / 14)
-    drafter = Drafter(source=None, max_length=4, acceptance=0.8, costs={1: cheap, 64: dear})  # type: ignore[arg-type]
-    assert draft_length(drafter, 2) == 4
-    assert draft_length(drafter, 60) == 0
-    drafter.acceptance = 0.05
-    assert draft_length(drafter, 2) == 0
-
-
 def test_a_row_with_logits_that_are_not_finite_fails_alone(tmp_path: Path) -> None:
     found = engine(write_checkpoint(tmp_path / "p", seed=8))
-    with torch.no_grad():
-        found.decoder.model.embed_tokens.weight[9] = float("nan")
-        # Tied weights: give the head a clean row again through a separate matrix.
-        clean = found.decoder.model.embed_tokens.weight.detach().clone()
-        clean[9] = 0.0
-        found.decoder.lm_head.weight = torch.nn.Parameter(clean)
+    found.network.embedding = found.network.embedding.clone()
+    found.network.embedding[9] = float("nan")
+    found.network.head[:, 9] = -found.network.head[:, 4]  # and nobody writes the token
     texts = found.texts([TextRequest((9, 13, 6, 2), 5, 0.0), TextRequest((4, 13, 6, 2), 5, 0.0)])
     assert "not finite" in texts[0].error
     assert texts[1].error == "" and texts[1].generated.tokens

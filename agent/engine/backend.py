@@ -1,0 +1,46 @@
+"""What search asks of an engine, whichever library runs the network behind it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from agent.engine.requests import LineRequest, Lines, ScoreRequest, Text, TextRequest
+from agent.engine.selftest import SelfTest
+from agent.engine.speculative import Drafter
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine can do; what it is allowed to do, its self-test says."""
+
+    backend: str
+    enumerates_lines: bool
+    """Answers `distinct` and `drawn` requests; `sampled` ones every engine answers."""
+    drafts: bool
+    keeps_prefixes: bool
+    max_positions: int
+
+
+class RolloutBackend(Protocol):
+    """One set of weights that generates and scores. Calls take whole batches."""
+
+    version: str
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    def lines(self, requests: Sequence[LineRequest]) -> list[Lines]: ...
+
+    def texts(
+        self, requests: Sequence[TextRequest], drafter: Drafter | None = None
+    ) -> list[Text]: ...
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[tuple[float, ...]]: ...
+
+    def update_weights(self, source: Any, version: str) -> None:
+        """Between batches; afterwards nothing that the old weights computed can be reached."""
+        ...
+
+    def selftest(self, drafter: Drafter | None = None) -> SelfTest:
+        """Whether what it writes has the law that it should have; see `selftest`."""
+        ...

@@ -1,0 +1,108 @@
+"""Feeding tokens to jobs: whole prefixes, or the next tokens of texts under way."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from agent.engine.cache import Cache
+from agent.engine.kv_tree import KVTree
+from agent.engine.network import Network, Places
+
+PREFILL_CELLS = 16384
+"""Queries of one prefill, jobs times the longest, at most."""
+
+Ids = NDArray[np.int64]
+
+
+def feed(
+    network: Network, cache: Cache, jobs: Ids, rows: Sequence[Sequence[int]]
+) -> Tensor:  # fmt: skip
+    """Feed each job its next tokens; hidden states [R, E] of all of them, job by job."""
+    counts = np.fromiter((len(row) for row in rows), np.int64, len(rows))
+    tokens = np.fromiter((t for row in rows for t in row), np.int64, int(counts.sum()))
+    firsts = cache.append(jobs, counts)
+    longest = int(counts.max())
+    start, stop = int(jobs.min()), int(jobs.max()) + 1
+    num_jobs = stop - start
+    is_dense = len(tokens) == num_jobs * longest and bool((np.diff(jobs) == 1).all())
+    query = np.arange(longest)
+    if is_dense:
+        query_R = np.tile(query, num_jobs)
+    else:
+        ends = np.cumsum(counts)
+        query_R = np.arange(len(tokens)) - np.repeat(ends - counts, counts)
+    column_R = np.repeat(firsts, counts) + query_R
+    first_N = np.zeros(num_jobs, np.int64)
+    first_N[jobs - start] = firsts
+    is_hidden = np.arange(cache.num_columns) > (first_N[:, None] + query)[..., None]
+    places = placed(
+        network, slice(start, stop), np.repeat(jobs - start, counts), query_R, column_R, column_R,
+        is_hidden, is_dense,
+    )  # fmt: skip
+    return network.forward(torch.from_numpy(tokens).to(network.device), places, cache.layers)
+
+
+def placed(
+    network: Network, jobs: slice, job_R: Ids, query_R: Ids, column_R: Ids, position_R: Ids,
+    is_hidden_NMC: NDArray[np.bool_], is_dense: bool,
+) -> Places:  # fmt: skip
+    device = network.device
+    bias = torch.zeros(is_hidden_NMC.shape, dtype=network.dtype, device=device)
+    bias.masked_fill_(torch.from_numpy(is_hidden_NMC).to(device), float("-inf"))
+    job, query, column, position = (
+        torch.from_numpy(x).to(device) for x in (job_R, query_R, column_R, position_R)
+    )
+    return Places(jobs, job, query, column, position, bias, is_dense)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Jobs that hold their prefixes."""
+
+    jobs: Ids
+    """One for each prefix, in order."""
+    hidden_NE: Tensor
+    """After the last token of each."""
+
+
+def prefill(
+    network: Network, cache: Cache, tree: KVTree, prefixes: Sequence[tuple[int, ...]]
+) -> Opened:
+    """Open a job for each prefix. What the tree holds is copied, equal prefixes are fed once."""
+    first_of = {prefix: i for i, prefix in reversed(list(enumerate(prefixes)))}
+    unique = sorted(set(first_of.values()))
+    found = [tree.match(prefixes[i][:-1])[1] for i in unique]
+    jobs = cache.open([len(ids) for ids in found])
+    tree.load(cache, jobs, found)
+    rows = [prefixes[i][len(ids) :] for i, ids in zip(unique, found, strict=True)]
+    hidden = torch.empty(
+        (len(prefixes), network.arch.hidden_size), dtype=network.dtype, device=network.device
+    )
+    for part in _parts(rows):
+        out = feed(network, cache, jobs[part], rows[part])
+        last = np.cumsum([len(row) for row in rows[part]]) - 1
+        hidden[unique[part]] = out[torch.from_numpy(last).to(network.device)]
+    tree.store(cache, [(int(j), prefixes[i]) for j, i in zip(jobs, unique, strict=True)])
+    job_of = np.empty(len(prefixes), np.int64)
+    job_of[unique] = jobs
+    others = [i for i in range(len(prefixes)) if first_of[prefixes[i]] != i]
+    if others:
+        same = [first_of[prefixes[i]] for i in others]
+        job_of[others] = cache.copies(job_of[same])
+        hidden[others] = hidden[same]
+    return Opened(job_of, hidden)
+
+
+def _parts(rows: Sequence[Sequence[int]]) -> list[slice]:
+    """Runs of rows that fit one prefill."""
+    parts, start, longest = list[slice](), 0, 0
+    for i, row in enumerate(rows):
+        longest = max(longest, len(row))
+        if i > start and longest * (i + 1 - start) > PREFILL_CELLS:
+            parts.append(slice(start, i))
+            start, longest = i, len(row)
+    return [*parts, slice(start, len(rows))] if rows else parts

@@ -1,0 +1,224 @@
+"""Different lines after many prefixes at once: one enumeration each, fed together.
+
+Partial lines of a prefix share its columns in the cache and see them, their own beginning and
+themselves; a job that has its lines leaves the batch and the next one comes in. An enumeration
+stays in the tree of keys and values under its prefix, to be taken up when more lines are wanted.
+
+Shapes: N jobs, M partial lines of a job fed at once, C columns, R rows fed, V vocabulary.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agent.engine.cache import Cache
+from agent.engine.enumeration import Enumeration, Partial, StopOf
+from agent.engine.feed import Ids, placed, prefill
+from agent.engine.kv_tree import Attachment, KVTree
+from agent.engine.network import Network
+from agent.engine.requests import Generated, LineRequest, Lines
+from kernels.noise import follow, gumbel
+
+NEVER = float("-inf")
+LEAST_LOGPROB = -12.0
+"""Among the most probable lines none below this (6 in a million): nothing is fed for them."""
+CONTINUATIONS = 32
+"""Of one partial line, at most."""
+
+
+@dataclass(slots=True)
+class _Job:
+    index: int
+    """Of the request."""
+    request: LineRequest
+    work: Enumeration
+
+
+class LineBatch:
+    """Requests of one mode and boundary."""
+
+    def __init__(
+        self, network: Network, cache: Cache, tree: KVTree, requests: Sequence[LineRequest],
+        limits: Sequence[int], stop_of: StopOf, max_jobs: int,
+    ) -> None:  # fmt: skip
+        self.network, self.tree = network, tree
+        self.requests, self.limits, self.stop_of = requests, limits, stop_of
+        self.is_drawn = requests[0].mode == "drawn"
+        self.max_jobs = max_jobs
+        self.cache = cache
+        self.jobs: list[_Job] = []
+        self.answers: dict[int, Lines] = {}
+        self.waiting = deque(range(len(requests)))
+
+    def run(self) -> list[Lines]:
+        while self.waiting or self.jobs:
+            if self.waiting and len(self.jobs) <= self.max_jobs * 3 // 4:
+                self._admit()
+            self._step()
+        return [self.answers[i] for i in range(len(self.requests))]
+
+    def _key(self, i: int) -> tuple[str, str, int, int]:
+        """What an enumeration depends on beside its prefix."""
+        request = self.requests[i]
+        seed = request.seed if self.is_drawn else 0
+        return (request.mode, request.boundary.name, self.limits[i], seed)
+
+    def _admit(self) -> None:
+        """Take up waiting requests: those that were begun before, and new ones."""
+        chosen = [
+            self.waiting.popleft()
+            for _ in range(min(len(self.waiting), self.max_jobs - len(self.jobs)))
+        ]
+        known = {
+            i: segment
+            for i in chosen
+            if (segment := self.tree.attached(self.requests[i].prefix, self._key(i))) is not None
+        }
+        for segment in known.values():
+            self.tree.pin(segment)
+        for i, segment in known.items():
+            request, work = self.requests[i], segment.payload
+            if len(work.lines) >= request.count or work.is_exhausted:
+                self._answer(i, work)
+                continue
+            _, ids = self.tree.match(request.prefix)
+            job = self.cache.open([len(ids) + work.num_columns])
+            self.tree.load(self.cache, job, [ids])
+            self.tree.restore(segment, self.cache, int(job[0]), len(ids))
+            self.jobs.append(_Job(i, request, work))
+        for i, segment in known.items():
+            self.tree.unpin(segment)
+            if any(job.index == i for job in self.jobs):
+                self.tree.detach(self.requests[i].prefix, self._key(i))
+        new = [i for i in chosen if i not in known]
+        if new:
+            self._begin(new)
+
+    def _begin(self, new: Sequence[int]) -> None:
+        opened = prefill(
+            self.network, self.cache, self.tree, [self.requests[i].prefix for i in new]
+        )
+        by_job = np.argsort(opened.jobs)
+        roots: list[tuple[Enumeration, Partial]] = []
+        for n in by_job.tolist():
+            request = self.requests[new[n]]
+            work = Enumeration(self.limits[new[n]], self.stop_of)
+            self.jobs.append(_Job(new[n], request, work))
+            stream = request.seed if self.is_drawn else 0
+            roots.append((work, Partial((), (), 0.0, stream)))
+        self._note(roots, self.network.logits(opened.hidden_NE[torch.from_numpy(by_job)]))
+
+    def _step(self) -> None:
+        """Retire the jobs that are done, and feed the partial lines of the others."""
+        chosen = [job.work.next(job.request.count) for job in self.jobs]
+        done = [n for n, partials in enumerate(chosen) if not partials]
+        if done:
+            self._retire(done, chosen)
+            chosen = [chosen[n] for n in self._order]
+        if self.jobs:
+            fed = [(job.work, p) for job, part in zip(self.jobs, chosen, strict=True) for p in part]
+            self._note(fed, self._forward(chosen))
+
+    def _retire(self, done: Sequence[int], chosen: Sequence[Sequence[Partial]]) -> None:
+        kept: list[Attachment] = []
+        for n in done:
+            job = self.jobs[n]
+            self._answer(job.index, job.work)
+            if job.work.error:
+                self.cache.wipe([n])
+                continue
+            end = int(self.cache.lengths[n])
+            columns = np.arange(end - job.work.num_columns, end)
+            key = self._key(job.index)
+            kept.append(Attachment(job.request.prefix, key, job.work, n, columns))
+        self.tree.attach(self.cache, kept)
+        self._order = self.cache.close(done).tolist()
+        self.jobs = [self.jobs[n] for n in self._order]
+
+    def _answer(self, i: int, work: Enumeration) -> None:
+        request = self.requests[i]
+        lines = tuple(
+            Generated(line.tokens, line.logprobs, line.stop, version=self.tree.version)
+            for line in work.best(request.count, not self.is_drawn)
+        )
+        spent = work.spent(request.count) - work.spent(min(request.known, request.count))
+        self.answers[i] = Lines(lines, spent, work.error)
+
+    def _forward(self, chosen: Sequence[Sequence[Partial]]) -> Tensor:
+        """Logits [R, V] after each partial line, job by job."""
+        N, M = len(chosen), max(len(part) for part in chosen)
+        counts = np.array([len(part) for part in chosen])
+        ends = np.cumsum(counts)
+        query_R = np.arange(int(ends[-1])) - np.repeat(ends - counts, counts)
+        job_R = np.repeat(np.arange(N), counts)
+        prefix_N = self.cache.lengths - np.array([job.work.num_columns for job in self.jobs])
+        column_R = np.repeat(self.cache.append(np.arange(N), counts), counts) + query_R
+        rows = [p for part in chosen for p in part]
+        for job, part in zip(self.jobs, chosen, strict=True):
+            job.work.num_columns += len(part)
+        for partial, column in zip(rows, column_R.tolist(), strict=True):
+            partial.columns = (*partial.columns, column)
+        is_hidden = np.ones((N, M, self.cache.num_columns), np.bool_)
+        is_hidden[np.broadcast_to(
+            (np.arange(self.cache.num_columns) < prefix_N[:, None])[:, None], is_hidden.shape
+        )] = False  # fmt: skip
+        depth_R = np.fromiter((len(p.columns) for p in rows), np.int64, len(rows))
+        seen = np.fromiter((c for p in rows for c in p.columns), np.int64, int(depth_R.sum()))
+        is_hidden[np.repeat(job_R, depth_R), np.repeat(query_R, depth_R), seen] = False
+        places = placed(
+            self.network, slice(0, N), job_R, query_R, column_R,
+            np.repeat(prefix_N, counts) + depth_R - 1, is_hidden, len(rows) == N * M,
+        )  # fmt: skip
+        tokens_R = torch.tensor([p.tokens[-1] for p in rows], device=self.network.device)
+        hidden = self.network.forward(tokens_R, places, self.cache.layers)
+        return self.network.logits(hidden)
+
+    def _note(self, fed: Sequence[tuple[Enumeration, Partial]], logits_RV: Tensor) -> None:
+        """Tell each enumeration how the partial lines that were fed may go on."""
+        is_finite = torch.isfinite(logits_RV).all(dim=-1).tolist()
+        logprob_RV = torch.log_softmax(logits_RV, dim=-1).nan_to_num(NEVER)
+        streams: Ids | None = None
+        if self.is_drawn:
+            streams, rank_RV = self._perturbed([p for _, p in fed], logprob_RV)
+        else:
+            parent_R = torch.tensor([p.score for _, p in fed], dtype=torch.float64)
+            rank_RV = parent_R.to(logprob_RV.device)[:, None] + logprob_RV.double()
+            rank_RV = rank_RV.masked_fill(rank_RV < LEAST_LOGPROB, NEVER)
+        score_RC, token_RC = rank_RV.topk(min(CONTINUATIONS, rank_RV.shape[1]), dim=1)
+        logprobs = logprob_RV.gather(1, token_RC).double().cpu().numpy()
+        num_R = (score_RC > NEVER).sum(dim=1).tolist()
+        scores, tokens = score_RC.cpu().numpy(), token_RC.cpu().numpy()
+        for r, (work, partial) in enumerate(fed):
+            if streams is not None:
+                partial.stream = int(streams[r])
+            if not is_finite[r]:
+                work.error = "the policy's logits are not finite"
+                num_R[r] = 0
+            n = num_R[r]
+            work.fed(partial, scores[r, :n].copy(), tokens[r, :n].copy(), logprobs[r, :n].copy())
+
+    def _perturbed(self, partials: Sequence[Partial], logprob_RV: Tensor) -> tuple[Ids, Tensor]:
+        """The partials' streams, and what their continuations are ordered by, [R, V].
+
+        G of a continuation is its log-probability plus Gumbel noise, shifted so that the largest
+        among a partial's continuations equals the partial's own G (Kool et al., appendix B.3).
+        """
+        V = logprob_RV.shape[1]
+        device = logprob_RV.device
+        stream_R = torch.tensor([p.stream for p in partials], device=device)
+        last_R = torch.tensor([p.tokens[-1] if p.tokens else 0 for p in partials], device=device)
+        is_root_R = torch.tensor([not p.tokens for p in partials], device=device)
+        stream_R = torch.where(is_root_R, stream_R, follow(stream_R, last_R))
+        total_R1 = torch.tensor([[p.total] for p in partials], dtype=torch.float64, device=device)
+        parent_R1 = torch.tensor([[p.score] for p in partials], dtype=torch.float64, device=device)
+        noise_RV = gumbel(stream_R, torch.zeros_like(stream_R), V).double()
+        free_RV = total_R1 + logprob_RV.double() + noise_RV
+        top_R1 = free_RV.amax(dim=1, keepdim=True)
+        v = parent_R1 - free_RV + torch.log1p(-torch.exp(free_RV - top_R1))
+        rank_RV = parent_R1 - v.clamp(min=0) - torch.log1p(torch.exp(-v.abs()))
+        rank_RV = rank_RV.masked_fill(~(logprob_RV > NEVER), NEVER)
+        return stream_R.cpu().numpy(), rank_RV.nan_to_num(NEVER, neginf=NEVER)

@@ -1,0 +1,79 @@
+"""Drafts for nothing: what followed the same few tokens before, in texts of the same problem.
+
+Siblings of a tree and earlier rollouts share most of their tokens, and a step often repeats a part
+of the step before (prompt look-up decoding: Saxena 2023, "Prompt Lookup Decoding"; here over all
+texts of a tree).
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from agent.engine.requests import TextRequest
+
+LONGEST, SHORTEST = 6, 2
+"""Tokens that have to agree, tried from the most to the fewest."""
+MAX_GROUPS = 512
+MAX_TOKENS = 16384
+"""Of one group; its texts are forgotten together beyond that."""
+
+
+@dataclass(slots=True)
+class Group:
+    """Texts of one problem, and where each run of tokens was last followed by something."""
+
+    texts: dict[TextRequest, list[int]] = field(default_factory=dict)
+    after: dict[tuple[int, ...], tuple[list[int], int]] = field(default_factory=dict)
+    num_tokens: int = 0
+
+    def note(self, request: TextRequest, done: Sequence[int]) -> list[int]:
+        """Take in what a text has written since it was last seen; the whole text."""
+        text = self.texts.get(request)
+        start = len(text) if text is not None else 1
+        if text is None:
+            text = self.texts[request] = list(request.prefix)
+        text += done[len(text) - len(request.prefix) :]
+        self.num_tokens += len(text) - start
+        for end in range(start, len(text)):
+            for size in range(SHORTEST, min(LONGEST, end) + 1):
+                self.after[tuple(text[end - size : end])] = (text, end)
+        return text
+
+    def following(self, text: Sequence[int], length: int) -> list[int]:
+        for size in range(min(LONGEST, len(text)), SHORTEST - 1, -1):
+            found = self.after.get(tuple(text[-size:]))
+            if found is not None:
+                known, place = found
+                return known[place : place + length]
+        return []
+
+
+class LookupDrafts:
+    """A source of drafts without a model."""
+
+    name = "lookup"
+
+    def __init__(self) -> None:
+        self._groups: OrderedDict[int, Group] = OrderedDict()
+
+    def _group(self, number: int) -> Group:
+        group = self._groups.get(number)
+        if group is None or group.num_tokens > MAX_TOKENS:
+            group = self._groups[number] = Group()
+        self._groups.move_to_end(number)
+        while len(self._groups) > MAX_GROUPS:
+            self._groups.popitem(last=False)
+        return group
+
+    def draft(
+        self, requests: Sequence[TextRequest], done: Sequence[Sequence[int]], lengths: Sequence[int]
+    ) -> list[list[int]]:
+        """At most `lengths` tokens for each text; none where its last tokens are new."""
+        texts = [
+            self._group(r.group).note(r, written)
+            for r, written in zip(requests, done, strict=True)
+        ]  # fmt: skip
+        return [
+            self._group(r.group).following(text, length) if length else []
+            for r, text, length in zip(requests, texts, lengths, strict=True)
+        ]

@@ -1,0 +1,124 @@
+"""Scoring many rows that share beginnings in one forward: each token of their tree once.
+
+Every token sees its ancestors and itself. Rows are packed in order, so that neighbours share most;
+a pack is one job, and packs of a like size go through together.
+
+Shapes: N packs, M tokens of a pack (as many columns), E hidden width.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agent.engine.cache import Cache
+from agent.engine.feed import Ids, placed
+from agent.engine.network import Network
+
+MAX_TOKENS = 512
+"""Of one pack, unless a single row is longer."""
+MAX_CELLS = 2**22
+"""Queries times columns of one forward."""
+
+
+@dataclass(slots=True)
+class Pack:
+    """A tree of tokens."""
+
+    tokens: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+    """-1 at a root; parents come first."""
+    depths: list[int] = field(default_factory=list)
+    paths: list[list[int]] = field(default_factory=list)
+    """For each row the places of its tokens."""
+    rows: list[int] = field(default_factory=list)
+    _children: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def add(self, row: int, tokens: Sequence[int]) -> None:
+        path: list[int] = []
+        parent = -1
+        for depth, token in enumerate(tokens):
+            place = self._children.get((parent, token))
+            if place is None:
+                place = self._children[(parent, token)] = len(self.tokens)
+                self.tokens.append(token)
+                self.parents.append(parent)
+                self.depths.append(depth)
+            path.append(place)
+            parent = place
+        self.paths.append(path)
+        self.rows.append(row)
+
+    def num_new(self, tokens: Sequence[int]) -> int:
+        """Tokens that a row would add."""
+        parent = -1
+        for depth, token in enumerate(tokens):
+            place = self._children.get((parent, token))
+            if place is None:
+                return len(tokens) - depth
+            parent = place
+        return 0
+
+
+def packs(rows: Sequence[Sequence[int]], max_tokens: int = MAX_TOKENS) -> list[Pack]:
+    """Rows in as few packs as their order gives."""
+    found: list[Pack] = []
+    for i in sorted(range(len(rows)), key=lambda i: tuple(rows[i])):
+        if not found or len(found[-1].tokens) + found[-1].num_new(rows[i]) > max_tokens:
+            found.append(Pack())
+        found[-1].add(i, rows[i])
+    return found
+
+
+def _batches(found: Sequence[Pack]) -> Iterator[list[Pack]]:
+    batch: list[Pack] = []
+    for pack in sorted(found, key=lambda p: len(p.tokens)):
+        if batch and (len(batch) + 1) * len(pack.tokens) ** 2 > MAX_CELLS:
+            yield batch
+            batch = []
+        batch.append(pack)
+    if batch:
+        yield batch
+
+
+def packed_hidden(network: Network, rows: Sequence[Sequence[int]]) -> Iterator[tuple[int, Tensor]]:
+    """For each row its index and the hidden states [T, E] of its tokens, in any order."""
+    for batch in _batches(packs(rows)):
+        hidden = _forward(network, batch)
+        start = 0
+        for pack in batch:
+            for row, path in zip(pack.rows, pack.paths, strict=True):
+                yield row, hidden[torch.tensor(path, device=hidden.device) + start]
+            start += len(pack.tokens)
+
+
+def _forward(network: Network, batch: Sequence[Pack]) -> Tensor:
+    """Hidden states of all tokens, pack by pack."""
+    N, M = len(batch), max(len(pack.tokens) for pack in batch)
+    cache = Cache(network)
+    cache.open([M] * N)
+    counts = np.array([len(pack.tokens) for pack in batch])
+    is_hidden = np.ones((N, M, cache.num_columns), np.bool_)
+    for n, pack in enumerate(batch):
+        is_hidden[n, : len(pack.tokens), : len(pack.tokens)] = ~_ancestors(pack)
+    place_R: Ids = np.concatenate([np.arange(c) for c in counts])
+    depth_R = np.concatenate([np.array(pack.depths) for pack in batch])
+    places = placed(
+        network, slice(0, N), np.repeat(np.arange(N), counts), place_R, place_R, depth_R, is_hidden,
+        bool((counts == M).all()),
+    )  # fmt: skip
+    tokens_R = torch.tensor([t for pack in batch for t in pack.tokens], device=network.device)
+    return network.forward(tokens_R, places, cache.layers)
+
+
+def _ancestors(pack: Pack) -> "np.ndarray[tuple[int, int], np.dtype[np.bool_]]":
+    """Which tokens each token sees, [M, M]: its ancestors and itself."""
+    size = len(pack.tokens)
+    seen = np.zeros((size, size), np.bool_)
+    for place, parent in enumerate(pack.parents):
+        if parent >= 0:
+            seen[place] = seen[parent]
+        seen[place, place] = True
+    return seen

@@ -1,0 +1,98 @@
+"""The law that tokens are drawn from: the policy's, heated and cut as each request asks.
+
+Filters come after the temperature, in the usual order: top-k, top-p (nucleus: Holtzman et al.,
+arXiv 1904.09751), min-p (Nguyen et al., arXiv 2407.01082). The most probable token always stays.
+
+Shapes: N rows, Q places of a row, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from agent.engine.requests import TextRequest
+from kernels.noise import gumbel
+
+NEVER = float("-inf")
+
+
+@dataclass(slots=True)
+class Law:
+    """Sampling parameters of a batch of texts, one row each."""
+
+    temperature_N: Tensor
+    top_k_N: Tensor
+    top_p_N: Tensor
+    min_p_N: Tensor
+    seeds_N: Tensor
+
+    @classmethod
+    def of(cls, requests: Sequence[TextRequest], device: torch.device) -> "Law":
+        def column(values: list[float], dtype: torch.dtype) -> Tensor:
+            return torch.tensor(values, dtype=dtype, device=device)
+
+        return cls(
+            column([r.temperature for r in requests], torch.float32),
+            column([r.top_k for r in requests], torch.int64),
+            column([r.top_p for r in requests], torch.float32),
+            column([r.min_p for r in requests], torch.float32),
+            column([r.seed for r in requests], torch.int64),
+        )
+
+    def take(self, rows: Tensor) -> "Law":
+        return Law(self.temperature_N[rows], self.top_k_N[rows], self.top_p_N[rows],
+                   self.min_p_N[rows], self.seeds_N[rows])  # fmt: skip
+
+    def logprobs(self, raw_NQV: Tensor) -> Tensor:
+        """Log-probabilities under the law, [N, Q, V]; at temperature 0 one token has all."""
+        heat_N11 = self.temperature_N[:, None, None]
+        is_plain = bool((self.temperature_N == 1).all()) and not self._has_filters
+        if is_plain:
+            return raw_NQV
+        heated = torch.log_softmax(raw_NQV / heat_N11.clamp(min=1e-6), dim=-1)
+        if self._has_filters:
+            heated = self._filtered(heated)
+        if bool((self.temperature_N == 0).any()):
+            best = torch.zeros_like(raw_NQV).scatter_(
+                2, raw_NQV.argmax(dim=-1, keepdim=True), 1.0
+            ).log()  # fmt: skip
+            heated = torch.where(heat_N11 > 0, heated, best)
+        return heated
+
+    @property
+    def _has_filters(self) -> bool:
+        return bool(
+            (self.top_k_N > 0).any() or (self.top_p_N < 1).any() or (self.min_p_N > 0).any()
+        )
+
+    def _filtered(self, heated_NQV: Tensor) -> Tensor:
+        V = heated_NQV.shape[-1]
+        ordered, index = heated_NQV.sort(dim=-1, descending=True, stable=True)
+        rank = torch.arange(V, device=ordered.device)
+        top_k = torch.where(self.top_k_N > 0, self.top_k_N, V)[:, None, None]
+        is_cut = rank >= top_k
+        kept = torch.softmax(ordered.masked_fill(is_cut, NEVER), dim=-1)
+        # A token stays while those before it hold less than p.
+        is_cut = is_cut | (kept.cumsum(dim=-1) - kept >= self.top_p_N[:, None, None])
+        is_cut = is_cut | (ordered < ordered[..., :1] + self.min_p_N[:, None, None].log())
+        is_cut[..., 0] = False
+        ordered = torch.log_softmax(ordered.masked_fill(is_cut, NEVER), dim=-1)
+        return torch.empty_like(ordered).scatter_(2, index, ordered)
+
+    def choose(self, logprob_NQV: Tensor, position_N: Tensor) -> Tensor:
+        """The token at each of Q places from `position_N` on, [N, Q]: argmax(log p + noise).
+
+        The noise depends on (seed, position, token) only. A drafter that adds the same noise to
+        its own log-probabilities proposes the same token wherever the two laws agree (Gumbel
+        coupling; Daliri, Musco, Suresh, arXiv 2408.07978), so drafting can never change what is
+        written. The largest of log p + noise has the law p (Gumbel-max).
+        """
+        N, Q, V = logprob_NQV.shape
+        if not bool((self.temperature_N > 0).any()):
+            return logprob_NQV.argmax(dim=-1)
+        position_NQ = position_N[:, None] + torch.arange(Q, device=logprob_NQV.device)
+        seeds_NQ = self.seeds_N[:, None].expand(N, Q)
+        noise_NQV = gumbel(seeds_NQ.reshape(-1), position_NQ.reshape(-1), V).view(N, Q, V)
+        return (logprob_NQV + noise_NQV).argmax(dim=-1)

@@ -1,0 +1,140 @@
+"""Does an engine write with the law that it should? A test of any backend, before it may draft.
+
+Texts of three tokens are drawn at a temperature above 0, with drafts if there is a drafter, and
+counted by (first, second, third) token against the exact joint law, which the engine's own
+next-token probabilities give. A wrong acceptance rule shows in the second and third token.
+"""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from agent.engine.requests import Text, TextRequest
+from agent.engine.speculative import Drafter
+
+NUM_TOKENS = 3
+NUM_LIKELY = 5
+"""Most probable tokens that are told apart at each place; the others are one."""
+LEAST_EXPECTED = 5.0
+LEAST_P = 1e-4
+SECONDS = 8.0
+BATCH = 512
+
+
+class Sampler(Protocol):
+    """The part of an engine that the test looks at."""
+
+    ends: frozenset[int]
+
+    def texts(
+        self, requests: Sequence[TextRequest], drafter: Drafter | None = None
+    ) -> list[Text]: ...
+
+    def next_logprobs(self, rows: Sequence[tuple[int, ...]]) -> Tensor:
+        """log p(next token | row) at temperature 1, [N, V]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTest:
+    """What the test came to."""
+
+    statistic: float
+    """Pearson's chi-square."""
+    df: int
+    p_value: float
+    num_texts: int
+    num_drafted: int
+    num_accepted: int
+    temperature: float
+    seconds: float
+
+    @property
+    def is_passed(self) -> bool:
+        return self.p_value >= LEAST_P
+
+    def describe(self) -> str:
+        return (
+            f"chi-square {self.statistic:.0f} at {self.df} degrees of freedom, "
+            f"p = {self.p_value:.2g}, {self.num_texts} texts at temperature {self.temperature:g}, "
+            f"{self.num_accepted} of {self.num_drafted} drafted tokens accepted"
+        )
+
+
+def run_selftest(
+    sampler: Sampler, prefix: tuple[int, ...], drafter: Drafter | None = None,
+    temperature: float = 0.8, num_texts: int = 8192,
+) -> SelfTest:  # fmt: skip
+    """Test texts after a prefix; stops after `SECONDS`, with as many texts as there are then."""
+    started = time.monotonic()
+    law = joint_law(sampler, prefix, temperature)
+    counts: Counter[tuple[int, ...]] = Counter()
+    drafted = accepted = num = 0
+    while num < num_texts and (not num or time.monotonic() - started < SECONDS):
+        requests = [
+            TextRequest(prefix, NUM_TOKENS, temperature, seed, group=seed % 7)
+            for seed in range(num, min(num_texts, num + BATCH))
+        ]
+        for text in sampler.texts(requests, drafter):
+            counts[text.generated.tokens] += 1
+            drafted += text.num_drafted
+            accepted += text.num_accepted
+        num += len(requests)
+    statistic, df = chi_square(counts, law, num)
+    return SelfTest(
+        statistic, df, p_value(statistic, df), num, drafted, accepted, temperature,
+        round(time.monotonic() - started, 2),
+    )  # fmt: skip
+
+
+def joint_law(
+    sampler: Sampler, prefix: tuple[int, ...], temperature: float
+) -> dict[tuple[int, ...], float]:
+    """Exact probabilities of the likeliest texts of at most three tokens."""
+    whole: dict[tuple[int, ...], float] = {}
+    open_: dict[tuple[int, ...], float] = {(): 1.0}
+    for depth in range(NUM_TOKENS):
+        rows = list(open_)
+        heated = sampler.next_logprobs([prefix + row for row in rows]).double() / temperature
+        probability = torch.softmax(heated, dim=-1)
+        top, index = probability.topk(min(NUM_LIKELY, probability.shape[1]), dim=1)
+        grown: dict[tuple[int, ...], float] = {}
+        for row, ps, tokens in zip(rows, top.tolist(), index.tolist(), strict=True):
+            for p, token in zip(ps, tokens, strict=True):
+                is_whole = token in sampler.ends or depth + 1 == NUM_TOKENS
+                (whole if is_whole else grown)[(*row, token)] = open_[row] * p
+        open_ = grown
+        if not open_:
+            break
+    return whole
+
+
+def chi_square(
+    counts: Counter[tuple[int, ...]], law: dict[tuple[int, ...], float], num: int
+) -> tuple[float, int]:
+    """Pearson's statistic and its degrees of freedom; what is expected rarely counts together."""
+    expected = {text: num * p for text, p in law.items() if num * p >= LEAST_EXPECTED}
+    statistic, left, seen = 0.0, float(num), num
+    for text, wanted in expected.items():
+        statistic += (counts[text] - wanted) ** 2 / wanted
+        left -= wanted
+        seen -= counts[text]
+    bins = len(expected)
+    if left >= LEAST_EXPECTED:
+        statistic += (seen - left) ** 2 / left
+        bins += 1
+    return statistic, max(1, bins - 1)
+
+
+def p_value(statistic: float, df: int) -> float:
+    """Probability of a chi-square at least so large."""
+    if not math.isfinite(statistic):
+        return 0.0
+    half = torch.tensor([df / 2, statistic / 2], dtype=torch.float64)
+    return float(torch.special.gammaincc(half[0], half[1]))
