@@ -112,7 +112,12 @@ class PolicyHost(GeneratorHost):
             sources.append(LookupDrafts())
         engine = self._model(policy)
         made = Drafter(
-            sources, speculation.draft_tokens, speculation.mode, selftest=engine.selftest
+            sources,
+            speculation.draft_tokens,
+            speculation.mode,
+            selftest=engine.selftest,
+            policy=policy.version,
+            drafter=drafter.version if drafter else "",
         )
         if speculation.mode == "auto":
             made.costs = self.measure_costs(policy, sources, COST_ROWS)

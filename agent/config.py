@@ -86,7 +86,11 @@ class HostingSettings(_Section):
     cohort: int = Field(250, ge=1, description="searches that step together")
     batch_target: int = Field(0, ge=0, description="requests of one model call; 0: of all searches")
     speculation: Literal["auto", "always", "never"] = Field("auto", description="draft rollouts")
-    draft_tokens: int = Field(4, ge=1, le=16, description="tokens of one draft")
+    draft_tokens: int = Field(4, ge=1, le=16, description="tokens of one draft, at most")
+    draft_source: Literal["both", "model", "lookup"] = Field(
+        "both", description="drafts come from the drafter, from earlier texts, or the better one"
+    )
+    kv_mib: int = Field(256, ge=1, description="MiB of prefixes kept for each set of weights")
     option_tokens: int = Field(48, ge=1, description="longest option")
     text_tokens: int = Field(256, ge=1, description="longest completion")
 

@@ -40,7 +40,8 @@ def make_models(config: Config, hosts: Hosts, models: ModelSet, task: Task) -> M
         hosts, models, Tokenizer(Path(models.policy.path)), task, config.search,
         config.critics.weights, Limits(config.hosting.option_tokens, config.hosting.text_tokens),
         config.critics.use_tool,
-        Speculation(config.hosting.speculation, config.hosting.draft_tokens),
+        Speculation(config.hosting.speculation, config.hosting.draft_tokens,
+                    config.hosting.draft_source),
     )  # fmt: skip
 
 

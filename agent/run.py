@@ -30,7 +30,7 @@ from search.errors import BusyError, RatchetError, TaskError, UsageError
 from store.database import Store, now_us, open_store
 from store.leases import RunLease
 from store.recording import add_event, add_problems
-from store.schema import ActorRow, Round, Run, SearchRow
+from store.schema import ActorRow, Round, Run, SearchRow, SpeculationRow
 
 RENEW_EVERY_S = 10.0
 
@@ -51,8 +51,10 @@ def code_version() -> str:
 def host_settings(config: Config) -> HostSettings:
     hosting = config.hosting
     return HostSettings(
-        hosting.threads, hosting.device, hosting.batch_rows, hosting.draft_tokens, hosting.workers
-    )
+        threads=hosting.threads, device=hosting.device, batch_rows=hosting.batch_rows,
+        draft_tokens=hosting.draft_tokens, kv_bytes=hosting.kv_mib * 2**20,
+        workers=hosting.workers,
+    )  # fmt: skip
 
 
 class Improver:
@@ -305,12 +307,27 @@ class Improver:
                         seen_ts=now_us(),
                     )
                 )  # fmt: skip
+                for row in _speculation(role, seen.get("speculation") or {}):
+                    session.merge(row)
 
     def _note_stopped(self) -> None:
         try:
             self._note_health("stopped")
         except RatchetError as error:
             self.progress.say(f"warning: {error.message}")
+
+
+def _speculation(role: str, report: dict[str, Any]) -> list[SpeculationRow]:
+    """Rows of what an actor says of its drafts."""
+    return [
+        SpeculationRow(
+            policy_version=report["policy"], drafter_version=report["drafter"], source=source,
+            actor=role, acceptance=seen["acceptance"], accepted_length=seen["accepted_length"],
+            num_drafted=seen["drafted"], num_accepted=seen["accepted"], costs=report["costs_ms"],
+            selftest=report["selftest"], seen_ts=now_us(),
+        )
+        for source, seen in report.get("sources", {}).items()
+    ]  # fmt: skip
 
 
 def current_models(store: Store, run_id: int) -> dict[str, ModelRef] | None:

@@ -313,6 +313,28 @@ class ActorRow(Base):
     seen_ts: Mapped[int] = mapped_column(BigInteger)
 
 
+class SpeculationRow(Base):
+    """What drafts for one policy came to, as its actor last reported."""
+
+    __tablename__ = "speculation"
+    policy_version: Mapped[str] = mapped_column(primary_key=True)
+    drafter_version: Mapped[str] = mapped_column(primary_key=True)
+    """Empty when there is no drafter and look-up alone drafts."""
+    source: Mapped[str] = mapped_column(primary_key=True)
+    """model or lookup."""
+    actor: Mapped[str] = mapped_column(primary_key=True)
+    acceptance: Mapped[float]
+    """Running share of tried tokens that were the policy's choice."""
+    accepted_length: Mapped[float]
+    """Mean tokens accepted of a draft."""
+    num_drafted: Mapped[int] = mapped_column(BigInteger)
+    num_accepted: Mapped[int] = mapped_column(BigInteger)
+    costs: Mapped[dict[str, Any]]
+    """Measured milliseconds by number of texts: a step by its tokens, a drafted token by source."""
+    selftest: Mapped[str]
+    seen_ts: Mapped[int] = mapped_column(BigInteger)
+
+
 class Event(Base):
     """What happened, for people who ask later."""
 

@@ -3,11 +3,12 @@
 from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from agent.commands.output import emit, table
 from agent.commands.settings import load
 from store.database import open_store
-from store.schema import CheckpointRow, Round
+from store.schema import CheckpointRow, Round, SpeculationRow
 
 
 def run(flags: dict[str, Any], file: str, as_json: bool) -> None:
@@ -19,11 +20,12 @@ def run(flags: dict[str, Any], file: str, as_json: bool) -> None:
             .outerjoin(Round, Round.id == CheckpointRow.round_id)
             .order_by(CheckpointRow.id)
         ).all()
+        drafts = _drafts(session)
     rows = [
         {
             "role": c.role, "version": c.version, "parent": c.parent_version, "round": number,
-            "verdict": stage, "bytes": c.num_bytes, "measured": _measured(c.report),
-            "path": c.path,
+            "verdict": stage, "bytes": c.num_bytes, "path": c.path,
+            "measured": _measured(c.report) + drafts.get(c.version, ""),
         }
         for c, number, stage in found
     ]  # fmt: skip
@@ -31,6 +33,20 @@ def run(flags: dict[str, Any], file: str, as_json: bool) -> None:
         emit([row | {"report": c.report} for row, (c, _, _) in zip(rows, found, strict=True)])
     else:
         table([{k: v for k, v in row.items() if k != "path"} for row in rows])
+
+
+def _drafts(session: Session) -> dict[str, str]:
+    """Drafter version to the acceptance that its policy last measured at work."""
+    rows = session.scalars(
+        select(SpeculationRow)
+        .where(SpeculationRow.source == "model", SpeculationRow.num_drafted > 0)
+        .order_by(SpeculationRow.seen_ts)
+    )
+    return {
+        row.drafter_version: f", at work {row.acceptance:.3f} "
+        f"({row.accepted_length:.2f} tokens a draft)"
+        for row in rows
+    }
 
 
 def _measured(report: dict[str, Any]) -> str:

@@ -117,6 +117,9 @@ class Drafter:
     records: dict[str, Record] = field(default_factory=dict)
     selftest: "Callable[[Drafter], SelfTest] | None" = None
     """The engine's test, run before the first draft above temperature 0."""
+    policy: str = ""
+    drafter: str = ""
+    """Versions of the two models."""
     verdict: "SelfTest | None" = None
     """What that test came to; empty before."""
     _num_steps: int = 0
@@ -153,27 +156,46 @@ class Drafter:
         """Drafts for all texts, none longer than its room."""
         source, length = self.plan(len(requests))
         self._num_steps += 1
-        if source is None or (any(r.temperature for r in requests) and not self._is_proven()):
+        if source is None or not self._is_allowed(requests):
             return NONE
         lengths = [max(0, min(length, r)) for r in room]
         return Drafts(source.name, source.draft(requests, done, lengths))
 
-    def _is_proven(self) -> bool:
-        if self.selftest is None:
+    def prove(self, requests: Sequence[TextRequest]) -> None:
+        """Run the self-test, once, before a batch that drafts might be made for."""
+        if self.selftest is None or self.verdict is not None or not self._could_pay():
+            return
+        if not any(r.temperature for r in requests):
+            return
+        self.verdict = self.selftest(Drafter(self.sources, self.max_length, "always"))
+        if not self.verdict.is_passed:
+            log.warning(
+                "no drafts above temperature 0: the self-test failed, %s", self.verdict.describe()
+            )
+
+    def _could_pay(self) -> bool:
+        """Whether there is a number of texts for which very good drafts would be worth it."""
+        if self.mode != "auto":
+            return self.mode == "always"
+        return any(
+            expected_speedup(costs, source.name, 0.95, length) > WORTHWHILE
+            for costs in self.costs.values()
+            for source in self.sources
+            for length in range(1, self.max_length + 1)
+        )
+
+    def _is_allowed(self, requests: Sequence[TextRequest]) -> bool:
+        """Greedy texts are the same whatever is drafted; others need a test that was passed."""
+        if self.selftest is None or (self.verdict is not None and self.verdict.is_passed):
             return True
-        if self.verdict is None:
-            self.verdict = self.selftest(Drafter(self.sources, self.max_length, "always"))
-            if not self.verdict.is_passed:
-                log.warning(
-                    "no drafts above temperature 0: the self-test failed, %s",
-                    self.verdict.describe(),
-                )
-        return self.verdict.is_passed
+        return not any(r.temperature for r in requests)
 
     def report(self) -> dict[str, Any]:
         """Acceptance and accepted length of each source, the cost table, and the self-test."""
         return {
             "mode": self.mode,
+            "policy": self.policy,
+            "drafter": self.drafter,
             "sources": {
                 name: {
                     "acceptance": round(record.acceptance, 4),

@@ -159,6 +159,8 @@ class TorchEngine:
 
         for r in requests:
             self.room(r.prefix, r.max_tokens)
+        if drafter is not None:
+            drafter.prove(requests)
         return in_smaller_batches(run, requests, self.batch_rows, failed)
 
     @torch.inference_mode()

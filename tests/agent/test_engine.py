@@ -16,11 +16,11 @@ from agent.engine.feed import feed
 from agent.engine.network import Network
 from agent.engine.requests import LineRequest, TextRequest
 from agent.engine.tokenizer import Tokenizer
-from agent.engine.torch_engine import TorchEngine
 from search.boundary import Boundary, boundary_named
 from search.errors import CheckpointError, TaskError
 from search.settings import ProposalRule
 from tests.agent.conftest import write_checkpoint
+from tests.agent.engines import engine
 
 FAMILIES = {
     "llama-gqa-untied-bias-scaled": (
@@ -80,12 +80,6 @@ def test_logits_equal_transformers_own(family: str, tmp_path: Path) -> None:
             dim=1,
         )
     torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-4)
-
-
-def engine(path: Path) -> TorchEngine:
-    checkpoint = inspect_checkpoint(path)
-    tokenizer = Tokenizer(path)
-    return TorchEngine(load_decoder(checkpoint), tokenizer.steps, tokenizer.end_ids)
 
 
 def plain(tmp_path: Path) -> Decoder:

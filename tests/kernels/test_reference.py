@@ -9,37 +9,24 @@ from kernels import dispatch, reference
 from kernels.noise import gumbel, uniform
 
 
-@pytest.mark.parametrize(
-    ("N", "K", "Q", "H", "G"), [(1, 1, 1, 2, 2), (3, 4, 1, 4, 2), (2, 3, 5, 6, 3)]
-)
-def test_tree_attention_equals_attention_over_each_rows_own_text(
-    N: int, K: int, Q: int, H: int, G: int
-) -> None:
+@pytest.mark.parametrize(("N", "G", "Q", "C"), [(1, 2, 2, 16), (3, 2, 5, 48), (2, 3, 7, 33)])
+def test_tree_attention_sees_what_the_bias_shows(N: int, G: int, Q: int, C: int) -> None:
     generator = torch.Generator().manual_seed(N * 100 + Q)
-    T, S, D = 7, 9, 8
-    q = torch.randn(N, K, Q, H, D, generator=generator)
-    pk, pv = (torch.randn(N, G, T, D, generator=generator) for _ in range(2))
-    sk, sv = (torch.randn(N, K, G, S, D, generator=generator) for _ in range(2))
-    lengths = torch.randint(1, T + 1, (N,), generator=generator)
-    position = torch.randint(0, S - Q + 1, (N, K), generator=generator)
-    # What lies past the end must not matter.
+    D = 8
+    q = torch.randn(N, G, Q, D, generator=generator)
+    k, v = (torch.randn(N, G, C, D, generator=generator) for _ in range(2))
+    seen = torch.rand(N, 1, Q, C, generator=generator) < 0.4
+    seen[..., 0] = True
+    bias = torch.zeros(N, 1, Q, C).masked_fill(~seen, float("-inf"))
+    found = dispatch.tree_attention(q, k, v, bias)
     for n in range(N):
-        pk[n, :, lengths[n] :] = 1e9
-        for k in range(K):
-            sk[n, k, :, position[n, k] + Q :] = 1e9
-    found = dispatch.tree_attention(q, pk, pv, lengths, sk, sv, position)
-    for n in range(N):
-        for k in range(K):
+        for g in range(G):
             for i in range(Q):
-                for h in range(H):
-                    g = h // (H // G)
-                    end = int(position[n, k]) + i + 1
-                    keys = torch.cat([pk[n, g, : lengths[n]], sk[n, k, g, :end]]).double()
-                    values = torch.cat([pv[n, g, : lengths[n]], sv[n, k, g, :end]]).double()
-                    weights = torch.softmax(keys @ q[n, k, i, h].double() / math.sqrt(D), 0)
-                    torch.testing.assert_close(
-                        found[n, k, i, h].double(), weights @ values, atol=1e-5, rtol=1e-4
-                    )
+                keys, values = (x[n, g, seen[n, 0, i]].double() for x in (k, v))
+                weights = torch.softmax(keys @ q[n, g, i].double() / math.sqrt(D), 0)
+                torch.testing.assert_close(
+                    found[n, g, i].double(), weights @ values, atol=1e-5, rtol=1e-4
+                )
 
 
 def test_linear_logprob_is_log_softmax_of_the_product() -> None:
@@ -57,13 +44,6 @@ def test_critic_head_reads_only_the_wanted_places() -> None:
     hidden = torch.arange(24.0).view(2, 3, 4)
     found = reference.critic_head(hidden, torch.ones(4), torch.tensor([1, 0]), torch.tensor([2, 0]))
     assert found.tolist() == [20 + 21 + 22 + 23, 0 + 1 + 2 + 3]
-
-
-def test_accepted_tokens_are_the_common_beginning() -> None:
-    draft = torch.tensor([[1, 2, 3], [1, 9, 3], [9, 2, 3], [1, 2, 3]])
-    chosen = torch.tensor([[1, 2, 3, 4]] * 4)
-    lengths = torch.tensor([3, 3, 3, 2])
-    assert dispatch.count_accepted(draft, chosen, lengths).tolist() == [3, 1, 0, 2]
 
 
 def test_noise_depends_on_seed_position_and_token_alone() -> None:
