@@ -84,7 +84,7 @@ class PolicyHost(GeneratorHost):
         draft: Callable[..., list[list[int]]],
     ) -> Any:
         """Completions, drafted where that pays and the policy's self-test allows it."""
-        if speculation.mode == "never":
+        if speculation.mode == "never" or self.settings.engine == "vllm":
             return self.texts(policy, requests)
         key = (policy.version, drafter.version if drafter else "")
         if key not in self._drafters:

@@ -82,6 +82,7 @@ class HostingSettings(_Section):
     workers: int = Field(1, ge=1, description="policy actors that share the searches (ray only)")
     threads: int = Field(1, ge=1, description="torch threads of each actor and of training")
     device: str = Field("auto", description="auto, cpu or cuda")
+    engine: Literal["torch", "vllm"] = Field("torch", description="what runs the policy")
     batch_rows: int = Field(512, ge=1, description="rows of one forward, at most")
     cohort: int = Field(250, ge=1, description="searches that step together")
     batch_target: int = Field(0, ge=0, description="requests of one model call; 0: of all searches")

@@ -51,8 +51,9 @@ def code_version() -> str:
 def host_settings(config: Config) -> HostSettings:
     hosting = config.hosting
     return HostSettings(
-        threads=hosting.threads, device=hosting.device, batch_rows=hosting.batch_rows,
-        draft_tokens=hosting.draft_tokens, kv_bytes=hosting.kv_mib * 2**20,
+        threads=hosting.threads, device=hosting.device, engine=hosting.engine,
+        batch_rows=hosting.batch_rows, draft_tokens=hosting.draft_tokens,
+        kv_bytes=hosting.kv_mib * 2**20,
         workers=hosting.workers,
     )  # fmt: skip
 

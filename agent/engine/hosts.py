@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from agent.engine.backend import RolloutBackend
 from agent.engine.cache import Cache
 from agent.engine.checkpoint import Checkpoint, inspect_checkpoint, load_decoder
 from agent.engine.decoder import Decoder
@@ -23,6 +24,7 @@ from agent.engine.speculative import Costs, Drafter, DraftSource, seconds
 from agent.engine.steps import Steps
 from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
+from agent.engine.vllm_engine import VllmEngine
 from search.errors import CheckpointError, ResourceError
 
 ROLES = ("policy", "drafter", "value", "process", "outcome")
@@ -43,6 +45,8 @@ class HostSettings:
     threads: int = 1
     device: str = "auto"
     """`auto` takes cuda where there is one."""
+    engine: str = "torch"
+    """Of the policy: torch or vllm."""
     batch_rows: int = 512
     draft_tokens: int = 4
     kv_bytes: int = 2**28
@@ -93,12 +97,7 @@ class Host:
         if ref.version in self._models:
             self._models[ref.version] = self._models.pop(ref.version)
             return self._models[ref.version][1]
-        checkpoint = inspect_checkpoint(ref.path)
-        if checkpoint.version != ref.version:
-            raise CheckpointError(
-                f"the weights in {ref.path} are {checkpoint.version}, not {ref.version}",
-                "the files changed after they were registered; restore them",
-            )
+        checkpoint = self._inspected(ref)
         dtype = torch.bfloat16 if self.device.startswith("cuda") else torch.float32
         model = self._wrap(checkpoint, load_decoder(checkpoint, dtype, self.device))
         self._models[ref.version] = (checkpoint, model)
@@ -106,8 +105,18 @@ class Host:
             self._models.pop(next(iter(self._models)))
         return model
 
-    def _wrap(self, checkpoint: Checkpoint, decoder: Decoder) -> Any:
-        return decoder
+    @staticmethod
+    def _inspected(ref: ModelRef) -> Checkpoint:
+        checkpoint = inspect_checkpoint(ref.path)
+        if checkpoint.version != ref.version:
+            raise CheckpointError(
+                f"the weights in {ref.path} are {checkpoint.version}, not {ref.version}",
+                "the files changed after they were registered; restore them",
+            )
+        return checkpoint
+
+    def _wrap(self, checkpoint: Checkpoint, decoder: Decoder) -> TorchEngine:
+        raise NotImplementedError
 
 
 class GeneratorHost(Host):
@@ -116,6 +125,7 @@ class GeneratorHost(Host):
     def __init__(self, role: str, settings: HostSettings) -> None:
         super().__init__(role, settings)
         self._sessions: dict[str, ModelDrafts] = {}
+        self._vllm: VllmEngine | None = None
 
     def _wrap(self, checkpoint: Checkpoint, decoder: Decoder) -> TorchEngine:
         tokenizer = Tokenizer(checkpoint.path)
@@ -131,18 +141,38 @@ class GeneratorHost(Host):
             settings.kv_bytes,
         )  # fmt: skip
 
+    def _engine(self, ref: ModelRef) -> RolloutBackend:
+        """The backend with these weights. vLLM keeps one set and changes it between calls."""
+        if self.settings.engine != "vllm" or self.role != "policy":
+            found: RolloutBackend = self._model(ref)
+            return found
+        self.num_calls += 1
+        if self._vllm is None or self._vllm.version != ref.version:
+            checkpoint = self._inspected(ref)
+            if self._vllm is None:
+                tokenizer = Tokenizer(checkpoint.path)
+                self._vllm = VllmEngine(
+                    checkpoint, tokenizer.steps, tokenizer.end_ids, device=self.device
+                )
+            else:
+                self._vllm.update_weights(checkpoint, checkpoint.version)
+        return self._vllm
+
+    def load(self, ref: ModelRef) -> str:
+        return self._engine(ref).version
+
     def lines(self, ref: ModelRef, requests: Sequence[LineRequest]) -> list[Lines]:
-        engine: TorchEngine = self._model(ref)
+        engine = self._engine(ref)
         return engine.lines(requests)
 
     def texts(
         self, ref: ModelRef, requests: Sequence[TextRequest], drafter: Drafter | None = None
     ) -> list[Text]:
-        engine: TorchEngine = self._model(ref)
+        engine = self._engine(ref)
         return engine.texts(requests, drafter)
 
     def score(self, ref: ModelRef, requests: Sequence[ScoreRequest]) -> list[tuple[float, ...]]:
-        engine: TorchEngine = self._model(ref)
+        engine = self._engine(ref)
         return engine.score(requests)
 
     def draft(
