@@ -6,7 +6,8 @@
     .venv/bin/python scripts/build_embedded.py game24 --out bundles
     .venv/bin/python scripts/build_embedded.py deep --out bundles
 
-`deep` is a policy of 12 layers for the engine's benchmark: with a drafter of one layer, no critics.
+`deep` is a policy of 12 layers for the engine's benchmark, with a drafter of two and no critics
+(half an hour).
 
 The policy learns from generated demonstrations only; the drafter is its first half, distilled on
 the policy's own texts; the critics learn from texts that the policy samples on labelled problems.
@@ -64,7 +65,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "deep": {
         "task": "expressions", "demonstrations": 40_000, "steps": 700, "span": 128, "hidden": 192,
         "inner": 512, "heads": 6, "layers": 12, "labelled": 1500, "alphabet": "0123456789+-*",
-        "drafter_share": 1 / 12, "critics": False,
+        "drafter_share": 1 / 6, "drafter_steps": 1500, "critics": False,
     },
 }  # fmt: skip
 
@@ -229,7 +230,9 @@ def build_others(
         clock.say(f"{role}: " + ", ".join(f"{k} {v}" for k, v in report.items()))
     texts = [Example(r.state.tokens, len(r.state.prompt_tokens)) for r in rollouts]
     drafter = cut_drafter(policy, recipe.get("drafter_share", 0.5))
-    distil = settings.model_copy(update={"num_steps": 600})
+    distil = settings.model_copy(
+        update={"num_steps": recipe.get("drafter_steps", 600), "max_epochs": 20}
+    )
     train_policy(drafter, texts[500:], distil, seed)
     report = {"acceptance": expected_acceptance(policy, drafter, texts[:500])}
     made["drafter"] = publish(

@@ -194,14 +194,15 @@ class GeneratorHost(Host):
         engine: TorchEngine = self._model(ref)
         most = self.settings.draft_tokens
         start = tuple([max(engine.ends)] * min(32, engine.network.arch.max_positions // 2))
-        return {num: _costs(engine, sources, start, num, most) for num in rows}
+        return {num: draft_costs(engine, sources, start, num, most) for num in rows}
 
 
 @torch.inference_mode()
-def _costs(
+def draft_costs(
     engine: TorchEngine, sources: Sequence[DraftSource], prefix: tuple[int, ...], num: int,
     most: int,
 ) -> Costs:  # fmt: skip
+    """Seconds of a step and of a drafted token with `num` texts, up to `most` drafted."""
     requests = [TextRequest(prefix, most + 2, 1.0, i, group=-1 - i) for i in range(num)]
     cache = Cache(engine.network)
     jobs = prefill(engine.network, cache, engine.tree, [prefix] * num).jobs

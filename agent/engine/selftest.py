@@ -69,14 +69,14 @@ class SelfTest:
 
 def run_selftest(
     sampler: Sampler, prefix: tuple[int, ...], drafter: Drafter | None = None,
-    temperature: float = 0.8, num_texts: int = 8192,
+    temperature: float = 0.8, num_texts: int = 8192, limit_s: float = SECONDS,
 ) -> SelfTest:  # fmt: skip
-    """Test texts after a prefix; stops after `SECONDS`, with as many texts as there are then."""
+    """Test texts after a prefix; stops after `limit_s` seconds, with as many texts as there are then."""
     started = time.monotonic()
     law = joint_law(sampler, prefix, temperature)
     counts: Counter[tuple[int, ...]] = Counter()
     drafted = accepted = num = 0
-    while num < num_texts and (not num or time.monotonic() - started < SECONDS):
+    while num < num_texts and (not num or time.monotonic() - started < limit_s):
         requests = [
             TextRequest(prefix, NUM_TOKENS, temperature, seed, group=seed % 7)
             for seed in range(num, min(num_texts, num + BATCH))

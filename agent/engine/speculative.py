@@ -53,12 +53,10 @@ class Costs:
     draft_s: dict[str, float]
     """One drafted token by source."""
 
-    def verify_s(self, tokens: int) -> float:
+    def verify_s(self, tokens: float) -> float:
         """Policy forward of so many tokens a text, between the measured numbers on a line."""
         known = sorted(self.step_s)
-        if tokens in self.step_s:
-            return self.step_s[tokens]
-        above = next((k for k in known if k > tokens), known[-1])
+        above = next((k for k in known[1:] if k >= tokens), known[-1])
         below = known[known.index(above) - 1]
         slope = (self.step_s[above] - self.step_s[below]) / (above - below)
         return self.step_s[below] + slope * (tokens - below)
@@ -70,10 +68,16 @@ def expected_tokens(acceptance: float, length: int) -> float:
     return (1 - a ** (length + 1)) / (1 - a)
 
 
-def expected_speedup(costs: Costs, source: str, acceptance: float, length: int) -> float:
-    """Speed-up over plain decoding: E T(1) / (g D + T(g + 1))."""
-    spent = length * costs.draft_s[source] + costs.verify_s(length + 1)
-    return expected_tokens(acceptance, length) * costs.verify_s(1) / spent
+def expected_speedup(
+    costs: Costs, source: str, acceptance: float, length: int, coverage: float = 1.0
+) -> float:
+    """Speed-up over plain decoding: E T(1) / (g D + T(g + 1)).
+
+    A source that has drafts for a share of the texts only gains, and costs, that much less.
+    """
+    tokens = 1 + coverage * (expected_tokens(acceptance, length) - 1)
+    spent = length * costs.draft_s[source] + costs.verify_s(1 + coverage * length)
+    return tokens * costs.verify_s(1) / spent
 
 
 @dataclass(slots=True)
@@ -82,13 +86,18 @@ class Record:
 
     acceptance: float = 0.7
     """Running share of tried tokens that were the policy's choice."""
+    coverage: float = 1.0
+    """Running share of the tokens asked for that the source had something for."""
     num_tried: int = 0
     """Drafted tokens up to the first wrong one."""
     num_drafted: int = 0
     num_accepted: int = 0
     num_drafts: int = 0
 
-    def note(self, drafted: int, accepted: int) -> None:
+    def note(self, drafted: int, accepted: int, asked: int) -> None:
+        """What one draft came to, of so many tokens asked for."""
+        if asked:
+            self.coverage += (1 - MEMORY) * (drafted / asked - self.coverage)
         if not drafted:
             return
         tried = min(drafted, accepted + 1)
@@ -138,9 +147,11 @@ class Drafter:
         costs = self.costs[min(self.costs, key=lambda rows: abs(rows - num_texts))]
         best: tuple[float, DraftSource | None, int] = (WORTHWHILE, None, 0)
         for source in self.sources:
-            acceptance = self.record(source.name).acceptance
+            record = self.record(source.name)
             for length in range(1, self.max_length + 1):
-                worth = expected_speedup(costs, source.name, acceptance, length)
+                worth = expected_speedup(
+                    costs, source.name, record.acceptance, length, record.coverage
+                )
                 if worth > best[0]:
                     best = (worth, source, length)
         if best[1] is None and self._num_steps % TRIAL_EVERY == TRIAL_EVERY - 1:
@@ -159,7 +170,7 @@ class Drafter:
         if source is None or not self._is_allowed(requests):
             return NONE
         lengths = [max(0, min(length, r)) for r in room]
-        return Drafts(source.name, source.draft(requests, done, lengths))
+        return Drafts(source.name, source.draft(requests, done, lengths), lengths)
 
     def prove(self, requests: Sequence[TextRequest]) -> None:
         """Run the self-test, once, before a batch that drafts might be made for."""
@@ -200,6 +211,7 @@ class Drafter:
                 name: {
                     "acceptance": round(record.acceptance, 4),
                     "accepted_length": round(record.accepted_length, 3),
+                    "coverage": round(record.coverage, 4),
                     "drafted": record.num_drafted,
                     "accepted": record.num_accepted,
                 }
@@ -218,8 +230,8 @@ class Drafter:
     def note(self, drafts: "Drafts", accepted: Sequence[int]) -> None:
         """How many tokens of each draft were accepted."""
         record = self.record(drafts.source)
-        for draft, num in zip(drafts.tokens, accepted, strict=True):
-            record.note(len(draft), num)
+        for draft, num, asked in zip(drafts.tokens, accepted, drafts.asked, strict=True):
+            record.note(len(draft), num, asked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,9 +240,11 @@ class Drafts:
 
     source: str
     tokens: Sequence[Sequence[int]]
+    asked: Sequence[int]
+    """Tokens that each draft might have had."""
 
 
-NONE = Drafts("", ())
+NONE = Drafts("", (), ())
 
 
 def count_accepted(draft: Sequence[int], chosen: Sequence[int]) -> int:

@@ -57,7 +57,11 @@ class TorchEngine:
         """Go on with other weights. Nothing that the old ones computed can be reached again."""
         self.network = Network(source)
         self.version = version
-        self.tree = KVTree(self.network, version, self.kv_bytes)
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop all kept keys and values. Costs time, changes no answer."""
+        self.tree = KVTree(self.network, self.version, self.kv_bytes)
         self.cache = Cache(self.network)
 
     def room(self, prefix: Sequence[int], max_tokens: int) -> int:

@@ -92,11 +92,13 @@ class VllmEngine:
         )  # fmt: skip
 
     def update_weights(self, source: Checkpoint, version: str) -> None:
-        """Go on with other weights of the same shape, and with an empty cache.
+        """Go on with other weights, and with an empty cache.
 
-        With a drafter the engine is built anew, since both change together.
+        The engine is built anew where weights cannot be changed in place: with a drafter, which
+        changes too, and on a CPU, where vLLM 0.32 goes on multiplying by packed copies of the old.
         """
-        if source.architecture != self.checkpoint.architecture or self.drafter is not None:
+        is_fixed = self.device == "cpu" or self.drafter is not None
+        if is_fixed or source.architecture != self.checkpoint.architecture:
             del self.llm
             self._open(source)
             return
@@ -228,7 +230,7 @@ class VllmEngine:
         fed: list[tuple[int, Partial]] = [(i, Partial((), (), 0.0, 0)) for i in range(len(works))]
         while fed:
             rows = [(*requests[i].prefix, *partial.tokens) for i, partial in fed]
-            tops = self._tops(rows, CONTINUATIONS)
+            tops = self._tops(rows, min(CONTINUATIONS, self.checkpoint.architecture.vocab_size))
             for (i, partial), top in zip(fed, tops, strict=True):
                 kept = [(t, lp) for t, lp in top if partial.score + lp >= LEAST_LOGPROB]
                 logprobs = np.array([lp for _, lp in kept])

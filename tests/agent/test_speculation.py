@@ -140,6 +140,8 @@ def test_drafting_switches_itself_off_where_it_does_not_pay() -> None:
     assert expected_tokens(0.8, 4) == pytest.approx((1 - 0.8**5) / 0.2)
     assert expected_speedup(cheap, "model", 0.8, 4) == pytest.approx((1 - 0.8**5) / 0.2 * 10 / 14)
     assert expected_speedup(cheap, "model", 0.8, 2) == pytest.approx(2.44 * 10 / 12)
+    # With drafts for half of the texts both the gain and the cost are halved.
+    assert expected_speedup(cheap, "lookup", 0.8, 2, 0.5) == pytest.approx(1.72 * 10 / 10.5)
     drafter = Drafter([Silent("model")], 4, costs={1: cheap, 64: dear})
     drafter.record("model").acceptance = 0.8
     assert drafter.plan(2)[1] == 4
@@ -161,11 +163,12 @@ def test_the_source_that_is_worth_more_drafts() -> None:
 
 def test_running_acceptance_counts_tokens_up_to_the_first_wrong_one() -> None:
     record = Record()
-    record.note(4, 4)
-    record.note(4, 1)
-    record.note(0, 0)
+    record.note(4, 4, 4)
+    record.note(4, 1, 4)
+    record.note(0, 0, 4)
     assert (record.num_drafted, record.num_accepted, record.num_tried) == (8, 5, 6)
     assert record.accepted_length == 2.5
     for _ in range(500):
-        record.note(2, 1)
+        record.note(2, 1, 4)
     assert record.acceptance == pytest.approx(0.5, abs=0.02)
+    assert record.coverage == pytest.approx(0.5, abs=0.02)

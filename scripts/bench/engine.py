@@ -1,0 +1,349 @@
+#!/usr/bin/env python3
+"""How fast is the engine, and is what it writes the policy's? One table, baselines in the same run.
+
+    .venv/bin/python scripts/build_embedded.py deep --out bundles      # once, half an hour
+    .venv/bin/python scripts/bench/engine.py --models bundles/deep     # about 15 minutes
+    .venv/bin/python scripts/bench/engine.py --quick                   # under a minute
+    .venv/bin/python scripts/bench/engine.py --section stage --against ../before
+    .venv/bin/python scripts/bench/engine.py --section tokens --vllm-python .vllm/bin/python
+
+Sections: tokens (against transformers' generate and vLLM), packed (scoring a tree, forks),
+speculation, lossless, memory, stage (the searching stage against another checkout). Without
+--models the policy has the shape of `deep` and random weights: the same work, but no drafter worth
+the name, so `speculation` is left out. One thread. Arms take turns within a repeat.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent), str(ROOT / "scripts")]
+
+import throughput  # noqa: E402
+from build_embedded import RECIPES, empty_checkpoint  # noqa: E402
+from report import Row, missing, repeats, show, write  # noqa: E402
+
+from agent.engine.cache import Cache  # noqa: E402
+from agent.engine.checkpoint import inspect_checkpoint, load_decoder  # noqa: E402
+from agent.engine.decoder import Decoder  # noqa: E402
+from agent.engine.drafting import ModelDrafts  # noqa: E402
+from agent.engine.feed import prefill  # noqa: E402
+from agent.engine.hosts import draft_costs  # noqa: E402
+from agent.engine.kv_tree import KVTree  # noqa: E402
+from agent.engine.lookup import LookupDrafts  # noqa: E402
+from agent.engine.packed import packs  # noqa: E402
+from agent.engine.requests import ScoreRequest, TextRequest  # noqa: E402
+from agent.engine.selftest import run_selftest  # noqa: E402
+from agent.engine.speculative import Drafter, DraftSource, expected_speedup  # noqa: E402
+from agent.engine.tokenizer import Tokenizer  # noqa: E402
+from agent.engine.torch_engine import TorchEngine  # noqa: E402
+from agent.tasks.registry import open_task  # noqa: E402
+
+TOKEN_BATCHES = [1, 16, 64]
+DRAFT_BATCHES = [1, 4, 16, 64]
+
+
+def opened(path: Path) -> TorchEngine:
+    checkpoint, tokenizer = inspect_checkpoint(path), Tokenizer(path)
+    return TorchEngine(
+        load_decoder(checkpoint), tokenizer.steps, tokenizer.end_ids, version=checkpoint.version
+    )
+
+
+def seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def tokens(path: Path, num_repeats: int, vllm_python: str) -> Iterator[Row]:
+    engine = opened(path)
+    arms = {"ours": throughput.ours(engine), "generate": throughput.generate(path)}
+    rates: dict[tuple[str, int], list[float]] = {}
+    for repeat in range(num_repeats + 1):
+        for num in TOKEN_BATCHES:
+            for name, arm in arms.items():
+                rate = arm(num)
+                if repeat:  # the first one warms up
+                    rates.setdefault((name, num), []).append(rate)
+    for num in TOKEN_BATCHES:
+        yield repeats(f"tokens_per_s@{num}", rates["ours", num], "tokens/s", "-")
+        yield repeats(f"generate_tokens_per_s@{num}", rates["generate", num], "tokens/s", "-")
+        ratios = [a / b for a, b in zip(rates["ours", num], rates["generate", num], strict=True)]
+        yield repeats(f"speedup_vs_generate@{num}", ratios, "x",
+                      "transformers' generate, same batch, same run", target=1.7)  # fmt: skip
+    most = TOKEN_BATCHES[-1]
+    ratios = [a / b for a, b in zip(rates["ours", most], rates["generate", 1], strict=True)]
+    yield repeats("speedup_vs_one_path", ratios, "x",
+                  f"generate, one path at a time; ours {most} at once", target=12.0)  # fmt: skip
+    if not vllm_python:
+        yield missing("speedup_vs_vllm", "no environment with vLLM was named (--vllm-python)")
+        return
+    theirs = throughput.vllm_rates(
+        vllm_python, path, TOKEN_BATCHES, engine.network.arch.vocab_size, num_repeats
+    )
+    for num, found in theirs.items():
+        ratios = [a / b for a, b in zip(rates["ours", num], found, strict=True)]
+        yield repeats(f"speedup_vs_vllm@{num}", ratios, "x", "vLLM's CPU build, run after ours")
+
+
+def tree_of_rows(vocab_size: int, depth: int = 5, width: int = 3) -> list[tuple[int, ...]]:
+    """Paths of a search tree: a prompt of 40 tokens, then steps of 8 tokens that branch."""
+    generator = torch.Generator().manual_seed(0)
+
+    def some(num: int) -> tuple[int, ...]:
+        return tuple(torch.randint(3, vocab_size, (num,), generator=generator).tolist())
+
+    rows = [some(40)]
+    for level in range(depth):
+        rows = [(*row, *some(8)) for row in rows for _ in range(width if level < 3 else 1)]
+    return rows
+
+
+def packed(path: Path, num_repeats: int) -> Iterator[Row]:
+    engine, decoder = opened(path), load_decoder(inspect_checkpoint(path))
+    rows = tree_of_rows(engine.network.arch.vocab_size, width=4)
+    given = 40
+    ratio = sum(map(len, rows)) / sum(len(pack.tokens) for pack in packs(rows))
+    yield {"name": "packed_dedup_ratio", "value": ratio, "unit": "x", "n": len(rows),
+           "baseline": "tokens of all rows over tokens of the packs"}  # fmt: skip
+    requests = [ScoreRequest(row, given) for row in rows]
+    found = engine.score(requests)
+    wanted = [plain_scores(decoder, row, given) for row in rows]
+    gap = max(abs(a - b) for x, y in zip(found, wanted, strict=True)
+              for a, b in zip(x, y, strict=True))  # fmt: skip
+    yield {"name": "packed_scoring_max_difference", "value": gap, "unit": "nats", "n": len(rows),
+           "baseline": "path by path", "target": 1e-4}  # fmt: skip
+    speedups, padded_speedups = [], []
+    for _ in range(num_repeats):
+        ours = seconds(lambda: engine.score(requests))
+        by_path = seconds(lambda: [plain_scores(decoder, row, given) for row in rows])
+        batch = seconds(lambda: plain_batch(decoder, rows))
+        speedups.append(by_path / ours)
+        padded_speedups.append(batch / ours)
+    yield repeats("packed_scoring_speedup", speedups, "x", "path by path", target=4.0)
+    yield repeats("packed_scoring_vs_padded_batch", padded_speedups, "x", "one padded batch")
+    yield from forks(engine, num_repeats)
+
+
+@torch.inference_mode()
+def plain_scores(decoder: Decoder, row: tuple[int, ...], given: int) -> list[float]:
+    hidden = decoder(torch.tensor([row]))[0, given - 1 : -1]
+    logprob = torch.log_softmax(decoder.lm_head(hidden), dim=-1)
+    return logprob.gather(1, torch.tensor(row[given:])[:, None])[:, 0].tolist()  # type: ignore[no-any-return]
+
+
+@torch.inference_mode()
+def plain_batch(decoder: Decoder, rows: list[tuple[int, ...]]) -> torch.Tensor:
+    hidden = decoder(torch.tensor(rows))
+    return torch.log_softmax(decoder.lm_head(hidden), dim=-1)
+
+
+@torch.inference_mode()
+def forks(engine: TorchEngine, num_repeats: int) -> Iterator[Row]:
+    """A prefix of 200 tokens for 16 jobs: copied from the tree, or computed for one."""
+    (prefix,) = throughput.prompts(1, engine.network.arch.vocab_size)
+    prefix = (prefix * 7)[:200]
+    ratios = []
+    for _ in range(3 * num_repeats):
+        tree = KVTree(engine.network, "bench", 2**26)
+        cache = Cache(engine.network)
+        computed = seconds(lambda c=cache, t=tree: prefill(engine.network, c, t, [prefix]))
+        forked = Cache(engine.network)
+        forked.reserve(16, len(prefix))
+
+        def fork(t: KVTree = tree, c: Cache = forked) -> None:
+            jobs = c.open([len(prefix)] * 16)
+            t.load(c, jobs, [t.match(prefix)[1]] * 16)
+
+        fork()
+        forked.clear()
+        ratios.append(computed / (seconds(fork) / 16))
+    yield repeats("fork_vs_prefill", ratios, "x", "computing the prefix again", target=30.0)
+
+
+def speculation(models: Path, num_repeats: int) -> Iterator[Row]:
+    engine, small = opened(models / "policy"), opened(models / "drafter")
+    task, tokenizer = open_task("expressions", ""), Tokenizer(models / "policy")
+    rows = [tuple(tokenizer.encode(task.prompt(p.text))) for p in task.held_out(192, 3)]
+
+    def sources(name: str) -> list[DraftSource]:
+        model = ModelDrafts(small.network, small.version, 2**26)
+        return {"model": [model], "lookup": [LookupDrafts()], "both": [model, LookupDrafts()]}[name]
+
+    for temperature in (0.0, 1.0):
+        for num in DRAFT_BATCHES:
+            costs = draft_costs(engine, sources("both"), rows[0], num, 4)
+            drafters = {
+                name: Drafter(sources(name), 4, "auto", {num: costs}) for name in
+                ("model", "lookup", "both")
+            }  # fmt: skip
+            speedups: dict[str, list[float]] = {name: [] for name in drafters}
+            for repeat in range(num_repeats + 1):
+                start = 0 if num == 64 else 16 * repeat
+                part = [rows[(start + i) % len(rows)] for i in range(max(16, 2 * num))]
+                requests = [TextRequest(row, 96, temperature, i, group=hash(row) % 2**31)
+                            for i, row in enumerate(part)]  # fmt: skip
+
+                def run(drafter: Drafter | None, asked: list[TextRequest] = requests) -> float:
+                    return seconds(lambda: [
+                        engine.texts(asked[i : i + num], drafter)
+                        for i in range(0, len(asked), num)
+                    ])  # fmt: skip
+
+                plain = run(None)
+                found = {name: run(drafter) for name, drafter in drafters.items()}
+                plain = (plain + run(None)) / 2
+                if repeat:
+                    for name, took in found.items():
+                        speedups[name].append(plain / took)
+            for name, drafter in drafters.items():
+                yield repeats(
+                    f"speculation_speedup@{num}/{name}/T={temperature:g}", speedups[name], "x",
+                    described(drafter, costs), target=1.5 if num == 1 else 0.97,
+                )  # fmt: skip
+
+
+def described(drafter: Drafter, costs: "object") -> str:
+    """Acceptance and what the cost table predicts of it, for each source that drafted."""
+    parts = []
+    for name, record in drafter.records.items():
+        best, length = max(
+            (expected_speedup(drafter.costs[k], name, record.acceptance, g, record.coverage), g)
+            for k in drafter.costs
+            for g in range(1, drafter.max_length + 1)
+        )
+        parts.append(
+            f"{name}: acceptance {record.acceptance:.2f}, coverage {record.coverage:.2f}, "
+            f"{record.accepted_length:.2f} a draft, predicted {max(1.0, best):.2f}x at {length}"
+        )
+    return "no drafts, same texts; " + "; ".join(parts)
+
+
+def lossless(models: Path, has_drafter: bool, num_texts: int) -> Iterator[Row]:
+    engine = opened(models / "policy")
+    small = opened(models / "drafter") if has_drafter else engine
+    prefix = tuple(throughput.prompts(1, engine.network.arch.vocab_size)[0][:4])
+    for temperature in (0.5, 1.0):
+        for name, drafter in (
+            ("no drafts", None),
+            ("model", Drafter([ModelDrafts(small.network, "d", 2**26)], 2, "always")),
+            ("lookup", Drafter([LookupDrafts()], 2, "always")),
+        ):
+            found = run_selftest(engine, prefix, drafter, temperature, num_texts, limit_s=600)
+            yield {"name": f"lossless_p_value@{temperature:g}/{name}", "value": found.p_value,
+                   "unit": "p", "n": found.num_texts,
+                   "baseline": f"exact joint law of three tokens; {found.describe()}"}  # fmt: skip
+
+
+@torch.inference_mode()
+def memory(path: Path, num_forks: int) -> Iterator[Row]:
+    """Forks of random prefixes through a pool that holds a tenth of them."""
+    engine = opened(path)
+    bound = 2048 * engine.network.kv_bytes
+    tree = KVTree(engine.network, "bench", bound)
+    generator = torch.Generator().manual_seed(0)
+    kept = tree_of_rows(engine.network.arch.vocab_size, width=5)
+    cache = Cache(engine.network)
+    first = prefill(engine.network, cache, tree, kept[:16]).hidden_NE.clone()
+    most = 0
+    for start in range(0, num_forks, 16):
+        chosen = torch.randint(len(kept), (16,), generator=generator).tolist()
+        cache.clear()
+        prefill(engine.network, cache, tree, [kept[i] for i in chosen])
+        most = max(most, tree.num_bytes)
+        if start % 1600 == 0:
+            tree.check()
+    cache.clear()
+    again = prefill(engine.network, cache, tree, kept[:16]).hidden_NE
+    yield {"name": "kv_peak_share_of_bound", "value": most / bound, "unit": "share",
+           "n": num_forks, "baseline": f"{tree.num_evicted} tokens evicted", "target": 1.0}  # fmt: skip
+    yield {"name": "kv_eviction_max_difference", "value": float((first - again).abs().max()),
+           "unit": "hidden", "n": 16, "baseline": "before any eviction", "target": 0.0}  # fmt: skip
+
+
+def stage(against: Path, num_repeats: int, problems: int) -> Iterator[Row]:
+    runs: dict[str, list[dict[str, float]]] = {"before": [], "after": []}
+    for _ in range(num_repeats):
+        for name, checkout in (("before", against), ("after", ROOT)):
+            done = subprocess.run(
+                [sys.executable, str(ROOT / "scripts/bench/stage.py"), str(checkout),
+                 "--problems", str(problems)],
+                check=True, capture_output=True, text=True,
+            )  # fmt: skip
+            runs[name].append(json.loads(done.stdout.splitlines()[-1]))
+    for name, found in runs.items():
+        yield repeats(f"stage_simulations_per_s/{name}",
+                      [r["simulations"] / r["seconds"] for r in found], "simulations/s",
+                      f"solved {found[0]['solved']:.0f} of {problems} with "
+                      f"{found[0]['tokens'] / problems:.0f} tokens a problem")  # fmt: skip
+    for key, label in (("simulations", "simulations"), ("solved", "solved")):
+        ratios = [(a[key] / a["seconds"]) / (b[key] / b["seconds"])
+                  for a, b in zip(runs["after"], runs["before"], strict=True)]  # fmt: skip
+        yield repeats(f"stage_speedup_{label}_per_s", ratios, "x", "the other checkout")
+
+
+def random_models(folder: Path) -> Path:
+    """A policy of the shape of `deep` with random weights."""
+    empty_checkpoint(folder / "policy", open_task("expressions", ""), RECIPES["deep"], 0)
+    return folder
+
+
+SECTIONS = ("tokens", "packed", "speculation", "lossless", "memory", "stage")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", type=Path, help="folder with policy/ and drafter/")
+    parser.add_argument("--section", choices=SECTIONS, action="append")
+    parser.add_argument("--against", type=Path, help="an earlier checkout, for `stage`")
+    parser.add_argument("--vllm-python", default="", help="Python of an environment with vLLM")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    num = 2 if arguments.quick else arguments.repeats
+    models: Path | None = arguments.models
+    if models and not (models / "policy" / "config.json").is_file():
+        parser.error(f"{models} holds no policy/: build it with scripts/build_embedded.py deep")
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        base = models or random_models(Path(scratch))
+        chosen = arguments.section or [s for s in SECTIONS if s != "stage" or arguments.against]
+        found: dict[str, Callable[[], Iterator[Row]]] = {
+            "tokens": lambda: tokens(base / "policy", num, arguments.vllm_python),
+            "packed": lambda: packed(base / "policy", num),
+            "speculation": lambda: speculation(base, num),
+            "lossless": lambda: lossless(
+                base, models is not None, 2048 if arguments.quick else 50_000
+            ),
+            "memory": lambda: memory(base / "policy", 800 if arguments.quick else 10_000),
+            "stage": lambda: stage(arguments.against, num, 60 if arguments.quick else 200),
+        }
+        for section in chosen:
+            if section == "speculation" and models is None:
+                made = iter([missing("speculation_speedup", "needs --models with a drafter")])
+            elif section == "stage" and arguments.against is None:
+                made = iter([missing("stage_speedup", "needs --against, an earlier checkout")])
+            else:
+                made = found[section]()
+            for row in made:
+                rows.append(row)
+                show(row)
+    write(arguments.json, "engine", {"prompt": throughput.PROMPT, "new": throughput.NEW,
+                                     "models": str(models or "random weights")}, [0], rows)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

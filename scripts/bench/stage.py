@@ -1,0 +1,63 @@
+#!/usr/bin/env python3
+"""Search the problems of one round with the code of a checkout; one JSON line of what it came to.
+
+    python scripts/bench/stage.py CHECKOUT --problems 200
+
+`engine.py --against CHECKOUT` runs it on two checkouts in turn. It uses only what both have.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkout", type=Path)
+    parser.add_argument("--problems", type=int, default=200)
+    parser.add_argument("--task", default="expressions")
+    arguments = parser.parse_args()
+    sys.path.insert(0, str(arguments.checkout.resolve()))
+    import torch
+
+    torch.set_num_threads(1)
+    from agent.actors import make_hosts
+    from agent.config import load_config
+    from agent.context import make_models
+    from agent.engine.hosts import HostSettings
+    from agent.models import as_ref, base_checkpoints, model_set
+    from agent.tasks.registry import open_task
+    from search import frontier
+    from search.mcts import Search
+
+    config, _ = load_config({"task": arguments.task, "hosting.hosting": "inline"})
+    task = open_task(config.task, "")
+    refs = {role: as_ref(role, c) for role, c in base_checkpoints(config).items()}
+    hosts = make_hosts("inline", HostSettings())
+    models = make_models(config, hosts, model_set(refs), task)
+    problems = task.held_out(arguments.problems, 7)
+    right = {p.id: p.answer for p in problems}
+    for role, ref in refs.items():
+        hosts.call(role, "load", ref)
+    searches = [Search(models.root(p), config.search, i) for i, p in enumerate(problems)]
+    start = time.perf_counter()
+    for first in range(0, len(searches), config.hosting.cohort):
+        frontier.run(searches[first : first + config.hosting.cohort], models, models)
+    seconds = time.perf_counter() - start
+    chosen = [s.result().chosen for s in searches]
+    answers = [c.rollout.answer if c else None for c in chosen]
+    print(json.dumps({
+        "seconds": seconds,
+        "simulations": sum(s.budget.simulations for s in searches),
+        "tokens": sum(s.budget.tokens for s in searches),
+        "solved": sum(
+            bool(a is not None and task.is_correct(a, right[s.root.state.problem_id] or ""))
+            for a, s in zip(answers, searches, strict=True)
+        ),
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
