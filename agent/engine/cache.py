@@ -15,6 +15,7 @@ from torch import Tensor
 from agent.engine.network import Network
 
 FIRST_COLUMNS = 32
+EXPECTED_BYTES = 2**25
 WIDTH = 16
 """Columns are seen in multiples of this."""
 
@@ -63,6 +64,11 @@ class Cache:
                 self.layers[i] = grown
             else:
                 self.layers.append(grown)
+
+    def expect(self, num_jobs: int, num_columns: int) -> None:
+        """Reserve at once what jobs may come to need, as far as that is little."""
+        affordable = EXPECTED_BYTES // (num_jobs * self.network.kv_bytes)
+        self.reserve(num_jobs, min(num_columns, affordable))
 
     def open(self, lengths: Sequence[int]) -> NDArray[np.int64]:
         """Indices of new jobs with so many columns, which the caller fills."""

@@ -24,6 +24,8 @@ from agent.engine.network import Network
 Tokens = tuple[int, ...]
 Ids = NDArray[np.int64]
 FIRST_TOKENS = 4096
+LONG = 64
+"""Mean tokens from which a prefix is copied by itself, in one piece."""
 
 
 @dataclass(slots=True, eq=False)
@@ -107,15 +109,21 @@ class KVTree:
         if not len(job):
             return
         self.num_hits += len(job)
+        if len(job) >= LONG * len(found) and all(map(_is_run, found)):
+            for pooled, layer in zip(self.pool, cache.layers, strict=True):
+                for each, ids in zip(jobs.tolist(), found, strict=True):
+                    if len(ids):
+                        layer[each, : len(ids)].copy_(pooled[int(ids[0]) : int(ids[-1]) + 1])
+            return
         column = np.concatenate([np.arange(len(ids)) for ids in found])
         self._copy(np.concatenate(list(found)), cache, job, column)
 
     def _copy(self, ids: Ids, cache: Cache, job: Ids, column: Ids) -> None:
         device = self.network.device
         source = torch.from_numpy(ids).to(device)
-        place = (torch.from_numpy(job).to(device), torch.from_numpy(column).to(device))
+        place = torch.from_numpy(job * cache.layers[0].shape[1] + column).to(device)
         for pooled, layer in zip(self.pool, cache.layers, strict=True):
-            layer[place] = pooled[source]
+            layer.flatten(0, 1).index_copy_(0, place, pooled.index_select(0, source))
 
     def store(self, cache: Cache, entries: Sequence[tuple[int, Sequence[int]]]) -> None:
         """Keep prefixes that lie in the first columns of jobs: (job, tokens) each."""
@@ -290,6 +298,11 @@ class KVTree:
         assert total <= self.max_tokens, f"{total} tokens in a pool of {self.max_tokens}"
         for s in self.segments():
             assert s.pins >= sum(c.pins for c in s.children.values()), "a pin without its ancestors"
+
+
+def _is_run(ids: Ids) -> bool:
+    """Places that follow one another."""
+    return bool((np.diff(ids) == 1).all())
 
 
 def _line(segment: Segment) -> list[Segment]:

@@ -46,14 +46,15 @@ class Places:
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    attention_norm: Tensor
+    attention_norm: Tensor | None
+    """None where it is folded into the matrix that follows."""
     qkv: Tensor
     qkv_bias: Tensor | None
     qk_norm: Tensor | None
     """Weights of the norms on queries and keys, [H + G, D]."""
     out: Tensor
     out_bias: Tensor | None
-    mlp_norm: Tensor
+    mlp_norm: Tensor | None
     gate_up: Tensor
     gate_up_bias: Tensor | None
     down: Tensor
@@ -68,15 +69,26 @@ class Network:
         weight = decoder.model.norm.weight
         self.device, self.dtype = weight.device, weight.dtype
         self.embedding = decoder.model.embed_tokens.weight.detach()
-        self.norm = weight.detach()
+        self.is_folded = self.dtype == torch.float32 and self.device.type == "cpu"
+        """Norm weights are multiplied into the matrices that follow: torch's norm is ten small
+        operations on a CPU. In bfloat16 that would round the weights once more."""
+        self.floor = torch.tensor(arch.hidden_size * arch.norm_eps, device=self.device).sqrt()
+        self.norm = None if self.is_folded else weight.detach()
         head = decoder.score.weight if self.is_critic else decoder.lm_head.weight
-        self.head = head.detach().t().contiguous()
+        self.head = self.after_norm(head.detach().t(), weight)
         self.layers = [_laid_out(block, self) for block in decoder.model.layers]  # type: ignore[arg-type]
         angles = torch.outer(
             torch.arange(arch.max_positions, dtype=torch.float32), rope_frequencies(arch)
         )
         self.turns = torch.polar(torch.ones_like(angles), angles).to(self.device)
         """Rotations by position and pair, complex [positions, D / 2]."""
+
+    def after_norm(self, matrix_EO: Tensor, norm_E: Tensor) -> Tensor:
+        """A matrix that multiplies normed states, with the norm's weight in it where folded."""
+        if not self.is_folded:
+            return matrix_EO.contiguous()
+        scale_E = norm_E.detach() * self.arch.hidden_size**0.5
+        return (scale_E[:, None] * matrix_EO).contiguous()
 
     @property
     def kv_shape(self) -> tuple[int, int]:
@@ -99,29 +111,35 @@ class Network:
         `cache` holds one tensor [jobs, columns, 2 G, D] a layer.
         """
         if tokens_R.shape[0] == 1:
-            tokens_R, places = tokens_R.repeat(2), _twice(places)
-            return self.forward(tokens_R, places, cache)[:1]
+            return self.forward(tokens_R.repeat(2), _twice(places), cache)[:1]
         arch = self.arch
         H, G, D = arch.num_heads, arch.num_kv_heads, arch.head_dim
         R = tokens_R.shape[0]
         x = F.embedding(tokens_R, self.embedding)
         turn_R1P = self.turns[places.position_R][:, None]
+        flat_R = places.job_R * cache[0].shape[1] + places.column_R
         bias = _folded_bias(places.bias_NMC, H // G).to(self.dtype)
         for layer, kept in zip(self.layers, cache, strict=True):
             kv = kept[places.jobs]
-            h = F.rms_norm(x, self.norm.shape, layer.attention_norm, arch.norm_eps)
+            h = self._normed(x, layer.attention_norm)
             qkv = _product(h, layer.qkv, layer.qkv_bias).view(R, H + 2 * G, D)
             if layer.qk_norm is not None:
                 qk = F.rms_norm(qkv[:, : H + G], (D,), None, arch.norm_eps) * layer.qk_norm
                 qkv = torch.cat((qk, qkv[:, H + G :]), dim=1)
             _turn(qkv[:, : H + G], turn_R1P)
-            kv[places.job_R, places.column_R] = qkv[:, H:]
+            kv.flatten(0, 1).index_copy_(0, flat_R, qkv[:, H:])
             mixed = _attend(qkv[:, :H], kv, places, bias, G)
             x = _product(mixed, layer.out, layer.out_bias, x)
-            h = F.rms_norm(x, self.norm.shape, layer.mlp_norm, arch.norm_eps)
+            h = self._normed(x, layer.mlp_norm)
             gate, up = _product(h, layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)
             x = _product(F.silu(gate).mul_(up), layer.down, layer.down_bias, x)
-        return F.rms_norm(x, self.norm.shape, self.norm, arch.norm_eps)
+        return self._normed(x, self.norm)
+
+    def _normed(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        """Root-mean-square norm; without a weight, x over its own length, the rest folded away."""
+        if weight is None:
+            return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self.floor)
+        return F.rms_norm(x, weight.shape, weight, self.arch.norm_eps)
 
 
 def _product(x: Tensor, matrix: Tensor, bias: Tensor | None, onto: Tensor | None = None) -> Tensor:
@@ -174,10 +192,13 @@ def _folded_bias(bias_NMC: Tensor, group: int) -> Tensor:
 
 
 def _twice(places: Places) -> Places:
-    """The only row a second time: it writes the same bits to the same place."""
+    """The only row a second time, as a second query: it writes the same bits to the same place."""
+    bias_NMC, query_R = places.bias_NMC, places.query_R.repeat(2)
+    if places.is_dense:
+        bias_NMC, query_R = bias_NMC.repeat(1, 2, 1), torch.arange(2, device=query_R.device)
     return Places(
-        places.jobs, places.job_R.repeat(2), places.query_R.repeat(2), places.column_R.repeat(2),
-        places.position_R.repeat(2), places.bias_NMC, False,
+        places.jobs, places.job_R.repeat(2), query_R, places.column_R.repeat(2),
+        places.position_R.repeat(2), bias_NMC, places.is_dense,
     )  # fmt: skip
 
 
@@ -202,6 +223,8 @@ def _laid_out(block: Block, network: Network) -> _Layer:
 
     q, k, v = attention.q_proj, attention.k_proj, attention.v_proj
     qkv_bias, mlp_bias = bias_of(q, k, v), bias_of(mlp.gate_proj, mlp.up_proj)
+    attention_norm = block.input_layernorm.weight.detach()
+    mlp_norm = block.post_attention_layernorm.weight.detach()
     norms = None
     if arch.has_qk_norm:
         norms = torch.cat(
@@ -209,17 +232,20 @@ def _laid_out(block: Block, network: Network) -> _Layer:
              attention.k_norm.weight.detach()[pairs].expand(arch.num_kv_heads, D)]
         )  # fmt: skip
     return _Layer(
-        attention_norm=block.input_layernorm.weight.detach(),
-        qkv=torch.cat((paired(q.weight), paired(k.weight), v.weight.detach())).t().contiguous(),
+        attention_norm=None if network.is_folded else attention_norm,
+        qkv=network.after_norm(
+            torch.cat((paired(q.weight), paired(k.weight), v.weight.detach())).t(), attention_norm
+        ),
         qkv_bias=None if qkv_bias is None else torch.cat(
             (paired(qkv_bias[0]), paired(qkv_bias[1]), qkv_bias[2].detach())
         ),
         qk_norm=norms,
         out=attention.o_proj.weight.detach().t().contiguous(),
         out_bias=None if attention.o_proj.bias is None else attention.o_proj.bias.detach(),
-        mlp_norm=block.post_attention_layernorm.weight.detach(),
-        gate_up=torch.cat((wide(mlp.gate_proj.weight, 0), wide(mlp.up_proj.weight, 0)))
-        .t().contiguous(),
+        mlp_norm=None if network.is_folded else mlp_norm,
+        gate_up=network.after_norm(
+            torch.cat((wide(mlp.gate_proj.weight, 0), wide(mlp.up_proj.weight, 0))).t(), mlp_norm
+        ),
         gate_up_bias=None if mlp_bias is None else torch.cat([wide(b, 0) for b in mlp_bias]),
         down=wide(mlp.down_proj.weight, 1).t().contiguous(),
         down_bias=None if mlp.down_proj.bias is None else mlp.down_proj.bias.detach(),

@@ -17,10 +17,12 @@ from agent.engine.cache import Cache
 from agent.engine.feed import Ids, placed
 from agent.engine.network import Network
 
-MAX_TOKENS = 512
+MAX_TOKENS = 1024
 """Of one pack, unless a single row is longer."""
 MAX_CELLS = 2**22
 """Queries times columns of one forward."""
+MAX_LOGITS = 2**25
+"""Numbers held at once."""
 
 
 @dataclass(slots=True)
@@ -83,15 +85,38 @@ def _batches(found: Sequence[Pack]) -> Iterator[list[Pack]]:
         yield batch
 
 
-def packed_hidden(network: Network, rows: Sequence[Sequence[int]]) -> Iterator[tuple[int, Tensor]]:
-    """For each row its index and the hidden states [T, E] of its tokens, in any order."""
-    for batch in _batches(packs(rows)):
+def packed_logprobs(network: Network, rows: Sequence[Sequence[int]]) -> list[list[float]]:
+    """For each row the log-probability of each token but the first, given those before it."""
+    answers: list[list[float]] = [[] for _ in rows]
+    for batch in _batches(packs([row[:-1] for row in rows])):
         hidden = _forward(network, batch)
-        start = 0
-        for pack in batch:
-            for row, path in zip(pack.rows, pack.paths, strict=True):
-                yield row, hidden[torch.tensor(path, device=hidden.device) + start]
-            start += len(pack.tokens)
+        starts = np.cumsum([0, *(len(pack.tokens) for pack in batch)])
+        indices = [row for pack in batch for row in pack.rows]
+        places: Ids = np.concatenate(
+            [
+                np.array(path, np.int64) + start
+                for pack, start in zip(batch, starts.tolist(), strict=False)
+                for path in pack.paths
+            ]
+        )
+        targets: Ids = np.concatenate([np.array(rows[i][1:], np.int64) for i in indices])
+        found = iter(_gathered(network, hidden, places, targets))
+        for i in indices:
+            answers[i] = [next(found) for _ in rows[i][1:]]
+    return answers
+
+
+def _gathered(network: Network, hidden_RE: Tensor, places: Ids, targets: Ids) -> list[float]:
+    """log p(target | all up to the place), each place's law computed once."""
+    step = max(1, MAX_LOGITS // network.arch.vocab_size)
+    found = np.empty(len(places))
+    for start in range(0, hidden_RE.shape[0], step):
+        logprob = torch.log_softmax(network.logits(hidden_RE[start : start + step]), dim=-1)
+        here = np.flatnonzero((places >= start) & (places < start + step))
+        place = torch.from_numpy(places[here] - start).to(logprob.device)
+        target = torch.from_numpy(targets[here]).to(logprob.device)
+        found[here] = logprob[place, target].cpu().numpy()
+    return [float(x) for x in found]
 
 
 def _forward(network: Network, batch: Sequence[Pack]) -> Tensor:

@@ -71,7 +71,7 @@ def run_selftest(
     sampler: Sampler, prefix: tuple[int, ...], drafter: Drafter | None = None,
     temperature: float = 0.8, num_texts: int = 8192, limit_s: float = SECONDS,
 ) -> SelfTest:  # fmt: skip
-    """Test texts after a prefix; stops after `limit_s` seconds, with as many texts as there are then."""
+    """Test texts after a prefix: as many as wanted, or as `limit_s` seconds are enough for."""
     started = time.monotonic()
     law = joint_law(sampler, prefix, temperature)
     counts: Counter[tuple[int, ...]] = Counter()

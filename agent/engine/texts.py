@@ -66,6 +66,8 @@ class TextBatch:
         num = min(len(self.waiting), self.max_jobs - len(self.live))
         new = [self.waiting.popleft() for _ in range(num)]
         first = len(self.live)
+        longest = max(len(self.requests[n].prefix) + self.limits[n] for n in new)
+        self.cache.expect(first + num, longest)
         opened = prefill(
             self.network, self.cache, self.tree, [self.requests[n].prefix for n in new]
         )

@@ -17,7 +17,7 @@ from agent.engine.kv_tree import KVTree
 from agent.engine.lines import LineBatch
 from agent.engine.memory import in_smaller_batches
 from agent.engine.network import Network
-from agent.engine.packed import packed_hidden
+from agent.engine.packed import packed_logprobs
 from agent.engine.requests import Generated, LineRequest, Lines, ScoreRequest, Text, TextRequest
 from agent.engine.selftest import SelfTest, run_selftest
 from agent.engine.speculative import Drafter
@@ -57,12 +57,12 @@ class TorchEngine:
         """Go on with other weights. Nothing that the old ones computed can be reached again."""
         self.network = Network(source)
         self.version = version
+        self.cache = Cache(self.network)
         self.forget()
 
     def forget(self) -> None:
-        """Drop all kept keys and values. Costs time, changes no answer."""
+        """Drop all kept prefixes. Costs time, changes no answer."""
         self.tree = KVTree(self.network, self.version, self.kv_bytes)
-        self.cache = Cache(self.network)
 
     def room(self, prefix: Sequence[int], max_tokens: int) -> int:
         """Tokens that may follow the prefix. Raises TaskError when none may."""
@@ -176,13 +176,11 @@ class TorchEngine:
         for r in requests:
             self.room(r.tokens[:1], 1)
             self.room(r.tokens[:-1], 1)
-        answers: list[tuple[float, ...]] = [()] * len(requests)
-        for i, hidden in packed_hidden(self.network, [r.tokens[:-1] for r in requests]):
-            start = max(1, requests[i].num_given)
-            logprob = torch.log_softmax(self.network.logits(hidden[start - 1 :]), dim=-1)
-            target = torch.tensor(requests[i].tokens[start:], device=hidden.device)
-            answers[i] = tuple(logprob.gather(1, target[:, None])[:, 0].tolist())
-        return answers
+        found = packed_logprobs(self.network, [r.tokens for r in requests])
+        return [
+            tuple(scores[max(1, r.num_given) - 1 :])
+            for scores, r in zip(found, requests, strict=True)
+        ]
 
     def next_logprobs(self, rows: Sequence[tuple[int, ...]]) -> torch.Tensor:
         """log p(next token | row) at temperature 1, [N, V]."""

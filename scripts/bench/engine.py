@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -49,6 +50,8 @@ from agent.tasks.registry import open_task  # noqa: E402
 
 TOKEN_BATCHES = [1, 16, 64]
 DRAFT_BATCHES = [1, 4, 16, 64]
+GIVEN = 150
+"""Prompt tokens of the rows that are scored."""
 
 
 def opened(path: Path) -> TorchEngine:
@@ -96,13 +99,13 @@ def tokens(path: Path, num_repeats: int, vllm_python: str) -> Iterator[Row]:
 
 
 def tree_of_rows(vocab_size: int, depth: int = 5, width: int = 3) -> list[tuple[int, ...]]:
-    """Paths of a search tree: a prompt of 40 tokens, then steps of 8 tokens that branch."""
+    """Paths of a search tree: a prompt of `GIVEN` tokens, then steps of 8 tokens that branch."""
     generator = torch.Generator().manual_seed(0)
 
     def some(num: int) -> tuple[int, ...]:
         return tuple(torch.randint(3, vocab_size, (num,), generator=generator).tolist())
 
-    rows = [some(40)]
+    rows = [some(GIVEN)]
     for level in range(depth):
         rows = [(*row, *some(8)) for row in rows for _ in range(width if level < 3 else 1)]
     return rows
@@ -111,13 +114,12 @@ def tree_of_rows(vocab_size: int, depth: int = 5, width: int = 3) -> list[tuple[
 def packed(path: Path, num_repeats: int) -> Iterator[Row]:
     engine, decoder = opened(path), load_decoder(inspect_checkpoint(path))
     rows = tree_of_rows(engine.network.arch.vocab_size, width=4)
-    given = 40
     ratio = sum(map(len, rows)) / sum(len(pack.tokens) for pack in packs(rows))
     yield {"name": "packed_dedup_ratio", "value": ratio, "unit": "x", "n": len(rows),
            "baseline": "tokens of all rows over tokens of the packs"}  # fmt: skip
-    requests = [ScoreRequest(row, given) for row in rows]
+    requests = [ScoreRequest(row, GIVEN) for row in rows]
     found = engine.score(requests)
-    wanted = [plain_scores(decoder, row, given) for row in rows]
+    wanted = [plain_scores(decoder, row, GIVEN) for row in rows]
     gap = max(abs(a - b) for x, y in zip(found, wanted, strict=True)
               for a, b in zip(x, y, strict=True))  # fmt: skip
     yield {"name": "packed_scoring_max_difference", "value": gap, "unit": "nats", "n": len(rows),
@@ -125,7 +127,7 @@ def packed(path: Path, num_repeats: int) -> Iterator[Row]:
     speedups, padded_speedups = [], []
     for _ in range(num_repeats):
         ours = seconds(lambda: engine.score(requests))
-        by_path = seconds(lambda: [plain_scores(decoder, row, given) for row in rows])
+        by_path = seconds(lambda: [plain_scores(decoder, row, GIVEN) for row in rows])
         batch = seconds(lambda: plain_batch(decoder, rows))
         speedups.append(by_path / ours)
         padded_speedups.append(batch / ours)
@@ -138,7 +140,8 @@ def packed(path: Path, num_repeats: int) -> Iterator[Row]:
 def plain_scores(decoder: Decoder, row: tuple[int, ...], given: int) -> list[float]:
     hidden = decoder(torch.tensor([row]))[0, given - 1 : -1]
     logprob = torch.log_softmax(decoder.lm_head(hidden), dim=-1)
-    return logprob.gather(1, torch.tensor(row[given:])[:, None])[:, 0].tolist()  # type: ignore[no-any-return]
+    scores: list[float] = logprob.gather(1, torch.tensor(row[given:])[:, None])[:, 0].tolist()
+    return scores
 
 
 @torch.inference_mode()
@@ -156,7 +159,9 @@ def forks(engine: TorchEngine, num_repeats: int) -> Iterator[Row]:
     for _ in range(3 * num_repeats):
         tree = KVTree(engine.network, "bench", 2**26)
         cache = Cache(engine.network)
-        computed = seconds(lambda c=cache, t=tree: prefill(engine.network, c, t, [prefix]))
+        start = time.perf_counter()
+        prefill(engine.network, cache, tree, [prefix])
+        computed = time.perf_counter() - start
         forked = Cache(engine.network)
         forked.reserve(16, len(prefix))
 
@@ -177,7 +182,11 @@ def speculation(models: Path, num_repeats: int) -> Iterator[Row]:
 
     def sources(name: str) -> list[DraftSource]:
         model = ModelDrafts(small.network, small.version, 2**26)
-        return {"model": [model], "lookup": [LookupDrafts()], "both": [model, LookupDrafts()]}[name]
+        lookup = LookupDrafts()
+        known: dict[str, list[DraftSource]] = {
+            "model": [model], "lookup": [lookup], "both": [model, lookup]
+        }  # fmt: skip
+        return known[name]
 
     for temperature in (0.0, 1.0):
         for num in DRAFT_BATCHES:
@@ -190,29 +199,36 @@ def speculation(models: Path, num_repeats: int) -> Iterator[Row]:
             for repeat in range(num_repeats + 1):
                 start = 0 if num == 64 else 16 * repeat
                 part = [rows[(start + i) % len(rows)] for i in range(max(16, 2 * num))]
-                requests = [TextRequest(row, 96, temperature, i, group=hash(row) % 2**31)
-                            for i, row in enumerate(part)]  # fmt: skip
-
-                def run(drafter: Drafter | None, asked: list[TextRequest] = requests) -> float:
-                    return seconds(lambda: [
-                        engine.texts(asked[i : i + num], drafter)
-                        for i in range(0, len(asked), num)
-                    ])  # fmt: skip
-
-                plain = run(None)
-                found = {name: run(drafter) for name, drafter in drafters.items()}
-                plain = (plain + run(None)) / 2
+                requests = [
+                    TextRequest(row, 96, temperature, i, group=zlib.crc32(str(row).encode()))
+                    for i, row in enumerate(part)
+                ]
+                parts = [requests[i : i + num] for i in range(0, len(requests), num)]
+                before = texts_seconds(engine, parts, None)
+                found = {
+                    name: texts_seconds(engine, parts, d) for name, d in drafters.items()
+                }  # fmt: skip
+                plain = (before + texts_seconds(engine, parts, None)) / 2
                 if repeat:
                     for name, took in found.items():
                         speedups[name].append(plain / took)
             for name, drafter in drafters.items():
                 yield repeats(
                     f"speculation_speedup@{num}/{name}/T={temperature:g}", speedups[name], "x",
-                    described(drafter, costs), target=1.5 if num == 1 else 0.97,
+                    described(drafter), target=1.5 if num == 1 else 0.97,
                 )  # fmt: skip
 
 
-def described(drafter: Drafter, costs: "object") -> str:
+def texts_seconds(
+    engine: TorchEngine, parts: list[list[TextRequest]], drafter: Drafter | None
+) -> float:
+    start = time.perf_counter()
+    for part in parts:
+        engine.texts(part, drafter)
+    return time.perf_counter() - start
+
+
+def described(drafter: Drafter) -> str:
     """Acceptance and what the cost table predicts of it, for each source that drafted."""
     parts = []
     for name, record in drafter.records.items():
@@ -265,7 +281,8 @@ def memory(path: Path, num_forks: int) -> Iterator[Row]:
     cache.clear()
     again = prefill(engine.network, cache, tree, kept[:16]).hidden_NE
     yield {"name": "kv_peak_share_of_bound", "value": most / bound, "unit": "share",
-           "n": num_forks, "baseline": f"{tree.num_evicted} tokens evicted", "target": 1.0}  # fmt: skip
+           "n": num_forks, "target": 1.0,
+           "baseline": f"{tree.num_evicted} tokens evicted"}  # fmt: skip
     yield {"name": "kv_eviction_max_difference", "value": float((first - again).abs().max()),
            "unit": "hidden", "n": 16, "baseline": "before any eviction", "target": 0.0}  # fmt: skip
 
@@ -341,8 +358,11 @@ def main() -> None:
             for row in made:
                 rows.append(row)
                 show(row)
-    write(arguments.json, "engine", {"prompt": throughput.PROMPT, "new": throughput.NEW,
-                                     "models": str(models or "random weights")}, [0], rows)  # fmt: skip
+    settings = {
+        "prompt": throughput.PROMPT, "new": throughput.NEW, "models": models.name if models else
+        "random weights",
+    }  # fmt: skip
+    write(arguments.json, "engine", settings, [0], rows)
 
 
 if __name__ == "__main__":
