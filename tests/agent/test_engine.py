@@ -228,3 +228,42 @@ def test_an_unsupported_architecture_lists_the_supported_ones(tmp_path: Path) ->
             {"model_type": "mamba"}
         )
     assert "mamba" in error.value.message and "llama" in error.value.fix
+
+
+def test_each_token_carries_its_logprob_raw_and_under_the_law(tmp_path: Path) -> None:
+    found = engine(write_checkpoint(tmp_path / "p", seed=5))
+    prefix = (4, 13, 6, 2)
+    request = TextRequest(prefix, 8, 0.7, 3, top_k=6, top_p=0.9)
+    text = found.texts([request])[0].generated
+    for i, token in enumerate(text.tokens):
+        raw = found.next_logprobs([prefix + text.tokens[:i]])[0].double()
+        heated = (raw / 0.7).softmax(0)
+        order = heated.argsort(descending=True)[:6]
+        kept = heated[order] / heated[order].sum()
+        order = order[(kept.cumsum(0) - kept) < 0.9]
+        assert token in order.tolist()
+        wanted = float(heated[token] / heated[order].sum())
+        assert math.exp(text.law_logprobs[i]) == pytest.approx(wanted, rel=1e-4)
+        assert text.logprobs[i] == pytest.approx(float(raw[token]), abs=1e-5)
+    assert text.version == inspect_checkpoint(tmp_path / "p").version
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("temperature", -0.1), ("temperature", float("nan")), ("top_k", -1), ("top_p", 0.0),
+     ("top_p", 1.5), ("min_p", -0.2)],
+)  # fmt: skip
+def test_a_sampling_parameter_out_of_range_is_named(name: str, value: float) -> None:
+    with pytest.raises(TaskError, match=name):
+        TextRequest(**({"prefix": (3,), "max_tokens": 4, "temperature": 1.0} | {name: value}))
+
+
+def test_a_line_request_with_logits_that_are_not_finite_fails_alone(tmp_path: Path) -> None:
+    found = engine(write_checkpoint(tmp_path / "p", seed=8))
+    found.network.embedding = found.network.embedding.clone()
+    found.network.embedding[9] = float("nan")
+    bad, good = found.lines([LineRequest((9, 13), 3, 1), LineRequest((4, 13), 3, 1)])
+    assert "not finite" in bad.error and bad.lines == ()
+    assert good.error == "" and len(good.lines) == 3
+    (again,) = found.lines([LineRequest((4, 13, 5), 3, 1)])  # the workspace is clean
+    assert again.error == ""
