@@ -129,7 +129,7 @@ class Enumeration:
 
     @property
     def _num_at_once(self) -> int:
-        return 2 + len(self.lines) // 4
+        return 1 + len(self.lines) // 4
 
     @property
     def _width(self) -> int:

@@ -249,8 +249,9 @@ class KVTree:
             return False
         network = self.network
         shape = (wanted - have, *network.kv_shape)
+        # What was not stored is never read, so the memory need not be written first.
         more = [
-            torch.zeros(shape, dtype=network.dtype, device=network.device)
+            torch.empty(shape, dtype=network.dtype, device=network.device)
             for _ in range(network.arch.num_layers)
         ]
         if have:
