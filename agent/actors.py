@@ -4,6 +4,7 @@ Both answer the same calls. A call that finds its actor dead waits for the resta
 and is sent again as it was; hosts are idempotent, so nothing is done twice with effect.
 """
 
+import importlib.util
 import logging
 import os
 import socket
@@ -368,6 +369,12 @@ class RayHosts:
 
 
 def make_hosts(hosting: str, settings: HostSettings, ray_address: str = "") -> Hosts:
+    """Raises UsageError for settings that this environment or each other rule out."""
+    if settings.engine == "vllm" and importlib.util.find_spec("vllm") is None:
+        raise UsageError(
+            "hosting.engine is 'vllm', but vLLM is not installed",
+            "pip install -e '.[vllm]', or set hosting.engine to torch",
+        )
     if hosting == "ray":
         return RayHosts(settings, ray_address)
     if settings.workers > 1:

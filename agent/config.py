@@ -244,6 +244,11 @@ def load_config(flags: Mapping[str, Any], file: str = "") -> tuple[Config, list[
             f"setting {key!r} is {first['input']!r} in {origin}: {first['msg'].lower()}",
             f"see `ratchet config show` for {key!r}",
         ) from error
+    if config.hosting.engine == "vllm" and config.search.proposal == "drawn":
+        raise UsageError(
+            "setting 'search.proposal' is 'drawn', which hosting.engine 'vllm' cannot answer",
+            "set search.proposal to distinct or sampled, or hosting.engine to torch",
+        )
     values = _flat(config.model_dump())
     return config, [
         Setting(key, values[key], given[key].origin if key in given else "default")

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ratchet")
 
-WORTHWHILE = 1.05
+WORTHWHILE = 1.1
 """Least expected speed-up that a draft is made for."""
 MEMORY = 0.98
 """Weight of what was seen before in the running acceptance, a drafted token."""
-TRIAL_EVERY = 64
+TRIAL_EVERY = 128
 """Steps after which a source that does not pay is tried once more, where any could pay."""
 
 

@@ -188,11 +188,11 @@ def speculation(models: Path, num_repeats: int) -> Iterator[Row]:
         }  # fmt: skip
         return known[name]
 
+    costs = {num: draft_costs(engine, sources("both"), rows[0], num, 4) for num in DRAFT_BATCHES}
     for temperature in (0.0, 1.0):
         for num in DRAFT_BATCHES:
-            costs = draft_costs(engine, sources("both"), rows[0], num, 4)
             drafters = {
-                name: Drafter(sources(name), 4, "auto", {num: costs}) for name in
+                name: Drafter(sources(name), 4, "auto", costs) for name in
                 ("model", "lookup", "both")
             }  # fmt: skip
             speedups: dict[str, list[float]] = {name: [] for name in drafters}
@@ -215,7 +215,7 @@ def speculation(models: Path, num_repeats: int) -> Iterator[Row]:
             for name, drafter in drafters.items():
                 yield repeats(
                     f"speculation_speedup@{num}/{name}/T={temperature:g}", speedups[name], "x",
-                    described(drafter), target=1.5 if num == 1 else 0.97,
+                    described(drafter, num), target=1.5 if num == 1 else 0.97,
                 )  # fmt: skip
 
 
@@ -228,13 +228,12 @@ def texts_seconds(
     return time.perf_counter() - start
 
 
-def described(drafter: Drafter) -> str:
+def described(drafter: Drafter, num: int) -> str:
     """Acceptance and what the cost table predicts of it, for each source that drafted."""
     parts = []
     for name, record in drafter.records.items():
         best, length = max(
-            (expected_speedup(drafter.costs[k], name, record.acceptance, g, record.coverage), g)
-            for k in drafter.costs
+            (expected_speedup(drafter.costs[num], name, record.acceptance, g, record.coverage), g)
             for g in range(1, drafter.max_length + 1)
         )
         parts.append(

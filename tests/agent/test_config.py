@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from agent.actors import make_hosts
 from agent.config import Config, known_keys, load_config
+from agent.engine.hosts import HostSettings
 from agent.gate import judge
 from agent.intervals import mcnemar_p, paired_difference, wilson
 from search.errors import SearchSettingsError, UsageError
@@ -106,3 +108,16 @@ def test_the_gate_promotes_only_what_is_better_beyond_chance() -> None:
     assert not judge(before, slightly, 0.05).is_promoted
     assert not judge(before, before, 0.05).is_promoted
     assert not judge(better, before, 0.05).is_promoted
+
+
+def test_settings_that_rule_each_other_out_are_refused_together() -> None:
+    with pytest.raises(UsageError, match="drawn"):
+        load_config({"hosting.engine": "vllm", "search.proposal": "drawn"})
+
+
+def test_an_engine_that_is_not_installed_is_refused_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="not installed"):
+        make_hosts("ray", HostSettings(engine="vllm"))
