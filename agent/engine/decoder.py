@@ -50,7 +50,8 @@ class Architecture:
         if model_type not in SUPPORTED:
             raise CheckpointError(
                 f"model_type {model_type!r} is not supported",
-                f"use a checkpoint of one of: {', '.join(SUPPORTED)}",
+                f"use a checkpoint of one of: {', '.join(SUPPORTED)}; vLLM can serve others, "
+                "but Ratchet cannot train them",
             )
         if config.get("hidden_act", "silu") != "silu":
             raise CheckpointError(

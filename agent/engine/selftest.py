@@ -69,7 +69,7 @@ class SelfTest:
 
 def run_selftest(
     sampler: Sampler, prefix: tuple[int, ...], drafter: Drafter | None = None,
-    temperature: float = 0.8, num_texts: int = 8192, limit_s: float = SECONDS,
+    temperature: float = 0.8, num_texts: int = 4096, limit_s: float = SECONDS,
 ) -> SelfTest:  # fmt: skip
     """Test texts after a prefix: as many as wanted, or as `limit_s` seconds are enough for."""
     started = time.monotonic()

@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from agent.actors import PolicyHost, Speculation
 from agent.engine.drafting import ModelDrafts
+from agent.engine.hosts import HostSettings, reference
 from agent.engine.lookup import LookupDrafts
 from agent.engine.requests import TextRequest
 from agent.engine.speculative import Costs, Drafter, Record, expected_speedup, expected_tokens
 from agent.engine.torch_engine import TorchEngine
+from search.errors import CheckpointError
 from tests.agent.conftest import write_checkpoint
 from tests.agent.engines import engine
 
@@ -123,6 +126,16 @@ def test_lookup_alone_changes_nothing_either(tmp_path: Path) -> None:
 
 def costs(step: float, slope: float, draft: float) -> Costs:
     return Costs({1: step, 2: step + slope, 5: step + 4 * slope}, {"model": draft, "lookup": 0.0})
+
+
+def test_a_drafter_with_another_vocabulary_is_refused_by_its_numbers(tmp_path: Path) -> None:
+    policy = reference(write_checkpoint(tmp_path / "p"), "policy")
+    drafter = reference(write_checkpoint(tmp_path / "d", vocab_size=20), "drafter")
+    host = PolicyHost("policy", HostSettings())
+    with pytest.raises(CheckpointError, match="has 20 tokens, the policy 16"):
+        host.drafted_texts(
+            policy, drafter, [TextRequest((3, 4), 4, 1.0)], Speculation("always"), lambda *_: []
+        )
 
 
 class Silent:
