@@ -1,6 +1,6 @@
 """Proof that drafts leave the law of texts alone (L1 to L5), with controls that must fail.
 
-The large numbers are in scripts/bench/losslessness.py; here each test has its small version.
+The large numbers come from `scripts/bench/engine.py --section lossless`; here is the small version.
 """
 
 from collections import Counter
@@ -90,12 +90,9 @@ def test_l1_a_middle_level_that_gives_another_law_as_its_own_is_found_out() -> N
     assert largest_gap(_unrolled(branches, 2), plain_law(p, 2)) > 1e-3
 
 
-def test_of_chance(counts: Counter[tuple[int, ...]], law: dict[tuple[int, ...], float]) -> float:
+def chance_of(counts: Counter[tuple[int, ...]], law: dict[tuple[int, ...], float]) -> float:
     statistic, df = chi_square(counts, law, sum(counts.values()))
     return p_value(statistic, df)
-
-
-test_of_chance.__test__ = False  # type: ignore[attr-defined]
 
 
 NUM = 30_000
@@ -114,7 +111,7 @@ def test_l2_the_chain_rules_draws_have_the_law_and_its_controls_have_not(control
         if control == "no residual" and not verdict.num_accepted:
             verdict = Verdict((draw(p(()), uniform[3]),), 0)
         counts[verdict.tokens[:1]] += 1
-    chance = test_of_chance(counts, plain_law(p, 1))
+    chance = chance_of(counts, plain_law(p, 1))
     assert (chance > LEAST_P) is (not control)
 
 
@@ -134,7 +131,7 @@ def test_l2_the_sibling_rules_draws_have_the_law_and_its_controls_have_not(contr
             verdict = Verdict((draw(p, uniform[5]),), 0)
         counts[verdict.tokens] += 1
     law = {(i,): x for i, x in enumerate(p.tolist()) if x}
-    assert (test_of_chance(counts, law) > LEAST_P) is (not control)
+    assert (chance_of(counts, law) > LEAST_P) is (not control)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0])
