@@ -18,7 +18,7 @@ from torch import Tensor
 from agent.engine.cache import Cache
 from agent.engine.enumeration import Enumeration, Partial, StopOf
 from agent.engine.feed import Ids, placed, prefill
-from agent.engine.kv_tree import Attachment, KVTree
+from agent.engine.kv_tree import Attachment, KVTree, Segment
 from agent.engine.network import Network
 from agent.engine.requests import Generated, LineRequest, Lines
 from kernels.noise import follow, gumbel
@@ -73,16 +73,22 @@ class LineBatch:
             self.waiting.popleft()
             for _ in range(min(len(self.waiting), self.max_jobs - len(self.jobs)))
         ]
-        known = {
-            i: segment
-            for i in chosen
-            if (segment := self.tree.attached(self.requests[i].prefix, self._key(i))) is not None
-        }
-        for segment in known.values():
+        known: dict[int, Segment] = {}
+        taken_up: set[int] = set()
+        for i in chosen:
+            segment = self.tree.attached(self.requests[i].prefix, self._key(i))
+            if segment is None:
+                continue
+            if not self._is_answered(i, segment):
+                # Of equal requests one goes on with what is known; it must not be fed twice.
+                if id(segment) in taken_up:
+                    continue
+                taken_up.add(id(segment))
+            known[i] = segment
             self.tree.pin(segment)
         for i, segment in known.items():
             request, work = self.requests[i], segment.payload
-            if len(work.lines) >= request.count or work.is_exhausted:
+            if self._is_answered(i, segment):
                 self._answer(i, work)
                 continue
             _, ids = self.tree.match(request.prefix)
@@ -97,6 +103,10 @@ class LineBatch:
         new = [i for i in chosen if i not in known]
         if new:
             self._begin(new)
+
+    def _is_answered(self, i: int, segment: Segment) -> bool:
+        work: Enumeration = segment.payload
+        return len(work.lines) >= self.requests[i].count or work.is_exhausted
 
     def _begin(self, new: Sequence[int]) -> None:
         opened = prefill(

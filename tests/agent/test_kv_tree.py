@@ -138,6 +138,18 @@ def test_no_bit_depends_on_what_shares_the_batch(tmp_path: Path) -> None:
         assert found.texts([request]) == [text]
 
 
+def test_equal_requests_of_one_call_get_equal_answers(tmp_path: Path) -> None:
+    found = engine(write_checkpoint(tmp_path / "p", seed=4))
+    prefix = (3, 13, 5, 2)
+    found.lines([LineRequest(prefix, 2, 6)])
+    asked = [LineRequest(prefix, n, 6) for n in (5, 2, 5, 9, 5)]
+    answers = found.lines(asked)
+    found.forget()
+    assert answers == [found.lines([request])[0] for request in asked]
+    texts = [TextRequest(prefix, 12, 1.0, 3)] * 3
+    assert len(set(found.texts(texts))) == 1
+
+
 def test_an_enumeration_is_taken_up_where_it_was_left(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "p", seed=4)
     for mode in ("distinct", "drawn"):
