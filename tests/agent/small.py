@@ -16,6 +16,7 @@ SMALL: dict[str, Any] = {
     "search.max_tokens": 300,
     "hosting.hosting": "inline",
     "hosting.cohort": 4,
+    "hosting.speculation": "never",  # costs and the self-test take longer than so small a round
     "hosting.text_tokens": 20,
     "hosting.option_tokens": 8,
     "critics.num_labelled": 16,

@@ -188,9 +188,10 @@ def test_a_planted_false_answer_changes_no_search(
 
 
 def test_results_do_not_depend_on_speculation(checkpoint: Path, tmp_path: Path) -> None:
-    for mode in ("never", "always"):
+    for mode in ("never", "always", "auto"):
         run_rounds(tmp_path / mode, checkpoint, **{"hosting.speculation": mode})
-    assert contents(tmp_path / "never") == contents(tmp_path / "always")
+    never, always, auto = (contents(tmp_path / m) for m in ("never", "always", "auto"))
+    assert never == always == auto
 
 
 def test_an_empty_selection_keeps_the_policy_and_says_what_to_do(
