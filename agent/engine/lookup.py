@@ -26,8 +26,8 @@ class Group:
     after: dict[tuple[int, ...], tuple[list[int], int]] = field(default_factory=dict)
     num_tokens: int = 0
 
-    def note(self, request: TextRequest, done: Sequence[int]) -> list[int]:
-        """Take in what a text has written since it was last seen; the whole text."""
+    def note(self, request: TextRequest, done: Sequence[int]) -> None:
+        """Take in what a text has written since it was last seen."""
         text = self.texts.get(request)
         start = len(text) if text is not None else 1
         if text is None:
@@ -37,11 +37,11 @@ class Group:
         for end in range(start, len(text)):
             for size in range(SHORTEST, min(LONGEST, end) + 1):
                 self.after[tuple(text[end - size : end])] = (text, end)
-        return text
 
-    def following(self, text: Sequence[int], length: int) -> list[int]:
-        for size in range(min(LONGEST, len(text)), SHORTEST - 1, -1):
-            found = self.after.get(tuple(text[-size:]))
+    def following(self, tail: Sequence[int], length: int) -> list[int]:
+        """What came after the last tokens of a text, the most that agree."""
+        for size in range(min(LONGEST, len(tail)), SHORTEST - 1, -1):
+            found = self.after.get(tuple(tail[-size:]))
             if found is not None:
                 known, place = found
                 return known[place : place + length]
@@ -69,11 +69,11 @@ class LookupDrafts:
         self, requests: Sequence[TextRequest], done: Sequence[Sequence[int]], lengths: Sequence[int]
     ) -> list[list[int]]:
         """At most `lengths` tokens for each text; none where its last tokens are new."""
-        texts = [
-            self._group(r.group).note(r, written)
-            for r, written in zip(requests, done, strict=True)
-        ]  # fmt: skip
+        for request, written in zip(requests, done, strict=True):
+            self._group(request.group).note(request, written)
         return [
-            self._group(r.group).following(text, length) if length else []
-            for r, text, length in zip(requests, texts, lengths, strict=True)
+            self._group(r.group).following([*r.prefix[-LONGEST:], *written[-LONGEST:]], length)
+            if length
+            else []
+            for r, written, length in zip(requests, done, lengths, strict=True)
         ]

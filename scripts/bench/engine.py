@@ -178,7 +178,10 @@ def forks(engine: TorchEngine, num_repeats: int) -> Iterator[Row]:
 def speculation(models: Path, num_repeats: int) -> Iterator[Row]:
     engine, small = opened(models / "policy"), opened(models / "drafter")
     task, tokenizer = open_task("expressions", ""), Tokenizer(models / "policy")
-    rows = [tuple(tokenizer.encode(task.prompt(p.text))) for p in task.held_out(192, 3)]
+    rows = [
+        tuple(tokenizer.encode(task.prompt(p.text)))
+        for p in task.held_out(128 * (num_repeats + 1), 3)
+    ]
 
     def sources(name: str) -> list[DraftSource]:
         model = ModelDrafts(small.network, small.version, 2**26)
@@ -197,8 +200,8 @@ def speculation(models: Path, num_repeats: int) -> Iterator[Row]:
             }  # fmt: skip
             speedups: dict[str, list[float]] = {name: [] for name in drafters}
             for repeat in range(num_repeats + 1):
-                start = 0 if num == 64 else 16 * repeat
-                part = [rows[(start + i) % len(rows)] for i in range(max(16, 2 * num))]
+                size = max(16, 2 * num)  # new texts each time: none can be looked up whole
+                part = rows[size * repeat : size * (repeat + 1)]
                 requests = [
                     TextRequest(row, 96, temperature, i, group=zlib.crc32(str(row).encode()))
                     for i, row in enumerate(part)

@@ -116,6 +116,13 @@ def test_lookup_drafts_what_followed_the_same_tokens_in_the_same_group() -> None
     assert source.draft([stranger], [[5, 6]], [2]) == [[]]
 
 
+def test_a_text_written_again_is_drafted_from_where_it_stands() -> None:
+    source = LookupDrafts()
+    again = TextRequest((3, 4), 9, 1.0)
+    source.draft([again], [[5, 6, 7, 8, 9]], [3])
+    assert source.draft([again], [[5, 6]], [3]) == [[7, 8, 9]]
+
+
 def test_lookup_alone_changes_nothing_either(tmp_path: Path) -> None:
     found = engine(write_checkpoint(tmp_path / "p", seed=5))
     requests = [TextRequest((4, 13, 6, 2), 30, 0.3, i // 2, group=1) for i in range(8)]
