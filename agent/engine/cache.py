@@ -88,8 +88,9 @@ class Cache:
 
     def wipe(self, jobs: Sequence[int]) -> None:
         """Forget what jobs wrote: a NaN is not hidden by a bias."""
-        for layer in self.layers:
-            layer[list(jobs)] = 0
+        if jobs:
+            for layer in self.layers:
+                layer[list(jobs)] = 0
 
     def append(self, jobs: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
         """Take `counts` further columns of the jobs; returns the first of each."""

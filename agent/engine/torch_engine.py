@@ -198,5 +198,8 @@ class TorchEngine:
             part = rows[start : start + self.batch_rows]
             self.cache.clear()
             opened = prefill(self.network, self.cache, self.tree, part)
-            parts.append(self.network.logits(opened.hidden_NE))
+            logits = self.network.logits(opened.hidden_NE)
+            is_bad = ~torch.isfinite(logits).all(dim=1).cpu().numpy()
+            self.cache.wipe(opened.jobs[is_bad].tolist())
+            parts.append(logits)
         return torch.cat(parts)

@@ -268,3 +268,13 @@ def test_a_line_request_with_logits_that_are_not_finite_fails_alone(tmp_path: Pa
     assert good.error == "" and len(good.lines) == 3
     (again,) = found.lines([LineRequest((4, 13, 5), 3, 1)])  # the workspace is clean
     assert again.error == ""
+
+
+def test_a_score_that_is_not_finite_spoils_no_later_one(tmp_path: Path) -> None:
+    found = engine(write_checkpoint(tmp_path / "p", seed=8))
+    clean = found.last_logits([(4, 13)])
+    found.network.embedding = found.network.embedding.clone()
+    found.network.embedding[9] = float("nan")
+    bad = found.last_logits([(3, *range(9, 0, -1), 9, 9, 9)])
+    assert torch.isnan(bad).all()
+    assert torch.equal(found.last_logits([(4, 13)]), clean)  # in the columns that the other had
