@@ -14,6 +14,7 @@ from torch import Tensor
 
 from agent.engine.network import Network
 
+Ids = NDArray[np.int64]
 FIRST_COLUMNS = 32
 EXPECTED_BYTES = 2**25
 WIDTH = 16
@@ -24,7 +25,7 @@ class Cache:
     def __init__(self, network: Network) -> None:
         self.network = network
         self.layers: list[Tensor] = []
-        self.lengths: NDArray[np.int64] = np.zeros(0, np.int64)
+        self.lengths: Ids = np.zeros(0, np.int64)
         """Columns in use of each job."""
 
     @property
@@ -70,14 +71,14 @@ class Cache:
         affordable = EXPECTED_BYTES // (num_jobs * self.network.kv_bytes)
         self.reserve(num_jobs, min(num_columns, affordable))
 
-    def open(self, lengths: Sequence[int]) -> NDArray[np.int64]:
+    def open(self, lengths: Sequence[int]) -> Ids:
         """Indices of new jobs with so many columns, which the caller fills."""
         first = self.num_jobs
         self.lengths = np.concatenate((self.lengths, np.asarray(lengths, np.int64)))
         self.reserve(self.num_jobs, self.num_columns)
         return np.arange(first, self.num_jobs)
 
-    def copies(self, jobs: NDArray[np.int64]) -> NDArray[np.int64]:
+    def copies(self, jobs: Ids) -> Ids:
         """Indices of new jobs that hold what `jobs` hold."""
         new = self.open(self.lengths[jobs].tolist())
         width = int(self.lengths[jobs].max())
@@ -92,14 +93,14 @@ class Cache:
             for layer in self.layers:
                 layer[list(jobs)] = 0
 
-    def append(self, jobs: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    def append(self, jobs: Ids, counts: Ids) -> Ids:
         """Take `counts` further columns of the jobs; returns the first of each."""
         first = self.lengths[jobs].copy()
         self.lengths[jobs] += counts
         self.reserve(self.num_jobs, self.num_columns)
         return first
 
-    def close(self, jobs: Sequence[int]) -> NDArray[np.int64]:
+    def close(self, jobs: Sequence[int]) -> Ids:
         """Drop jobs. Returns, for each job that stays, its index before, in the new order.
 
         The last ones move into the gaps, so that little is copied.

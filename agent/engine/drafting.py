@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from agent.engine.cache import Cache
-from agent.engine.feed import Ids, feed, prefill
+from agent.engine.cache import Cache, Ids
+from agent.engine.feed import feed, prefill
 from agent.engine.kv_tree import KVTree
 from agent.engine.network import Network
 from agent.engine.requests import TextRequest

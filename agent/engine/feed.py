@@ -8,14 +8,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agent.engine.cache import Cache
+from agent.engine.cache import Cache, Ids
 from agent.engine.kv_tree import KVTree
 from agent.engine.network import Network, Places
 
 PREFILL_CELLS = 16384
 """Queries of one prefill, jobs times the longest, at most."""
-
-Ids = NDArray[np.int64]
 
 
 def feed(
@@ -30,11 +28,7 @@ def feed(
     num_jobs = stop - start
     is_dense = len(tokens) == num_jobs * longest and bool((np.diff(jobs) == 1).all())
     query = np.arange(longest)
-    if is_dense:
-        query_R = np.tile(query, num_jobs)
-    else:
-        ends = np.cumsum(counts)
-        query_R = np.arange(len(tokens)) - np.repeat(ends - counts, counts)
+    query_R = within(counts)
     column_R = np.repeat(firsts, counts) + query_R
     first_N = np.zeros(num_jobs, np.int64)
     first_N[jobs - start] = firsts
@@ -44,6 +38,12 @@ def feed(
         is_hidden, is_dense,
     )  # fmt: skip
     return network.forward(torch.from_numpy(tokens).to(network.device), places, cache.layers)
+
+
+def within(counts: Ids) -> Ids:
+    """0, 1, ... for each of some runs of so many rows."""
+    ends = np.cumsum(counts)
+    return np.arange(int(ends[-1])) - np.repeat(ends - counts, counts)
 
 
 def placed(

@@ -15,14 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from agent.engine.cache import Cache
+from agent.engine.cache import Cache, Ids
 from agent.engine.network import Network
 
 Tokens = tuple[int, ...]
-Ids = NDArray[np.int64]
 FIRST_TOKENS = 4096
 LONG = 64
 """Mean tokens from which a prefix is copied by itself, in one piece."""

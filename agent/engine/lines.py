@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agent.engine.cache import Cache
+from agent.engine.cache import Cache, Ids
 from agent.engine.enumeration import Enumeration, Partial, StopOf
-from agent.engine.feed import Ids, placed, prefill
+from agent.engine.feed import placed, prefill, within
 from agent.engine.kv_tree import Attachment, KVTree, Segment
 from agent.engine.network import Network
 from agent.engine.requests import Generated, LineRequest, Lines
@@ -127,13 +127,13 @@ class LineBatch:
         chosen = [job.work.next(job.request.count) for job in self.jobs]
         done = [n for n, partials in enumerate(chosen) if not partials]
         if done:
-            self._retire(done, chosen)
-            chosen = [chosen[n] for n in self._order]
+            chosen = [chosen[n] for n in self._retire(done)]
         if self.jobs:
             fed = [(job.work, p) for job, part in zip(self.jobs, chosen, strict=True) for p in part]
             self._note(fed, self._forward(chosen))
 
-    def _retire(self, done: Sequence[int], chosen: Sequence[Sequence[Partial]]) -> None:
+    def _retire(self, done: Sequence[int]) -> list[int]:
+        """Answer and drop jobs; for each that stays its index before."""
         kept: list[Attachment] = []
         for n in done:
             job = self.jobs[n]
@@ -146,8 +146,9 @@ class LineBatch:
             key = self._key(job.index)
             kept.append(Attachment(job.request.prefix, key, job.work, n, columns))
         self.tree.attach(self.cache, kept)
-        self._order = self.cache.close(done).tolist()
-        self.jobs = [self.jobs[n] for n in self._order]
+        order: list[int] = self.cache.close(done).tolist()
+        self.jobs = [self.jobs[n] for n in order]
+        return order
 
     def _answer(self, i: int, work: Enumeration) -> None:
         request = self.requests[i]
@@ -162,8 +163,7 @@ class LineBatch:
         """Logits [R, V] after each partial line, job by job."""
         N, M = len(chosen), max(len(part) for part in chosen)
         counts = np.array([len(part) for part in chosen])
-        ends = np.cumsum(counts)
-        query_R = np.arange(int(ends[-1])) - np.repeat(ends - counts, counts)
+        query_R = within(counts)
         job_R = np.repeat(np.arange(N), counts)
         prefix_N = self.cache.lengths - np.array([job.work.num_columns for job in self.jobs])
         column_R = np.repeat(self.cache.append(np.arange(N), counts), counts) + query_R

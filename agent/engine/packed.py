@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agent.engine.cache import Cache
-from agent.engine.feed import Ids, placed
+from agent.engine.cache import Cache, Ids
+from agent.engine.feed import placed, within
 from agent.engine.network import Network
 
 MAX_TOKENS = 1024
@@ -128,7 +128,7 @@ def _forward(network: Network, batch: Sequence[Pack]) -> Tensor:
     is_hidden = np.ones((N, M, cache.num_columns), np.bool_)
     for n, pack in enumerate(batch):
         is_hidden[n, : len(pack.tokens), : len(pack.tokens)] = ~_ancestors(pack)
-    place_R: Ids = np.concatenate([np.arange(c) for c in counts])
+    place_R = within(counts)
     depth_R = np.concatenate([np.array(pack.depths) for pack in batch])
     places = placed(
         network, slice(0, N), np.repeat(np.arange(N), counts), place_R, place_R, depth_R, is_hidden,

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agent.engine.cache import Cache
-from agent.engine.feed import feed, prefill
+from agent.engine.cache import Cache, Ids
+from agent.engine.feed import feed, prefill, within
 from agent.engine.kv_tree import KVTree
 from agent.engine.network import Network
 from agent.engine.requests import Generated, Text, TextRequest
@@ -95,14 +95,11 @@ class TextBatch:
         else:
             logits_NQV = logits_RV.new_zeros((len(live), longest, logits_RV.shape[1]))
             counts = np.array([len(row) for row in rows])
-            ends = np.cumsum(counts)
-            place = np.arange(int(ends[-1])) - np.repeat(ends - counts, counts)
-            logits_NQV[np.repeat(jobs, counts), place] = logits_RV
+            logits_NQV[np.repeat(jobs, counts), within(counts)] = logits_RV
         self._take(jobs, logits_NQV, drafts)
 
     def _take(
-        self, jobs: "np.ndarray[tuple[int], np.dtype[np.int64]]", logits_NQV: Tensor,
-        drafts: Drafts,
+        self, jobs: Ids, logits_NQV: Tensor, drafts: Drafts,
     ) -> None:  # fmt: skip
         """Choose tokens of some jobs, keep those that the drafts guessed, retire what ended."""
         raw_NQV = torch.log_softmax(logits_NQV, dim=-1)
