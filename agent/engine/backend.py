@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from agent.engine.requests import LineRequest, Lines, ScoreRequest, Text, TextRequest
 from agent.engine.selftest import SelfTest
 from agent.engine.speculative import Drafter
+from search.settings import ProposalRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,11 +15,10 @@ class Capabilities:
     """What an engine can do; what it is allowed to do, its self-test says."""
 
     backend: str
-    enumerates_lines: bool
-    """Answers `distinct` and `drawn` requests; `sampled` ones every engine answers."""
-    drafts: bool
-    keeps_prefixes: bool
+    modes: frozenset[ProposalRule]
+    """Of line requests that it answers."""
     max_positions: int
+    """Longest context in tokens."""
 
 
 class RolloutBackend(Protocol):

@@ -25,6 +25,7 @@ from agent.engine.steps import Steps
 from agent.engine.texts import StopOf, TextBatch
 from search.boundary import Boundary
 from search.errors import TaskError
+from search.settings import ProposalRule
 from search.state import Stop
 
 
@@ -48,10 +49,8 @@ class TorchEngine:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(
-            backend="torch", enumerates_lines=True, drafts=True, keeps_prefixes=True,
-            max_positions=self.network.arch.max_positions,
-        )  # fmt: skip
+        modes: frozenset[ProposalRule] = frozenset(("distinct", "drawn", "sampled"))
+        return Capabilities("torch", modes, self.network.arch.max_positions)
 
     def update_weights(self, source: Decoder, version: str) -> None:
         """Go on with other weights. Nothing that the old ones computed can be reached again."""

@@ -26,6 +26,7 @@ from agent.engine.speculative import Drafter
 from agent.engine.steps import Steps
 from search.boundary import Boundary
 from search.errors import ResourceError, TaskError, UsageError
+from search.settings import ProposalRule
 from search.state import Stop
 
 CPU_SETTINGS = {
@@ -86,10 +87,8 @@ class VllmEngine:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(
-            backend="vllm", enumerates_lines=True, drafts=self.drafter is not None,
-            keeps_prefixes=True, max_positions=self.checkpoint.architecture.max_positions,
-        )  # fmt: skip
+        modes: frozenset[ProposalRule] = frozenset(("distinct", "sampled"))
+        return Capabilities("vllm", modes, self.checkpoint.architecture.max_positions)
 
     def update_weights(self, source: Checkpoint, version: str) -> None:
         """Go on with other weights, and with an empty cache.
@@ -164,11 +163,7 @@ class VllmEngine:
 
     def _prove(self) -> None:
         if self.verdict is None:
-            drafter, self.drafter = self.drafter, None  # the test itself may draft
-            try:
-                self.verdict = run_selftest(self, (max(self.ends),))
-            finally:
-                self.drafter = drafter
+            self.verdict = self.selftest()
         if not self.verdict.is_passed:
             raise UsageError(
                 "vLLM may not draft above temperature 0: its self-test failed, "
@@ -178,7 +173,7 @@ class VllmEngine:
 
     def selftest(self, drafter: Drafter | None = None) -> SelfTest:
         """Texts after one token against their exact law, drafted if there is a drafter."""
-        own, self.drafter = self.drafter, None
+        own, self.drafter = self.drafter, None  # the test itself may draft
         try:
             return run_selftest(self, (max(self.ends),))
         finally:
@@ -213,15 +208,14 @@ class VllmEngine:
         for i, r in enumerate(requests):
             groups.setdefault((r.mode, r.boundary.name), []).append(i)
         for (mode, _), chosen in groups.items():
-            if mode in ("distinct", "sampled"):
-                ask = self._distinct if mode == "distinct" else self._sampled
-                found = ask([requests[i] for i in chosen])
-                answers.update(zip(chosen, found, strict=True))
-        if len(answers) < len(requests):
-            raise UsageError(
-                "search.proposal is 'drawn', which vLLM cannot answer",
-                "set search.proposal to distinct or sampled, or hosting.engine to torch",
-            )
+            if mode not in self.capabilities.modes:
+                raise UsageError(
+                    f"search.proposal is {mode!r}, which vLLM cannot answer",
+                    "set search.proposal to distinct or sampled, or hosting.engine to torch",
+                )
+            ask = self._distinct if mode == "distinct" else self._sampled
+            found = ask([requests[i] for i in chosen])
+            answers.update(zip(chosen, found, strict=True))
         return [answers[i] for i in range(len(requests))]
 
     def _distinct(self, requests: Sequence[LineRequest]) -> list[Lines]:
