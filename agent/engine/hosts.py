@@ -6,6 +6,7 @@ checkpoint. Two versions are kept, so that old and new can be compared without r
 """
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,7 @@ class HostSettings:
         return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-class Host:
+class Host(ABC):
     """Loads models on demand and keeps the last two."""
 
     def __init__(self, role: str, settings: HostSettings) -> None:
@@ -115,8 +116,9 @@ class Host:
             )
         return checkpoint
 
+    @abstractmethod
     def _wrap(self, checkpoint: Checkpoint, decoder: Decoder) -> TorchEngine:
-        raise NotImplementedError
+        """The engine that answers this role's calls."""
 
 
 class GeneratorHost(Host):
