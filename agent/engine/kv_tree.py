@@ -40,8 +40,8 @@ class Segment:
     """When it was last of use, on the tree's own clock."""
     pins: int = 0
     key: Any = None
+    """Of what was attached; empty for tokens of the tree."""
     payload: Any = None
-    """What was attached; empty for tokens of the tree."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,10 @@ class Attachment:
     payload: Any
     job: int
     columns: Ids
+
+
+_Kept = tuple[int, Ids, Ids]
+"""A job, its columns, and their places in the pool."""
 
 
 class KVTree:
@@ -125,19 +129,20 @@ class KVTree:
 
     def store(self, cache: Cache, entries: Sequence[tuple[int, Sequence[int]]]) -> None:
         """Keep prefixes that lie in the first columns of jobs: (job, tokens) each."""
-        jobs, columns, places = list[Ids](), list[Ids](), list[Ids]()
+        kept: list[_Kept] = []
         for job, tokens in entries:
             start, ids = self._insert(tuple(tokens))
-            jobs.append(np.full(len(ids), job))
-            columns.append(np.arange(start, start + len(ids)))
-            places.append(ids)
-        if places:
-            self._keep(cache, np.concatenate(jobs), np.concatenate(columns), np.concatenate(places))
+            kept.append((job, np.arange(start, start + len(ids)), ids))
+        self._keep(cache, kept)
 
-    def _keep(self, cache: Cache, job: Ids, column: Ids, ids: Ids) -> None:
+    def _keep(self, cache: Cache, kept: Sequence["_Kept"]) -> None:
+        """Copy columns of jobs to their places in the pool."""
+        ids = np.concatenate([ids for _, _, ids in kept]) if kept else np.zeros(0, np.int64)
         if not len(ids):
             return
         device = self.network.device
+        job = np.repeat([job for job, _, _ in kept], [len(ids) for _, _, ids in kept])
+        column = np.concatenate([columns for _, columns, _ in kept])
         target = torch.from_numpy(ids).to(device)
         place = (torch.from_numpy(job).to(device), torch.from_numpy(column).to(device))
         for pooled, layer in zip(self.pool, cache.layers, strict=True):
@@ -180,7 +185,7 @@ class KVTree:
 
     def attach(self, cache: Cache, entries: Sequence["Attachment"]) -> None:
         """Hang columns of jobs on prefixes that the tree holds; what finds no room is left out."""
-        jobs, columns, places = list[Ids](), list[Ids](), list[Ids]()
+        kept: list[_Kept] = []
         for entry in entries:
             self.detach(entry.tokens, entry.key)
             node, found = self.match(entry.tokens)
@@ -195,11 +200,8 @@ class KVTree:
             node.children[entry.key] = Segment(
                 (), ids, node, used=self.clock, key=entry.key, payload=entry.payload
             )
-            jobs.append(np.full(len(ids), entry.job))
-            columns.append(entry.columns)
-            places.append(ids)
-        if places:
-            self._keep(cache, np.concatenate(jobs), np.concatenate(columns), np.concatenate(places))
+            kept.append((entry.job, entry.columns, ids))
+        self._keep(cache, kept)
 
     def attached(self, tokens: Sequence[int], key: Any) -> Segment | None:
         """What was attached to a prefix, if it is still there."""
@@ -276,7 +278,7 @@ class KVTree:
     def _drop(self, leaf: Segment) -> None:
         assert leaf.parent is not None and not leaf.children
         self.free += leaf.ids.tolist()
-        del leaf.parent.children[leaf.key if leaf.payload is not None else leaf.tokens[0]]
+        del leaf.parent.children[leaf.tokens[0] if leaf.key is None else leaf.key]
 
     def segments(self) -> Iterator[Segment]:
         """All but the root."""
