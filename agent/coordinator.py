@@ -1,5 +1,6 @@
 """Between the search, which knows no models, and the hosts, which know no trees."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -21,6 +22,8 @@ from search.randomness import derive_seed
 from search.score import Finding, Score
 from search.settings import SearchSettings
 from search.state import Option, Problem, State
+
+log = logging.getLogger("ratchet")
 
 CRITICS = {"value": ValueCritic, "process": ProcessCritic, "outcome": OutcomeCritic}
 
@@ -126,6 +129,8 @@ class Models:
         return [self._proposal(r.state, found) for r, found in zip(requests, lines, strict=True)]
 
     def _proposal(self, state: State, lines: Lines) -> Proposal:
+        if lines.error:
+            log.warning("no options for problem %s: %s", state.problem_id, lines.error)
         options = tuple(self._option(line) for line in lines.lines)
         unsound: list[str] = []
         for option in options:
