@@ -64,7 +64,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "deep": {
         "task": "expressions", "demonstrations": 40_000, "steps": 700, "span": 128, "hidden": 192,
-        "inner": 512, "heads": 6, "layers": 12, "labelled": 1500, "alphabet": "0123456789+-*",
+        "inner": 512, "heads": 6, "layers": 12, "labelled": 2000, "alphabet": "0123456789+-*",
         "drafter_share": 1 / 6, "drafter_steps": 1500, "critics": False,
     },
 }  # fmt: skip
