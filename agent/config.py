@@ -35,7 +35,12 @@ class CriticSettings(_Section):
     use_tool: bool = Field(True, description="let the task's tool check steps")
     num_labelled: int = Field(150, ge=0, description="labelled problems that critics learn from")
     samples: int = Field(6, ge=1, description="sampled texts for each labelled problem")
+    states: int = Field(2, ge=0, description="states of each right text whose options are judged")
+    options: int = Field(5, ge=2, description="options judged at each of those states")
     steps: int = Field(120, ge=0, description="training steps of each critic a round; 0 keeps them")
+    rate_share: float = Field(
+        0.17, gt=0, le=1, description="learning rate of token critics as a share of the policy's"
+    )
 
     @property
     def weights(self) -> dict[str, float]:

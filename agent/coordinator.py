@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from agent.actors import Hosts, Speculation
 from agent.engine.hosts import ModelRef
-from agent.engine.requests import Generated, LineRequest, Lines, Text, TextRequest
+from agent.engine.requests import Generated, LineRequest, Lines, ScoreRequest, Text, TextRequest
 from agent.engine.tokenizer import Tokenizer
 from agent.tasks.task import Task
 from critics.blend import blend
@@ -194,7 +194,7 @@ class Models:
         calling = [role for role in active if chosen[role]]
         raw: dict[str, list[float]] = {key: [] for key in active}
         answers = self.hosts.call_many(
-            [(r, "scores", (self.models.refs[r], [s.tokens for s in chosen[r]])) for r in calling]
+            [(r, "scores", (self.models.refs[r], self._judged(r, chosen[r]))) for r in calling]
         )
         raw |= dict(zip(calling, answers, strict=True))
         return {
@@ -203,6 +203,10 @@ class Models:
             else [Score(role, "", None, "weight 0")] * len(wanted[role])
             for role in wanted
         }
+
+    def _judged(self, role: str, states: Sequence[State]) -> list[ScoreRequest]:
+        critic = self._critic(role)
+        return [ScoreRequest(s.tokens, critic.num_given(s)) for s in states]
 
     def _critic(self, role: str) -> TrainedCritic:
         calibration = self.models.calibrations.get(role, Calibration())
@@ -221,32 +225,44 @@ class Models:
     ) -> tuple[list[list[Rollout]], list[int]]:
         """For each request its completed rollouts and the tokens that they cost."""
         groups: list[list[Rollout]] = []
-        needed: list[tuple[int, TextRequest]] = []
+        needed: list[tuple[int, int]] = []
         for i, request in enumerate(requests):
-            state = request.state
-            if state.is_terminal:
-                groups.append([self.checked(state, [])])
+            if request.state.is_terminal:
+                groups.append([self.checked(request.state, [])])
                 continue
             groups.append(list(request.known))
-            for k in range(len(request.known), self.settings.num_rollouts):
-                needed.append((i, TextRequest(
-                    state.tokens, self.limits.text_tokens, self.settings.rollout_temperature,
-                    derive_seed(request.seed, k), group=derive_seed(0, state.problem_id),
-                )))  # fmt: skip
+            missing = range(len(request.known), self.settings.num_rollouts)
+            needed += [(i, derive_seed(request.seed, k)) for k in missing]
         spent = [0] * len(requests)
-        if needed:
-            texts: list[Text] = self.hosts.texts(
-                self.models.policy, self.models.refs.get("drafter"), [t for _, t in needed],
-                self.speculation,
-            )  # fmt: skip
-            for (i, _), text in zip(needed, texts, strict=True):
-                if text.error:
-                    continue
-                generated = text.generated
-                spent[i] += len(generated.tokens)
-                new = self.options_of(generated)
-                groups[i].append(self.checked(requests[i].state, new))
+        completed = self.completed(
+            [requests[i].state for i, _ in needed], self.settings.rollout_temperature,
+            [seed for _, seed in needed],
+        )  # fmt: skip
+        for (i, _), rollout in zip(needed, completed, strict=True):
+            if rollout is not None:
+                new = rollout.state.options[rollout.num_given :]
+                spent[i] += sum(len(option.tokens) for option in new)
+                groups[i].append(rollout)
         return groups, spent
+
+    def completed(
+        self, states: Sequence[State], temperature: float, seeds: Sequence[int]
+    ) -> list[Rollout | None]:
+        """The policy's completion of each state, not scored; None for one that failed."""
+        if not states:
+            return []
+        requests = [
+            TextRequest(s.tokens, self.limits.text_tokens, temperature, seed,
+                        group=derive_seed(0, s.problem_id))
+            for s, seed in zip(states, seeds, strict=True)
+        ]  # fmt: skip
+        texts: list[Text] = self.hosts.texts(
+            self.models.policy, self.models.refs.get("drafter"), requests, self.speculation
+        )
+        return [
+            None if t.error else self.checked(s, self.options_of(t.generated))
+            for s, t in zip(states, texts, strict=True)
+        ]
 
     def options_of(self, text: Generated) -> list[Option]:
         """A whole text cut at the boundary."""

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from agent.coordinator import Models
-from agent.engine.requests import Text, TextRequest
 from agent.intervals import wilson
 from critics.rollout import scored
 from search import frontier
 from search.interfaces import Rollout
 from search.mcts import Search
 from search.randomness import derive_seed
-from search.state import Problem, State
+from search.state import Problem
 from store.evaluations import Answered
 
 Mode = Literal["greedy", "majority", "best-of-n", "search"]
@@ -127,27 +126,14 @@ def sample_rollouts(
 ) -> list[list[Rollout]]:
     """Whole texts of the policy, not checked and not scored; those that failed are left out."""
     roots = [models.root(p) for p in problems]
-    requests = [
-        TextRequest(root.tokens, models.limits.text_tokens, temperature,
-                    derive_seed(seed, root.problem_id, k, "sample"))
-        for root in roots
-        for k in range(samples)
-    ]  # fmt: skip
-    texts: list[Text] = models.hosts.texts(
-        models.models.policy, models.models.refs.get("drafter"), requests, models.speculation
-    )
+    found = models.completed(
+        [root for root in roots for _ in range(samples)], temperature,
+        [derive_seed(seed, root.problem_id, k, "sample") for root in roots for k in range(samples)],
+    )  # fmt: skip
     return [
-        [
-            _as_rollout(models, root, t)
-            for t in texts[i * samples : (i + 1) * samples]
-            if not t.error
-        ]
-        for i, root in enumerate(roots)
+        [r for r in found[i * samples : (i + 1) * samples] if r is not None]
+        for i in range(len(roots))
     ]
-
-
-def _as_rollout(models: Models, root: State, text: Text) -> Rollout:
-    return models.checked(root, models.options_of(text.generated))
 
 
 def _sampled(

@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from agent.config import Config
-from agent.coordinator import ModelSet
+from agent.coordinator import CRITICS, ModelSet
 from agent.engine.checkpoint import Checkpoint, inspect_checkpoint
 from agent.engine.hosts import ROLES, ModelRef
 from agent.tasks.registry import embedded_path
@@ -39,9 +39,11 @@ def base_checkpoints(config: Config) -> dict[str, Checkpoint]:
 
 def _policy(path: Path) -> Checkpoint:
     checkpoint = inspect_checkpoint(path)
-    if checkpoint.is_critic:
+    role = checkpoint.notes.get("role", "policy")
+    if checkpoint.is_critic or role in CRITICS:
         raise CheckpointError(
-            f"{path} is a critic ({checkpoint.config['architectures'][0]}), not a policy",
+            f"{path} is a critic ({checkpoint.config['architectures'][0]}, role {role!r}), not a "
+            "policy",
             "give a causal language model",
         )
     return checkpoint
@@ -56,7 +58,7 @@ def model_set(refs: Mapping[str, ModelRef]) -> ModelSet:
     calibrations = {
         role: read_calibration(inspect_checkpoint(ref.path).notes)
         for role, ref in refs.items()
-        if role in ("value", "process", "outcome")
+        if role in CRITICS
     }
     return ModelSet(dict(refs), calibrations)
 

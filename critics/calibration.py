@@ -77,3 +77,19 @@ def expected_calibration_error(
         if (place == b).any()
     ]
     return float(sum(gaps) / len(s))
+
+
+def reliability(
+    scores: Sequence[float], labels: Sequence[float], bins: int = 10
+) -> list[dict[str, float]]:
+    """For each bin that is not empty its mean score, the share of good ones, and its size."""
+    s, y = np.asarray(scores, float), np.asarray(labels, float)
+    place = np.minimum((s * bins).astype(int), bins - 1)
+    return [
+        {
+            "score": float(s[place == b].mean()), "good": float(y[place == b].mean()),
+            "n": int((place == b).sum()),
+        }
+        for b in range(bins)
+        if (place == b).any()
+    ]  # fmt: skip

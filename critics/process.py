@@ -10,3 +10,6 @@ class ProcessCritic(TrainedCritic):
 
     def applies(self, state: State) -> bool:
         return state.depth > 0
+
+    def num_given(self, state: State) -> int:
+        return len(state.tokens) - len(state.options[-1].tokens)

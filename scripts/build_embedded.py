@@ -31,18 +31,20 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from agent.actors import InlineHosts, Speculation  # noqa: E402
+from agent.config import CriticSettings  # noqa: E402
 from agent.coordinator import Limits, Models, ModelSet  # noqa: E402
 from agent.engine.checkpoint import Checkpoint, inspect_checkpoint, load_decoder  # noqa: E402
 from agent.engine.decoder import Architecture, Decoder  # noqa: E402
 from agent.engine.hosts import HostSettings, ModelRef  # noqa: E402
 from agent.engine.tokenizer import Tokenizer  # noqa: E402
 from agent.evaluation import Plan, evaluate, sample_rollouts  # noqa: E402
+from agent.examinee import Examinee  # noqa: E402
 from agent.tasks.registry import EMBEDDED, open_task  # noqa: E402
 from agent.tasks.task import Task  # noqa: E402
-from agent.training.critics import critic_from_policy, measure_critic, train_critic  # noqa: E402
+from agent.training.critics import critic_from_policy  # noqa: E402
 from agent.training.drafter import cut_drafter, expected_acceptance  # noqa: E402
 from agent.training.examples import Example  # noqa: E402
-from agent.training.labelling import label_rollouts  # noqa: E402
+from agent.training.jobs import measured_critic, trained_critic  # noqa: E402
 from agent.training.optimizer import TrainingSettings  # noqa: E402
 from agent.training.policy import train_policy  # noqa: E402
 from agent.training.publish import publish  # noqa: E402
@@ -130,7 +132,7 @@ def empty_checkpoint(path: Path, task: Task, recipe: dict[str, Any], seed: int) 
     (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     training = {
         "optimizer": "muon", "learning_rate": 1e-3, "matrix_learning_rate": 6e-3,
-        "position_span": recipe["span"],
+        "position_span": 0,
     }  # fmt: skip
     notes = {"task": task.name, "role": "policy", "training": training}
     (path / "ratchet.json").write_text(json.dumps(notes))
@@ -155,40 +157,50 @@ class Clock:
         print(f"{time.monotonic() - self.started:6.0f} s  {text}", flush=True)
 
 
-def build(name: str, recipe: dict[str, Any], seed: int, out: Path) -> None:
+def build(name: str, recipe: dict[str, Any], seed: int, out: Path, kept: Path | None) -> None:
     clock = Clock()
     task = open_task(recipe.get("task", name), "")
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
-        empty = empty_checkpoint(work / "empty", task, recipe, seed)
-        tokenizer = Tokenizer(empty.path)
-        demonstrations = task.demonstrations(recipe["demonstrations"], seed)
-        examples = demonstration_examples(task, tokenizer, demonstrations)
-        clock.say(f"{len(examples)} demonstrations, vocabulary {tokenizer.vocab_size}")
-        base = TrainingSettings(
-            num_steps=recipe["steps"], batch_size=64, optimizer="muon", learning_rate=3e-3,
-            matrix_learning_rate=0.02, position_span=recipe["span"], max_epochs=100,
-        )  # fmt: skip
-        decoder = load_decoder(empty)
-
-        def show(done: int, total: int, loss: float) -> None:
-            if done % 100 == 0:
-                clock.say(f"step {done}/{total}, loss {loss:.4f}")
-
-        train_policy(decoder, examples, base, seed, show)
-        notes: dict[str, Any] = {"seed": seed, "recipe": recipe}
-        policy = publish(decoder, empty, work, "policy", notes, torch.bfloat16)
-        decoder = load_decoder(policy)  # what was rounded to bfloat16 is what the others start from
+        policy = (
+            inspect_checkpoint(kept) if kept else trained_policy(task, recipe, seed, work, clock)
+        )
+        tokenizer = Tokenizer(policy.path)
+        decoder = load_decoder(policy)  # as rounded to bfloat16: what the others start from
         models = evaluator(task, policy)
         report = evaluate(models, task.held_out(600, 0), Plan("greedy"))
         clock.say(f"greedy on held-out problems: {report.num_correct}/{report.n}")
-        made = {"policy": policy}
+        made = {} if kept else {"policy": policy}
         made |= build_others(task, tokenizer, decoder, policy, models, recipe, seed, work, clock)
         for role, checkpoint in made.items():
             target = out / name / role
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(checkpoint.path, target)
             clock.say(f"{role}: {checkpoint.version}, {checkpoint.num_bytes:,} bytes -> {target}")
+
+
+def trained_policy(
+    task: Task, recipe: dict[str, Any], seed: int, work: Path, clock: Clock
+) -> Checkpoint:
+    """A policy from demonstrations alone, in bfloat16."""
+    empty = empty_checkpoint(work / "empty", task, recipe, seed)
+    tokenizer = Tokenizer(empty.path)
+    demonstrations = task.demonstrations(recipe["demonstrations"], seed)
+    examples = demonstration_examples(task, tokenizer, demonstrations)
+    clock.say(f"{len(examples)} demonstrations, vocabulary {tokenizer.vocab_size}")
+    base = TrainingSettings(
+        num_steps=recipe["steps"], batch_size=64, optimizer="muon", learning_rate=3e-3,
+        matrix_learning_rate=0.02, position_span=recipe["span"], max_epochs=100,
+    )  # fmt: skip
+    decoder = load_decoder(empty)
+
+    def show(done: int, total: int, loss: float) -> None:
+        if done % 100 == 0:
+            clock.say(f"step {done}/{total}, loss {loss:.4f}")
+
+    train_policy(decoder, examples, base, seed, show)
+    notes: dict[str, Any] = {"seed": seed, "recipe": recipe}
+    return publish(decoder, empty, work, "policy", notes, torch.bfloat16)
 
 
 def evaluator(task: Task, policy: Checkpoint) -> Models:
@@ -205,29 +217,34 @@ def build_others(
     recipe: dict[str, Any], seed: int, work: Path, clock: Clock,
 ) -> dict[str, Checkpoint]:  # fmt: skip
     problems = task.labelled(recipe["labelled"], seed)
-    by_id = {p.id: p for p in problems}
-    groups = sample_rollouts(models, problems, 8, 1.0, seed)
-    rollouts = [r for group in groups for r in group if r.state.options]
-    labelled = label_rollouts(
-        rollouts,
-        lambda r: task.is_correct(r.answer, by_id[r.state.problem_id].answer or ""),
-        lambda r, i: (
-            task.check_step(by_id[r.state.problem_id].text, r.state.steps[: i + 1]).is_sound
-        ),
-        lambda key: int(key[:4], 16) % 4 == 0,
-    )
-    clock.say(f"{labelled.num_texts} sampled texts")
+    rate = 6e-3
     settings = TrainingSettings(
         num_steps=400, batch_size=48, optimizer="muon", learning_rate=1e-3,
-        matrix_learning_rate=6e-3, position_span=recipe["span"], max_epochs=8,
+        matrix_learning_rate=rate, position_span=recipe["span"], max_epochs=8,
     )  # fmt: skip
     made: dict[str, Checkpoint] = {}
-    for role in ("value", "process", "outcome") if recipe.get("critics", True) else ():
-        critic = critic_from_policy(policy, policy.arch)
-        train_critic(critic, labelled.train[role], settings, seed)
-        report = measure_critic(critic, labelled.held_out[role])
-        made[role] = publish(critic, checkpoint, work, role, {"report": report}, torch.bfloat16)
-        clock.say(f"{role}: " + ", ".join(f"{k} {v}" for k, v in report.items()))
+    if recipe.get("critics", True):
+        models.use_tool = bool(task.tool)
+        labelled = Examinee(models, task, problems, seed).labelled(8, 3, 6)
+        clock.say(f"{labelled.num_texts} sampled texts, {len(labelled.process.train)} steps judged")
+        for role in ("value", "process", "outcome"):
+            has_head = role == "value"
+            critic = (
+                critic_from_policy(policy, policy.arch) if has_head else load_decoder(checkpoint)
+            )
+            share = 1.0 if has_head else CriticSettings().rate_share
+            recipe_of = settings.model_copy(
+                update={"matrix_learning_rate": share * rate, "learning_rate": share * 1e-3,
+                        "position_span": recipe["span"] if has_head else 0}
+            )  # fmt: skip
+            split = labelled.of(role)
+            report = trained_critic(critic, split, recipe_of, seed)
+            report |= measured_critic(critic, split.held_out)
+            made[role] = publish(critic, checkpoint, work, role, {"report": report}, torch.bfloat16)
+            shown = {k: v for k, v in report.items() if k != "reliability"}
+            clock.say(f"{role}: " + ", ".join(f"{k} {v}" for k, v in shown.items()))
+    groups = sample_rollouts(models, problems, 8, 1.0, seed)
+    rollouts = [r for group in groups for r in group if r.state.options]
     texts = [Example(r.state.tokens, len(r.state.prompt_tokens)) for r in rollouts]
     drafter = cut_drafter(policy, recipe.get("drafter_share", 0.5))
     distil = settings.model_copy(
@@ -250,6 +267,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="training steps of the policy")
     parser.add_argument("--demonstrations", type=int)
+    parser.add_argument("--policy", type=Path, help="keep this policy and build the others for it")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=EMBEDDED)
     arguments = parser.parse_args()
@@ -258,7 +276,7 @@ def main() -> None:
     for key in ("steps", "demonstrations"):
         if getattr(arguments, key):
             recipe[key] = getattr(arguments, key)
-    build(arguments.name, recipe, arguments.seed, arguments.out)
+    build(arguments.name, recipe, arguments.seed, arguments.out, arguments.policy)
 
 
 if __name__ == "__main__":

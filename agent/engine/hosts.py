@@ -26,6 +26,7 @@ from agent.engine.steps import Steps
 from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
 from agent.engine.vllm_engine import VllmEngine
+from critics.heads import log_odds
 from search.errors import CheckpointError, ResourceError
 
 ROLES = ("policy", "drafter", "value", "process", "outcome")
@@ -234,20 +235,27 @@ class CriticHost(Host):
             decoder, Steps.none, (), settings.batch_rows, checkpoint.version, settings.kv_bytes
         )
 
-    def scores(self, ref: ModelRef, rows: Sequence[tuple[int, ...]]) -> list[float]:
-        """Raw logit at the last token of each row. Longer rows than the context give NaN."""
+    def scores(self, ref: ModelRef, requests: Sequence[ScoreRequest]) -> list[float]:
+        """Raw logit of each row: read at its last token, or the log-odds of its judged tokens.
+
+        Rows longer than the context, or with nothing to judge, give NaN.
+        """
         engine: TorchEngine = self._model(ref)
-        if not engine.network.is_critic:
-            raise CheckpointError(
-                f"{ref.path} is no critic", "give a checkpoint with a scalar score head"
-            )
-        results = [float("nan")] * len(rows)
+        results = [float("nan")] * len(requests)
         longest = engine.network.arch.max_positions
-        fitting = [i for i, r in enumerate(rows) if 0 < len(r) <= longest]
-        if fitting:
-            logits = engine.last_logits([tuple(rows[i]) for i in fitting])[:, 0]
-            for i, logit in zip(fitting, logits.tolist(), strict=True):
-                results[i] = logit
+        fitting = [
+            i for i, r in enumerate(requests) if 0 < r.num_given < len(r.tokens) <= longest
+        ] if not engine.network.is_critic else [
+            i for i, r in enumerate(requests) if 0 < len(r.tokens) <= longest
+        ]  # fmt: skip
+        if not fitting:
+            return results
+        if engine.network.is_critic:
+            logits = engine.last_logits([requests[i].tokens for i in fitting])[:, 0].tolist()
+        else:
+            logits = [log_odds(x) for x in engine.tail_logprobs([requests[i] for i in fitting])]
+        for i, logit in zip(fitting, logits, strict=True):
+            results[i] = logit
         return results
 
 

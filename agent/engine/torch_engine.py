@@ -4,15 +4,17 @@ Calls are answered in the order of their requests; what shares a batch, what the
 values holds, and drafts change the time they take and nothing else.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from agent.engine.backend import Capabilities
 from agent.engine.cache import Cache
 from agent.engine.decoder import Decoder
-from agent.engine.feed import prefill
+from agent.engine.feed import feed, prefill
 from agent.engine.kv_tree import KVTree
 from agent.engine.lines import LineBatch
 from agent.engine.memory import in_smaller_batches
@@ -180,6 +182,52 @@ class TorchEngine:
             tuple(scores[max(1, r.num_given) - 1 :])
             for scores, r in zip(found, requests, strict=True)
         ]
+
+    @torch.inference_mode()
+    def tail_logprobs(self, requests: Sequence[ScoreRequest]) -> list[float]:
+        """Log-probability of all tokens after the first `num_given` together.
+
+        What the tree of keys and values holds of a row is not read again; for rows that come back
+        one step longer each time this is less work than `score`.
+        """
+        found: list[float] = []
+        for start in range(0, len(requests), self.batch_rows):
+            found += self._tails(requests[start : start + self.batch_rows])
+        return found
+
+    def _tails(self, requests: Sequence[ScoreRequest]) -> list[float]:
+        self.cache.clear()
+        heads = [r.tokens[: r.num_given] for r in requests]
+        opened = prefill(self.network, self.cache, self.tree, heads)
+        order = [
+            i
+            for i in np.argsort(opened.jobs).tolist()
+            if len(requests[i].tokens) > len(heads[i]) + 1
+        ]
+        after: dict[int, torch.Tensor] = {}
+        if order:
+            rows = [requests[i].tokens[requests[i].num_given : -1] for i in order]
+            hidden = feed(self.network, self.cache, opened.jobs[order], rows)
+            after = dict(zip(order, hidden.split([len(row) for row in rows]), strict=True))
+            self.tree.store(
+                self.cache, [(int(opened.jobs[i]), requests[i].tokens[:-1]) for i in order]
+            )
+        hidden_RE = torch.cat(
+            [
+                torch.cat([opened.hidden_NE[i : i + 1], after[i]]) if i in after
+                else opened.hidden_NE[i : i + 1]
+                for i in range(len(requests))
+            ]
+        )  # fmt: skip
+        target = torch.tensor([t for r in requests for t in r.tokens[r.num_given :]])
+        logprob = torch.log_softmax(self.network.logits(hidden_RE), dim=-1)
+        picked = logprob.cpu().gather(1, target[:, None])[:, 0]
+        sums = [
+            float(part.double().sum())
+            for part in picked.split([len(r.tokens) - r.num_given for r in requests])
+        ]
+        self.cache.wipe([int(opened.jobs[i]) for i, x in enumerate(sums) if not math.isfinite(x)])
+        return sums
 
     def next_logprobs(self, rows: Sequence[tuple[int, ...]]) -> torch.Tensor:
         """log p(next token | row) at temperature 1, [N, V]."""

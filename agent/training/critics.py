@@ -1,4 +1,4 @@
-"""Training a critic from labelled texts, and measuring what it is worth."""
+"""Training a critic with a scalar head from labelled texts, and measuring what it is worth."""
 
 import math
 from collections.abc import Sequence
@@ -13,12 +13,14 @@ from agent.engine.decoder import Architecture, Decoder
 from agent.training.examples import LabelledExample, batches, stretched_positions
 from agent.training.optimizer import Optimizer, TrainingSettings
 from agent.training.policy import DivergedError, Progress, planned_steps
+from agent.training.snapshot import MOST_MEASURED, Snapshot
 from critics.calibration import (
     Calibration,
     auc,
     brier,
     expected_calibration_error,
     fit_calibration,
+    reliability,
 )
 from kernels import dispatch
 
@@ -34,11 +36,13 @@ def critic_from_policy(policy: Decoder, arch: Architecture) -> Decoder:
 def train_critic(
     critic: Decoder,
     examples: Sequence[LabelledExample],
+    held_out: Sequence[LabelledExample],
     settings: TrainingSettings,
     seed: int,
     progress: Progress | None = None,
-) -> float:
-    """Lower the class-balanced binary cross-entropy at the labelled places; returns the last loss.
+) -> dict[str, float]:
+    """Lower the class-balanced binary cross-entropy at the labelled places, in place, and keep the
+    weights that did best on `held_out`. Returns the losses and the step that was kept.
 
     Both classes weigh the same in all, so a policy that is mostly right or mostly wrong does not
     turn the critic into a constant; calibration afterwards restores the true frequencies.
@@ -51,6 +55,22 @@ def train_critic(
     num_steps = planned_steps(len(examples), settings)
     optimizer = Optimizer(critic, settings, num_steps)
     device = critic.model.norm.weight.device
+    looked_at = held_out[:MOST_MEASURED]
+
+    def held_out_loss() -> float:
+        total, count = 0.0, 0
+        for start in range(0, len(looked_at), 64):
+            part = looked_at[start : start + 64]
+            tokens_BT, _ = padded([e.tokens for e in part])
+            logits, target = _places(critic, part, tokens_BT, None, device)
+            weight = torch.where(target > 0.5, good_weight, bad_weight)
+            total += float(
+                F.binary_cross_entropy_with_logits(logits, target, weight=weight, reduction="sum")
+            )
+            count += len(target)
+        return total / count
+
+    snapshot = Snapshot(critic, held_out_loss if looked_at else None, num_steps)
     losses: list[float] = []
     critic.train()
     order = batches([len(e.tokens) for e in examples], settings.batch_size, num_steps, rng)
@@ -71,8 +91,10 @@ def train_critic(
             raise DivergedError(f"the critic's loss became {losses[-1]} at step {index + 1}")
         if progress is not None and index % 10 == 9:
             progress(index + 1, num_steps, sum(losses[-10:]) / 10)
+        snapshot.after(index + 1, num_steps)
+    snapshot.restore()
     critic.eval()
-    return sum(losses[-10:]) / max(1, len(losses[-10:]))
+    return snapshot.report(losses)
 
 
 def _places(
@@ -105,9 +127,16 @@ def measure_critic(critic: Decoder, examples: Sequence[LabelledExample]) -> dict
             halves[i % 2][0].extend(logits[place:end].tolist())
             halves[i % 2][1].extend(target[place:end].tolist())
             place = end
-    calibration = fit_calibration(*halves[0])
-    scores = [calibration.apply(x) for x in halves[1][0]]
-    labels = halves[1][1]
+    return measured(*halves)
+
+
+def measured(
+    fitted: tuple[list[float], list[float]], tested: tuple[list[float], list[float]]
+) -> dict[str, Any]:
+    """Report from (logits, labels) of two halves: the first calibrates, the second measures."""
+    calibration = fit_calibration(*fitted)
+    scores = [calibration.apply(x) for x in tested[0]]
+    labels = tested[1]
     return {
         "auc": auc(scores, labels),
         "brier": brier(scores, labels),
@@ -115,6 +144,7 @@ def measure_critic(critic: Decoder, examples: Sequence[LabelledExample]) -> dict
         "share_good": sum(labels) / len(labels) if labels else None,
         "n": len(labels),
         "calibration": {"scale": calibration.scale, "shift": calibration.shift},
+        "reliability": reliability(scores, labels),
     }
 
 

@@ -28,6 +28,36 @@ class LabelledExample:
     """Wanted score in [0, 1] at each place."""
 
 
+@dataclass(frozen=True, slots=True)
+class JudgedExample:
+    """One row for a critic in the form of a language model: a verdict on its last tokens."""
+
+    tokens: tuple[int, ...]
+    num_given: int
+    """Leading tokens that the verdict is not about."""
+    is_good: bool
+    first_wrong: int | None = None
+    """Index of the first wrong token; None when the row is good or nobody knows the place."""
+
+
+CriticExample = LabelledExample | JudgedExample
+
+
+def scalar_rows(rows: Sequence[CriticExample]) -> list[LabelledExample]:
+    """The rows for a critic with a scalar head: a verdict is read at the row's last token."""
+    return [
+        LabelledExample(r.tokens, (len(r.tokens) - 1,), (float(r.is_good),))
+        if isinstance(r, JudgedExample)
+        else r
+        for r in rows
+    ]
+
+
+def judged_rows(rows: Sequence[CriticExample]) -> list[JudgedExample]:
+    """The rows that a critic in the form of a language model can learn from."""
+    return [r for r in rows if isinstance(r, JudgedExample)]
+
+
 def batches(
     lengths: Sequence[int], batch_size: int, num_steps: int, rng: np.random.Generator
 ) -> Iterator[list[int]]:

@@ -12,14 +12,17 @@ from agent.training.publish import publish
 
 
 def initial_models_job(policy_path: str, place: Place) -> list[Trained]:
-    """Publish a drafter (the policy's first half) and three critics with heads at zero."""
+    """Publish a drafter (the policy's first half), a value critic whose head is zero, and process
+    and outcome critics that begin as the policy itself.
+    """
     torch.set_num_threads(place.threads)
     parent = inspect_checkpoint(policy_path)
     policy = load_decoder(parent)
     folder = Path(place.folder)
-    models = {"drafter": cut_drafter(policy)} | {
-        role: critic_from_policy(policy, policy.arch) for role in ("value", "process", "outcome")
-    }
+    models = {
+        "drafter": cut_drafter(policy), "value": critic_from_policy(policy, policy.arch),
+        "process": policy, "outcome": policy,
+    }  # fmt: skip
     made = []
     for role, model in models.items():
         child = publish(model, parent, folder, role, {"report": {}, "made_from": "policy"})

@@ -14,12 +14,15 @@ from typing import Any
 import torch
 
 from agent.engine.checkpoint import inspect_checkpoint, load_decoder
+from agent.engine.decoder import Decoder
 from agent.training.critics import measure_critic, train_critic
 from agent.training.drafter import cut_drafter, expected_acceptance
-from agent.training.examples import Example, LabelledExample
+from agent.training.examples import CriticExample, Example, judged_rows, scalar_rows
+from agent.training.labelling import Split
 from agent.training.optimizer import TrainingSettings
-from agent.training.policy import train_policy
+from agent.training.policy import Progress, train_policy
 from agent.training.publish import publish
+from agent.training.token_critics import measure_token_critic, train_token_critic
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,19 +80,38 @@ def policy_job(
 
 
 def critic_job(
-    role: str, parent_path: str, train: Sequence[LabelledExample],
-    held_out: Sequence[LabelledExample], settings: TrainingSettings, seed: int, place: Place,
+    role: str, parent_path: str, split: Split, settings: TrainingSettings, seed: int, place: Place
 ) -> Trained:  # fmt: skip
-    """Go on training a critic, measure old and new on the same held-out texts, and publish it."""
+    """Go on training a critic, measure old and new on the same held-out rows, and publish it."""
     torch.set_num_threads(place.threads)
     parent = inspect_checkpoint(parent_path)
     critic = load_decoder(parent, device=place.chosen_device())
-    before = measure_critic(critic, held_out)
-    loss = train_critic(critic, train, settings, seed, place.report)
-    report = measure_critic(critic, held_out)
-    report |= {"loss": loss, "num_examples": len(train), "parent_auc": before["auc"]}
+    before = measured_critic(critic, split.held_out)
+    report: dict[str, Any] = trained_critic(critic, split, settings, seed, place.report)
+    report |= measured_critic(critic, split.held_out)
+    report |= {"num_examples": len(split.train), "parent_auc": before["auc"]}
     child = publish(critic, parent, Path(place.folder), role, {"report": report, "seed": seed})
     return _trained(child, role, parent.version, report)
+
+
+def trained_critic(
+    critic: Decoder, split: Split, settings: TrainingSettings, seed: int,
+    progress: Progress | None = None,
+) -> dict[str, float]:  # fmt: skip
+    """Train a critic of either form in place; the report of its losses."""
+    if critic.is_critic:
+        return train_critic(
+            critic, scalar_rows(split.train), scalar_rows(split.held_out), settings, seed, progress
+        )
+    return train_token_critic(
+        critic, judged_rows(split.train), judged_rows(split.held_out), settings, seed, progress
+    )
+
+
+def measured_critic(critic: Decoder, held_out: Sequence[CriticExample]) -> dict[str, Any]:
+    if critic.is_critic:
+        return measure_critic(critic, scalar_rows(held_out))
+    return measure_token_critic(critic, judged_rows(held_out))
 
 
 def drafter_job(

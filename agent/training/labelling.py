@@ -1,40 +1,70 @@
-"""Labels for the critics from the policy's own sampled texts on problems with known answers."""
+"""Labels for the critics from the policy's own texts on problems with known answers."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from agent.training.examples import LabelledExample
+from agent.training.examples import CriticExample, JudgedExample, LabelledExample
 from search.interfaces import Rollout
+from search.state import Option, State
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Rows of one critic, those of held-out problems apart."""
+
+    train: list[CriticExample] = field(default_factory=list)
+    held_out: list[CriticExample] = field(default_factory=list)
+
+    @property
+    def classes(self) -> set[bool]:
+        """Which verdicts the training rows hold."""
+        return {
+            good
+            for e in self.train
+            for good in (
+                (e.is_good,) if isinstance(e, JudgedExample) else [x > 0.5 for x in e.labels]
+            )
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """Rows for each critic, held-out problems apart."""
+    value: Split
+    process: Split
+    outcome: Split
+    num_texts: int
 
-    train: dict[str, list[LabelledExample]]
-    held_out: dict[str, list[LabelledExample]]
+    def of(self, role: str) -> Split:
+        found: Split = getattr(self, role)
+        return found
 
-    @property
-    def num_texts(self) -> int:
-        return sum(len(part["value"]) for part in (self.train, self.held_out))
+
+@dataclass(frozen=True, slots=True)
+class Siblings:
+    """Different options of one state, each found good or not."""
+
+    state: State
+    options: tuple[Option, ...]
+    is_good: tuple[bool, ...]
 
 
 def label_rollouts(
     rollouts: Sequence[Rollout],
     is_correct: Callable[[Rollout], bool],
     step_is_sound: Callable[[Rollout, int], bool | None],
+    siblings: Sequence[Siblings],
     is_held_out: Callable[[str], bool],
 ) -> Labelled:
-    """Value: does the text end right, at every state. Process: is the step sound. Outcome: is the
-    finished text right, and sound where the tool has something to say.
-
-    Without a tool's word a step is labelled like its text.
+    """Value: does the text end right, at every state. Process: is the step sound, by the tool's
+    word and among siblings. Outcome: is the finished text right, and sound where the tool speaks.
     """
-    train: dict[str, list[LabelledExample]] = {"value": [], "process": [], "outcome": []}
-    held_out: dict[str, list[LabelledExample]] = {"value": [], "process": [], "outcome": []}
+    value, process, outcome = Split(), Split(), Split()
+
+    def put(split: Split, problem_id: str, row: CriticExample) -> None:
+        (split.held_out if is_held_out(problem_id) else split.train).append(row)
+
     for rollout in rollouts:
         state = rollout.state
-        part = held_out if is_held_out(state.problem_id) else train
         good = is_correct(rollout)
         label = 1.0 if good else 0.0
         end = len(state.prompt_tokens) - 1
@@ -42,19 +72,45 @@ def label_rollouts(
         for option in state.options:
             end += len(option.tokens)
             ends.append(end)
-        steps: list[float] = []
         is_sound = True
         for i in range(state.depth):
             sound = step_is_sound(rollout, i)
-            steps.append(label if sound is None else float(sound))
+            if sound is not None and is_sound:
+                put(process, state.problem_id,
+                    JudgedExample(state.tokens[: ends[i + 1] + 1], ends[i] + 1, sound))  # fmt: skip
             is_sound = is_sound and sound is not False
         tokens = state.tokens
         # A text that ended by itself has nothing left to be uncertain of: its last state counts.
-        part["value"].append(LabelledExample(tokens, tuple(ends), (label,) * len(ends)))
-        if steps:
-            part["process"].append(LabelledExample(tokens, tuple(ends[1:]), tuple(steps)))
+        put(value, state.problem_id,
+            LabelledExample(tokens, tuple(ends), (label,) * len(ends)))  # fmt: skip
         if state.is_finished:
-            part["outcome"].append(
-                LabelledExample(tokens, (ends[-1],), (float(good and is_sound),))
-            )
-    return Labelled(train, held_out)
+            row = JudgedExample(tokens, len(state.prompt_tokens), good and is_sound)
+            put(outcome, state.problem_id, row)
+    for group in siblings:
+        for row in sibling_examples(group):
+            put(process, group.state.problem_id, row)
+    return Labelled(value, process, outcome, len(value.train) + len(value.held_out))
+
+
+def sibling_examples(group: Siblings) -> list[JudgedExample]:
+    """A row for each option; a wrong one goes wrong where it leaves all its good siblings."""
+    start = len(group.state.tokens)
+    good = [o.tokens for o, is_good in zip(group.options, group.is_good, strict=True) if is_good]
+    rows = []
+    for option, is_good in zip(group.options, group.is_good, strict=True):
+        place = None if is_good or not good else departure(option.tokens, good)
+        rows.append(JudgedExample(
+            group.state.tokens + option.tokens, start, is_good,
+            None if place is None else start + place,
+        ))  # fmt: skip
+    return rows
+
+
+def departure(tokens: Sequence[int], others: Sequence[Sequence[int]]) -> int | None:
+    """First place at which `tokens` begins like none of `others`; None when it is a beginning."""
+    left = list(others)
+    for place, token in enumerate(tokens):
+        left = [o for o in left if place < len(o) and o[place] == token]
+        if not left:
+            return place
+    return None

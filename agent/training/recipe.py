@@ -27,9 +27,22 @@ def policy_settings(config: PolicyTraining, checkpoint: Checkpoint) -> TrainingS
     return TrainingSettings.model_validate(values)
 
 
-def critic_settings(config: CriticSettings, base: TrainingSettings) -> TrainingSettings:
-    """Critics train like the policy, for their own number of steps."""
-    return base.model_copy(update={"num_steps": max(1, config.steps), "max_epochs": 12.0})
+def critic_settings(
+    config: CriticSettings, base: TrainingSettings, has_head: bool
+) -> TrainingSettings:
+    """Critics train like the policy, for their own number of steps.
+
+    One in the form of a language model learns at a share of the policy's rates: at the whole of
+    them it forgets more of what the policy knows than the labels teach it (LOG.md).
+    """
+    share = 1.0 if has_head else config.rate_share
+    return base.model_copy(
+        update={
+            "num_steps": max(1, config.steps), "max_epochs": 12.0,
+            "learning_rate": share * base.learning_rate,
+            "matrix_learning_rate": share * base.matrix_learning_rate,
+        }
+    )  # fmt: skip
 
 
 def drafter_settings(config: PolicyTraining, base: TrainingSettings) -> TrainingSettings:

@@ -1,0 +1,63 @@
+"""Early stopping: the weights that did best on texts that no step learned from."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+MOST_MEASURED = 512
+"""Held-out rows looked at each time."""
+
+
+class Snapshot:
+    """Measures a model a few times while it trains and remembers its best weights."""
+
+    def __init__(
+        self, model: nn.Module, measure: Callable[[], float] | None, num_steps: int,
+        num_looks: int = 4,
+    ) -> None:  # fmt: skip
+        """`measure` gives a loss; None turns the snapshot off. The start is looked at too."""
+        self.model = model
+        self.measure = measure
+        self.every = max(1, math.ceil(num_steps / num_looks))
+        self.best_loss = math.inf
+        self.best_step = 0
+        self.first_loss = math.nan
+        self._best: dict[str, torch.Tensor] = {}
+        if measure is not None:
+            self.look(0)
+            self.first_loss = self.best_loss
+
+    def after(self, step: int, num_steps: int) -> None:
+        """Look when it is time; `step` counts from 1."""
+        if self.measure is not None and (step % self.every == 0 or step == num_steps):
+            self.look(step)
+
+    def look(self, step: int) -> None:
+        assert self.measure is not None
+        was_training = self.model.training
+        self.model.eval()
+        with torch.inference_mode():
+            loss = self.measure()
+        self.model.train(was_training)
+        if loss < self.best_loss:
+            self.best_loss, self.best_step = loss, step
+            self._best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+
+    def restore(self) -> None:
+        """Give the model its best weights back; without a finite look it stays as it is."""
+        if self._best:
+            self.model.load_state_dict(self._best)
+
+    def report(self, losses: Sequence[float]) -> dict[str, float]:
+        """Last training loss, held-out loss before and of the weights kept, and their step."""
+        last = losses[-10:]
+        found = {"loss": sum(last) / max(1, len(last))}
+        if self.measure is not None:
+            found |= {
+                "held_out_loss_before": self.first_loss,
+                "held_out_loss": self.best_loss,
+                "kept_step": self.best_step,
+            }
+        return found

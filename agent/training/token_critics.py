@@ -1,0 +1,143 @@
+"""Training a critic in the form of a language model to tell right tokens from wrong ones.
+
+The chance that nothing judged is wrong is the product of the critic's token probabilities,
+P = prod p(x_t | x_<t). A sound row raises the probability of each of its tokens. A wrong row whose
+first wrong token is known (the place where it leaves all its sound siblings) lowers that token's
+alone; one of which only the verdict is known lowers P as a whole: the loss is the binary
+cross-entropy of P (Yuan et al., arXiv 2412.01981). The policy's own probabilities are where the
+training starts.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agent.engine.batch import padded
+from agent.engine.decoder import Decoder
+from agent.training.critics import measured
+from agent.training.examples import JudgedExample, batches, stretched_positions
+from agent.training.optimizer import Optimizer, TrainingSettings
+from agent.training.policy import DivergedError, Progress, planned_steps
+from agent.training.snapshot import MOST_MEASURED, Snapshot
+from critics.heads import LEAST_DOUBT, log_odds
+from kernels import dispatch
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    tokens_BT: Tensor
+    judged_BT: Tensor
+    """Which tokens the verdict is about, [B, T - 1]: place t is token t + 1."""
+    good_BT: Tensor
+    """Tokens known to be right."""
+    wrong_BT: Tensor
+    """First wrong tokens."""
+    unplaced_B: Tensor
+    """Rows that are wrong somewhere, nobody knows where."""
+
+
+def _batch(examples: Sequence[JudgedExample], device: torch.device) -> _Batch:
+    tokens_BT, lengths_B = padded([e.tokens for e in examples])
+    place_T = torch.arange(1, tokens_BT.shape[1])
+    given_B = torch.tensor([e.num_given for e in examples])
+    judged = (place_T >= given_B[:, None]) & (place_T < lengths_B[:, None])
+    is_good = torch.tensor([e.is_good for e in examples])
+    first_B = torch.tensor([-1 if e.first_wrong is None else e.first_wrong for e in examples])
+    good = judged & (is_good[:, None] | (place_T < first_B[:, None]))
+    wrong = judged & (place_T == first_B[:, None]) & ~is_good[:, None]
+    unplaced = ~is_good & (first_B < 0)
+    return _Batch(*(x.to(device) for x in (tokens_BT, judged, good, wrong, unplaced)))
+
+
+def _logprobs(critic: Decoder, batch: _Batch, positions_BT: Tensor | None) -> Tensor:
+    """log p of the judged tokens, 0 elsewhere, [B, T - 1]."""
+    hidden = critic(batch.tokens_BT, positions_BT)[:, :-1]
+    found = dispatch.linear_logprob(
+        hidden[batch.judged_BT], critic.lm_head.weight, batch.tokens_BT[:, 1:][batch.judged_BT]
+    ).float()
+    return torch.zeros(
+        batch.judged_BT.shape, dtype=found.dtype, device=found.device
+    ).masked_scatter(batch.judged_BT, found)
+
+
+def _loss(logprob_BT: Tensor, batch: _Batch) -> Tensor:
+    """Binary cross-entropy, nats a row."""
+    sure_BT = logprob_BT.clamp(max=-LEAST_DOUBT)
+    loss = -sure_BT[batch.good_BT].sum()
+    loss = loss - torch.log(-torch.expm1(sure_BT[batch.wrong_BT])).sum()
+    whole_B = logprob_BT.sum(dim=1)[batch.unplaced_B].clamp(max=-LEAST_DOUBT)
+    loss = loss - torch.log(-torch.expm1(whole_B)).sum()
+    return loss / len(logprob_BT)
+
+
+def train_token_critic(
+    critic: Decoder,
+    examples: Sequence[JudgedExample],
+    held_out: Sequence[JudgedExample],
+    settings: TrainingSettings,
+    seed: int,
+    progress: Progress | None = None,
+) -> dict[str, float]:
+    """Lower the cross-entropy in place and keep the weights that did best on `held_out`.
+
+    Returns the losses and the step that was kept. Raises DivergedError.
+    """
+    rng = np.random.default_rng(seed)
+    generator = torch.Generator().manual_seed(seed)
+    num_steps = planned_steps(len(examples), settings)
+    optimizer = Optimizer(critic, settings, num_steps)
+    device = critic.model.norm.weight.device
+    looked_at = held_out[:MOST_MEASURED]
+    snapshot = Snapshot(
+        critic, (lambda: _mean_loss(critic, looked_at)) if looked_at else None, num_steps
+    )
+    losses: list[float] = []
+    critic.train()
+    order = batches([len(e.tokens) for e in examples], settings.batch_size, num_steps, rng)
+    for index, rows in enumerate(order):
+        batch = _batch([examples[i] for i in rows], device)
+        positions = None
+        if settings.position_span:
+            B, T = batch.tokens_BT.shape
+            positions = stretched_positions(B, T, settings.position_span, generator).to(device)
+        loss = _loss(_logprobs(critic, batch, positions), batch)
+        loss.backward()
+        optimizer.step(index)
+        losses.append(float(loss.detach()))
+        if not math.isfinite(losses[-1]):
+            raise DivergedError(f"the critic's loss became {losses[-1]} at step {index + 1}")
+        if progress is not None and index % 10 == 9:
+            progress(index + 1, num_steps, sum(losses[-10:]) / 10)
+        snapshot.after(index + 1, num_steps)
+    snapshot.restore()
+    critic.eval()
+    return snapshot.report(losses)
+
+
+@torch.inference_mode()
+def _mean_loss(critic: Decoder, examples: Sequence[JudgedExample]) -> float:
+    device = critic.model.norm.weight.device
+    total = 0.0
+    for start in range(0, len(examples), 128):
+        batch = _batch(examples[start : start + 128], device)
+        total += float(_loss(_logprobs(critic, batch, None), batch)) * len(batch.tokens_BT)
+    return total / len(examples)
+
+
+@torch.inference_mode()
+def measure_token_critic(critic: Decoder, examples: Sequence[JudgedExample]) -> dict[str, Any]:
+    """Calibration fitted on half of the rows; AUC, Brier and calibration error on the other."""
+    device = critic.model.norm.weight.device
+    halves: list[tuple[list[float], list[float]]] = [([], []), ([], [])]
+    for start in range(0, len(examples), 128):
+        part = examples[start : start + 128]
+        sums = _logprobs(critic, _batch(part, device), None).double().sum(dim=1).tolist()
+        for i, (example, logprob) in enumerate(zip(part, sums, strict=True), start):
+            halves[i % 2][0].append(log_odds(logprob))
+            halves[i % 2][1].append(float(example.is_good))
+    return measured(*halves)
