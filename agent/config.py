@@ -28,6 +28,12 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class ImaginationSettings(_Section):
+    wordings: int = Field(
+        0, ge=0, description="other wordings searched of each new problem, to compare answers"
+    )
+
+
 class CriticSettings(_Section):
     value_weight: float = Field(1.0, ge=0, description="beta_v of the blend")
     process_weight: float = Field(1.0, ge=0, description="beta_PRM of the blend")
@@ -56,6 +62,14 @@ class SelectionSettings(_Section):
     must_be_sound: bool = Field(True, description="drop what the tool found unsound")
     must_answer: bool = Field(True, description="drop texts without a final answer")
     min_confidence: float = Field(0.0, ge=0, le=1, description="least confidence in the answer")
+    min_agreement: int = Field(
+        1, ge=1, description="wordings of a problem that must come to the same answer"
+    )
+    best: int = Field(1, ge=1, description="trajectories kept of one search, at most")
+    min_distance: int = Field(
+        1, ge=0, description="steps in which two kept trajectories of one search differ, at least"
+    )
+    max_tokens: int = Field(0, ge=0, description="longest trajectory kept; 0: any")
 
 
 class PolicyTraining(_Section):
@@ -121,6 +135,7 @@ class Config(_Section):
     problems_per_round: int = Field(1000, ge=1, description="problems imagined a round")
     num_seeds: int = Field(300, ge=1, description="problems that imagination starts from")
     search: SearchSettings = SearchSettings()
+    imagination: ImaginationSettings = ImaginationSettings()
     critics: CriticSettings = CriticSettings()
     selection: SelectionSettings = SelectionSettings()
     training: PolicyTraining = PolicyTraining()

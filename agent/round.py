@@ -24,6 +24,7 @@ from agent.engine.hosts import ModelRef
 from agent.engine.tokenizer import Tokenizer
 from agent.examiner import Examiner, Figures
 from agent.gate import Verdict, judge, kept
+from agent.imagination import Imagination
 from agent.models import refs_of, register_trained
 from agent.searching import SearchStage
 from agent.teacher import Teacher
@@ -43,9 +44,10 @@ from search.errors import TaskError
 from search.randomness import derive_seed
 from search.state import Problem
 from store.database import Store, now_us
-from store.datasets import SelectionRule, dataset_of, earlier_datasets, freeze_dataset, read_dataset
+from store.datasets import dataset_of, earlier_datasets, freeze_dataset, read_dataset
 from store.recording import add_event, add_problems, as_problem, plan_searches
 from store.schema import ENDED, ProblemRow, Round, SearchRow
+from store.selection import SelectionRule, solve_rates
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +105,17 @@ class RoundRunner:
                 .order_by(SearchRow.id)
             )
             seen = [as_problem(p) for p in session.scalars(searched)]
+            rates = solve_rates(session, row.run_id)
         seed = derive_seed(self.config.seed, row.number, "imagine")
         parents = [*self.task.seeds(self.config.num_seeds, self.config.seed), *seen]
         tokenizer = Tokenizer(Path(self._models_of(round_id)["policy"].path))
-        imagined = self.task.imagine(parents, seen, self.config.problems_per_round, seed)
-        problems = [p for p in imagined if self._fits(tokenizer, p)]
+        settings = self.config.evaluation
+        held_out = self.task.held_out(settings.num_problems, settings.seed)
+        imagined = Imagination(self.task, held_out).imagine(
+            parents, seen, self.config.problems_per_round, seed, rates,
+            self.config.imagination.wordings,
+        )  # fmt: skip
+        problems = [p for p in imagined.problems if self._fits(tokenizer, p)]
         if not problems:
             self._end(round_id, "kept", kept("imagination found no new problem"))
             return
@@ -118,6 +126,7 @@ class RoundRunner:
                 (p.id, derive_seed(self.config.seed, row.number, p.key, "search")) for p in rows
             ]
             plan_searches(session, stored, plan)
+            add_event(session, row.run_id, "imagined", imagined.report(), round_id)
             stored.stage = "searching"
         self.progress.update(len(problems))
         failpoints.hit("after-imagining")
@@ -131,12 +140,7 @@ class RoundRunner:
 
     def _select(self, round_id: int) -> None:
         """Freeze the trajectories that the critics trust."""
-        rule = SelectionRule(
-            self.config.selection.min_outcome,
-            self.config.selection.must_be_sound,
-            self.config.selection.must_answer,
-            self.config.selection.min_confidence,
-        )
+        rule = SelectionRule(**self.config.selection.model_dump())
         self.progress.stage("selecting", self._row(round_id).num_problems, "trajectories kept")
         with self._writing() as session:
             row = session.get_one(Round, round_id)

@@ -22,6 +22,8 @@ class Problem:
     """Where it came from: given, generated, or the imagination operator and its parent's id."""
     difficulty: float | None = None
     """The task's own measure, for example the number of operators; None when it has none."""
+    family: str = ""
+    """Id of the problem that this one says in other words; empty for one of its own."""
 
 
 @dataclass(frozen=True, slots=True)

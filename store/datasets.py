@@ -7,21 +7,8 @@ from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from store.recording import unpack_tokens
-from store.schema import DatasetItem, DatasetRow, Round, SearchRow, TrajectoryRow
-
-
-@dataclass(frozen=True, slots=True)
-class SelectionRule:
-    """Which trajectories a round may learn from."""
-
-    min_outcome: float = 0.5
-    """Gamma: least outcome score; a trajectory without a score is not taken."""
-    must_be_sound: bool = True
-    """Take only what the task's tool found sound, where the tool has something to say."""
-    must_answer: bool = True
-    """Drop texts that end without an answer."""
-    min_confidence: float = 0.0
-    """Least share of the candidates' weight behind the answer."""
+from store.schema import DatasetItem, DatasetRow, Round, TrajectoryRow
+from store.selection import SelectionRule, read_finds
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,25 +18,9 @@ class StoredText:
 
 
 def freeze_dataset(session: Session, round_row: Round, rule: SelectionRule) -> DatasetRow:
-    """Choose the round's trajectories once and for all: the best one a problem, in order."""
-    rows = session.execute(
-        select(TrajectoryRow.id, TrajectoryRow.sha, TrajectoryRow.outcome, TrajectoryRow.is_sound,
-            TrajectoryRow.answer,
-               SearchRow.confidence)
-        .join(SearchRow, SearchRow.id == TrajectoryRow.search_id)
-        .where(SearchRow.round_id == round_row.id, TrajectoryRow.is_chosen.is_(True))
-        .order_by(SearchRow.position)
-    ).all()  # fmt: skip
-    chosen = [
-        (row.id, row.sha)
-        for row in rows
-        if row.outcome is not None
-        and row.outcome >= rule.min_outcome
-        and (row.is_sound is not False or not rule.must_be_sound)
-        and (row.answer is not None or not rule.must_answer)
-        and (row.confidence or 0.0) >= rule.min_confidence
-    ]
-    digest = hashlib.sha256("\n".join(sha for _, sha in chosen).encode()).hexdigest()
+    """Choose the round's trajectories once and for all, with what each was chosen by."""
+    chosen = rule.select(read_finds(session, round_row.id))
+    digest = hashlib.sha256("\n".join(c.find.sha for c in chosen).encode()).hexdigest()
     dataset = DatasetRow(
         round_id=round_row.id, rule=asdict(rule), num_items=len(chosen), sha=digest
     )
@@ -58,8 +29,9 @@ def freeze_dataset(session: Session, round_row: Round, rule: SelectionRule) -> D
     if chosen:
         session.execute(
             insert(DatasetItem),
-            [{"dataset_id": dataset.id, "position": i, "trajectory_id": t}
-             for i, (t, _) in enumerate(chosen)],
+            [{"dataset_id": dataset.id, "position": i, "trajectory_id": c.find.id,
+              "scores": c.scores}
+             for i, c in enumerate(chosen)],
         )  # fmt: skip
     return dataset
 

@@ -43,7 +43,7 @@ def unpack_tokens(raw: bytes) -> tuple[int, ...]:
 
 
 def as_problem(row: ProblemRow) -> Problem:
-    return Problem(row.key, row.text, row.answer, row.origin, row.difficulty)
+    return Problem(row.key, row.text, row.answer, row.origin, row.difficulty, row.family)
 
 
 def add_problems(
@@ -63,7 +63,7 @@ def add_problems(
         if p.id not in known:
             known[p.id] = ProblemRow(
                 task=task, key=p.id, text=p.text, answer=p.answer, origin=p.origin,
-                difficulty=p.difficulty, round_id=round_id,
+                difficulty=p.difficulty, family=p.family, round_id=round_id,
             )  # fmt: skip
             session.add(known[p.id])
     session.flush()

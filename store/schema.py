@@ -104,6 +104,8 @@ class ProblemRow(Base):
     answer: Mapped[str | None]
     origin: Mapped[str]
     difficulty: Mapped[float | None]
+    family: Mapped[str]
+    """Key of the problem that this one says in other words; empty for one of its own."""
     round_id: Mapped[int | None] = mapped_column(ForeignKey("rounds.id"))
     """Round that imagined it; empty for given ones."""
 
@@ -246,6 +248,8 @@ class DatasetItem(Base):
     dataset_id: Mapped[int] = mapped_column(ForeignKey("datasets.id"), primary_key=True)
     position: Mapped[int] = mapped_column(primary_key=True)
     trajectory_id: Mapped[int] = mapped_column(ForeignKey("trajectories.id"), index=True)
+    scores: Mapped[dict[str, Any]]
+    """What it was chosen by: rank, outcome, confidence, agreeing wordings; for each its figure."""
 
 
 class CheckpointRow(Base):

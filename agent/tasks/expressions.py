@@ -12,6 +12,7 @@ import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 
+from agent.tasks.operators import Operator
 from agent.tasks.task import Demonstration, generator, is_held_out, problem_id
 from critics.calculator import CalculatorError, calculate
 from search.boundary import NEWLINE
@@ -27,6 +28,7 @@ MAX_OPERATORS = 8
 _EXPRESSION = re.compile(r"-?\d{1,5}(?:[-+*]\d{1,5}){0,40}")
 _NUMBER = re.compile(r"-?\d+")
 _PRODUCT = re.compile(r"(\d+)\*(\d+)")
+_TERM = re.compile(r"([-+]?)(\d+(?:\*\d+)*)")
 _SUM = re.compile(r"(-?\d+)([-+])(\d+)")
 
 
@@ -87,12 +89,25 @@ def _change_operators(text: str, rng: random.Random) -> str:
     return re.sub(r"(?<=\d)[-+*]", lambda _: rng.choice("+-*"), text)
 
 
-OPERATORS: dict[str, Callable[[str, random.Random], str]] = {
-    "change-numbers": _change_numbers,
-    "change-operators": _change_operators,
-    "harder": _harder,
-    "easier": _easier,
+def _reorder(text: str, rng: random.Random) -> str:
+    """Summands and factors in another order: the same value, other steps."""
+    terms = [(sign or "+", factors.split("*")) for sign, factors in _TERM.findall(text)]
+    for _, factors in terms:
+        rng.shuffle(factors)
+    rng.shuffle(terms)
+    first = next(i for i, (sign, _) in enumerate(terms) if sign == "+")
+    terms.insert(0, terms.pop(first))
+    return "".join(sign + "*".join(factors) for sign, factors in terms)[1:]
+
+
+REWRITINGS: dict[str, tuple[Callable[[str, random.Random], str], int]] = {
+    "change-numbers": (_change_numbers, 0),
+    "change-operators": (_change_operators, 0),
+    "harder": (_harder, 1),
+    "easier": (_easier, -1),
+    "reorder": (_reorder, 0),
 }
+"""Each with how it changes the number of operators."""
 
 
 class Expressions:
@@ -170,24 +185,25 @@ class Expressions:
         """Half as easy as the demonstrations, half with five operators."""
         return self._unique(generator("labelled", seed), num, (3, 5, 4, 5), False, "generated")
 
-    def imagine(
-        self, parents: Sequence[Problem], seen: Sequence[Problem], num: int, seed: int
-    ) -> list[Problem]:
-        rng = generator("imagine", seed)
-        known = {p.text for p in (*parents, *seen)}
-        found: list[Problem] = []
-        for _ in range(50 * num):
-            if len(found) == num or not parents:
-                break
-            parent, name = rng.choice(parents), rng.choice(list(OPERATORS))
-            text = OPERATORS[name](parent.text, rng)
-            if not HARD[0] <= num_operators(text) <= MAX_OPERATORS or text in known:
-                continue
-            if is_held_out(text) or not _is_small(text):
-                continue
-            known.add(text)
-            found.append(self.problem(text, f"{name}:{parent.id}"))
-        return found
+    def given(self, seed: int) -> list[Problem]:
+        return []
+
+    @property
+    def operators(self) -> tuple[Operator, ...]:
+        def rewriting(
+            change: Callable[[str, random.Random], str],
+        ) -> Callable[[Problem, random.Random], Problem | None]:
+            def apply(problem: Problem, rng: random.Random) -> Problem | None:
+                text = change(problem.text, rng)
+                is_fitting = HARD[0] <= num_operators(text) <= MAX_OPERATORS and _is_small(text)
+                return self.problem(text, "") if is_fitting else None
+
+            return apply
+
+        return tuple(
+            Operator(name, rewriting(change), harder, name == "reorder")
+            for name, (change, harder) in REWRITINGS.items()
+        )
 
     def demonstrations(self, num: int, seed: int) -> list[Demonstration]:
         rng = generator("demonstrations", seed)

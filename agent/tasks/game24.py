@@ -21,6 +21,7 @@ from fractions import Fraction
 from functools import cache
 from itertools import combinations, combinations_with_replacement
 
+from agent.tasks.operators import Operator
 from agent.tasks.task import Demonstration, generator, problem_id
 from critics.calculator import CalculatorError, calculate
 from search.boundary import NEWLINE
@@ -126,6 +127,7 @@ class Game24:
     name = "game24"
     boundary = NEWLINE
     tool = "rules"
+    operators: tuple[Operator, ...] = ()
 
     def read(self, text: str) -> str:
         text = " ".join(text.replace(",", " ").split())
@@ -223,11 +225,9 @@ class Game24:
     def labelled(self, num: int, seed: int) -> list[Problem]:
         return self._drawn(num, generator("game24-labelled", seed), set())
 
-    def imagine(
-        self, parents: Sequence[Problem], seen: Sequence[Problem], num: int, seed: int
-    ) -> list[Problem]:
-        """There are 1,262 other puzzles and no more: those not searched yet."""
-        return self._drawn(num, generator("game24-imagine", seed), {p.text for p in seen})
+    def given(self, seed: int) -> list[Problem]:
+        """There are 1,262 other puzzles and no more, so no operator makes any."""
+        return self._drawn(len(_puzzles()), generator("game24-imagine", seed), set())
 
     def demonstrations(self, num: int, seed: int) -> list[Demonstration]:
         """Different winning lines, the puzzles taking turns; fewer when they run out."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from agent.tasks.operators import Operator
 from agent.tasks.task import Demonstration, check_text, generator, is_held_out, problem_id
 from agent.tasks.verifier import Verifier
 from critics.answer import final_answer, same_answer
@@ -24,6 +25,7 @@ from search.state import Problem
 
 _VALUE = r"\d[\d,]*(?:\.\d+)?"
 _CLAIM = re.compile(rf"<<([^<>=]+=[^<>=]+)>>|({_VALUE}(?:\s*[-+*/×÷]\s*{_VALUE})+\s*=\s*{_VALUE})")
+_ASKS_X = re.compile(r"value of x\?")
 _INTEGER = re.compile(r"(?<![\d.,])\d{1,4}(?![\d.,%])")
 _TEMPLATE = (
     "Solve the problem step by step, one step a line. "
@@ -148,50 +150,68 @@ class Jsonl:
     def demonstrations(self, num: int, seed: int) -> list[Demonstration]:
         return []
 
-    def imagine(
-        self, parents: Sequence[Problem], seen: Sequence[Problem], num: int, seed: int
-    ) -> list[Problem]:
-        """First the file's own problems, then rewritten ones, whose answers nobody knows."""
-        rng = generator("imagine", seed)
-        known = {self.key(p.text) for p in seen}
-        found: list[Problem] = []
-        for problem in self.seeds(len(self._problems), seed):
-            if len(found) < num and self.key(problem.text) not in known:
-                found.append(problem)
-        known |= {self.key(p.text) for p in self._problems}
-        for _ in range(20 * num):
-            if len(found) >= num or not parents:
-                break
-            parent, name = rng.choice(parents), rng.choice(list(OPERATORS))
-            text = OPERATORS[name](parent, rng)
-            key = self.key(text)
-            if key not in known and not is_held_out(key):
-                known.add(key)
-                found.append(self._problem(text, None, f"{name}:{parent.id}"))
-        return found
+    def given(self, seed: int) -> list[Problem]:
+        """The file's own problems."""
+        return self.seeds(len(self._problems), seed)
+
+    @property
+    def operators(self) -> tuple[Operator, ...]:
+        def rewriting(
+            change: Callable[[Problem, random.Random], tuple[str, str | None] | None],
+        ) -> Callable[[Problem, random.Random], Problem | None]:
+            def apply(problem: Problem, rng: random.Random) -> Problem | None:
+                made = change(problem, rng)
+                return None if made is None else self._problem(*made, "")
+
+            return apply
+
+        return tuple(Operator(name, rewriting(change)) for name, change in REWRITINGS.items())
 
 
-def _change_numbers(problem: Problem, rng: random.Random) -> str:
-    """Every integer becomes another one of the same number of digits."""
+def _change_numbers(problem: Problem, rng: random.Random) -> tuple[str, str | None] | None:
+    """Every integer becomes another one of the same number of digits; nobody knows the answer."""
 
     def other(match: re.Match[str]) -> str:
         digits = len(match[0])
         return str(rng.randint(max(2, 10 ** (digits - 1)), 10**digits - 1))
 
-    return _INTEGER.sub(other, problem.text)
+    text = _INTEGER.sub(other, problem.text)
+    return None if text == problem.text else (text, None)
 
 
-def _backward(problem: Problem, rng: random.Random) -> str:
-    """MetaMath's backward question: hide one number, give the answer (Yu et al. 2023)."""
+def _hidden(problem: Problem, rng: random.Random) -> tuple[str, str] | None:
+    """The text with one of its numbers called x, and that number."""
     numbers = list(_INTEGER.finditer(problem.text))
-    if problem.answer is None or not numbers:
-        return problem.text
-    hidden = rng.choice(numbers)
-    text = problem.text[: hidden.start()] + "x" + problem.text[hidden.end() :]
-    return f"{text} If the answer to this question is {problem.answer}, what is the value of x?"
+    if problem.answer is None or not numbers or _ASKS_X.search(problem.text):
+        return None
+    chosen = rng.choice(numbers)
+    return problem.text[: chosen.start()] + "x" + problem.text[chosen.end() :], chosen[0]
 
 
-OPERATORS: dict[str, Callable[[Problem, random.Random], str]] = {
+def _backward(problem: Problem, rng: random.Random) -> tuple[str, str | None] | None:
+    """Hide one number, give the answer, ask for the number (MetaMath, Yu et al. 2023: FOBAR)."""
+    made = _hidden(problem, rng)
+    if made is None:
+        return None
+    asked = f"If the answer to this question is {problem.answer}, what is the value of x?"
+    return f"{made[0]} {asked}", made[1]
+
+
+def _self_verification(problem: Problem, rng: random.Random) -> tuple[str, str | None] | None:
+    """The question turned into a statement that holds its answer, one number hidden (MetaMath)."""
+    made = _hidden(problem, rng)
+    if made is None:
+        return None
+    story, mark, question = made[0].rpartition(". ")
+    if not mark or not question.strip().endswith("?"):
+        return None
+    asked = question.strip().rstrip("?")
+    told = f'{story}. It is known that the answer to "{asked}" is {problem.answer}.'
+    return f"{told} What is the value of x?", made[1]
+
+
+REWRITINGS: dict[str, Callable[[Problem, random.Random], tuple[str, str | None] | None]] = {
     "change-numbers": _change_numbers,
     "backward": _backward,
+    "self-verification": _self_verification,
 }

@@ -10,9 +10,10 @@ it is the right one for the story, so here the critics matter.
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from agent.tasks.operators import Operator
 from agent.tasks.task import Demonstration, check_text, generator, is_held_out, problem_id
 from critics.calculator import equation_holds
 from search.boundary import NEWLINE
@@ -156,12 +157,13 @@ def _easier(story: Story, rng: random.Random) -> Story:
     return Story(story.name, story.things, story.start, story.events[:-1])
 
 
-OPERATORS = {
-    "change-numbers": _change_numbers,
-    "rephrase": _rephrase,
-    "harder": _harder,
-    "easier": _easier,
+REWRITINGS: dict[str, tuple[Callable[[Story, random.Random], Story], int]] = {
+    "change-numbers": (_change_numbers, 0),
+    "rephrase": (_rephrase, 0),
+    "harder": (_harder, 1),
+    "easier": (_easier, -1),
 }
+"""Each with how it changes the number of steps."""
 
 
 class Stories:
@@ -233,22 +235,24 @@ class Stories:
         drawn = self._unique("demonstrations", num, seed, LEVELS)
         return [Demonstration(p, tuple(s.steps() or ())) for p, s in drawn]
 
-    def imagine(
-        self, parents: Sequence[Problem], seen: Sequence[Problem], num: int, seed: int
-    ) -> list[Problem]:
-        rng = generator("imagine", seed)
-        known = {self.key(p.text) for p in (*parents, *seen)}
-        stories = [(p.id, s) for p in parents if (s := parsed(p.text)) is not None]
-        found: list[Problem] = []
-        for _ in range(50 * num):
-            if len(found) == num or not stories:
-                break
-            parent, story = rng.choice(stories)
-            name = rng.choice(list(OPERATORS))
-            new = OPERATORS[name](story, rng)
-            key = self.key(new.text)
-            is_good = LEVELS[0] <= len(new.events) <= LEVELS[-1] and new.steps() is not None
-            if is_good and key not in known and not is_held_out(key):
-                known.add(key)
-                found.append(self.problem(new, f"{name}:{parent}"))
-        return found
+    def given(self, seed: int) -> list[Problem]:
+        return []
+
+    @property
+    def operators(self) -> tuple[Operator, ...]:
+        def rewriting(
+            change: Callable[[Story, random.Random], Story],
+        ) -> Callable[[Problem, random.Random], Problem | None]:
+            def apply(problem: Problem, rng: random.Random) -> Problem | None:
+                story = parsed(problem.text)
+                new = None if story is None else change(story, rng)
+                if new is None or not LEVELS[0] <= len(new.events) <= LEVELS[-1]:
+                    return None
+                return None if new.steps() is None else self.problem(new, "")
+
+            return apply
+
+        return tuple(
+            Operator(name, rewriting(change), harder, name == "rephrase")
+            for name, (change, harder) in REWRITINGS.items()
+        )

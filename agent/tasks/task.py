@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from agent.tasks.operators import Operator
 from search.boundary import Boundary
 from search.errors import TaskError
 from search.score import Finding
@@ -33,6 +34,11 @@ class Task(Protocol):
     """Where a step ends, unless the search's settings name another."""
     tool: str
     """Name of the tool behind `check_step`; empty when there is none."""
+
+    @property
+    def operators(self) -> tuple[Operator, ...]:
+        """Ways to make new problems from old ones."""
+        ...
 
     def read(self, text: str) -> str:
         """The problem in its normal form. Raises TaskError for what is not a problem."""
@@ -68,13 +74,8 @@ class Task(Protocol):
         """Problems with answers from which critics may learn, none of them held out."""
         ...
 
-    def imagine(
-        self, parents: Sequence[Problem], seen: Sequence[Problem], num: int, seed: int
-    ) -> list[Problem]:
-        """Problems to search next, made from `parents`: no duplicates, nothing held out.
-
-        `seen` were searched before and are not given again. May return fewer than `num`.
-        """
+    def given(self, seed: int) -> list[Problem]:
+        """Problems that are there to be searched before any is made, none of them held out."""
         ...
 
     def demonstrations(self, num: int, seed: int) -> list[Demonstration]:

@@ -130,6 +130,13 @@ def _mean_loss(critic: Decoder, examples: Sequence[JudgedExample]) -> float:
 
 
 @torch.inference_mode()
+def token_logprob(critic: Decoder, example: JudgedExample) -> float:
+    """log P that nothing judged of the row is wrong."""
+    device = critic.model.norm.weight.device
+    return float(_logprobs(critic, _batch([example], device), None).double().sum())
+
+
+@torch.inference_mode()
 def measure_token_critic(critic: Decoder, examples: Sequence[JudgedExample]) -> dict[str, Any]:
     """Calibration fitted on half of the rows; AUC, Brier and calibration error on the other."""
     device = critic.model.norm.weight.device

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from agent.engine.checkpoint import inspect_checkpoint, load_decoder
 from agent.engine.hosts import CriticHost, GeneratorHost, HostSettings, reference
-from agent.engine.requests import TextRequest
+from agent.engine.requests import ScoreRequest, TextRequest
 from agent.engine.tokenizer import Tokenizer
 from agent.training.publish import NonFiniteError, publish, sweep
 from search.boundary import NEWLINE
@@ -142,11 +142,37 @@ def test_a_published_critic_is_a_transformers_classifier(checkpoint: Path, tmp_p
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(child.path).eval()
     row = (4, 13, 5, 2, 7)
     ref = reference(child.path, "value")
-    found = CriticHost("value", HostSettings()).scores(ref, [row, row[:3], (3,) * 999])
+    found = CriticHost("value", HostSettings()).scores(
+        ref, [ScoreRequest(t, 1) for t in (row, row[:3], (3,) * 999)]
+    )
     with torch.no_grad():
         assert found[0] == pytest.approx(float(theirs(torch.tensor([row])).logits), abs=1e-4)
         assert found[1] == pytest.approx(float(theirs(torch.tensor([row[:3]])).logits), abs=1e-4)
     assert found[2] != found[2]  # longer than the context: no number
+
+
+def test_a_token_critic_gives_the_log_odds_of_its_judged_tokens_whatever_was_kept(
+    checkpoint: Path,
+) -> None:
+    import math
+
+    ref = reference(checkpoint, "process")
+    host = CriticHost("process", HostSettings())
+    rows = [ScoreRequest((4, 13, 5, 2, 7, 8, 9), n) for n in (1, 4, 6)]
+    rows += [ScoreRequest((4, 13, 5, 2), 4), ScoreRequest((3,) * 999, 3), rows[0]]
+    found = host.scores(ref, rows)
+    decoder = load_decoder(inspect_checkpoint(checkpoint))
+    with torch.no_grad():
+        tokens = torch.tensor([rows[0].tokens])
+        logprob = torch.log_softmax(decoder.lm_head(decoder(tokens)), -1)[0]
+    for score, request in zip(found[:3], rows[:3], strict=True):
+        places = range(request.num_given, 7)
+        total = sum(float(logprob[t - 1, tokens[0, t]]) for t in places)
+        expected = total - math.log(-math.expm1(total))
+        assert score == pytest.approx(expected, abs=1e-4)
+    assert math.isnan(found[3]) and math.isnan(found[4])
+    assert found[5] == found[0]
+    assert host.scores(ref, rows[1:2]) == found[1:2]
 
 
 def test_the_same_weights_published_twice_are_one_directory(

@@ -12,11 +12,10 @@ from sqlalchemy import select, text
 from agent.actors import InlineHosts
 from agent.config import load_config
 from agent.failpoints import POINTS
+from agent.imagination import Imagination, Imagined
 from agent.progress import Silent
 from agent.run import Improver
 from agent.searching import SearchStage
-from agent.tasks.expressions import Expressions
-from search.state import Problem
 from store.check import check_store
 from store.database import open_store
 from store.inspection import list_rounds
@@ -173,12 +172,13 @@ def test_a_planted_false_answer_changes_no_search(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_rounds(tmp_path / "true", checkpoint)
-    plain = Expressions.imagine
+    plain = Imagination.imagine
 
-    def lying(self: Expressions, *arguments: Any) -> list[Problem]:
-        return [replace(p, answer="777") for p in plain(self, *arguments)]
+    def lying(self: Imagination, *arguments: Any) -> Imagined:
+        found = plain(self, *arguments)
+        return replace(found, problems=[replace(p, answer="777") for p in found.problems])
 
-    monkeypatch.setattr(Expressions, "imagine", lying)
+    monkeypatch.setattr(Imagination, "imagine", lying)
     run_rounds(tmp_path / "false", checkpoint)
     true, false = contents(tmp_path / "true"), contents(tmp_path / "false")
     for part in ("nodes", "scores", "datasets", "checkpoints"):

@@ -1,5 +1,6 @@
 """Training: the loss falls, the same seed gives the same weights, critics learn what is there."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,20 @@ from agent.config import PolicyTraining
 from agent.engine.checkpoint import inspect_checkpoint, load_decoder
 from agent.training.critics import critic_from_policy, measure_critic, train_critic
 from agent.training.drafter import cut_drafter, expected_acceptance
-from agent.training.examples import Example, LabelledExample, batches, stretched_positions
+from agent.training.examples import (
+    Example,
+    JudgedExample,
+    LabelledExample,
+    batches,
+    stretched_positions,
+)
 from agent.training.jobs import Place, policy_job
-from agent.training.labelling import label_rollouts
+from agent.training.labelling import Siblings, label_rollouts, sibling_examples
 from agent.training.optimizer import TrainingSettings
 from agent.training.policy import DivergedError, planned_steps, train_policy
 from agent.training.recipe import mixed_examples, rows_to_train
+from agent.training.snapshot import Snapshot
+from agent.training.token_critics import measure_token_critic, token_logprob, train_token_critic
 from search.interfaces import Rollout
 from search.score import Score
 from search.state import Option, State
@@ -83,7 +92,13 @@ def test_a_critic_learns_what_its_labels_say_and_is_calibrated(checkpoint: Path)
     rows = torch.randint(3, 13, (200, 6), generator=generator).tolist()
     examples = [LabelledExample(tuple(r), (3, 5), (float(r[3] > 7), float(r[5] > 7))) for r in rows]
     before = measure_critic(critic, examples[100:])
-    train_critic(critic, examples[:100], SETTINGS.model_copy(update={"num_steps": 120}), seed=0)
+    train_critic(
+        critic,
+        examples[:80],
+        examples[80:100],
+        SETTINGS.model_copy(update={"num_steps": 120}),
+        seed=0,
+    )
     after = measure_critic(critic, examples[100:])
     assert before["auc"] == 0.5
     assert after["auc"] > 0.9
@@ -115,14 +130,64 @@ def test_labels_follow_answer_and_tool() -> None:
     score = Score("outcome", "", None)
     rollouts = [Rollout(s, 0, 0, None, score, "b") for s in (good, cut)]
     found = label_rollouts(
-        rollouts, lambda r: r.state is good, lambda r, i: i == 1, lambda key: False
+        rollouts, lambda r: r.state is good, lambda r, i: i == 1, [], lambda key: False
     )
-    value, cut_value = found.train["value"]
+    value, cut_value = found.value.train
+    assert isinstance(value, LabelledExample) and isinstance(cut_value, LabelledExample)
     assert value.places == (1, 3, 4) and value.labels == (1.0, 1.0, 1.0)
     assert cut_value.labels == (0.0, 0.0, 0.0)
-    assert found.train["process"][0].labels == (0.0, 1.0)
+    # What comes after an unsound step is not judged.
+    assert found.process.train == [JudgedExample((1, 2, 3, 4), 2, False)] * 2
     # The answer is right but its working is not: the outcome critic must not learn to like it.
-    assert found.train["outcome"] == [LabelledExample((1, 2, 3, 4, 5), (4,), (0.0,))]
+    assert found.outcome.train == [JudgedExample((1, 2, 3, 4, 5), 2, False)]
+    assert found.outcome.classes == {False} and found.value.classes == {True, False}
+
+
+def test_a_wrong_option_goes_wrong_where_it_leaves_its_good_siblings() -> None:
+    state = State("0", (1, 2), "p")
+    options = tuple(Option(t, "", 0, "boundary") for t in ((3, 4, 9), (3, 5, 9), (7, 9), (3, 4)))
+    found = sibling_examples(Siblings(state, options, (True, False, False, False)))
+    assert [(e.is_good, e.first_wrong) for e in found] == [
+        (True, None), (False, 3), (False, 2), (False, None),
+    ]  # fmt: skip
+    assert all(e.num_given == 2 and e.tokens[:2] == (1, 2) for e in found)
+    unknown = sibling_examples(Siblings(state, options[1:], (False, False, False)))
+    assert [e.first_wrong for e in unknown] == [None, None, None]
+
+
+def test_a_token_critic_starts_as_the_policy_and_learns_which_tokens_are_wrong(
+    checkpoint: Path,
+) -> None:
+    critic = load_decoder(inspect_checkpoint(checkpoint))
+    # A row 3+i 13 3+j 2 x is good exactly when x repeats its first token.
+    rows = [
+        JudgedExample((3 + i, 13, 3 + j, 2, 3 + k, 1), 4, k == i, None if k == i else 4)
+        for i in range(6) for j in range(6) for k in (i, (i + 1 + j) % 6)
+    ]  # fmt: skip
+    rows += [replace(r, first_wrong=None) for r in rows[:20]]
+    with torch.no_grad():
+        tokens = torch.tensor([rows[0].tokens])
+        logprob = torch.log_softmax(critic.lm_head(critic(tokens)), -1)
+        expected = float(logprob[0, 3, tokens[0, 4]] + logprob[0, 4, 1])
+    assert token_logprob(critic, rows[0]) == pytest.approx(expected, abs=1e-5)
+    before = measure_token_critic(critic, rows[1::2])
+    report = train_token_critic(critic, rows[::2], rows[1::2], SETTINGS, seed=0)
+    after = measure_token_critic(critic, rows[1::2])
+    assert report["held_out_loss"] < 0.5 * report["held_out_loss_before"]
+    assert after["auc"] > 0.95 > before["auc"]
+
+
+def test_the_weights_kept_are_those_that_did_best_on_held_out_texts() -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    losses = iter([3.0, 1.0, 2.0])
+    torch.nn.init.constant_(model.weight, 0.0)
+    snapshot = Snapshot(model, lambda: next(losses), num_steps=2, num_looks=2)
+    for step in (1, 2):
+        torch.nn.init.constant_(model.weight, float(step))
+        snapshot.after(step, 2)
+    snapshot.restore()
+    assert float(model.weight) == 1.0
+    assert (snapshot.first_loss, snapshot.best_loss, snapshot.best_step) == (3.0, 1.0, 1)
 
 
 def test_replayed_demonstrations_make_up_their_share() -> None:

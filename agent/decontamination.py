@@ -1,0 +1,49 @@
+"""Whether a text gives away a held-out problem: by its key, or by word n-grams it shares.
+
+Thirteen words in a row are the customary measure (Brown et al. 2020, appendix C); a held-out
+problem shorter than that is compared whole.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+
+from search.state import Problem
+
+N_GRAM = 13
+
+_WORD = re.compile(r"\d+|[^\W\d_]+|[^\w\s]")
+
+
+def words(text: str) -> list[str]:
+    """Words, numbers and signs in lower case."""
+    return _WORD.findall(text.lower())
+
+
+class Decontamination:
+    """The n-grams and keys of held-out problems."""
+
+    def __init__(
+        self, held_out: Iterable[Problem], key: Callable[[str], str], size: int = N_GRAM
+    ) -> None:
+        self.key = key
+        self.size = size
+        self._keys: set[str] = set()
+        self._grams: set[tuple[str, ...]] = set()
+        self._whole: set[tuple[str, ...]] = set()
+        for problem in held_out:
+            self._keys.add(key(problem.text))
+            found = words(problem.text)
+            self._whole.add(tuple(found))
+            self._grams.update(self._of(found))
+
+    def leak(self, text: str) -> str:
+        """Why the text may not be learned from: `key`, `n-gram`, or empty."""
+        if self.key(text) in self._keys:
+            return "key"
+        found = words(text)
+        if tuple(found) in self._whole or not self._grams.isdisjoint(self._of(found)):
+            return "n-gram"
+        return ""
+
+    def _of(self, found: list[str]) -> Iterable[tuple[str, ...]]:
+        return (tuple(found[i : i + self.size]) for i in range(len(found) - self.size + 1))

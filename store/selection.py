@@ -1,0 +1,168 @@
+"""Which of a round's finished texts are trusted enough to learn from, and why."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Integer, cast, func, select
+from sqlalchemy.orm import Session
+
+from store.schema import ProblemRow, Round, SearchRow, TrajectoryRow
+
+SOUND_ENOUGH = 0.5
+"""Outcome score from which a text that no tool judged counts as solved, for solve rates."""
+
+
+@dataclass(frozen=True, slots=True)
+class Find:
+    """A finished text that a search came across."""
+
+    id: int
+    sha: str
+    search_id: int
+    family: str
+    """Shared by the searches of all wordings of one problem."""
+    is_chosen: bool
+    """Whether it is the search's answer."""
+    answer: str | None
+    outcome: float | None
+    is_sound: bool | None
+    confidence: float
+    """Share of the candidates' weight behind the search's answer."""
+    steps: tuple[str, ...]
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    find: Find
+    scores: dict[str, Any]
+    """What it was chosen by."""
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionRule:
+    """Which trajectories a round may learn from."""
+
+    min_outcome: float = 0.5
+    """Gamma: least outcome score; a trajectory without a score is not taken."""
+    must_be_sound: bool = True
+    """Drop what the task's tool found unsound."""
+    must_answer: bool = True
+    """Drop texts that end without an answer."""
+    min_confidence: float = 0.0
+    """Least share of the candidates' weight behind the answer."""
+    min_agreement: int = 1
+    """Searches of a family that come to the same answer, at least."""
+    best: int = 1
+    """Trajectories of one search, at most: its answer, then others with the same answer."""
+    min_distance: int = 1
+    """Steps in which two trajectories of one search differ, at least."""
+    max_tokens: int = 0
+    """Longest trajectory; 0: any."""
+
+    def select(self, finds: Sequence[Find]) -> list[Selected]:
+        """The trusted ones, search by search in their order, the chosen one of each first."""
+        agreed = _agreement(finds)
+        groups: dict[int, list[Find]] = defaultdict(list)
+        for find in finds:
+            groups[find.search_id].append(find)
+        kept: list[Selected] = []
+        for group in groups.values():
+            chosen = next((f for f in group if f.is_chosen), None)
+            if chosen is None or not self.admits(chosen):
+                continue
+            answer, votes, size = agreed[chosen.family]
+            if votes < self.min_agreement or (size > 1 and chosen.answer != answer):
+                continue
+            rest = [
+                f for f in group
+                if not f.is_chosen and f.answer == chosen.answer and self.admits(f)
+            ]  # fmt: skip
+            rest.sort(key=lambda f: (f.is_sound is not True, -(f.outcome or 0.0), f.id))
+            taken: list[Find] = []
+            for find in (chosen, *rest):
+                if len(taken) < self.best and all(
+                    distance(find.steps, t.steps) >= self.min_distance for t in taken
+                ):
+                    taken.append(find)
+                    kept.append(Selected(find, {
+                        "rank": len(taken), "outcome": find.outcome, "is_sound": find.is_sound,
+                        "confidence": find.confidence, "agreement": votes, "wordings": size,
+                    }))  # fmt: skip
+        return kept
+
+    def admits(self, find: Find) -> bool:
+        """Whether a text passes by its own figures."""
+        return (
+            find.outcome is not None
+            and find.outcome >= self.min_outcome
+            and (find.is_sound is not False or not self.must_be_sound)
+            and (find.answer is not None or not self.must_answer)
+            and find.confidence >= self.min_confidence
+            and (not self.max_tokens or find.num_tokens <= self.max_tokens)
+        )
+
+
+def distance(left: Sequence[str], right: Sequence[str]) -> int:
+    """Steps in which two texts differ, place by place."""
+    same = sum(a == b for a, b in zip(left, right, strict=False))
+    return max(len(left), len(right)) - same
+
+
+def _agreement(finds: Sequence[Find]) -> dict[str, tuple[str | None, int, int]]:
+    """Family to its commonest answer, the searches that gave it, and how many there are."""
+    answers: dict[str, list[str | None]] = defaultdict(list)
+    for find in finds:
+        if find.is_chosen:
+            answers[find.family].append(find.answer)
+    found: dict[str, tuple[str | None, int, int]] = {}
+    for family, given in answers.items():
+        votes = Counter(a for a in given if a is not None)
+        top = max(votes, key=lambda a: (votes[a], a), default=None)
+        found[family] = (top, votes[top] if top is not None else 0, len(given))
+    return found
+
+
+def read_finds(session: Session, round_id: int) -> list[Find]:
+    """All finished texts of a round's searches, in the order of the searches."""
+    rows = session.execute(
+        select(TrajectoryRow, SearchRow.confidence, ProblemRow.key, ProblemRow.family)
+        .join(SearchRow, SearchRow.id == TrajectoryRow.search_id)
+        .join(ProblemRow, ProblemRow.id == SearchRow.problem_id)
+        .where(SearchRow.round_id == round_id)
+        .order_by(SearchRow.position, TrajectoryRow.id)
+    )
+    return [
+        Find(
+            row.id, row.sha, row.search_id, family or key, row.is_chosen, row.answer, row.outcome,
+            row.is_sound, confidence or 0.0,
+            tuple(step["text"] for step in row.steps["steps"]), len(row.tokens) // 4,
+        )
+        for row, confidence, key, family in rows
+    ]  # fmt: skip
+
+
+def solve_rates(session: Session, run_id: int) -> dict[str, float]:
+    """Problem key to the share of its search's texts that hold good, over a run's searches.
+
+    A text holds good when the tool found it sound or, where no tool spoke, when its outcome score
+    is at least one half.
+    """
+    is_good = (TrajectoryRow.is_sound.is_(True)) | (
+        TrajectoryRow.is_sound.is_(None) & (TrajectoryRow.outcome >= SOUND_ENOUGH)
+    )
+    rows = session.execute(
+        select(
+            ProblemRow.key,
+            func.sum(cast(func.coalesce(is_good, False), Integer)),
+            func.count(),
+        )
+        .join(SearchRow, SearchRow.problem_id == ProblemRow.id)
+        .join(Round, Round.id == SearchRow.round_id)
+        .join(TrajectoryRow, TrajectoryRow.search_id == SearchRow.id)
+        .where(Round.run_id == run_id)
+        .group_by(ProblemRow.key)
+    )
+    return {key: float(good) / count for key, good, count in rows}
