@@ -62,8 +62,8 @@ class SelectionSettings(_Section):
     must_be_sound: bool = Field(True, description="drop what the tool found unsound")
     must_answer: bool = Field(True, description="drop texts without a final answer")
     min_confidence: float = Field(0.0, ge=0, le=1, description="least confidence in the answer")
-    min_agreement: int = Field(
-        1, ge=1, description="wordings of a problem that must come to the same answer"
+    min_support: float = Field(
+        0.0, ge=0, description="least sum of outcome scores behind an answer, over its wordings"
     )
     best: int = Field(1, ge=1, description="trajectories kept of one search, at most")
     min_distance: int = Field(

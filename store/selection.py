@@ -53,8 +53,9 @@ class SelectionRule:
     """Drop texts that end without an answer."""
     min_confidence: float = 0.0
     """Least share of the candidates' weight behind the answer."""
-    min_agreement: int = 1
-    """Searches of a family that come to the same answer, at least."""
+    min_support: float = 0.0
+    """Least sum of outcome scores behind the answer, over the wordings of one problem; a text
+    that the tool found sound counts 1."""
     best: int = 1
     """Trajectories of one search, at most: its answer, then others with the same answer."""
     min_distance: int = 1
@@ -64,7 +65,7 @@ class SelectionRule:
 
     def select(self, finds: Sequence[Find]) -> list[Selected]:
         """The trusted ones, search by search in their order, the chosen one of each first."""
-        agreed = _agreement(finds)
+        supported = _support(finds)
         groups: dict[int, list[Find]] = defaultdict(list)
         for find in finds:
             groups[find.search_id].append(find)
@@ -73,8 +74,8 @@ class SelectionRule:
             chosen = next((f for f in group if f.is_chosen), None)
             if chosen is None or not self.admits(chosen):
                 continue
-            answer, votes, size = agreed[chosen.family]
-            if votes < self.min_agreement or (size > 1 and chosen.answer != answer):
+            answer, support, size = supported[chosen.family]
+            if support < self.min_support or (size > 1 and chosen.answer != answer):
                 continue
             rest = [
                 f for f in group
@@ -89,7 +90,7 @@ class SelectionRule:
                     taken.append(find)
                     kept.append(Selected(find, {
                         "rank": len(taken), "outcome": find.outcome, "is_sound": find.is_sound,
-                        "confidence": find.confidence, "agreement": votes, "wordings": size,
+                        "confidence": find.confidence, "support": support, "wordings": size,
                     }))  # fmt: skip
         return kept
 
@@ -111,17 +112,22 @@ def distance(left: Sequence[str], right: Sequence[str]) -> int:
     return max(len(left), len(right)) - same
 
 
-def _agreement(finds: Sequence[Find]) -> dict[str, tuple[str | None, int, int]]:
-    """Family to its commonest answer, the searches that gave it, and how many there are."""
-    answers: dict[str, list[str | None]] = defaultdict(list)
+def _support(finds: Sequence[Find]) -> dict[str, tuple[str | None, float, int]]:
+    """Family to its best supported answer, what supports it, and how many searches it has."""
+    behind: dict[str, dict[str, float]] = defaultdict(dict)
+    sizes: Counter[str] = Counter()
     for find in finds:
-        if find.is_chosen:
-            answers[find.family].append(find.answer)
-    found: dict[str, tuple[str | None, int, int]] = {}
-    for family, given in answers.items():
-        votes = Counter(a for a in given if a is not None)
-        top = max(votes, key=lambda a: (votes[a], a), default=None)
-        found[family] = (top, votes[top] if top is not None else 0, len(given))
+        if not find.is_chosen:
+            continue
+        sizes[find.family] += 1
+        if find.answer is not None:
+            score = 1.0 if find.is_sound else (find.outcome or 0.0)
+            answers = behind[find.family]
+            answers[find.answer] = answers.get(find.answer, 0.0) + score
+    found: dict[str, tuple[str | None, float, int]] = {}
+    for family, size in sizes.items():
+        top = max(behind[family].items(), key=lambda a: (a[1], a[0]), default=(None, 0.0))
+        found[family] = (*top, size)
     return found
 
 
