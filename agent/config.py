@@ -6,6 +6,7 @@ that names the nearest known one.
 
 import difflib
 import hashlib
+import importlib.util
 import json
 import os
 import tomllib
@@ -84,7 +85,22 @@ class PolicyTraining(_Section):
     replay_share: float = Field(
         0.35, ge=0, lt=1, description="share of demonstrations among the training texts"
     )
-    max_epochs: float = Field(16.0, gt=0, description="passes over the finds, at most")
+    max_epochs: float = Field(16.0, gt=0, description="passes over the texts, at most")
+    use_labelled: bool = Field(
+        True, description="learn also from the policy's own right texts on labelled problems"
+    )
+    method: Literal["sft", "dpo", "tr-dpo", "dr-po"] = Field(
+        "sft", description="on kept texts, on sibling pairs, or on policy from stored states"
+    )
+    trainer: Literal["own", "trl"] = Field("own", description="our loop, or TRL (sft and dpo)")
+    lora_rank: int = Field(0, ge=0, description="rank of LoRA adapters (trl only); 0: all weights")
+    beta: float = Field(0.1, gt=0, description="DPO: hold on the reference")
+    sft_weight: float = Field(1.0, ge=0, description="DPO: weight of the chosen step's likelihood")
+    reference_update: Literal["soft", "hard"] = Field("soft", description="TR-DPO: how it moves")
+    reference_alpha: float = Field(0.6, gt=0, le=1, description="TR-DPO: share of the policy")
+    reference_steps: int = Field(64, ge=1, description="TR-DPO: steps between updates (tau)")
+    texts_per_state: int = Field(4, ge=2, description="DR-PO: completions of one state")
+    kl_weight: float = Field(0.05, ge=0, description="DR-PO: hold on the starting policy")
     drafter_steps: int = Field(120, ge=0, description="distillation steps of the drafter; 0: none")
 
 
@@ -127,12 +143,16 @@ class Config(_Section):
         "expressions", description="problems"
     )
     policy: str = Field("", description="checkpoint directory; empty: the embedded one")
+    bundle: str = Field("", description="folder with all five models; empty: the embedded one")
     problems: str = Field("", description="JSONL file of the task jsonl")
     store: str = Field("sqlite:///ratchet-runs/ratchet.db", description="SQLAlchemy URL")
     checkpoints: str = Field("ratchet-runs/checkpoints", description="where new weights go")
     run: str = Field("default", description="name of the run")
     seed: int = Field(0, ge=0, lt=2**62, description="of everything random")
-    problems_per_round: int = Field(1000, ge=1, description="problems imagined a round")
+    problems_per_round: int = Field(2000, ge=1, description="problems imagined a round")
+    tokens_per_problem: int = Field(
+        300, ge=0, description="tokens of one search of a round, at most; 0: search.max_tokens"
+    )
     num_seeds: int = Field(300, ge=1, description="problems that imagination starts from")
     search: SearchSettings = SearchSettings()
     imagination: ImaginationSettings = ImaginationSettings()
@@ -237,6 +257,27 @@ def _listed(value: Any) -> Any:
     return value
 
 
+def _check_training(training: PolicyTraining) -> None:
+    """Settings that do not go together."""
+    if training.trainer == "own" and training.lora_rank:
+        raise UsageError(
+            f"setting 'training.lora_rank' is {training.lora_rank}, but our own loop trains all "
+            "weights",
+            "set training.trainer to trl, or training.lora_rank to 0",
+        )
+    if training.trainer == "trl" and training.method not in ("sft", "dpo"):
+        raise UsageError(
+            f"setting 'training.method' is {training.method!r}, which training.trainer 'trl' does "
+            "not offer here",
+            "set training.trainer to own, or training.method to sft or dpo",
+        )
+    if training.trainer == "trl" and importlib.util.find_spec("trl") is None:
+        raise UsageError(
+            "setting 'training.trainer' is 'trl', which is not installed",
+            "pip install -e '.[trl]', or set training.trainer to own",
+        )
+
+
 def load_config(flags: Mapping[str, Any], file: str = "") -> tuple[Config, list[Setting]]:
     """The configuration and where each value came from. Raises UsageError naming key and value."""
     given = _from_file(file) | _from_environment()
@@ -269,6 +310,7 @@ def load_config(flags: Mapping[str, Any], file: str = "") -> tuple[Config, list[
             "setting 'search.proposal' is 'drawn', which hosting.engine 'vllm' cannot answer",
             "set search.proposal to distinct or sampled, or hosting.engine to torch",
         )
+    _check_training(config.training)
     values = _flat(config.model_dump())
     return config, [
         Setting(key, values[key], given[key].origin if key in given else "default")

@@ -1,7 +1,7 @@
 """What all parts of a run share: configuration, store, lease, hosts, task, progress."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,13 @@ class RunContext:
     def models_for(self, refs: Mapping[str, ModelRef]) -> Models:
         """Proposer and evaluator over these weights."""
         return make_models(self.config, self.hosts, model_set(refs), self.task)
+
+    def models_to_search(self, refs: Mapping[str, ModelRef]) -> Models:
+        """The same with the token budget of a round's searches: many problems, little on each."""
+        models = self.models_for(refs)
+        if self.config.tokens_per_problem:
+            models.settings = replace(models.settings, max_tokens=self.config.tokens_per_problem)
+        return models
 
 
 def make_models(config: Config, hosts: Hosts, models: ModelSet, task: Task) -> Models:

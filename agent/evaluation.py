@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from agent.coordinator import Models
+from agent.engine.requests import ScoreRequest
 from agent.intervals import wilson
+from agent.tasks.task import Demonstration
 from critics.rollout import scored
 from search import frontier
 from search.interfaces import Rollout
@@ -119,6 +122,28 @@ def _searched(
         answer = result.chosen.rollout.answer if result.chosen else None
         found.append((answer, result.budget.tokens))
     return found
+
+
+def bits_per_character(models: Models, worked: Sequence[Demonstration]) -> float | None:
+    """What the policy needs to write down the solutions of worked problems, bits a character.
+
+    A model's compression of held-out text tells its ability apart from how its answers are
+    elicited (Huang et al., arXiv 2404.09937). None without texts.
+    """
+    requests, characters = [], 0
+    tokenizer = models.tokenizer
+    for demonstration in worked:
+        prompt = tokenizer.encode(models.task.prompt(demonstration.problem.text))
+        text = "".join(demonstration.steps)
+        tokens = (*prompt, *tokenizer.encode(text, is_start=False))
+        requests.append(ScoreRequest(tokens, len(prompt)))
+        characters += len(text)
+    if not characters:
+        return None
+    found: list[tuple[float, ...]] = models.hosts.call(
+        "policy", "score", models.models.policy, requests
+    )
+    return -sum(map(sum, found)) / math.log(2) / characters
 
 
 def sample_rollouts(

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 
 from agent.context import RunContext
 from agent.engine.hosts import ModelRef
-from agent.evaluation import Plan, Report, benchmark_digest, evaluate
+from agent.evaluation import Plan, Report, benchmark_digest, bits_per_character, evaluate
 from search.state import Problem
 from store.evaluations import find_evaluation, record_evaluation
+
+NUM_WORKED = 200
+"""Texts whose compression is measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +20,8 @@ class Figures:
     policy: str
     greedy: Report
     search: Report | None
+    bits_per_character: float | None
+    """Of held-out worked texts; None where the task has none."""
 
 
 class Examiner:
@@ -32,7 +37,19 @@ class Examiner:
         if settings.num_search_problems:
             part = problems[: settings.num_search_problems]
             search = self.evaluated(refs, part, Plan("search", seed=settings.seed), round_id)
-        return Figures(refs["policy"].version, greedy, search)
+        return Figures(refs["policy"].version, greedy, search, self.compression(refs))
+
+    def compression(self, refs: Mapping[str, ModelRef]) -> float | None:
+        """Bits per character of held-out worked texts: forgetting shows there."""
+        worked = self.context.task.worked(NUM_WORKED, self.context.config.evaluation.seed)
+        room = self.context.max_positions
+        models = self.context.models_for(refs)
+        fitting = [
+            w for w in worked
+            if len(models.tokenizer.encode(models.task.prompt(w.problem.text) + "".join(w.steps)))
+            < room
+        ]  # fmt: skip
+        return bits_per_character(models, fitting)
 
     def evaluated(
         self, refs: Mapping[str, ModelRef], problems: Sequence[Problem], plan: Plan,

@@ -22,12 +22,17 @@ class Verdict:
     p: float
     """One-sided exact McNemar p."""
     reason: str
+    bits_per_character: tuple[float | None, float | None] = (None, None)
+    """Of held-out worked texts, before and after: reported, not judged."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def judge(before: Mapping[str, bool], after: Mapping[str, bool], max_p: float) -> Verdict:
+def judge(
+    before: Mapping[str, bool], after: Mapping[str, bool], max_p: float,
+    bits: tuple[float | None, float | None] = (None, None),
+) -> Verdict:  # fmt: skip
     """Compare two policies on the same problems, by problem key."""
     keys = before.keys() & after.keys()
     gained = sum(after[k] and not before[k] for k in keys)
@@ -40,7 +45,9 @@ def judge(before: Mapping[str, bool], after: Mapping[str, bool], max_p: float) -
         f"{'<' if p < max_p else 'not below'} {max_p:g}"
     )
     rule = f"greedy on held-out problems, one-sided exact McNemar p < {max_p:g}"
-    return Verdict(is_promoted, rule, len(keys), gained, lost, difference, low, high, p, reason)
+    return Verdict(
+        is_promoted, rule, len(keys), gained, lost, difference, low, high, p, reason, bits
+    )
 
 
 def kept(reason: str) -> Verdict:

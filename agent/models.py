@@ -27,9 +27,16 @@ def base_checkpoints(config: Config) -> dict[str, Checkpoint]:
         return {"policy": _policy(Path(config.policy).expanduser())}
     found: dict[str, Checkpoint] = {}
     for role in ROLES:
-        path = embedded_path(config.task, role)
-        if path is not None:
+        path = Path(config.bundle).expanduser() / role if config.bundle else \
+            embedded_path(config.task, role)  # fmt: skip
+        if path is not None and (not config.bundle or path.is_dir()):
             found[role] = inspect_checkpoint(path)
+    if config.bundle and not set(ROLES) <= found.keys():
+        missing = sorted(set(ROLES) - found.keys())
+        raise CheckpointError(
+            f"bundle {config.bundle!r} has no {missing[0]!r}",
+            "name a folder that scripts/build_embedded.py made, or a policy with --policy DIR",
+        )
     if "policy" not in found:
         raise CheckpointError(
             f"task {config.task!r} has no embedded policy", "name a checkpoint with --policy DIR"

@@ -19,32 +19,21 @@ from sqlalchemy.orm import Session
 
 from agent import failpoints
 from agent.context import RunContext
-from agent.engine.checkpoint import inspect_checkpoint
 from agent.engine.hosts import ModelRef
 from agent.engine.tokenizer import Tokenizer
 from agent.examiner import Examiner, Figures
 from agent.gate import Verdict, judge, kept
 from agent.imagination import Imagination
+from agent.learning import NothingToLearnError, TrainingStage
 from agent.models import refs_of, register_trained
 from agent.searching import SearchStage
-from agent.teacher import Teacher
-from agent.training.examples import Example
-from agent.training.jobs import Trained, drafter_job, policy_job
-from agent.training.optimizer import TrainingSettings
 from agent.training.policy import DivergedError
 from agent.training.publish import NonFiniteError
-from agent.training.recipe import (
-    drafter_settings,
-    mixed_examples,
-    policy_settings,
-    rows_to_train,
-)
-from agent.workshop import Job
 from search.errors import TaskError
 from search.randomness import derive_seed
 from search.state import Problem
 from store.database import Store, now_us
-from store.datasets import dataset_of, earlier_datasets, freeze_dataset, read_dataset
+from store.datasets import dataset_of, freeze_dataset
 from store.recording import add_event, add_problems, as_problem, plan_searches
 from store.schema import ENDED, ProblemRow, Round, SearchRow
 from store.selection import SelectionRule, solve_rates
@@ -73,7 +62,6 @@ class RoundRunner:
         self.task = context.task
         self.progress = context.progress
         self.examiner = Examiner(context)
-        self.teacher = Teacher(context)
 
     def run(self, round_id: int) -> Outcome:
         """Go on from the round's stage to its end."""
@@ -133,7 +121,7 @@ class RoundRunner:
 
     def _search(self, round_id: int) -> None:
         """All searches of the round that have not ended."""
-        models = self.context.models_for(self._models_of(round_id))
+        models = self.context.models_to_search(self._models_of(round_id))
         SearchStage(self.context, models, round_id).run()
         failpoints.hit("after-searching")
         self._move(round_id, "selecting")
@@ -151,71 +139,23 @@ class RoundRunner:
         failpoints.hit("after-selecting")
 
     def _train(self, round_id: int) -> None:
-        """Policy and critics side by side, then the drafter from the new policy."""
-        row = self._row(round_id)
-        with self.store.session() as session:
-            dataset = dataset_of(session, round_id)
-            found = read_dataset(session, dataset.id) if dataset else []
-            earlier = earlier_datasets(session, row.run_id, row.number)
-        if dataset is None or not found:
-            self._end(round_id, "kept", kept(
-                "no trajectory passed the selection; lower selection.min_outcome or raise "
-                "search.simulations"
-            ))  # fmt: skip
-            return
-        refs = self._models_of(round_id)
-        policy = inspect_checkpoint(refs["policy"].path)
-        base = policy_settings(self.config.training, policy)
-        seed = derive_seed(self.config.seed, row.number, "train") % 2**31
-        num_steps, num_rows = rows_to_train(self.config.training, len(found) + len(earlier))
-        base = base.model_copy(update={"num_steps": num_steps})
-        replayed = self.teacher.replayed(refs, row.number, num_rows)
-        share = self.config.training.replay_share
-        examples = mixed_examples(found, earlier, replayed, share, num_rows)
-        jobs: list[Job] = [(policy_job, (refs["policy"].path, examples, base, seed))]
-        if self.config.critics.steps and self.config.critics.num_labelled:
-            jobs += self.teacher.critic_jobs(refs, row.number)
-        self.progress.stage("training", base.num_steps, "steps")
-        failpoints.hit("while-training")
+        """Policy, critics and drafter; what failed to train ends the round, which keeps the old."""
         try:
-            trained = self.context.workshop.run(jobs, self.progress)
+            lesson = TrainingStage(self.context, round_id).run()
+        except NothingToLearnError as error:
+            self._end(round_id, "kept", kept(str(error)))
+            return
         except (DivergedError, NonFiniteError) as error:
             self._end(round_id, "kept", kept(f"training failed: {error.message}"))
             return
-        failpoints.hit("after-policy")
-        self.progress.update(base.num_steps)
-        candidates = {t.role: t for t in trained if _is_worth_having(t)}
-        texts = [Example(t.prompt_tokens + t.tokens, len(t.prompt_tokens)) for t in found]
-        drafter = self._drafter(candidates["policy"], texts, base, seed)
-        if drafter is not None:
-            candidates["drafter"] = drafter
         with self._writing() as session:
             stored = session.get_one(Round, round_id)
-            for t in [*trained, *candidates.values()]:
-                register_trained(session, t, round_id, dataset.id)
-            stored.candidates = {role: t.version for role, t in candidates.items()}
+            dataset = dataset_of(session, round_id)
+            for t in [*lesson.trained, *lesson.candidates.values()]:
+                register_trained(session, t, round_id, dataset.id if dataset else None)
+            stored.candidates = {role: t.version for role, t in lesson.candidates.items()}
             stored.stage = "evaluating"
         failpoints.hit("after-training")
-
-    def _drafter(
-        self, policy: Trained, texts: list[Example], base: TrainingSettings, seed: int
-    ) -> Trained | None:
-        """A drafter of the new policy; None when none is wanted, or its training failed.
-
-        The old one then stays: it drafts worse, but no text depends on it.
-        """
-        if not self.config.training.drafter_steps:
-            return None
-        settings = drafter_settings(self.config.training, base)
-        self.progress.stage("drafting", settings.num_steps, "steps of the drafter")
-        job: Job = (drafter_job, (policy.path, texts, settings, seed))
-        try:
-            (drafter,) = self.context.workshop.run([job], self.progress)
-            self.progress.update(settings.num_steps)
-            return drafter
-        except (DivergedError, NonFiniteError) as error:
-            self.progress.say(f"warning: the drafter was not trained: {error.message}")
-            return None
 
     def _evaluate(self, round_id: int) -> None:
         """Old and new on the same held-out problems, then the gate."""
@@ -225,7 +165,10 @@ class RoundRunner:
             new = old | refs_of(session, row.candidates or {})
         before, after = self.examiner.figures(old, round_id), self.examiner.figures(new, round_id)
         failpoints.hit("after-evaluation")
-        verdict = judge(before.greedy.correct, after.greedy.correct, self.config.evaluation.gate_p)
+        verdict = judge(
+            before.greedy.correct, after.greedy.correct, self.config.evaluation.gate_p,
+            (before.bits_per_character, after.bits_per_character),
+        )  # fmt: skip
         failpoints.hit("before-verdict")
         self._end(round_id, "promoted" if verdict.is_promoted else "kept", verdict)
         failpoints.hit("after-verdict")
@@ -284,12 +227,6 @@ class RoundRunner:
                 self.examiner.figures(new, round_id),
             )
         return Outcome(row.number, row.stage, row.verdict or {}, before, after, row.timings)
-
-
-def _is_worth_having(trained: Trained) -> bool:
-    """A retrained critic replaces the old one unless it ranks held-out texts worse."""
-    before, after = trained.report.get("parent_auc"), trained.report.get("auc")
-    return before is None or after is None or after >= before
 
 
 def open_round(store: Store, run_id: int) -> int | None:

@@ -266,7 +266,8 @@ class Improver:
         refs = refs | {t.role: ModelRef(t.role, t.version, t.path) for t in made}
         if not (self.config.critics.steps and self.config.critics.num_labelled):
             return refs
-        jobs = Teacher(context).critic_jobs(refs, 0)
+        teacher = Teacher(context)
+        jobs = teacher.critic_jobs(refs, 0, teacher.label(refs, 0))
         self.progress.stage("critics", self.config.critics.steps, "steps")
         trained_critics = context.workshop.run(jobs, self.progress) if jobs else []
         with self.store.session() as session:

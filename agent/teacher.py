@@ -27,9 +27,10 @@ class Teacher:
     def __init__(self, context: RunContext) -> None:
         self.context = context
 
-    def critic_jobs(self, refs: Mapping[str, ModelRef], number: int) -> list[Job]:
-        """A job for each critic on fresh texts of the policy, where there are labels to learn."""
-        labelled = self.label(refs, number)
+    def critic_jobs(
+        self, refs: Mapping[str, ModelRef], number: int, labelled: Labelled
+    ) -> list[Job]:
+        """A job for each critic, where there are labels to learn."""
         base = policy_settings(
             self.context.config.training, inspect_checkpoint(refs["policy"].path)
         )

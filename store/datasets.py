@@ -50,6 +50,24 @@ def read_dataset(session: Session, dataset_id: int) -> list[StoredText]:
     return [StoredText(unpack_tokens(p), unpack_tokens(t)) for p, t in rows]
 
 
+def stored_states(session: Session, dataset_id: int) -> list[tuple[tuple[int, ...], int]]:
+    """Every beginning of every trajectory of a dataset, with the length of its prompt."""
+    rows = session.execute(
+        select(TrajectoryRow.prompt_tokens, TrajectoryRow.tokens, TrajectoryRow.steps)
+        .join(DatasetItem, DatasetItem.trajectory_id == TrajectoryRow.id)
+        .where(DatasetItem.dataset_id == dataset_id)
+        .order_by(DatasetItem.position)
+    )
+    found: list[tuple[tuple[int, ...], int]] = []
+    for prompt_raw, raw, steps in rows:
+        prompt, tokens = unpack_tokens(prompt_raw), unpack_tokens(raw)
+        end = 0
+        for step in steps["steps"]:
+            found.append((prompt + tokens[:end], len(prompt)))
+            end += step["tokens"]
+    return found
+
+
 def earlier_datasets(session: Session, run_id: int, before_round: int) -> list[StoredText]:
     """Everything that earlier rounds of the run learned from, oldest first."""
     ids = session.scalars(

@@ -1,6 +1,6 @@
 """Which of a round's finished texts are trusted enough to learn from, and why."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,26 +64,30 @@ class SelectionRule:
     """Longest trajectory; 0: any."""
 
     def select(self, finds: Sequence[Find]) -> list[Selected]:
-        """The trusted ones, search by search in their order, the chosen one of each first."""
+        """The trusted ones, search by search in their order, the search's own answer first.
+
+        Where a problem was searched in several wordings, the answer that they support best counts
+        in each of them, whichever the search itself chose.
+        """
         supported = _support(finds)
         groups: dict[int, list[Find]] = defaultdict(list)
         for find in finds:
             groups[find.search_id].append(find)
         kept: list[Selected] = []
         for group in groups.values():
-            chosen = next((f for f in group if f.is_chosen), None)
-            if chosen is None or not self.admits(chosen):
+            answer, support, size = supported[group[0].family]
+            if support < self.min_support:
                 continue
-            answer, support, size = supported[chosen.family]
-            if support < self.min_support or (size > 1 and chosen.answer != answer):
-                continue
-            rest = [
-                f for f in group
-                if not f.is_chosen and f.answer == chosen.answer and self.admits(f)
-            ]  # fmt: skip
-            rest.sort(key=lambda f: (f.is_sound is not True, -(f.outcome or 0.0), f.id))
+            if size == 1:
+                # A problem in one wording only: the search's own answer counts.
+                answer = next((f.answer for f in group if f.is_chosen), None)
+                group = [f for f in group if f.is_chosen or f.answer is not None]
+            fitting = [f for f in group if f.answer == answer and self.admits(f)]
+            fitting.sort(
+                key=lambda f: (not f.is_chosen, f.is_sound is not True, -(f.outcome or 0.0), f.id)
+            )
             taken: list[Find] = []
-            for find in (chosen, *rest):
+            for find in fitting:
                 if len(taken) < self.best and all(
                     distance(find.steps, t.steps) >= self.min_distance for t in taken
                 ):
@@ -113,21 +117,23 @@ def distance(left: Sequence[str], right: Sequence[str]) -> int:
 
 
 def _support(finds: Sequence[Find]) -> dict[str, tuple[str | None, float, int]]:
-    """Family to its best supported answer, what supports it, and how many searches it has."""
-    behind: dict[str, dict[str, float]] = defaultdict(dict)
-    sizes: Counter[str] = Counter()
+    """Family to its best supported answer, what supports it, and how many searches it has.
+
+    Each search supports an answer by the best score among its texts that end with it.
+    """
+    best: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+    searches: dict[str, set[int]] = defaultdict(set)
     for find in finds:
-        if not find.is_chosen:
-            continue
-        sizes[find.family] += 1
+        searches[find.family].add(find.search_id)
         if find.answer is not None:
             score = 1.0 if find.is_sound else (find.outcome or 0.0)
-            answers = behind[find.family]
-            answers[find.answer] = answers.get(find.answer, 0.0) + score
+            by_search = best[find.family][find.answer]
+            by_search[find.search_id] = max(by_search.get(find.search_id, 0.0), score)
     found: dict[str, tuple[str | None, float, int]] = {}
-    for family, size in sizes.items():
-        top = max(behind[family].items(), key=lambda a: (a[1], a[0]), default=(None, 0.0))
-        found[family] = (*top, size)
+    for family, members in searches.items():
+        sums = {answer: sum(by.values()) for answer, by in best[family].items()}
+        top = max(sums.items(), key=lambda a: (a[1], a[0]), default=(None, 0.0))
+        found[family] = (*top, len(members))
     return found
 
 

@@ -205,6 +205,11 @@ class Expressions:
             for name, (change, harder) in REWRITINGS.items()
         )
 
+    def worked(self, num: int, seed: int) -> list[Demonstration]:
+        """As easy as the demonstrations, so that forgetting shows."""
+        problems = self._unique(generator("worked", seed), num, EASY, True, "generated")
+        return [Demonstration(p, _as_steps(solution(p.text))) for p in problems]
+
     def demonstrations(self, num: int, seed: int) -> list[Demonstration]:
         rng = generator("demonstrations", seed)
         problems = self._unique(rng, num * 18 // 19, EASY, False, "generated")

@@ -229,6 +229,10 @@ class Game24:
         """There are 1,262 other puzzles and no more, so no operator makes any."""
         return self._drawn(len(_puzzles()), generator("game24-imagine", seed), set())
 
+    def worked(self, num: int, seed: int) -> list[Demonstration]:
+        rng = generator("game24-worked", seed)
+        return [Demonstration(p, _won(p.text, rng)) for p in self.held_out(num, seed)]
+
     def demonstrations(self, num: int, seed: int) -> list[Demonstration]:
         """Different winning lines, the puzzles taking turns; fewer when they run out."""
         rng = generator("game24-demonstrations", seed)

@@ -147,6 +147,19 @@ class Jsonl:
         side = self._split(False, len(self._problems), seed, "labelled")
         return [p for p in side if p.answer is not None][:num]
 
+    def worked(self, num: int, seed: int) -> list[Demonstration]:
+        """The file's own worked answers of held-out problems, where it gives them."""
+        texts = {
+            problem_id(self.name, self.key(row["text"])): str(row["worked"])
+            for row in self.rows
+            if "\n" in str(row["worked"] or "")
+        }
+        return [
+            Demonstration(p, tuple(texts[p.id].splitlines(keepends=True)))
+            for p in self.held_out(num, seed)
+            if p.id in texts
+        ]
+
     def demonstrations(self, num: int, seed: int) -> list[Demonstration]:
         return []
 

@@ -231,6 +231,10 @@ class Stories:
     def labelled(self, num: int, seed: int) -> list[Problem]:
         return [p for p, _ in self._unique("labelled", num, seed, LEVELS)]
 
+    def worked(self, num: int, seed: int) -> list[Demonstration]:
+        drawn = self._unique("worked", num, seed, LEVELS, held_out=True)
+        return [Demonstration(p, tuple(s.steps() or ())) for p, s in drawn]
+
     def demonstrations(self, num: int, seed: int) -> list[Demonstration]:
         drawn = self._unique("demonstrations", num, seed, LEVELS)
         return [Demonstration(p, tuple(s.steps() or ())) for p, s in drawn]

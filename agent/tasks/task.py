@@ -78,6 +78,11 @@ class Task(Protocol):
         """Problems that are there to be searched before any is made, none of them held out."""
         ...
 
+    def worked(self, num: int, seed: int) -> list[Demonstration]:
+        """Held-out worked problems: text that the policy should still find likely after a round.
+        Empty where there are none."""
+        ...
+
     def demonstrations(self, num: int, seed: int) -> list[Demonstration]:
         """Worked problems to replay in training; empty where there are none."""
         ...

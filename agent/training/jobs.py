@@ -13,16 +13,23 @@ from typing import Any
 
 import torch
 
-from agent.engine.checkpoint import inspect_checkpoint, load_decoder
+from agent.engine.checkpoint import Checkpoint, inspect_checkpoint, load_decoder
 from agent.engine.decoder import Decoder
-from agent.training.critics import measure_critic, train_critic
+from agent.engine.requests import ScoreRequest
+from agent.engine.steps import Steps
+from agent.engine.tokenizer import Tokenizer
+from agent.engine.torch_engine import TorchEngine
+from agent.training.critics import measure_critic, read_calibration, train_critic
 from agent.training.drafter import cut_drafter, expected_acceptance
 from agent.training.examples import CriticExample, Example, judged_rows, scalar_rows
 from agent.training.labelling import Split
 from agent.training.optimizer import TrainingSettings
 from agent.training.policy import Progress, train_policy
+from agent.training.policy_gradient import GradientSettings, StoredState, train_policy_gradient
+from agent.training.preference import PairExample, PreferenceSettings, train_preference
 from agent.training.publish import publish
 from agent.training.token_critics import measure_token_critic, train_token_critic
+from critics.heads import log_odds
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,39 +66,81 @@ class Place:
             os.replace(scratch, self.progress_file)
 
 
-def _trained(checkpoint: Any, role: str, parent: str, report: dict[str, Any]) -> Trained:
-    return Trained(
-        role, checkpoint.version, str(checkpoint.path), parent, checkpoint.num_bytes, report
-    )
-
-
 def policy_job(
-    parent_path: str, examples: Sequence[Example], settings: TrainingSettings, seed: int,
-    place: Place,
+    parent_path: str, examples: Sequence[Example], dev: Sequence[Example],
+    settings: TrainingSettings, seed: int, place: Place,
 ) -> Trained:  # fmt: skip
     """Fine-tune the policy on texts and publish it. Raises DivergedError or NonFiniteError."""
+    parent, decoder = _opened(parent_path, place)
+    report = train_policy(decoder, examples, settings, seed, place.report, dev)
+    return _published(decoder, parent, "policy", asdict(report) | {"method": "sft"}, seed, place)
+
+
+def preference_job(
+    parent_path: str, pairs: Sequence[PairExample], settings: TrainingSettings,
+    preference: PreferenceSettings, seed: int, place: Place,
+) -> Trained:  # fmt: skip
+    """Train the policy on pairs (DPO, TR-DPO) and publish it."""
+    parent, decoder = _opened(parent_path, place)
+    report = train_preference(decoder, pairs, settings, preference, seed, place.report)
+    method = "dpo" if preference.reference_update == "none" else "tr-dpo"
+    return _published(decoder, parent, "policy", asdict(report) | {"method": method}, seed, place)
+
+
+def gradient_job(
+    parent_path: str, critic_path: str, states: Sequence[StoredState],
+    settings: TrainingSettings, gradient: GradientSettings, seed: int, place: Place,
+) -> Trained:  # fmt: skip
+    """Train the policy from stored states with the outcome critic's rewards (DR-PO)."""
+    parent, decoder = _opened(parent_path, place)
+    critic = inspect_checkpoint(critic_path)
+    judge = TorchEngine(load_decoder(critic, device=place.chosen_device()), Steps.none, ())
+    calibration = read_calibration(critic.notes)
+    tokenizer = Tokenizer(parent.path)
+    ends = set(tokenizer.end_ids)
+
+    def reward(texts: Sequence[tuple[tuple[int, ...], int]]) -> list[float]:
+        """The chance that a finished text is right; one cut off by length is worth nothing."""
+        if judge.network.is_critic:
+            logits = judge.last_logits([tokens for tokens, _ in texts])[:, 0].tolist()
+        else:
+            requests = [ScoreRequest(tokens, num_prompt) for tokens, num_prompt in texts]
+            logits = [log_odds(x) for x in judge.tail_logprobs(requests)]
+        return [
+            calibration.apply(logit) if tokens[-1] in ends else 0.0
+            for (tokens, _), logit in zip(texts, logits, strict=True)
+        ]
+
+    engine = TorchEngine(decoder, tokenizer.steps, tokenizer.end_ids)
+    report = train_policy_gradient(
+        decoder, engine, states, reward, settings, gradient, seed, place.report
+    )
+    return _published(decoder, parent, "policy", asdict(report) | {"method": "dr-po"}, seed, place)
+
+
+def _opened(path: str, place: Place) -> tuple[Checkpoint, Decoder]:
     torch.set_num_threads(place.threads)
-    parent = inspect_checkpoint(parent_path)
-    decoder = load_decoder(parent, device=place.chosen_device())
-    report = asdict(train_policy(decoder, examples, settings, seed, place.report))
-    notes = {"report": report, "seed": seed}
-    child = publish(decoder, parent, Path(place.folder), "policy", notes)
-    return _trained(child, "policy", parent.version, report)
+    parent = inspect_checkpoint(path)
+    return parent, load_decoder(parent, device=place.chosen_device())
+
+
+def _published(
+    decoder: Decoder, parent: Checkpoint, role: str, report: dict[str, Any], seed: int, place: Place
+) -> Trained:
+    child = publish(decoder, parent, Path(place.folder), role, {"report": report, "seed": seed})
+    return Trained(role, child.version, str(child.path), parent.version, child.num_bytes, report)
 
 
 def critic_job(
     role: str, parent_path: str, split: Split, settings: TrainingSettings, seed: int, place: Place
 ) -> Trained:  # fmt: skip
     """Go on training a critic, measure old and new on the same held-out rows, and publish it."""
-    torch.set_num_threads(place.threads)
-    parent = inspect_checkpoint(parent_path)
-    critic = load_decoder(parent, device=place.chosen_device())
+    parent, critic = _opened(parent_path, place)
     before = measured_critic(critic, split.held_out)
     report: dict[str, Any] = trained_critic(critic, split, settings, seed, place.report)
     report |= measured_critic(critic, split.held_out)
     report |= {"num_examples": len(split.train), "parent_auc": before["auc"]}
-    child = publish(critic, parent, Path(place.folder), role, {"report": report, "seed": seed})
-    return _trained(child, role, parent.version, report)
+    return _published(critic, parent, role, report, seed, place)
 
 
 def trained_critic(
@@ -119,13 +168,9 @@ def drafter_job(
     place: Place,
 ) -> Trained:  # fmt: skip
     """Cut a drafter from the policy's first blocks, distil it on texts, and publish it."""
-    torch.set_num_threads(place.threads)
-    parent = inspect_checkpoint(policy_path)
-    policy = load_decoder(parent, device=place.chosen_device())
+    parent, policy = _opened(policy_path, place)
     drafter = cut_drafter(policy)
     dev, train = examples[: len(examples) // 10], examples[len(examples) // 10 :]
     report = asdict(train_policy(drafter, train or examples, settings, seed, place.report))
     report["acceptance"] = expected_acceptance(policy, drafter, dev or examples)
-    notes = {"report": report, "seed": seed}
-    child = publish(drafter, parent, Path(place.folder), "drafter", notes)
-    return _trained(child, "drafter", parent.version, report)
+    return _published(drafter, parent, "drafter", report, seed, place)

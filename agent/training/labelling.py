@@ -1,9 +1,10 @@
 """Labels for the critics from the policy's own texts on problems with known answers."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from agent.training.examples import CriticExample, JudgedExample, LabelledExample
+from agent.training.examples import CriticExample, Example, JudgedExample, LabelledExample
 from search.interfaces import Rollout
 from search.state import Option, State
 
@@ -33,6 +34,8 @@ class Labelled:
     process: Split
     outcome: Split
     num_texts: int
+    right_texts: list[Example] = field(default_factory=list)
+    """Different right texts of problems that the policy does not always solve."""
 
     def of(self, role: str) -> Split:
         found: Split = getattr(self, role)
@@ -89,7 +92,29 @@ def label_rollouts(
     for group in siblings:
         for row in sibling_examples(group):
             put(process, group.state.problem_id, row)
-    return Labelled(value, process, outcome, len(value.train) + len(value.held_out))
+    right = worth_repeating(rollouts, is_correct)
+    return Labelled(value, process, outcome, len(value.train) + len(value.held_out), right)
+
+
+def worth_repeating(
+    rollouts: Sequence[Rollout], is_correct: Callable[[Rollout], bool], most: int = 2
+) -> list[Example]:
+    """At most `most` different right texts of each problem that some text got wrong.
+
+    Rejection sampling on the labelled problems (STaR, arXiv 2203.14465): what the policy can do
+    and does not always do.
+    """
+    groups: dict[str, list[Rollout]] = defaultdict(list)
+    for rollout in rollouts:
+        groups[rollout.state.problem_id].append(rollout)
+    found: list[Example] = []
+    for group in groups.values():
+        right = [r for r in group if r.is_sound is not False and is_correct(r)]
+        if 0 < len(right) < len(group):
+            texts = list(dict.fromkeys(r.state.tokens for r in right if r.state.is_finished))
+            num_prompt = len(group[0].state.prompt_tokens)
+            found += [Example(tokens, num_prompt) for tokens in texts[:most]]
+    return found
 
 
 def sibling_examples(group: Siblings) -> list[JudgedExample]:

@@ -11,6 +11,7 @@ from agent.engine.batch import padded
 from agent.engine.decoder import Decoder
 from agent.training.examples import Example, batches, stretched_positions
 from agent.training.optimizer import Optimizer, TrainingSettings
+from agent.training.snapshot import Snapshot
 from kernels import dispatch
 from search.errors import RatchetError
 
@@ -30,6 +31,11 @@ class TrainingReport:
     """Mean over the first tenth of the steps, nats a token."""
     last_loss: float
     """Mean over the last tenth."""
+    dev_loss_before: float | None = None
+    """On texts set aside; empty when there were too few."""
+    dev_loss: float | None = None
+    kept_step: int = 0
+    """Step whose weights were kept."""
 
 
 def planned_steps(num_examples: int, settings: TrainingSettings) -> int:
@@ -44,8 +50,11 @@ def train_policy(
     settings: TrainingSettings,
     seed: int,
     progress: Progress | None = None,
+    dev: Sequence[Example] = (),
 ) -> TrainingReport:
     """Lower the mean negative log-likelihood of the learned tokens, in place.
+
+    With dev texts the weights that did best on them are kept (early stop).
 
     The same decoder, examples, settings and seed give the same weights on the same machine.
     Raises DivergedError when the loss stops being finite; the decoder is then of no use.
@@ -55,25 +64,16 @@ def train_policy(
     num_steps = planned_steps(len(examples), settings)
     optimizer = Optimizer(decoder, settings, num_steps)
     losses: list[float] = []
+    snapshot = Snapshot(decoder, (lambda: mean_loss(decoder, dev)) if dev else None, num_steps)
     decoder.train()
-    device = decoder.model.norm.weight.device
     order = batches([len(e.tokens) for e in examples], settings.batch_size, num_steps, rng)
     for index, rows in enumerate(order):
-        tokens_BT, lengths_B = padded([examples[i].tokens for i in rows])
-        given_B = torch.tensor([examples[i].num_prompt for i in rows])
-        B, T = tokens_BT.shape
-        positions = (
-            stretched_positions(B, T, settings.position_span, generator)
-            if settings.position_span
-            else torch.arange(T)[None].expand(B, T)
-        )
-        place = torch.arange(1, T)
-        learned = (place >= given_B[:, None]) & (place < lengths_B[:, None])
-        hidden = decoder(tokens_BT.to(device), positions.to(device))[:, :-1][learned.to(device)]
-        logprob = dispatch.linear_logprob(
-            hidden, decoder.lm_head.weight, tokens_BT[:, 1:][learned].to(device)
-        )
-        loss = -logprob.mean()
+        part = [examples[i] for i in rows]
+        positions = None
+        if settings.position_span:
+            length = max(len(e.tokens) for e in part)
+            positions = stretched_positions(len(part), length, settings.position_span, generator)
+        loss = -learned_logprobs(decoder, part, positions).mean()
         loss.backward()
         optimizer.step(index)
         losses.append(float(loss.detach()))
@@ -84,8 +84,39 @@ def train_policy(
             )
         if progress is not None and (index % 10 == 9 or index + 1 == num_steps):
             progress(index + 1, num_steps, sum(losses[-10:]) / len(losses[-10:]))
+        snapshot.after(index + 1, num_steps)
+    snapshot.restore()
     decoder.eval()
     tenth = max(1, num_steps // 10)
     return TrainingReport(
-        num_steps, len(examples), sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
+        num_steps, len(examples), sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth,
+        snapshot.first_loss if dev else None, snapshot.best_loss if dev else None,
+        snapshot.best_step if dev else num_steps,
+    )  # fmt: skip
+
+
+def learned_logprobs(
+    decoder: Decoder, examples: Sequence[Example], positions_BT: torch.Tensor | None = None
+) -> torch.Tensor:
+    """log p of every token that is learned, row by row, [N]."""
+    device = decoder.model.norm.weight.device
+    tokens_BT, lengths_B = padded([e.tokens for e in examples])
+    given_B = torch.tensor([e.num_prompt for e in examples])
+    place_T = torch.arange(1, tokens_BT.shape[1])
+    learned = (place_T >= given_B[:, None]) & (place_T < lengths_B[:, None])
+    positions = None if positions_BT is None else positions_BT.to(device)
+    hidden = decoder(tokens_BT.to(device), positions)[:, :-1][learned.to(device)]
+    return dispatch.linear_logprob(
+        hidden, decoder.lm_head.weight, tokens_BT[:, 1:][learned].to(device)
     )
+
+
+@torch.inference_mode()
+def mean_loss(decoder: Decoder, examples: Sequence[Example]) -> float:
+    """Mean negative log-likelihood of the learned tokens, nats."""
+    total, count = 0.0, 0
+    for start in range(0, len(examples), 64):
+        found = learned_logprobs(decoder, examples[start : start + 64])
+        total -= float(found.double().sum())
+        count += len(found)
+    return total / count

@@ -9,6 +9,8 @@ from agent.engine.tokenizer import Tokenizer
 from agent.tasks.task import Demonstration, Task
 from agent.training.examples import Example
 from agent.training.optimizer import TrainingSettings
+from agent.training.policy_gradient import GradientSettings
+from agent.training.preference import PreferenceSettings, ReferenceUpdate
 from search.randomness import derive_seed
 from store.datasets import StoredText
 
@@ -62,25 +64,56 @@ def demonstration_examples(
 
 
 def mixed_examples(
-    found: Sequence[StoredText], earlier: Sequence[StoredText], replayed: Sequence[Example],
-    share: float, num_rows: int,
-) -> list[Example]:  # fmt: skip
-    """`num_rows` training rows: all finds in turn, and among them `share` of demonstrations.
+    texts: Sequence[Example], replayed: Sequence[Example], share: float, num_rows: int
+) -> list[Example]:
+    """`num_rows` training rows: all texts in turn, and among them `share` of demonstrations.
 
-    The finds, this round's and earlier ones, come round again as often as it takes; the
-    demonstrations are as many different ones as there are.
+    The texts come round again as often as it takes; the demonstrations are as many different
+    ones as there are.
     """
-    texts = [Example(t.prompt_tokens + t.tokens, len(t.prompt_tokens)) for t in (*found, *earlier)]
     num_replayed = round(share * num_rows) if replayed else 0
     rows = [texts[i % len(texts)] for i in range(num_rows - num_replayed)]
     return rows + [replayed[i % len(replayed)] for i in range(num_replayed)]
 
 
-def rows_to_train(config: PolicyTraining, num_finds: int) -> tuple[int, int]:
-    """(steps, rows): as many steps as set, but no find more often than `max_epochs` times."""
-    most = config.max_epochs * num_finds / (1 - config.replay_share)
+def as_examples(texts: Sequence[StoredText]) -> list[Example]:
+    return [Example(t.prompt_tokens + t.tokens, len(t.prompt_tokens)) for t in texts]
+
+
+def rows_to_train(config: PolicyTraining, num_texts: int) -> tuple[int, int]:
+    """(steps, rows): as many steps as set, but no text more often than `max_epochs` times."""
+    most = config.max_epochs * num_texts / (1 - config.replay_share)
     num_steps = max(1, min(config.num_steps, int(most // config.batch_size)))
     return num_steps, num_steps * config.batch_size
+
+
+DEV_SHARE = 20
+MOST_DEV = 128
+
+
+def with_dev(texts: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+    """(to train on, to stop early by): every twentieth text is set aside, while there are enough.
+
+    Equal texts are on one side only: the dev set would say nothing otherwise.
+    """
+    unique = list(dict.fromkeys(texts))
+    dev = unique[DEV_SHARE - 1 :: DEV_SHARE][:MOST_DEV] if len(unique) >= 10 * DEV_SHARE else []
+    aside = set(dev)
+    return [t for t in texts if t not in aside], dev
+
+
+def preference_settings(config: PolicyTraining) -> PreferenceSettings:
+    update: ReferenceUpdate = config.reference_update if config.method == "tr-dpo" else "none"
+    return PreferenceSettings(
+        config.beta, config.sft_weight, update, config.reference_alpha, config.reference_steps
+    )
+
+
+def gradient_settings(config: PolicyTraining) -> GradientSettings:
+    return GradientSettings(
+        num_states=max(1, config.batch_size // config.texts_per_state),
+        num_texts=config.texts_per_state, kl_weight=config.kl_weight,
+    )  # fmt: skip
 
 
 def replay_seed(seed: int, round_number: int) -> int:

@@ -1,24 +1,35 @@
 #!/usr/bin/env python3
-"""How much does one round teach? Held-out accuracy before and after, over several seeds.
+"""How much do rounds teach? Held-out accuracy over bases, seeds and rounds, with controls.
 
-    .venv/bin/python scripts/bench/learning.py                     # 3 seeds, about 12 minutes
-    .venv/bin/python scripts/bench/learning.py --quick             # 1 seed, small, under a minute
-    .venv/bin/python scripts/bench/learning.py --json results.json
+    .venv/bin/python scripts/bench/learning.py                       # expressions, 2 rounds, 3 seeds
+    .venv/bin/python scripts/bench/learning.py --base DIR --base DIR # several base bundles
+    .venv/bin/python scripts/bench/learning.py --task stories
+    .venv/bin/python scripts/bench/learning.py --rounds 5 --seeds 1 --arm loop --curve curve.png
+    .venv/bin/python scripts/bench/learning.py --quick               # small, under a minute
+    .venv/bin/python scripts/bench/learning.py --report results.json # the table of finished runs
 
-Each seed is a run of its own from the shipped base: its own imagined problems, searches, training
-and gate. The held-out problems are drawn with a seed that no tuning looked at. The control arm
-takes as many training steps on demonstrations alone, from the same base, on the same problems.
-Everything runs in this process (`--hosting inline`), one thread.
+Each (base, seed, arm) is a run of its own with its own imagined problems, searches, training and
+gate; the held-out problems are drawn with a seed that no tuning looked at, the same for all arms.
+
+    loop             the product as it is
+    no-tool          without the calculator: no step is checked by anything but the critics
+    demonstrations   as many steps, on demonstrations alone (from the loop's step counts)
+    unfiltered       as many steps, on one sampled text of each of the loop's problems, unfiltered
+
+Runs that are finished are kept in --folder and not repeated. Everything runs in this process, one
+thread; a round's stages are timed. Two rounds take about ten minutes a run on one idle core.
 """
 
 import argparse
+import json
 import sys
-import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from sqlalchemy import select
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
@@ -29,58 +40,204 @@ from agent.config import Config, load_config  # noqa: E402
 from agent.engine.checkpoint import inspect_checkpoint  # noqa: E402
 from agent.engine.hosts import ModelRef  # noqa: E402
 from agent.engine.tokenizer import Tokenizer  # noqa: E402
-from agent.evaluation import Plan, Report, evaluate  # noqa: E402
+from agent.evaluation import Plan, Report, evaluate, sample_rollouts  # noqa: E402
+from agent.examiner import Examiner  # noqa: E402
 from agent.progress import Silent  # noqa: E402
-from agent.round import Outcome  # noqa: E402
-from agent.run import Improver  # noqa: E402
+from agent.run import Improver, current_models  # noqa: E402
+from agent.training.examples import Example  # noqa: E402
 from agent.training.jobs import Place, policy_job  # noqa: E402
-from agent.training.recipe import demonstration_examples, policy_settings  # noqa: E402
+from agent.training.recipe import (  # noqa: E402
+    demonstration_examples,
+    mixed_examples,
+    policy_settings,
+)
+from search.errors import RatchetError  # noqa: E402
+from store.recording import as_problem  # noqa: E402
+from store.schema import (  # noqa: E402
+    CheckpointRow,
+    DatasetItem,
+    DatasetRow,
+    Event,
+    ProblemRow,
+    Round,
+    SearchRow,
+    TrajectoryRow,
+)
 
-HELD_OUT_SEED = 20_261_122
+HELD_OUT_SEED = 20_261_123
+ARMS = ("loop", "no-tool", "demonstrations", "unfiltered")
+NO_TOOL = {
+    "critics.use_tool": False, "imagination.wordings": 3, "selection.min_support": 1.0,
+    "critics.num_labelled": 1500, "critics.samples": 6, "critics.steps": 200,
+    "search.simulations": 16, "tokens_per_problem": 400, "problems_per_round": 1500,
+}  # fmt: skip
+QUICK = {
+    "problems_per_round": 80, "training.num_steps": 30, "critics.steps": 10,
+    "critics.num_labelled": 30, "evaluation.num_problems": 150,
+    "evaluation.num_search_problems": 20, "training.drafter_steps": 10,
+}  # fmt: skip
+Run = dict[str, Any]
+"""What one (base, seed, arm) came to: a list of states, the start and after each round."""
 
 
-def settings(task: str, seed: int, folder: Path, quick: bool) -> Config:
+def settings(arguments: argparse.Namespace, base: str, seed: int, arm: str, folder: Path) -> Config:
     flags: dict[str, Any] = {
-        "task": task, "seed": seed, "hosting.hosting": "inline",
+        "task": arguments.task, "seed": seed, "hosting.hosting": "inline",
         "store": f"sqlite:///{folder}/store.db", "checkpoints": f"{folder}/checkpoints",
         "evaluation.seed": HELD_OUT_SEED,
     }  # fmt: skip
-    if quick:
-        flags |= {
-            "problems_per_round": 100, "training.num_steps": 40, "critics.steps": 10,
-            "critics.num_labelled": 30, "evaluation.num_problems": 200,
-            "evaluation.num_search_problems": 20, "training.drafter_steps": 10,
-        }  # fmt: skip
+    if base:
+        flags["bundle"] = base
+    if arm == "no-tool":
+        flags |= NO_TOOL
+    if arguments.quick:
+        flags |= QUICK
+    flags |= dict(text.split("=", 1) for text in arguments.set or [])
     return load_config(flags)[0]
 
 
-def control(improver: Improver, config: Config, folder: Path) -> Report:
-    """The base trained for as many steps on demonstrations only, evaluated greedily."""
+def figures(report: Report) -> dict[str, Any]:
+    """Counts, and by difficulty the solved share."""
+    return {"correct": report.num_correct, "n": report.n, "tokens": report.num_tokens / report.n,
+            "items": report.correct}  # fmt: skip
+
+
+def state(improver: Improver, config: Config) -> dict[str, Any]:
+    """Held-out figures of the models in use now."""
+    refs = current_models(improver.store, improver.run_id) or improver.models
+    found = Examiner(improver.context()).figures(refs, None)
+    return {
+        "policy": refs["policy"].version, "greedy": figures(found.greedy),
+        "search": figures(found.search) if found.search else None,
+        "bits_per_character": found.bits_per_character,
+    }  # fmt: skip
+
+
+def loop(improver: Improver, config: Config, rounds: int) -> Run:
+    """Rounds of the product; after each what it came to."""
+    states = [state(improver, config)]
+    for _ in range(rounds):
+        outcome = improver.run_round()
+        states.append(
+            state(improver, config)
+            | {"verdict": outcome.stage, "reason": outcome.verdict.get("reason"),
+               "p": outcome.verdict.get("p"), "seconds": outcome.timings}
+            | read_round(improver, outcome.number)
+        )  # fmt: skip
+    return {"states": states}
+
+
+def read_round(improver: Improver, number: int) -> dict[str, Any]:
+    """What the store says of a round: finds, their precision, critics, drafter, imagination."""
+    with improver.store.session() as session:
+        row = session.scalars(
+            select(Round).where(Round.run_id == improver.run_id, Round.number == number)
+        ).one()
+        kept = session.execute(
+            select(TrajectoryRow.is_correct)
+            .join(DatasetItem, DatasetItem.trajectory_id == TrajectoryRow.id)
+            .join(DatasetRow, DatasetRow.id == DatasetItem.dataset_id)
+            .where(DatasetRow.round_id == row.id)
+        ).all()
+        reports = {
+            c.role: {k: v for k, v in c.report.items() if k != "reliability"}
+            for c in session.scalars(select(CheckpointRow).where(CheckpointRow.round_id == row.id))
+        }
+        event = session.scalars(
+            select(Event).where(Event.round_id == row.id, Event.kind == "imagined")
+        ).first()
+        known = [c for (c,) in kept if c is not None]
+        return {
+            "num_problems": row.num_problems, "num_kept": len(kept),
+            "precision": sum(known) / len(known) if known else None, "reports": reports,
+            "imagined": event.payload if event else None,
+        }  # fmt: skip
+
+
+def control(improver: Improver, config: Config, rounds: Sequence[dict[str, Any]], arm: str,
+            loop_store: Improver | None) -> Run:  # fmt: skip
+    """The base trained for as many steps a round as the loop, on texts that no critic chose."""
     policy = improver.base["policy"]
-    base = policy_settings(config.training, policy)
-    rows = base.num_steps * base.batch_size
-    demonstrations = improver.task.demonstrations(rows, config.seed + 1)
-    examples = demonstration_examples(improver.task, Tokenizer(policy.path), demonstrations)
-    recipe = base.model_copy(update={"max_epochs": 100.0})
-    place = Place(str(folder / "control"))
-    trained = policy_job(str(policy.path), examples, recipe, config.seed, place)
-    child = inspect_checkpoint(trained.path)
-    refs = dict(improver.models) | {
-        "policy": ModelRef("policy", child.version, str(child.path)),
-    }
+    tokenizer = Tokenizer(policy.path)
+    base = policy_settings(config.training, policy).model_copy(update={"max_epochs": 1e6})
+    refs = dict(improver.models)
+    states = [state(improver, config)]
     problems = improver.task.held_out(config.evaluation.num_problems, HELD_OUT_SEED)
-    return evaluate(improver.context().models_for(refs), problems, Plan("greedy"))
+    texts: list[Example] = []
+    for number, steps in enumerate((r["reports"]["policy"]["num_steps"] for r in rounds), 1):
+        num_rows = steps * base.batch_size
+        replayed = demonstration_examples(
+            improver.task, tokenizer, improver.task.demonstrations(num_rows, config.seed + number)
+        )
+        rows = replayed
+        if arm == "unfiltered":
+            assert loop_store is not None
+            texts += sampled(improver, refs, loop_store, number, config.seed)
+            rows = mixed_examples(texts, replayed, config.training.replay_share, num_rows)
+        place = Place(str(improver.folder))
+        trained = policy_job(
+            refs["policy"].path, rows, [], base.model_copy(update={"num_steps": steps}),
+            config.seed + number, place,
+        )  # fmt: skip
+        child = inspect_checkpoint(trained.path)
+        refs["policy"] = ModelRef("policy", child.version, str(child.path))
+        models = improver.context().models_for(refs)
+        states.append(
+            {"policy": child.version, "greedy": figures(evaluate(models, problems, Plan("greedy"))),
+             "search": None, "num_steps": steps}
+        )  # fmt: skip
+    return {"states": states}
 
 
-def one_seed(task: str, seed: int, quick: bool) -> tuple[Outcome, Report, float]:
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        config = settings(task, seed, folder, quick)
-        started = time.monotonic()
-        with Improver(config, Silent()).started() as improver:
-            outcome = improver.run_round()
-            seconds = time.monotonic() - started
-            return outcome, control(improver, config, folder), seconds
+def sampled(
+    improver: Improver, refs: dict[str, ModelRef], source: Improver, number: int, seed: int
+) -> list[Example]:
+    """One text of the policy, whatever it says, for each problem that the loop searched."""
+    with source.store.session() as session:
+        rows = session.scalars(
+            select(ProblemRow)
+            .join(SearchRow, SearchRow.problem_id == ProblemRow.id)
+            .join(Round, Round.id == SearchRow.round_id)
+            .where(Round.number == number)
+            .order_by(SearchRow.position)
+        )
+        problems = [as_problem(p) for p in rows]
+    models = improver.context().models_for(refs)
+    found = []
+    for start in range(0, len(problems), 500):
+        groups = sample_rollouts(models, problems[start : start + 500], 1, 1.0, seed)
+        found += [
+            Example(r.state.tokens, len(r.state.prompt_tokens))
+            for group in groups for r in group if r.state.is_finished
+        ]  # fmt: skip
+    return found
+
+
+def one(arguments: argparse.Namespace, base: str, seed: int, arm: str) -> Run:
+    """One run, or what it came to when it was made before."""
+    name = Path(base).parent.name if base else "shipped"
+    folder = arguments.folder.resolve() / f"{arguments.task}-{name}-{seed}-{arm}"
+    done = folder / "run.json"
+    if done.is_file():
+        found: Run = json.loads(done.read_text())
+        if len(found["states"]) > arguments.rounds:
+            return found
+    folder.mkdir(parents=True, exist_ok=True)
+    config = settings(arguments, base, seed, arm, folder)
+    started = time.monotonic()
+    loop_folder = folder.parent / f"{arguments.task}-{name}-{seed}-loop"
+    with Improver(config, Silent()).started() as improver:
+        if arm in ("loop", "no-tool"):
+            run = loop(improver, config, arguments.rounds)
+        else:
+            rounds = json.loads((loop_folder / "run.json").read_text())["states"][1:]
+            source = None
+            if arm == "unfiltered":
+                source = Improver(settings(arguments, base, seed, "loop", loop_folder), Silent())
+            run = control(improver, config, rounds[: arguments.rounds], arm, source)
+    run |= {"base": name, "seed": seed, "arm": arm, "seconds": time.monotonic() - started}
+    done.write_text(json.dumps(run))
+    return run
 
 
 def removed(before: float, after: float) -> float:
@@ -88,36 +245,114 @@ def removed(before: float, after: float) -> float:
     return (after - before) / (1 - before) if before < 1 else 0.0
 
 
-def summary(outcomes: list[tuple[Outcome, Report, float]]) -> list[dict[str, Any]]:
-    """Rows over all seeds; `low` and `high` of a pooled share are its Wilson interval."""
-    whole = [(o, c, s) for o, c, s in outcomes if o.before and o.after]
-    if not whole:
-        return [missing("greedy_after_1", "no round trained a candidate")]
-    figures = [(o.before, o.after, c, s) for o, c, s in whole]
-    n = sum(b.greedy.n for b, *_ in figures if b)
-    before = sum(b.greedy.num_correct for b, *_ in figures if b)
-    after = sum(a.greedy.num_correct for _, a, *_ in figures if a)
-    old = sum(c.num_correct for *_, c, _ in figures)
-    rows = [
-        share("greedy_before", before, n, "shipped base"),
-        share("greedy_after_1", after, n, "greedy_before, same problems"),
-        share("greedy_control", old, n, "as many steps on demonstrations only"),
-        {"name": "greedy_errors_removed", "value": removed(before / n, after / n), "unit": "share"},
-        {"name": "control_errors_removed", "value": removed(before / n, old / n), "unit": "share"},
-    ]
-    searched = [(b.search, a.search) for b, a, *_ in figures if b and a and b.search and a.search]
-    if searched:
-        m = sum(b.n for b, _ in searched)
-        rows += [
-            share("search_before", sum(b.num_correct for b, _ in searched), m, "greedy_before"),
-            share("search_after_1", sum(a.num_correct for _, a in searched), m, "search_before"),
-        ]
-    rows.append(
-        {"name": "promoted", "value": sum(o.stage == "promoted" for o, *_ in outcomes),
-         "unit": "rounds", "n": len(outcomes)}
-    )  # fmt: skip
-    seconds = [s for *_, s in outcomes]
-    return [*rows, repeats("seconds_per_round", seconds, "s", "whole rounds")]
+def accuracy(run: Run, place: int, mode: str = "greedy") -> float | None:
+    found = run["states"][place][mode]
+    return found["correct"] / found["n"] if found else None
+
+
+def line(run: Run) -> str:
+    """One row of the table for people."""
+    greedy = " -> ".join(f"{accuracy(run, i):6.1%}" for i in range(len(run["states"])))
+    search = " -> ".join(
+        f"{a:6.1%}" for i in range(len(run["states"])) if (a := accuracy(run, i, "search"))
+    )
+    gone = removed(accuracy(run, 0) or 0, accuracy(run, -1) or 0)
+    verdicts = ", ".join(s.get("verdict", "") for s in run["states"][1:])
+    return (
+        f"{run['base']:<9} {run['seed']:>4}  {run['arm']:<15} {greedy}   {gone:6.1%}   "
+        f"{search or '-':<28} {verdicts}  {run['seconds']:.0f} s"
+    )
+
+
+def pooled(runs: Sequence[Run], place: int, mode: str = "greedy") -> tuple[int, int]:
+    found = [r["states"][place][mode] for r in runs if r["states"][place][mode]]
+    return sum(f["correct"] for f in found), sum(f["n"] for f in found)
+
+
+def summary(runs: Sequence[Run], rounds: int) -> list[dict[str, Any]]:
+    """Rows over all bases and seeds. A pooled share has its Wilson interval; errors removed are
+    the median over runs with their range."""
+    rows: list[dict[str, Any]] = []
+    target = {"loop": 0.6} if runs and rounds == 2 else {}
+    for arm in ARMS:
+        mine = [r for r in runs if r["arm"] == arm]
+        if not mine:
+            rows.append(missing(f"greedy_after_{rounds}_{arm}", "not run"))
+            continue
+        if arm == "loop":
+            rows.append(share("greedy_before", *pooled(mine, 0), "the bases"))
+        rows.append(share(f"greedy_after_{rounds}_{arm}", *pooled(mine, rounds), "greedy_before"))
+        gone = [removed(accuracy(r, 0) or 0, accuracy(r, rounds) or 0) for r in mine]
+        name = {"loop": "greedy_errors_removed", "demonstrations": "control_errors_removed"}
+        extra = {"target": target[arm]} if arm in target else {}
+        rows.append(
+            repeats(name.get(arm, f"{arm}_errors_removed"), gone, "share", "the bases", **extra)
+        )
+        searched = [r for r in mine if r["states"][rounds]["search"]]
+        if searched:
+            rows.append(share(f"search_before_{arm}", *pooled(searched, 0, "search"), "no round"))
+            rows.append(
+                share(f"search_after_{rounds}_{arm}", *pooled(searched, rounds, "search"),
+                      "search_before")
+            )  # fmt: skip
+            gone = [
+                removed(accuracy(r, 0) or 0, accuracy(r, rounds, "search") or 0) for r in searched
+            ]
+            rows.append(repeats(f"search_errors_removed_{arm}", gone, "share", "greedy_before"))
+        if arm in ("loop", "no-tool"):
+            rows += round_rows(mine, arm)
+    return rows
+
+
+def round_rows(runs: Sequence[Run], arm: str) -> list[dict[str, Any]]:
+    """Medians over all rounds of all runs."""
+    rounds = [s for r in runs for s in r["states"][1:]]
+    rows: list[dict[str, Any]] = []
+
+    def add(name: str, values: Sequence[float | None], unit: str, baseline: str) -> None:
+        known = [v for v in values if v is not None]
+        if known:
+            rows.append(repeats(f"{name}_{arm}", known, unit, baseline))
+
+    for role in ("value", "process", "outcome"):
+        add(f"auc_{role}", [s["reports"].get(role, {}).get("auc") for s in rounds], "AUC",
+            "held-out labelled texts")  # fmt: skip
+    add("filter_precision", [s["precision"] for s in rounds], "share", "answers kept hidden")
+    add("kept_share", [s["num_kept"] / max(1, s["num_problems"]) for s in rounds], "share",
+        "problems searched")  # fmt: skip
+    add("drafter_acceptance", [s["reports"].get("drafter", {}).get("acceptance") for s in rounds],
+        "share", "overlap of the laws at T 1")  # fmt: skip
+    add("seconds_per_round", [sum(s["seconds"].values()) for s in rounds], "s", "whole rounds")
+    for stage in ("searching", "training", "evaluating"):
+        add(f"seconds_{stage}", [s["seconds"].get(stage) for s in rounds], "s", "of the round")
+    return rows
+
+
+def curve(runs: Sequence[Run], path: Path) -> None:
+    """Greedy, search and bits per character by round."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4))
+    for run in runs:
+        places = range(len(run["states"]))
+        label = f"{run['arm']} {run['base']} {run['seed']}"
+        left.plot(places, [accuracy(run, i) for i in places], "o-", label=f"greedy, {label}")
+        found = [(i, accuracy(run, i, "search")) for i in places]
+        points = [(i, a) for i, a in found if a is not None]
+        if points:
+            left.plot(*zip(*points, strict=True), "s--", label=f"search, {label}")
+        bits = [(i, s.get("bits_per_character")) for i, s in enumerate(run["states"])]
+        known = [(i, b) for i, b in bits if b is not None]
+        if known:
+            right.plot(*zip(*known, strict=True), "o-", label=label)
+    left.set(xlabel="round", ylabel="held-out accuracy", ylim=(0, 1))
+    right.set(xlabel="round", ylabel="bits per character")
+    left.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path)
 
 
 def main() -> None:
@@ -125,42 +360,39 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--task", default="expressions", choices=["expressions", "stories"])
+    parser.add_argument("--base", action="append", help="bundle folder; default: the shipped one")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--arm", action="append", choices=ARMS, help="default: all")
+    parser.add_argument("--folder", type=Path, default=Path("ratchet-runs/bench"))
+    parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="any setting")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--curve", type=Path, help="also plot the rounds")
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     seeds = [0] if arguments.quick else list(range(arguments.seeds))
-    print(
-        "seed  greedy before -> after [95 %]            control   search before -> after   verdict"
-    )
-    outcomes = []
-    for seed in seeds:
-        outcome, old, seconds = one_seed(arguments.task, seed, arguments.quick)
-        outcomes.append((outcome, old, seconds))
-        if outcome.before and outcome.after:
-            b, a = outcome.before, outcome.after
-            low, high = a.greedy.interval
-            search = (
-                f"{b.search.num_correct / b.search.n:.1%} -> "
-                f"{a.search.num_correct / a.search.n:.1%}"
-                if b.search and a.search
-                else "-"
-            )
-            print(
-                f"{seed:>4}  {b.greedy.num_correct / b.greedy.n:.1%} -> "
-                f"{a.greedy.num_correct / a.greedy.n:.1%} [{low:.1%}, {high:.1%}]   "
-                f"{old.num_correct / old.n:.1%}   {search}   {outcome.stage} "
-                f"(p = {outcome.verdict['p']:.2g}), {seconds:.0f} s",
-                flush=True,
-            )
-        else:
-            print(f"{seed:>4}  {outcome.stage}: {outcome.verdict.get('reason')}", flush=True)
-    rows = summary(outcomes)
+    if arguments.quick:
+        arguments.rounds = 1
+        arguments.folder = arguments.folder / "quick"
+    print("base      seed  arm             greedy by round    errors gone   search    verdicts")
+    runs: list[Run] = []
+    for base in arguments.base or [""]:
+        for seed in seeds:
+            for arm in arguments.arm or ARMS:
+                try:
+                    runs.append(one(arguments, base, seed, arm))
+                except RatchetError as error:
+                    sys.exit(f"Error: {error.message}\nFix: {error.fix}")
+                print(line(runs[-1]), flush=True)
+    rows = summary(runs, arguments.rounds)
     for r in rows:
         show(r)
-    settings_used = {"task": arguments.task, "rounds": 1, "quick": arguments.quick}
-    write(arguments.json, "learning", settings_used, seeds, rows)
+    if arguments.curve:
+        curve(runs, arguments.curve)
+    used = {"task": arguments.task, "rounds": arguments.rounds, "quick": arguments.quick,
+            "held_out_seed": HELD_OUT_SEED, "no_tool": NO_TOOL, "set": arguments.set}  # fmt: skip
+    write(arguments.json, "learning", used, seeds, rows)
 
 
 if __name__ == "__main__":

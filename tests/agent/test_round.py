@@ -67,8 +67,8 @@ def test_a_round_goes_from_problems_to_a_verdict(checkpoint: Path, tmp_path: Pat
     assert all(row[1] == "done" for row in found["searches"])
     roles = [row[0] for row in found["checkpoints"]]
     assert {r: roles.count(r) for r in set(roles)} == {
-        "policy": 2, "drafter": 2, "value": 3, "process": 3, "outcome": 3,
-    }  # fmt: skip
+        "policy": 2, "drafter": 2, "value": 1, "process": 1, "outcome": 1,
+    }  # fmt: skip  # a random policy is never right, so there is one class only to learn
 
 
 def test_the_next_round_begins_where_the_last_one_ended(checkpoint: Path, tmp_path: Path) -> None:

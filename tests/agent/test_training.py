@@ -21,7 +21,7 @@ from agent.training.jobs import Place, policy_job
 from agent.training.labelling import Siblings, label_rollouts, sibling_examples
 from agent.training.optimizer import TrainingSettings
 from agent.training.policy import DivergedError, planned_steps, train_policy
-from agent.training.recipe import mixed_examples, rows_to_train
+from agent.training.recipe import as_examples, mixed_examples, rows_to_train
 from agent.training.snapshot import Snapshot
 from agent.training.token_critics import measure_token_critic, token_logprob, train_token_critic
 from search.interfaces import Rollout
@@ -49,7 +49,7 @@ def test_the_same_seed_gives_the_same_weights(
     settings = SETTINGS.model_copy(update={"num_steps": 8, "optimizer": optimizer,
                                            "position_span": 20})  # fmt: skip
     made = [
-        policy_job(str(checkpoint), ROWS, settings, seed, Place(str(tmp_path / str(i))))
+        policy_job(str(checkpoint), ROWS, [], settings, seed, Place(str(tmp_path / str(i))))
         for i, seed in enumerate((1, 1, 2))
     ]
     assert made[0].version == made[1].version != made[2].version
@@ -191,12 +191,12 @@ def test_the_weights_kept_are_those_that_did_best_on_held_out_texts() -> None:
 
 
 def test_replayed_demonstrations_make_up_their_share() -> None:
-    texts = [StoredText((1,), (2, 3))] * 65
-    mixed = mixed_examples(texts, [], ROWS, 0.35, 200)
+    texts = as_examples([StoredText((1,), (2, 3))] * 65)
+    mixed = mixed_examples(texts, ROWS, 0.35, 200)
     assert mixed.count(Example((1, 2, 3), 1)) == 130
     assert len(mixed) == 200
     assert set(mixed[130:]) == set(ROWS)
-    assert mixed_examples(texts, texts, [], 0.35, 10) == [Example((1, 2, 3), 1)] * 10
+    assert mixed_examples(texts, [], 0.35, 10) == [Example((1, 2, 3), 1)] * 10
 
 
 def test_few_finds_mean_few_steps() -> None:

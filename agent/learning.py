@@ -1,0 +1,172 @@
+"""The training stage of a round: what the models learn from, and the jobs that teach them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agent import failpoints
+from agent.context import RunContext
+from agent.engine.checkpoint import Checkpoint, inspect_checkpoint
+from agent.engine.hosts import ModelRef
+from agent.engine.tokenizer import Tokenizer
+from agent.models import refs_of
+from agent.teacher import Teacher
+from agent.training.examples import Example
+from agent.training.jobs import (
+    Trained,
+    drafter_job,
+    gradient_job,
+    policy_job,
+    preference_job,
+)
+from agent.training.optimizer import TrainingSettings
+from agent.training.policy import DivergedError
+from agent.training.policy_gradient import StoredState
+from agent.training.preference import PairExample
+from agent.training.publish import NonFiniteError
+from agent.training.recipe import (
+    as_examples,
+    drafter_settings,
+    gradient_settings,
+    mixed_examples,
+    policy_settings,
+    preference_settings,
+    rows_to_train,
+    with_dev,
+)
+from agent.workshop import Job
+from search.randomness import derive_seed
+from store.datasets import dataset_of, earlier_datasets, read_dataset, stored_states
+from store.pairs import stored_pairs
+from store.schema import Round
+
+
+class NothingToLearnError(Exception):
+    """The round ends without a candidate; the text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """All that a round trains: every model made, and those worth having."""
+
+    trained: list[Trained]
+    candidates: dict[str, Trained]
+
+
+class TrainingStage:
+    def __init__(self, context: RunContext, round_id: int) -> None:
+        self.context = context
+        self.config = context.config
+        self.teacher = Teacher(context)
+        with context.store.session() as session:
+            row = session.get_one(Round, round_id)
+            self.number = row.number
+            self.refs: dict[str, ModelRef] = refs_of(session, row.models)
+            self.dataset_id = getattr(dataset_of(session, round_id), "id", 0)
+            self.found = as_examples(read_dataset(session, self.dataset_id))
+            self.earlier = as_examples(earlier_datasets(session, row.run_id, row.number))
+
+    def run(self) -> Lesson:
+        """Policy and critics side by side, then the drafter from the new policy.
+
+        Raises NothingToLearnError, DivergedError and NonFiniteError.
+        """
+        if not self.found:
+            raise NothingToLearnError(
+                "no trajectory passed the selection; lower selection.min_outcome or "
+                "selection.min_support, or raise search.simulations"
+            )
+        policy = inspect_checkpoint(self.refs["policy"].path)
+        base = policy_settings(self.config.training, policy)
+        seed = derive_seed(self.config.seed, self.number, "train") % 2**31
+        jobs: list[Job] = []
+        right: list[Example] = []
+        if self.config.critics.steps and self.config.critics.num_labelled:
+            labelled = self.teacher.label(self.refs, self.number)
+            right = labelled.right_texts if self.config.training.use_labelled else []
+            jobs = self.teacher.critic_jobs(self.refs, self.number, labelled)
+        jobs.insert(0, self._policy_job(policy, base, right, seed))
+        self.context.progress.stage("training", base.num_steps, "steps")
+        failpoints.hit("while-training")
+        trained = self.context.workshop.run(jobs, self.context.progress)
+        failpoints.hit("after-policy")
+        self.context.progress.update(base.num_steps)
+        candidates = {t.role: t for t in trained if is_worth_having(t)}
+        drafter = self._drafter(candidates["policy"], base, seed)
+        if drafter is not None:
+            candidates["drafter"] = drafter
+        return Lesson(trained, candidates)
+
+    def _policy_job(
+        self, policy: Checkpoint, base: TrainingSettings, right: Sequence[Example], seed: int
+    ) -> Job:
+        """The policy's job, by the method that is set."""
+        config = self.config.training
+        path = str(policy.path)
+        if config.method == "sft":
+            texts, dev = with_dev([*self.found, *self.earlier, *right])
+            num_steps, num_rows = rows_to_train(config, len(texts))
+            replayed = self.teacher.replayed(self.refs, self.number, num_rows)
+            examples = mixed_examples(texts, replayed, config.replay_share, num_rows)
+            settings = base.model_copy(update={"num_steps": num_steps})
+            return policy_job, (path, examples, dev, settings, seed)
+        if config.method == "dr-po":
+            with self.context.store.session() as session:
+                states = [
+                    StoredState(tokens, num_prompt)
+                    for tokens, num_prompt in stored_states(session, self.dataset_id)
+                ]
+            return gradient_job, (
+                path, self.refs["outcome"].path, states, base, gradient_settings(config), seed,
+            )  # fmt: skip
+        pairs = self._pairs(Tokenizer(policy.path))
+        if not pairs:
+            raise NothingToLearnError(
+                "no trajectory has a worse sibling to be preferred to; raise search.simulations, "
+                "or set training.method to sft"
+            )
+        settings = base.model_copy(update={"max_epochs": config.max_epochs})
+        return preference_job, (
+            path, pairs, settings, preference_settings(config), seed,
+        )  # fmt: skip
+
+    def _pairs(self, tokenizer: Tokenizer) -> list[PairExample]:
+        """The dataset's sibling pairs, as far as the worse step's tokens can be told.
+
+        The store keeps a step's text and how many tokens it had; where encoding the text gives
+        another number, its tokens are not known, and the pair is left out.
+        """
+        found = []
+        with self.context.store.session() as session:
+            for pair in stored_pairs(session, self.dataset_id):
+                rejected = tuple(tokenizer.encode(pair.rejected_text, is_start=False))
+                if pair.rejected_stop == "end":
+                    rejected = (*rejected, tokenizer.end_ids[0])
+                if len(rejected) == pair.rejected_tokens:
+                    given = pair.prompt_tokens + pair.before
+                    found.append(PairExample(given, pair.chosen, rejected))
+        return found
+
+    def _drafter(self, policy: Trained, base: TrainingSettings, seed: int) -> Trained | None:
+        """A drafter of the new policy; None when none is wanted, or its training failed.
+
+        The old one then stays: it drafts worse, but no text depends on it.
+        """
+        if not self.config.training.drafter_steps:
+            return None
+        settings = drafter_settings(self.config.training, base)
+        progress = self.context.progress
+        progress.stage("drafting", settings.num_steps, "steps of the drafter")
+        job: Job = (drafter_job, (policy.path, self.found, settings, seed))
+        try:
+            (drafter,) = self.context.workshop.run([job], progress)
+            progress.update(settings.num_steps)
+            return drafter
+        except (DivergedError, NonFiniteError) as error:
+            progress.say(f"warning: the drafter was not trained: {error.message}")
+            return None
+
+
+def is_worth_having(trained: Trained) -> bool:
+    """A retrained critic replaces the old one unless it ranks held-out texts worse."""
+    before, after = trained.report.get("parent_auc"), trained.report.get("auc")
+    return before is None or after is None or after >= before

@@ -1,0 +1,135 @@
+"""Preference training on pairs: DPO, and TR-DPO with a reference that follows.
+
+DPO (Rafailov et al., arXiv 2305.18290) lowers -log sigmoid(beta (margin of the policy - margin of
+the reference)), margins being log-probability of the chosen less that of the rejected option. Its
+reference never moves. TR-DPO (Gorbatovski et al., arXiv 2404.09656) moves it every
+`reference_steps` steps: softly, reference <- alpha policy + (1 - alpha) reference, or hard, which
+is alpha = 1. The negative log-likelihood of the chosen option is added (arXiv 2404.19733), because
+both probabilities sink together otherwise.
+"""
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from agent.engine.batch import padded
+from agent.engine.decoder import Decoder
+from agent.training.examples import batches
+from agent.training.optimizer import Optimizer, TrainingSettings
+from agent.training.policy import DivergedError, Progress, planned_steps
+from kernels import dispatch
+
+ReferenceUpdate = Literal["none", "soft", "hard"]
+
+
+@dataclass(frozen=True, slots=True)
+class PairExample:
+    """Two ways to go on from one state."""
+
+    given: tuple[int, ...]
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceSettings:
+    beta: float = 0.1
+    """How strongly the policy is held to its reference."""
+    sft_weight: float = 1.0
+    """Of the chosen options' negative log-likelihood."""
+    reference_update: ReferenceUpdate = "none"
+    reference_alpha: float = 0.6
+    """Share of the policy in a soft update."""
+    reference_steps: int = 64
+    """tau: steps between two updates."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceReport:
+    num_steps: int
+    num_examples: int
+    first_loss: float
+    last_loss: float
+    accuracy: float
+    """Share of the last tenth's pairs whose chosen option gained more than the rejected one."""
+
+
+def train_preference(
+    decoder: Decoder,
+    pairs: Sequence[PairExample],
+    settings: TrainingSettings,
+    preference: PreferenceSettings,
+    seed: int,
+    progress: Progress | None = None,
+) -> PreferenceReport:
+    """Train in place; the same arguments give the same weights. Raises DivergedError."""
+    rng = np.random.default_rng(seed)
+    num_steps = planned_steps(len(pairs), settings)
+    optimizer = Optimizer(decoder, settings, num_steps)
+    reference = copy.deepcopy(decoder).eval().requires_grad_(False)
+    losses: list[float] = []
+    wins: list[float] = []
+    decoder.train()
+    lengths = [len(p.given) + max(len(p.chosen), len(p.rejected)) for p in pairs]
+    order = batches(lengths, max(1, settings.batch_size // 2), num_steps, rng)
+    for index, rows in enumerate(order):
+        part = [pairs[i] for i in rows]
+        chosen, rejected, num_chosen = _logprobs(decoder, part)
+        with torch.no_grad():
+            old_chosen, old_rejected, _ = _logprobs(reference, part)
+        gain = (chosen - old_chosen) - (rejected - old_rejected)
+        loss = -F.logsigmoid(preference.beta * gain).mean()
+        loss = loss - preference.sft_weight * (chosen / num_chosen).mean()
+        loss.backward()
+        optimizer.step(index)
+        losses.append(float(loss.detach()))
+        wins.append(float((gain > 0).float().mean()))
+        if not math.isfinite(losses[-1]):
+            raise DivergedError(
+                f"the loss became {losses[-1]} at step {index + 1} of {num_steps}",
+                "lower training.learning_rate",
+            )
+        if (index + 1) % preference.reference_steps == 0:
+            follow(reference, decoder, preference)
+        if progress is not None and (index % 10 == 9 or index + 1 == num_steps):
+            progress(index + 1, num_steps, sum(losses[-10:]) / len(losses[-10:]))
+    decoder.eval()
+    tenth = max(1, num_steps // 10)
+    return PreferenceReport(
+        num_steps, len(pairs), sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth,
+        sum(wins[-tenth:]) / tenth,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def follow(reference: Decoder, policy: Decoder, settings: PreferenceSettings) -> None:
+    """Move the reference towards the policy, as the settings say."""
+    if settings.reference_update == "none":
+        return
+    share = 1.0 if settings.reference_update == "hard" else settings.reference_alpha
+    for old, new in zip(reference.parameters(), policy.parameters(), strict=True):
+        old.lerp_(new, share)
+
+
+def _logprobs(decoder: Decoder, pairs: Sequence[PairExample]) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probability of each pair's chosen and rejected option, [B]; tokens of the chosen."""
+    rows = [p.given + p.chosen for p in pairs] + [p.given + p.rejected for p in pairs]
+    device = decoder.model.norm.weight.device
+    tokens_BT, lengths_B = padded(rows)
+    given_B = torch.tensor([len(p.given) for p in pairs] * 2)
+    place_T = torch.arange(1, tokens_BT.shape[1])
+    judged = ((place_T >= given_B[:, None]) & (place_T < lengths_B[:, None])).to(device)
+    tokens_BT = tokens_BT.to(device)
+    hidden = decoder(tokens_BT)[:, :-1][judged]
+    found = dispatch.linear_logprob(hidden, decoder.lm_head.weight, tokens_BT[:, 1:][judged])
+    row = torch.nonzero(judged)[:, 0]
+    sums = torch.zeros(len(rows), device=device).index_add(0, row, found.float())
+    num_chosen = torch.tensor([len(p.chosen) for p in pairs], device=device)
+    return sums[: len(pairs)], sums[len(pairs) :], num_chosen

@@ -1,0 +1,105 @@
+"""Preference pairs out of stored trees: a kept trajectory's step against a worse sibling."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from store.recording import unpack_tokens
+from store.schema import DatasetItem, NodeRow, NodeText, TrajectoryRow
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPair:
+    """Two steps of one state: the one that a kept trajectory took, and one found worse."""
+
+    prompt_tokens: tuple[int, ...]
+    before: tuple[int, ...]
+    """Tokens of the steps up to the state."""
+    chosen: tuple[int, ...]
+    rejected_text: str
+    rejected_tokens: int
+    """How many tokens that text had when it was generated."""
+    rejected_stop: str
+    margin: float
+    """Q of the chosen step less that of the rejected one; a refuted step counts 0."""
+    reason: str
+    """Why the other one was refuted; empty when its Q was lower."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Child:
+    ix: int
+    visits: int
+    value_sum: float
+    prior: float
+    stop: str
+    prune_reason: str | None
+    num_tokens: int
+    text: str
+
+    @property
+    def q(self) -> float:
+        return self.value_sum / self.visits if self.visits and not self.prune_reason else 0.0
+
+
+def stored_pairs(
+    session: Session, dataset_id: int, min_margin: float = 0.1
+) -> Iterator[StoredPair]:
+    """Pairs along every trajectory of a frozen dataset, search by search, in its order.
+
+    Under each state the likeliest refuted sibling is the mistake worth unlearning; without one it
+    is the visited sibling with the lowest Q, if it lies `min_margin` below the chosen step's.
+    """
+    rows = session.execute(
+        select(TrajectoryRow)
+        .join(DatasetItem, DatasetItem.trajectory_id == TrajectoryRow.id)
+        .where(DatasetItem.dataset_id == dataset_id)
+        .order_by(DatasetItem.position)
+    ).scalars()
+    for row in rows.yield_per(200):
+        children = _children(session, row.search_id)
+        tokens = unpack_tokens(row.tokens)
+        parent, done = 0, 0
+        for step in row.steps["steps"]:
+            siblings = children.get(parent, [])
+            taken = next((c for c in siblings if c.text == step["text"]), None)
+            if taken is None:
+                break  # from here on a rollout wrote the text, and the tree has no siblings
+            end = done + step["tokens"]
+            worse = _worse(taken, siblings, min_margin)
+            if worse is not None:
+                yield StoredPair(
+                    unpack_tokens(row.prompt_tokens), tokens[:done], tokens[done:end], worse.text,
+                    worse.num_tokens, worse.stop, taken.q - worse.q, worse.prune_reason or "",
+                )  # fmt: skip
+            parent, done = taken.ix, end
+
+
+def _worse(taken: _Child, siblings: list[_Child], min_margin: float) -> _Child | None:
+    others = [c for c in siblings if c.ix != taken.ix]
+    refuted = [c for c in others if c.prune_reason]
+    if refuted:
+        return max(refuted, key=lambda c: (c.prior, -c.ix))
+    lower = [c for c in others if c.visits and taken.visits and taken.q - c.q >= min_margin]
+    return min(lower, key=lambda c: (c.q, c.ix), default=None)
+
+
+def _children(session: Session, search_id: int) -> dict[int, list[_Child]]:
+    """Parent to its children, in the order of their numbers."""
+    rows = session.execute(
+        select(NodeRow, NodeText.text)
+        .join(NodeText, (NodeText.search_id == NodeRow.search_id) & (NodeText.ix == NodeRow.ix))
+        .where(NodeRow.search_id == search_id, NodeRow.parent_ix.is_not(None))
+        .order_by(NodeRow.ix)
+    )
+    found: dict[int, list[_Child]] = defaultdict(list)
+    for node, text in rows:
+        assert node.parent_ix is not None
+        found[node.parent_ix].append(_Child(
+            node.ix, node.visits, node.value_sum, node.prior or 0.0, node.stop or "",
+            node.prune_reason, node.num_tokens, text,
+        ))  # fmt: skip
+    return found
