@@ -33,6 +33,7 @@ from agent.training.recipe import (
     rows_to_train,
     with_dev,
 )
+from agent.training.trl_jobs import trl_dpo_job, trl_sft_job
 from agent.workshop import Job
 from search.randomness import derive_seed
 from store.datasets import dataset_of, earlier_datasets, read_dataset, stored_states
@@ -108,6 +109,8 @@ class TrainingStage:
             replayed = self.teacher.replayed(self.refs, self.number, num_rows)
             examples = mixed_examples(texts, replayed, config.replay_share, num_rows)
             settings = base.model_copy(update={"num_steps": num_steps})
+            if config.trainer == "trl":
+                return trl_sft_job, (path, examples, dev, settings, config.lora_rank, seed)
             return policy_job, (path, examples, dev, settings, seed)
         if config.method == "dr-po":
             with self.context.store.session() as session:
@@ -125,6 +128,8 @@ class TrainingStage:
                 "or set training.method to sft"
             )
         settings = base.model_copy(update={"max_epochs": config.max_epochs})
+        if config.trainer == "trl":
+            return trl_dpo_job, (path, pairs, settings, config.beta, config.lora_rank, seed)
         return preference_job, (
             path, pairs, settings, preference_settings(config), seed,
         )  # fmt: skip

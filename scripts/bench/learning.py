@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How much do rounds teach? Held-out accuracy over bases, seeds and rounds, with controls.
 
-    .venv/bin/python scripts/bench/learning.py                       # expressions, 2 rounds, 3 seeds
+    .venv/bin/python scripts/bench/learning.py                       # 2 rounds, 3 seeds
     .venv/bin/python scripts/bench/learning.py --base DIR --base DIR # several base bundles
     .venv/bin/python scripts/bench/learning.py --task stories
     .venv/bin/python scripts/bench/learning.py --rounds 5 --seeds 1 --arm loop --curve curve.png
@@ -67,7 +67,7 @@ from store.schema import (  # noqa: E402
 HELD_OUT_SEED = 20_261_123
 ARMS = ("loop", "no-tool", "demonstrations", "unfiltered")
 NO_TOOL = {
-    "critics.use_tool": False, "imagination.wordings": 3, "selection.min_support": 1.0,
+    "critics.use_tool": False, "imagination.wordings": 3, "selection.min_support": 0.8,
     "critics.num_labelled": 1500, "critics.samples": 6, "critics.steps": 200,
     "search.simulations": 16, "tokens_per_problem": 400, "problems_per_round": 1500,
 }  # fmt: skip

@@ -1,0 +1,185 @@
+"""The same training through TRL, PEFT and accelerate: for real checkpoints, full or with LoRA.
+
+Rows are the store's token ids; nothing is tokenised again. What an adapter learned is merged into
+the weights that are published, so every engine can load them, and the adapter itself is kept
+beside them. Optional: `pip install -e '.[trl]'`.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agent.engine.checkpoint import inspect_checkpoint, load_decoder
+from agent.training.examples import Example
+from agent.training.jobs import Place, Trained
+from agent.training.optimizer import TrainingSettings
+from agent.training.policy import DivergedError, planned_steps
+from agent.training.preference import PairExample
+from agent.training.publish import publish
+
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def trl_sft_job(
+    parent_path: str, examples: Sequence[Example], dev: Sequence[Example],
+    settings: TrainingSettings, lora_rank: int, seed: int, place: Place,
+) -> Trained:  # fmt: skip
+    """Supervised fine-tuning on texts, their prompts masked. Raises DivergedError."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    def rows(texts: Sequence[Example]) -> Any:
+        return Dataset.from_list(
+            [
+                {"input_ids": list(e.tokens),
+                 "labels": [-100] * e.num_prompt + list(e.tokens[e.num_prompt :])}
+                for e in texts
+            ]
+        )  # fmt: skip
+
+    def trainer(model: Any, tokenizer: Any, scratch: str, common: dict[str, Any]) -> Any:
+        config = SFTConfig(output_dir=scratch, max_length=None, **common)
+        return SFTTrainer(
+            model=model, args=config, train_dataset=rows(examples), processing_class=tokenizer,
+            peft_config=_lora(lora_rank, settings),
+        )  # fmt: skip
+
+    steps = planned_steps(len(examples), settings)
+    del dev  # TRL's own early stop saves whole checkpoints at every look
+    return _trained(parent_path, trainer, settings, steps, lora_rank, "sft", seed, place)
+
+
+def trl_dpo_job(
+    parent_path: str, pairs: Sequence[PairExample], settings: TrainingSettings, beta: float,
+    lora_rank: int, seed: int, place: Place,
+) -> Trained:  # fmt: skip
+    """Direct preference optimisation on sibling pairs. Raises DivergedError."""
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    class TokenTrainer(DPOTrainer):
+        """Takes rows as they are: an option in mid-text must not be given an end of text."""
+
+        def _prepare_dataset(self, dataset: Any, *arguments: Any, **named: Any) -> Any:
+            return dataset
+
+    def trainer(model: Any, tokenizer: Any, scratch: str, common: dict[str, Any]) -> Any:
+        data = Dataset.from_list(
+            [
+                {"prompt_ids": list(p.given), "chosen_ids": list(p.chosen),
+                 "rejected_ids": list(p.rejected)}
+                for p in pairs
+            ]
+        )  # fmt: skip
+        config = DPOConfig(output_dir=scratch, beta=beta, max_length=None, **common)
+        return TokenTrainer(
+            model=model, args=config, train_dataset=data, processing_class=tokenizer,
+            peft_config=_lora(lora_rank, settings),
+        )  # fmt: skip
+
+    steps = planned_steps(len(pairs), settings)
+    return _trained(parent_path, trainer, settings, steps, lora_rank, "dpo", seed, place)
+
+
+def _lora(rank: int, settings: TrainingSettings) -> Any:
+    """The adapter's shape; None trains all weights."""
+    if not rank:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=list(LORA_TARGETS),
+        task_type="CAUSAL_LM",
+    )  # fmt: skip
+
+
+def _trained(
+    parent_path: str, make: Callable[[Any, Any, str, dict[str, Any]], Any],
+    settings: TrainingSettings, num_steps: int, lora_rank: int, method: str, seed: int,
+    place: Place,
+) -> Trained:  # fmt: skip
+    """Run a trainer, read its loss, merge, publish."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    torch.set_num_threads(place.threads)
+    import transformers
+
+    parent = inspect_checkpoint(parent_path)
+    device = place.chosen_device()
+    transformers.set_seed(seed)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        parent.path, dtype=torch.float32 if device == "cpu" else torch.bfloat16,
+        local_files_only=True, trust_remote_code=False, use_safetensors=True,
+    )  # fmt: skip
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
+        parent.path, local_files_only=True, trust_remote_code=False
+    )
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    common: dict[str, Any] = {
+        "max_steps": num_steps, "per_device_train_batch_size": settings.batch_size,
+        "learning_rate": settings.learning_rate, "warmup_steps": round(
+            settings.warmup_share * num_steps
+        ), "weight_decay": settings.weight_decay, "max_grad_norm": settings.max_gradient_norm,
+        "lr_scheduler_type": "linear", "seed": seed, "data_seed": seed, "report_to": "none",
+        "save_strategy": "no", "logging_steps": 1, "disable_tqdm": True, "use_cpu": device == "cpu",
+        "bf16": device != "cpu", "fp16": False, "gradient_checkpointing": False,
+        "dataloader_pin_memory": False,
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="ratchet-trl-") as scratch:
+        trainer = make(model, tokenizer, scratch, common)
+        trainer.add_callback(_reporting(place, num_steps))
+        trainer.train()
+        losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+        if not losses or not all(torch.isfinite(torch.tensor(losses)).tolist()):
+            raise DivergedError(
+                f"the loss became {losses[-1] if losses else 'unknown'} in {num_steps} steps",
+                "lower training.learning_rate",
+            )
+        tenth = max(1, len(losses) // 10)
+        report = {
+            "method": method, "trainer": "trl", "lora_rank": lora_rank, "num_steps": num_steps,
+            "first_loss": sum(losses[:tenth]) / tenth, "last_loss": sum(losses[-tenth:]) / tenth,
+        }  # fmt: skip
+        adapter = Path(scratch) / "adapter"
+        trained = trainer.model
+        if lora_rank:
+            trained.save_pretrained(adapter, safe_serialization=True)
+            trained = trained.merge_and_unload()
+        decoder = load_decoder(parent)
+        wanted = dict(decoder.named_parameters())
+        weights = {k: v for k, v in trained.state_dict().items() if k in wanted}
+        decoder.load_state_dict(weights, strict=False)
+        folder = Path(place.folder)
+        child = publish(decoder, parent, folder, "policy", {"report": report, "seed": seed})
+        if lora_rank:
+            _keep_adapter(adapter, folder / f"adapter-{child.version}")
+    return Trained(
+        "policy", child.version, str(child.path), parent.version, child.num_bytes, report
+    )
+
+
+def _keep_adapter(source: Path, final: Path) -> None:
+    """The adapter beside the merged weights, whole or not at all."""
+    if final.exists():
+        return
+    scratch = final.with_name(f"{final.name}.{os.getpid()}")
+    shutil.copytree(source, scratch)
+    (scratch / "README.md").unlink(missing_ok=True)
+    os.replace(scratch, final)
+
+
+def _reporting(place: Place, num_steps: int) -> Any:
+    from transformers import TrainerCallback
+
+    class Reporting(TrainerCallback):
+        def on_log(
+            self, args: Any, state: Any, control: Any, logs: Any = None, **named: Any
+        ) -> None:
+            if logs and "loss" in logs:
+                place.report(state.global_step, num_steps, float(logs["loss"]))
+
+    return Reporting()
