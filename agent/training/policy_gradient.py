@@ -101,7 +101,7 @@ def train_policy_gradient(
         loss.backward()
         optimizer.step(index)
         losses.append(float(loss.detach()))
-        divergences.append(float(divergence[counted].mean()))
+        divergences.append(float(divergence.detach()[counted].mean()))
         if not math.isfinite(losses[-1]):
             raise DivergedError(
                 f"the loss became {losses[-1]} at step {index + 1} of {settings.num_steps}",

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from agent.engine.checkpoint import inspect_checkpoint, load_decoder
+from agent.engine.tokenizer import Tokenizer
 from agent.training.examples import Example
 from agent.training.jobs import Place, Trained
 from agent.training.optimizer import TrainingSettings
@@ -115,10 +116,7 @@ def _trained(
         parent.path, dtype=torch.float32 if device == "cpu" else torch.bfloat16,
         local_files_only=True, trust_remote_code=False, use_safetensors=True,
     )  # fmt: skip
-    tokenizer = transformers.AutoTokenizer.from_pretrained(
-        parent.path, local_files_only=True, trust_remote_code=False
-    )
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    tokenizer = _tokenizer(parent.path)
     common: dict[str, Any] = {
         "max_steps": num_steps, "per_device_train_batch_size": settings.batch_size,
         "learning_rate": settings.learning_rate, "warmup_steps": round(
@@ -126,7 +124,7 @@ def _trained(
         ), "weight_decay": settings.weight_decay, "max_grad_norm": settings.max_gradient_norm,
         "lr_scheduler_type": "linear", "seed": seed, "data_seed": seed, "report_to": "none",
         "save_strategy": "no", "logging_steps": 1, "disable_tqdm": True, "use_cpu": device == "cpu",
-        "bf16": device != "cpu", "fp16": False, "gradient_checkpointing": False,
+        "bf16": device != "cpu", "fp16": False,
         "dataloader_pin_memory": False,
     }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="ratchet-trl-") as scratch:
@@ -160,6 +158,16 @@ def _trained(
     return Trained(
         "policy", child.version, str(child.path), parent.version, child.num_bytes, report
     )
+
+
+def _tokenizer(path: Path) -> Any:
+    """What the trainers want to see; they only ask it for the end of a text, which also pads."""
+    from transformers import PreTrainedTokenizerFast
+
+    end = Tokenizer(path).end_ids[0]
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path / "tokenizer.json"))
+    tokenizer.eos_token = tokenizer.pad_token = tokenizer.convert_ids_to_tokens(end)
+    return tokenizer
 
 
 def _keep_adapter(source: Path, final: Path) -> None:

@@ -19,7 +19,7 @@ from search.settings import SearchSettings
 from search.state import Problem
 from store.check import check_store
 from store.database import Store, alembic_config, now_us, open_store
-from store.datasets import SelectionRule, dataset_of, freeze_dataset, read_dataset
+from store.datasets import dataset_of, freeze_dataset, read_dataset
 from store.inspection import ask_sql, list_searches, read_tree
 from store.leases import RunLease
 from store.recording import (
@@ -31,6 +31,7 @@ from store.recording import (
     record_search,
 )
 from store.schema import Base, NodeRow, Round, Run, SearchRow, SimulationRow, TrajectoryRow
+from store.selection import SelectionRule
 from tests.fakes import DigitWorld, root
 
 

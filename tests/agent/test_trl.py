@@ -1,0 +1,74 @@
+"""TRL and PEFT behind the same jobs: the loss falls, adapters merge, the engine serves them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from agent.engine.checkpoint import inspect_checkpoint, load_decoder
+from agent.engine.hosts import GeneratorHost, HostSettings, reference
+from agent.engine.requests import TextRequest
+from agent.training.examples import Example
+from agent.training.jobs import Place
+from agent.training.optimizer import TrainingSettings
+from agent.training.preference import PairExample
+from agent.training.trl_jobs import trl_dpo_job, trl_sft_job
+
+pytest.importorskip("trl", reason="TRL is not installed: pip install -e '.[trl]'")
+
+SETTINGS = TrainingSettings(num_steps=20, batch_size=8, learning_rate=2e-2, max_epochs=100)
+ROWS = [Example((3 + i, 13, 3 + j, 2, 3 + i, 1), 4) for i in range(6) for j in range(6)]
+PAIRS = [
+    PairExample((3 + i, 13, 3 + j, 2), (3 + i, 1), (3 + (i + 1) % 6, 1))
+    for i in range(6)
+    for j in range(6)
+]
+
+
+def logits(path: Path | str) -> torch.Tensor:
+    decoder = load_decoder(inspect_checkpoint(path))
+    with torch.no_grad():
+        found: torch.Tensor = decoder.lm_head(decoder(torch.tensor([[5, 13, 4, 2]])))
+    return found
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_trl_lowers_the_loss_and_what_it_learned_is_served(
+    checkpoint: Path, tmp_path: Path, rank: int
+) -> None:
+    place = Place(str(tmp_path / "out"), device="cpu")
+    made = trl_sft_job(str(checkpoint), ROWS, [], SETTINGS, rank, 0, place)
+    assert made.report["last_loss"] < 0.8 * made.report["first_loss"]
+    assert not torch.allclose(logits(made.path), logits(checkpoint), atol=1e-2)
+    host = GeneratorHost("policy", HostSettings(device="cpu"))
+    (text,) = host.texts(reference(made.path, "policy"), [TextRequest((5, 13, 4, 2), 8, 0.0)])
+    assert text.generated.version == made.version and text.generated.tokens
+    again = trl_sft_job(str(checkpoint), ROWS, [], SETTINGS, rank, 0, place)
+    assert again.version == made.version
+
+
+def test_the_adapter_beside_the_merged_weights_is_the_same_model(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    import transformers
+    from peft import PeftModel
+
+    place = Place(str(tmp_path / "out"), device="cpu")
+    made = trl_sft_job(str(checkpoint), ROWS, [], SETTINGS, 4, 0, place)
+    adapter = tmp_path / "out" / f"adapter-{made.version}"
+    assert json.loads((adapter / "adapter_config.json").read_text())["r"] == 4
+    assert (adapter / "adapter_model.safetensors").is_file()
+    base = transformers.AutoModelForCausalLM.from_pretrained(checkpoint)
+    with torch.no_grad():
+        theirs = PeftModel.from_pretrained(base, adapter).eval()(torch.tensor([[5, 13, 4, 2]]))
+    torch.testing.assert_close(logits(made.path), theirs.logits, atol=1e-4, rtol=1e-4)
+
+
+def test_dpo_through_trl_prefers_the_chosen_option(checkpoint: Path, tmp_path: Path) -> None:
+    place = Place(str(tmp_path / "out"), device="cpu")
+    settings = SETTINGS.model_copy(update={"learning_rate": 5e-3})
+    made = trl_dpo_job(str(checkpoint), PAIRS, settings, 0.1, 0, 0, place)
+    assert made.report["last_loss"] < made.report["first_loss"]
+    before, after = logits(checkpoint)[0, -1], logits(made.path)[0, -1]
+    assert float(after[5] - after[6]) > float(before[5] - before[6])

@@ -1,0 +1,73 @@
+"""Which finished texts a round trusts: each rule by its figures."""
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from store.selection import Find, SelectionRule, distance
+
+FIND = Find(1, "a", 1, "p", True, "7", 0.9, True, 0.8, ("x\n", "7"), 4)
+RULE = SelectionRule(min_outcome=0.5)
+
+
+def kept(rule: SelectionRule, *finds: Find) -> list[int]:
+    return [s.find.id for s in rule.select(finds)]
+
+
+def test_the_searchs_own_answer_is_kept_with_what_it_was_chosen_by() -> None:
+    (selected,) = RULE.select([FIND, replace(FIND, id=2, is_chosen=False)])
+    assert selected.find.id == 1
+    assert selected.scores == {
+        "rank": 1, "outcome": 0.9, "is_sound": True, "confidence": 0.8, "support": 1.0,
+        "wordings": 1,
+    }  # fmt: skip
+
+
+def test_each_rule_drops_what_it_names() -> None:
+    for rule, find in (
+        (RULE, replace(FIND, outcome=0.4)),
+        (RULE, replace(FIND, outcome=None)),
+        (RULE, replace(FIND, is_sound=False)),
+        (RULE, replace(FIND, answer=None)),
+        (replace(RULE, min_confidence=0.9), FIND),
+        (replace(RULE, max_tokens=3), FIND),
+        (replace(RULE, min_support=1.1), FIND),
+    ):
+        assert kept(rule, find) == []
+    assert kept(replace(RULE, must_be_sound=False), replace(FIND, is_sound=False)) == [1]
+    assert kept(replace(RULE, must_answer=False), replace(FIND, answer=None)) == [1]
+
+
+def test_the_best_of_a_search_differ_by_the_steps_asked_for() -> None:
+    others = [
+        replace(FIND, id=2, is_chosen=False, outcome=0.95, steps=("x\n", "7")),
+        replace(FIND, id=3, is_chosen=False, outcome=0.6, steps=("y\n", "7")),
+        replace(FIND, id=4, is_chosen=False, outcome=0.7, steps=("z\n", "w\n", "7")),
+        replace(FIND, id=5, is_chosen=False, answer="8"),
+    ]
+    assert kept(replace(RULE, best=3), FIND, *others) == [1, 4, 3]
+    assert kept(replace(RULE, best=3, min_distance=2), FIND, *others) == [1, 4]
+
+
+def test_wordings_of_a_problem_must_agree_and_the_best_supported_answer_counts() -> None:
+    def text(id: int, search: int, answer: str, outcome: float, is_chosen: bool) -> Find:
+        return Find(id, str(id), search, "p", is_chosen, answer, outcome, None, 1.0, (answer,), 1)
+
+    finds = [
+        text(1, 1, "7", 0.9, True),
+        text(2, 2, "7", 0.8, True),
+        text(3, 3, "5", 0.6, True),
+        text(4, 3, "7", 0.55, False),
+        text(5, 3, "7", 0.3, False),
+    ]
+    rule = SelectionRule(min_outcome=0.5, min_support=2.0)
+    assert kept(rule, *finds) == [1, 2, 4]
+    assert kept(replace(rule, min_support=2.3), *finds) == []
+    assert rule.select(finds)[0].scores["support"] == 0.9 + 0.8 + 0.55
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=6), st.lists(st.sampled_from("abc"), max_size=6))
+def test_the_distance_is_a_symmetric_count_of_steps(left: list[str], right: list[str]) -> None:
+    assert distance(left, right) == distance(right, left) <= max(len(left), len(right))
+    assert distance(left, left) == 0
