@@ -147,6 +147,10 @@ def evaluate_command(
         list[int] | None,
         typer.Option("--simulations", help="budget of mode search; repeatable"),
     ] = None,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option("--compare", metavar="A B", help="two policies: directories or versions"),
+    ] = None,
     policy: Policy = None,
     task: TaskName = None,
     problems: Problems = None,
@@ -166,11 +170,16 @@ def evaluate_command(
         ratchet evaluate
 
         ratchet evaluate --mode greedy --mode search --simulations 4 --simulations 16
+
+        ratchet evaluate --compare ./before ./after --num-problems 600
     """
     flags = _flags(
         set_, policy=policy, task=task, problems=problems, store=store, run=run, seed=seed,
         hosting__hosting=hosting or "inline", critics__use_tool=False if no_tool else None,
     )  # fmt: skip
+    if compare:
+        _command("compare").run(compare, num_problems, flags, config, as_json)
+        return
     _command("evaluate").run(
         mode or [], num_problems, samples, budget or [], flags, config, as_json
     )
@@ -263,6 +272,21 @@ def inspect_rounds(store: StoreUrl = None, config: ConfigFile = "", as_json: Jso
         ratchet inspect rounds --json
     """
     _command("inspection").rounds(_flags(None, store=store), config, as_json)
+
+
+@inspect_app.command("critics")
+def inspect_critics(
+    store: StoreUrl = None, run: RunName = None, config: ConfigFile = "", as_json: Json = False
+) -> None:
+    """What the outcome critic gave to searches, against the truth, by round (drift).
+
+    Examples:
+
+        ratchet inspect critics
+
+        ratchet inspect critics --json
+    """
+    _command("inspection").critics(_flags(None, store=store, run=run), config, as_json)
 
 
 @inspect_app.command("searches")

@@ -39,6 +39,9 @@ class CriticSettings(_Section):
     value_weight: float = Field(1.0, ge=0, description="beta_v of the blend")
     process_weight: float = Field(1.0, ge=0, description="beta_PRM of the blend")
     outcome_weight: float = Field(1.0, ge=0, description="beta_ORM of the blend")
+    min_auc: float = Field(
+        0.6, ge=0, le=1, description="a critic whose held-out AUC is lower is left out of scores"
+    )
     use_tool: bool = Field(True, description="let the task's tool check steps")
     num_labelled: int = Field(150, ge=0, description="labelled problems that critics learn from")
     samples: int = Field(6, ge=1, description="sampled texts for each labelled problem")

@@ -49,6 +49,7 @@ def make_models(config: Config, hosts: Hosts, models: ModelSet, task: Task) -> M
         config.critics.use_tool,
         Speculation(config.hosting.speculation, config.hosting.draft_tokens,
                     config.hosting.draft_source),
+        config.critics.min_auc,
     )  # fmt: skip
 
 

@@ -34,6 +34,8 @@ class ModelSet:
 
     refs: Mapping[str, ModelRef]
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)
+    aucs: Mapping[str, float] = field(default_factory=dict)
+    """Each critic's AUC on held-out labelled texts, as far as it was measured."""
 
     @property
     def policy(self) -> ModelRef:
@@ -66,7 +68,10 @@ class Models:
         limits: Limits,
         use_tool: bool,
         speculation: Speculation,
+        min_auc: float = 0.0,
     ) -> None:
+        """A critic whose held-out AUC is below `min_auc` gives no scores: over-optimising a
+        critic that ranks like chance is worse than doing without."""
         self.hosts = hosts
         self.models = models
         self.tokenizer = tokenizer
@@ -76,6 +81,11 @@ class Models:
         self.limits = limits
         self.use_tool = use_tool and bool(task.tool)
         self.speculation = speculation
+        self.distrusted = {
+            role: f"held-out AUC {auc:.2f} is under {min_auc:g}"
+            for role, auc in models.aucs.items()
+            if auc < min_auc
+        }
         name = settings.boundary
         self.boundary = boundary_named(name) if name else task.boundary
         self.steps = tokenizer.steps(self.boundary)
@@ -185,7 +195,8 @@ class Models:
 
     def _is_active(self, role: str) -> bool:
         """The outcome critic judges candidates too, so it is asked whatever its weight."""
-        return self.weights.get(role, 0.0) > 0 or role == "outcome"
+        is_wanted = self.weights.get(role, 0.0) > 0 or role == "outcome"
+        return is_wanted and role not in self.distrusted
 
     def _scores(self, wanted: Mapping[str, Sequence[State]]) -> dict[str, list[Score]]:
         """Scores of all critics, their calls under way at the same time."""
@@ -200,9 +211,12 @@ class Models:
         return {
             role: self._critic(role).score(wanted[role], raw[role])
             if role in active
-            else [Score(role, "", None, "weight 0")] * len(wanted[role])
+            else [self._unasked(role)] * len(wanted[role])
             for role in wanted
         }
+
+    def _unasked(self, role: str) -> Score:
+        return Score(role, "", None, self.distrusted.get(role, "weight 0"))
 
     def _judged(self, role: str, states: Sequence[State]) -> list[ScoreRequest]:
         critic = self._critic(role)

@@ -61,13 +61,16 @@ def as_ref(role: str, checkpoint: Checkpoint) -> ModelRef:
 
 
 def model_set(refs: Mapping[str, ModelRef]) -> ModelSet:
-    """The models with each critic's calibration read from its notes."""
-    calibrations = {
-        role: read_calibration(inspect_checkpoint(ref.path).notes)
-        for role, ref in refs.items()
-        if role in CRITICS
+    """The models with each critic's calibration and AUC read from its notes."""
+    notes = {
+        role: inspect_checkpoint(ref.path).notes for role, ref in refs.items() if role in CRITICS
     }
-    return ModelSet(dict(refs), calibrations)
+    aucs = {role: n.get("report", {}).get("auc") for role, n in notes.items()}
+    return ModelSet(
+        dict(refs),
+        {role: read_calibration(n) for role, n in notes.items()},
+        {role: float(auc) for role, auc in aucs.items() if auc is not None},
+    )
 
 
 def register(

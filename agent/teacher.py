@@ -62,10 +62,18 @@ class Teacher:
         models = self.context.models_for(refs)
         self.context.progress.stage("labelling", len(problems), "problems")
         seed = derive_seed(config.seed, number, "label")
-        return Examinee(models, self.context.task, problems, seed).labelled(
+        labelled = Examinee(models, self.context.task, problems, seed).labelled(
             config.critics.samples, config.critics.states, config.critics.options,
             config.hosting.cohort, self.context.progress.update,
         )  # fmt: skip
+        if labelled.suspects:
+            texts = {p.id: p.text for p in problems}
+            self.context.progress.say(
+                f"warning: {len(labelled.suspects)} of {len(problems)} reference answers of "
+                f"labelled problems look wrong, for example that of "
+                f"{texts[labelled.suspects[0]][:60]!r}: the policy keeps coming to another one"
+            )
+        return labelled
 
     def replayed(self, refs: Mapping[str, ModelRef], number: int, num_rows: int) -> list[Example]:
         """Demonstrations to mix in; none for a task without any."""

@@ -13,6 +13,7 @@ from store.check import INVARIANTS, check_store
 from store.database import Store, open_store
 from store.inspection import (
     ask_sql,
+    critic_drift,
     list_rounds,
     list_searches,
     list_trajectories,
@@ -34,6 +35,11 @@ def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
 
 def rounds(flags: dict[str, Any], file: str, as_json: bool) -> None:
     _print(list_rounds(_store(flags, file)[0]), as_json)
+
+
+def critics(flags: dict[str, Any], file: str, as_json: bool) -> None:
+    store, run = _store(flags, file)
+    _print(critic_drift(store, run), as_json)
 
 
 def searches(

@@ -1,6 +1,6 @@
 """Labels for the critics from the policy's own texts on problems with known answers."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -36,6 +36,8 @@ class Labelled:
     num_texts: int
     right_texts: list[Example] = field(default_factory=list)
     """Different right texts of problems that the policy does not always solve."""
+    suspects: list[str] = field(default_factory=list)
+    """Ids of labelled problems whose reference answer the policy and the tool contradict."""
 
     def of(self, role: str) -> Split:
         found: Split = getattr(self, role)
@@ -93,7 +95,28 @@ def label_rollouts(
         for row in sibling_examples(group):
             put(process, group.state.problem_id, row)
     right = worth_repeating(rollouts, is_correct)
-    return Labelled(value, process, outcome, len(value.train) + len(value.held_out), right)
+    return Labelled(
+        value, process, outcome, len(value.train) + len(value.held_out), right,
+        suspicious(rollouts, is_correct),
+    )  # fmt: skip
+
+
+def suspicious(
+    rollouts: Sequence[Rollout], is_correct: Callable[[Rollout], bool], share: float = 0.75
+) -> list[str]:
+    """Problems of which no text is right, while at least `share` of them, three or more, end with
+    one and the same other answer and the tool found none of those unsound."""
+    groups: dict[str, list[Rollout]] = defaultdict(list)
+    for rollout in rollouts:
+        groups[rollout.state.problem_id].append(rollout)
+    found = []
+    for problem_id, group in groups.items():
+        if any(is_correct(r) for r in group):
+            continue
+        votes = Counter(r.answer for r in group if r.answer is not None and r.is_sound is not False)
+        if votes and votes.most_common(1)[0][1] >= max(3, share * len(group)):
+            found.append(problem_id)
+    return found
 
 
 def worth_repeating(

@@ -68,7 +68,7 @@ HELD_OUT_SEED = 20_261_123
 ARMS = ("loop", "no-tool", "demonstrations", "unfiltered")
 NO_TOOL = {
     "critics.use_tool": False, "imagination.wordings": 3, "selection.min_support": 0.8,
-    "critics.num_labelled": 1500, "critics.samples": 6, "critics.steps": 200,
+    "critics.num_labelled": 1000, "critics.samples": 6, "critics.steps": 200,
     "search.simulations": 16, "tokens_per_problem": 400, "problems_per_round": 1500,
 }  # fmt: skip
 QUICK = {
@@ -379,7 +379,7 @@ def main() -> None:
     runs: list[Run] = []
     for base in arguments.base or [""]:
         for seed in seeds:
-            for arm in arguments.arm or ARMS:
+            for arm in arguments.arm or (ARMS[:1] if arguments.quick else ARMS):
                 try:
                     runs.append(one(arguments, base, seed, arm))
                 except RatchetError as error:
