@@ -85,7 +85,7 @@ class TrainingStage:
             labelled = self.teacher.label(self.refs, self.number)
             right = labelled.right_texts if self.config.training.use_labelled else []
             jobs = self.teacher.critic_jobs(self.refs, self.number, labelled)
-        jobs.insert(0, self._policy_job(policy, base, right, seed))
+        jobs.insert(0, self.policy_job(policy, base, right, seed))
         self.context.progress.stage("training", base.num_steps, "steps")
         failpoints.hit("while-training")
         trained = self.context.workshop.run(jobs, self.context.progress)
@@ -97,7 +97,7 @@ class TrainingStage:
             candidates["drafter"] = drafter
         return Lesson(trained, candidates)
 
-    def _policy_job(
+    def policy_job(
         self, policy: Checkpoint, base: TrainingSettings, right: Sequence[Example], seed: int
     ) -> Job:
         """The policy's job, by the method that is set."""

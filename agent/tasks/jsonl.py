@@ -3,7 +3,8 @@
     {"question": "Natalia sold ...", "answer": "She sold 48/2 = <<48/2=24>>24 ...\\n#### 72"}
     {"problem": "Find the value of ...", "answer": "\\\\frac{3}{4}"}
 
-The calculator checks the equations that a step claims; math-verify compares final answers.
+The calculator checks the equations that a step claims, sympy those of algebra between dollars;
+math-verify compares final answers.
 """
 
 import json
@@ -13,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from agent.tasks.algebra import Algebra
 from agent.tasks.operators import Operator
 from agent.tasks.task import Demonstration, check_text, generator, is_held_out, problem_id
 from agent.tasks.verifier import Verifier
@@ -25,6 +27,7 @@ from search.state import Problem
 
 _VALUE = r"\d[\d,]*(?:\.\d+)?"
 _CLAIM = re.compile(rf"<<([^<>=]+=[^<>=]+)>>|({_VALUE}(?:\s*[-+*/×÷]\s*{_VALUE})+\s*=\s*{_VALUE})")
+_FORMULA = re.compile(r"\$([^$]{3,300})\$")
 _ASKS_X = re.compile(r"value of x\?")
 _INTEGER = re.compile(r"(?<![\d.,])\d{1,4}(?![\d.,%])")
 _TEMPLATE = (
@@ -91,6 +94,7 @@ class Jsonl:
     def __init__(self, path: Path) -> None:
         self.rows = read_rows(path)
         self.verifier = Verifier()
+        self.algebra = Algebra()
         self._problems = [self._problem(r["text"], r["answer"], "given") for r in self.rows]
 
     def _problem(self, text: str, answer: str | None, origin: str) -> Problem:
@@ -117,6 +121,10 @@ class Jsonl:
     def check_step(self, text: str, steps: Sequence[str]) -> Finding:
         claims = ["".join(groups) for groups in _CLAIM.findall(steps[-1])]
         verdicts = [(claim, equation_holds(claim)) for claim in claims]
+        # What stands between dollars is algebra: sympy is asked where the calculator cannot tell.
+        for claim in _FORMULA.findall(steps[-1]):
+            if claim.count("=") == 1 and equation_holds(claim) is None:
+                verdicts.append((claim.strip(), self.algebra.equation_holds(claim)))
         for claim, holds in verdicts:
             if holds is False:
                 return Finding(False, f"{claim} is false")

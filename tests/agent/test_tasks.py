@@ -247,10 +247,10 @@ def test_jsonl_answers_are_compared_by_value(rows: Jsonl) -> None:
 def test_an_answer_that_takes_for_ever_counts_as_wrong(
     rows: Jsonl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.tasks.verifier.TIMEOUT_S", 0.0)
     assert rows.verifier.is_equal("x", "x")
+    monkeypatch.setattr("agent.tasks.killable.TIMEOUT_S", 0.0)
     assert rows.verifier.is_equal("9^{9^{9^{9}}}", r"\sqrt{2}") is False
-    assert rows.verifier.num_timeouts == 1
+    assert rows.verifier.process.num_timeouts == 1
     rows.verifier.close()
 
 

@@ -1,0 +1,119 @@
+#!/usr/bin/env python3
+"""SFT, DPO, TR-DPO and DR-PO side by side, from the same stored trajectories of one round.
+
+    .venv/bin/python scripts/bench/methods.py --run ratchet-runs/bench/expressions-shipped-0-loop
+    .venv/bin/python scripts/bench/methods.py --run DIR --only sft --only dpo --json methods.json
+
+DIR is a run that scripts/bench/learning.py made. Each method starts from the policy that the round
+began with, reads the round's frozen dataset, and is evaluated greedily on the same held-out
+problems, which no run learned from. Nothing is written into the run's store but evaluations. About
+three minutes a method and run on one idle core.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from sqlalchemy import select
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+
+from learning import HELD_OUT_SEED, removed  # noqa: E402
+from report import repeats, share, show, write  # noqa: E402
+
+from agent.config import load_config  # noqa: E402
+from agent.engine.checkpoint import inspect_checkpoint  # noqa: E402
+from agent.engine.hosts import ModelRef  # noqa: E402
+from agent.evaluation import Plan, evaluate  # noqa: E402
+from agent.examiner import Examiner  # noqa: E402
+from agent.learning import TrainingStage  # noqa: E402
+from agent.progress import Silent  # noqa: E402
+from agent.run import Improver  # noqa: E402
+from agent.training.jobs import Place  # noqa: E402
+from agent.training.recipe import policy_settings  # noqa: E402
+from search.randomness import derive_seed  # noqa: E402
+from store.schema import Round  # noqa: E402
+
+METHODS: dict[str, dict[str, Any]] = {
+    "sft": {"training.method": "sft"},
+    "dpo": {"training.method": "dpo"},
+    "tr-dpo-soft": {"training.method": "tr-dpo", "training.reference_update": "soft"},
+    "tr-dpo-hard": {"training.method": "tr-dpo", "training.reference_update": "hard"},
+    "dr-po": {"training.method": "dr-po", "training.num_steps": 150},
+}
+GENTLE = {"training.learning_rate": 2e-4, "training.matrix_learning_rate": 1.2e-3}
+"""Rates of the methods that push probabilities down: at those of SFT they forget (LOG.md)."""
+
+
+def trained(folder: Path, name: str, steps: int) -> dict[str, Any]:
+    """One method on round 1 of a run; accuracy before and after, and what it cost."""
+    made = json.loads((folder / "run.json").read_text())
+    flags: dict[str, Any] = {
+        "hosting.hosting": "inline", "store": f"sqlite:///{folder}/store.db", "seed": made["seed"],
+        "checkpoints": f"{folder}/checkpoints", "evaluation.seed": HELD_OUT_SEED,
+        "training.num_steps": steps, "training.use_labelled": False,
+    } | METHODS[name]  # fmt: skip
+    if name != "sft":
+        flags |= GENTLE
+    config, _ = load_config(flags)
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        Improver(config, Silent()).started() as improver,
+    ):
+        context = improver.context()
+        with improver.store.session() as session:
+            round_id = session.scalars(select(Round.id).where(Round.number == 1)).one()
+        stage = TrainingStage(context, round_id)
+        policy = inspect_checkpoint(stage.refs["policy"].path)
+        seed = derive_seed(config.seed, 1, "train") % 2**31
+        started = time.monotonic()
+        base = policy_settings(config.training, policy)
+        job, arguments = stage.policy_job(policy, base, [], seed)
+        result = job(*arguments, Place(scratch))
+        seconds = time.monotonic() - started
+        problems = improver.task.held_out(config.evaluation.num_problems, HELD_OUT_SEED)
+        refs = dict(stage.refs)
+        before = evaluate(context.models_for(refs), problems, Plan("greedy"))
+        refs["policy"] = ModelRef("policy", result.version, result.path)
+        after = evaluate(context.models_for(refs), problems, Plan("greedy"))
+        bits = Examiner(context).compression(refs)
+    return {"name": name, "before": before.num_correct, "after": after.num_correct, "n": after.n,
+            "seconds": seconds, "bits": bits, "report": result.report}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--run", type=Path, action="append", required=True, metavar="DIR")
+    parser.add_argument("--only", action="append", choices=sorted(METHODS))
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rows: list[dict[str, Any]] = []
+    for name in arguments.only or METHODS:
+        found = [trained(folder.resolve(), name, arguments.steps) for folder in arguments.run]
+        n = sum(f["n"] for f in found)
+        if not rows:
+            rows.append(share("greedy_before", sum(f["before"] for f in found), n, "the base"))
+        rows.append(share(f"greedy_{name}", sum(f["after"] for f in found), n, "greedy_before"))
+        gone = [removed(f["before"] / f["n"], f["after"] / f["n"]) for f in found]
+        rows.append(repeats(f"errors_removed_{name}", gone, "share", "the base"))
+        rows.append(repeats(f"bits_{name}", [f["bits"] for f in found], "bits/character", "-"))
+        rows.append(repeats(f"seconds_{name}", [f["seconds"] for f in found], "s", "training"))
+        for row in rows[-4:] if len(rows) > 5 else rows:
+            show(row)
+        print({k: v for k, v in found[0]["report"].items() if k != "method"}, flush=True)
+    seeds = list(range(len(arguments.run)))
+    write(arguments.json, "methods", {"steps": arguments.steps, "gentle": GENTLE}, seeds, rows)
+
+
+if __name__ == "__main__":
+    main()
