@@ -79,7 +79,7 @@ class SelectionSettings(_Section):
 class PolicyTraining(_Section):
     """Unset values come from the checkpoint's ratchet.json, else from the trainer's defaults."""
 
-    num_steps: int = Field(500, ge=1, description="steps a round")
+    num_steps: int = Field(600, ge=1, description="steps a round")
     batch_size: int = Field(48, ge=1, description="texts a step")
     learning_rate: float | None = Field(None, gt=0, description="AdamW's rate")
     matrix_learning_rate: float | None = Field(None, gt=0, description="Muon's rate")
@@ -154,7 +154,7 @@ class Config(_Section):
     seed: int = Field(0, ge=0, lt=2**62, description="of everything random")
     problems_per_round: int = Field(2500, ge=1, description="problems imagined a round")
     tokens_per_problem: int = Field(
-        300, ge=0, description="tokens of one search of a round, at most; 0: search.max_tokens"
+        450, ge=0, description="tokens of one search of a round, at most; 0: search.max_tokens"
     )
     num_seeds: int = Field(300, ge=1, description="problems that imagination starts from")
     search: SearchSettings = SearchSettings()
