@@ -97,6 +97,9 @@ class PolicyTraining(_Section):
     )
     trainer: Literal["own", "trl"] = Field("own", description="our loop, or TRL (sft and dpo)")
     lora_rank: int = Field(0, ge=0, description="rank of LoRA adapters (trl only); 0: all weights")
+    min_margin: float = Field(
+        0.1, ge=0, le=1, description="DPO: least difference in Q between a pair's steps"
+    )
     beta: float = Field(0.1, gt=0, description="DPO: hold on the reference")
     sft_weight: float = Field(1.0, ge=0, description="DPO: weight of the chosen step's likelihood")
     reference_update: Literal["soft", "hard"] = Field("soft", description="TR-DPO: how it moves")

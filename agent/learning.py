@@ -142,7 +142,7 @@ class TrainingStage:
         """
         found = []
         with self.context.store.session() as session:
-            for pair in stored_pairs(session, self.dataset_id):
+            for pair in stored_pairs(session, self.dataset_id, self.config.training.min_margin):
                 rejected = tuple(tokenizer.encode(pair.rejected_text, is_start=False))
                 if pair.rejected_stop == "end":
                     rejected = (*rejected, tokenizer.end_ids[0])

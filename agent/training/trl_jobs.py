@@ -129,6 +129,7 @@ def _trained(
     }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="ratchet-trl-") as scratch:
         trainer = make(model, tokenizer, scratch, common)
+        trainer.remove_callback(transformers.PrinterCallback)  # stdout belongs to the command
         trainer.add_callback(_reporting(place, num_steps))
         trainer.train()
         losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]

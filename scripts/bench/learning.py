@@ -6,7 +6,6 @@
     .venv/bin/python scripts/bench/learning.py --task stories
     .venv/bin/python scripts/bench/learning.py --rounds 5 --seeds 1 --arm loop --curve curve.png
     .venv/bin/python scripts/bench/learning.py --quick               # small, under a minute
-    .venv/bin/python scripts/bench/learning.py --report results.json # the table of finished runs
 
 Each (base, seed, arm) is a run of its own with its own imagined problems, searches, training and
 gate; the held-out problems are drawn with a seed that no tuning looked at, the same for all arms.
@@ -16,7 +15,8 @@ gate; the held-out problems are drawn with a seed that no tuning looked at, the 
     demonstrations   as many steps, on demonstrations alone (from the loop's step counts)
     unfiltered       as many steps, on one sampled text of each of the loop's problems, unfiltered
 
-Runs that are finished are kept in --folder and not repeated. Everything runs in this process, one
+Runs that are finished are kept in --folder and not repeated, so the same command prints the table
+again. Everything runs in this process, one
 thread; a round's stages are timed. Two rounds take about ten minutes a run on one idle core.
 """
 
@@ -44,6 +44,7 @@ from agent.evaluation import Plan, Report, evaluate, sample_rollouts  # noqa: E4
 from agent.examiner import Examiner  # noqa: E402
 from agent.progress import Silent  # noqa: E402
 from agent.run import Improver, current_models  # noqa: E402
+from agent.tasks.registry import open_task  # noqa: E402
 from agent.training.examples import Example  # noqa: E402
 from agent.training.jobs import Place, policy_job  # noqa: E402
 from agent.training.recipe import (  # noqa: E402
@@ -269,7 +270,7 @@ def pooled(runs: Sequence[Run], place: int, mode: str = "greedy") -> tuple[int, 
     return sum(f["correct"] for f in found), sum(f["n"] for f in found)
 
 
-def summary(runs: Sequence[Run], rounds: int) -> list[dict[str, Any]]:
+def summary(runs: Sequence[Run], rounds: int, task: str) -> list[dict[str, Any]]:
     """Rows over all bases and seeds. A pooled share has its Wilson interval; errors removed are
     the median over runs with their range."""
     rows: list[dict[str, Any]] = []
@@ -299,8 +300,27 @@ def summary(runs: Sequence[Run], rounds: int) -> list[dict[str, Any]]:
                 removed(accuracy(r, 0) or 0, accuracy(r, rounds, "search") or 0) for r in searched
             ]
             rows.append(repeats(f"search_errors_removed_{arm}", gone, "share", "greedy_before"))
+        if arm == "loop":
+            rows += difficulty_rows(mine, rounds, task)
         if arm in ("loop", "no-tool"):
             rows += round_rows(mine, arm)
+    return rows
+
+
+def difficulty_rows(runs: Sequence[Run], rounds: int, task: str) -> list[dict[str, Any]]:
+    """Solved share by the task's own measure of difficulty, before and after, greedily."""
+    n = runs[0]["states"][0]["greedy"]["n"]
+    level = {p.id: p.difficulty for p in open_task(task, "").held_out(n, HELD_OUT_SEED)}
+    rows = []
+    for place, when in ((0, "before"), (rounds, f"after_{rounds}")):
+        for difficulty in sorted({d for d in level.values() if d is not None}):
+            found = [
+                is_right
+                for r in runs
+                for key, is_right in r["states"][place]["greedy"]["items"].items()
+                if level.get(key) == difficulty
+            ]
+            rows.append(share(f"solved_{difficulty:g}_{when}", sum(found), len(found), "greedy"))
     return rows
 
 
@@ -385,7 +405,7 @@ def main() -> None:
                 except RatchetError as error:
                     sys.exit(f"Error: {error.message}\nFix: {error.fix}")
                 print(line(runs[-1]), flush=True)
-    rows = summary(runs, arguments.rounds)
+    rows = summary(runs, arguments.rounds, arguments.task)
     for r in rows:
         show(r)
     if arguments.curve:

@@ -54,13 +54,17 @@ def random_llama(path: Path, texts: list[str]) -> Path:
     """A transformers directory of a Llama with random weights."""
     path.mkdir(parents=True)
     fast = bytes_tokenizer(texts, 512)
+    ends = [f"<end{i}>" for i in range(64)]
+    fast.add_special_tokens(ends)
     fast.save(str(path / "tokenizer.json"))
     config = {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama",
         "vocab_size": fast.get_vocab_size(), "hidden_size": 64, "intermediate_size": 176,
         "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
         "max_position_embeddings": 512, "rms_norm_eps": 1e-6, "hidden_act": "silu",
-        "tie_word_embeddings": True, "eos_token_id": 1, "pad_token_id": 0, "bos_token_id": None,
+        "tie_word_embeddings": True, "pad_token_id": 0, "bos_token_id": None,
+        # Random texts would hardly ever end; with many ways to end, trees have whole texts.
+        "eos_token_id": [1, *(fast.token_to_id(name) for name in ends)],
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}, "dtype": "float32",
     }  # fmt: skip
     (path / "config.json").write_text(json.dumps(config))
@@ -82,12 +86,12 @@ def one_round(method: str, file: Path, policy: Path, folder: Path) -> dict[str, 
             "store": f"sqlite:///{folder}/store.db", "checkpoints": f"{folder}/checkpoints",
             "hosting.hosting": "inline", "hosting.text_tokens": 40, "hosting.option_tokens": 16,
             "hosting.speculation": "never", "problems_per_round": 40, "num_seeds": 60,
-            "search.simulations": 8, "search.num_rollouts": 0, "tokens_per_problem": 2000,
+            "search.simulations": 8, "search.rollout_temperature": 1.0, "tokens_per_problem": 400,
             "selection.must_answer": False, "selection.must_be_sound": False,
             "critics.num_labelled": 8, "critics.samples": 2, "critics.steps": 2,
             "critics.min_auc": 0.0, "training.trainer": "trl", "training.lora_rank": 8,
             "training.method": method, "training.num_steps": 20, "training.batch_size": 8,
-            "training.learning_rate": 1e-2, "training.drafter_steps": 0,
+            "training.min_margin": 0.0, "training.learning_rate": 1e-2, "training.drafter_steps": 0,
             "training.max_epochs": 50, "evaluation.num_problems": 10,
             "evaluation.num_search_problems": 0,
         }
