@@ -25,6 +25,9 @@ from search.state import Option, Problem, State
 
 log = logging.getLogger("ratchet")
 
+NEUTRAL = 0.5
+"""Value of a state of which no trusted critic says anything."""
+
 CRITICS = {"value": ValueCritic, "process": ProcessCritic, "outcome": OutcomeCritic}
 
 
@@ -177,6 +180,8 @@ class Models:
             )
             is_cut = states[i].is_terminal and not states[i].is_finished
             value = 0.0 if is_cut else blend((*own, *ends), self.weights)
+            if value is None and self.distrusted:
+                value = NEUTRAL  # nobody to be trusted: the priors alone lead on
             results.append(
                 Evaluation(value, own, rollouts, spent[i], self._num_calls(requests[i], group))
             )

@@ -64,7 +64,8 @@ def train_policy(
     num_steps = planned_steps(len(examples), settings)
     optimizer = Optimizer(decoder, settings, num_steps)
     losses: list[float] = []
-    snapshot = Snapshot(decoder, (lambda: mean_loss(decoder, dev)) if dev else None, num_steps)
+    measure = (lambda: mean_loss(decoder, dev)) if dev else None
+    snapshot = Snapshot(decoder, measure, num_steps, may_stay=False)
     decoder.train()
     order = batches([len(e.tokens) for e in examples], settings.batch_size, num_steps, rng)
     for index, rows in enumerate(order):

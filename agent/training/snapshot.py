@@ -15,9 +15,14 @@ class Snapshot:
 
     def __init__(
         self, model: nn.Module, measure: Callable[[], float] | None, num_steps: int,
-        num_looks: int = 4,
+        num_looks: int = 4, may_stay: bool = True,
     ) -> None:  # fmt: skip
-        """`measure` gives a loss; None turns the snapshot off. The start is looked at too."""
+        """`measure` gives a loss; None turns the snapshot off. The start is looked at too, and is
+        one of the candidates if the model `may_stay` as it was.
+
+        A policy may not: texts that it found itself are likeliest under the weights that wrote
+        them, so their loss would always call it best untrained; that is for the gate to say.
+        """
         self.model = model
         self.measure = measure
         self.every = max(1, math.ceil(num_steps / num_looks))
@@ -28,6 +33,8 @@ class Snapshot:
         if measure is not None:
             self.look(0)
             self.first_loss = self.best_loss
+            if not may_stay:
+                self.best_loss, self._best = math.inf, {}
 
     def after(self, step: int, num_steps: int) -> None:
         """Look when it is time; `step` counts from 1."""

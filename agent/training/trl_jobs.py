@@ -114,7 +114,7 @@ def _trained(
     transformers.set_seed(seed)
     model = transformers.AutoModelForCausalLM.from_pretrained(
         parent.path, dtype=torch.float32 if device == "cpu" else torch.bfloat16,
-        local_files_only=True, trust_remote_code=False, use_safetensors=True,
+        local_files_only=True, use_safetensors=True,
     )  # fmt: skip
     tokenizer = _tokenizer(parent.path)
     common: dict[str, Any] = {

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What imagination came to: yield, novelty, share in the target band, contamination.
 
-    .venv/bin/python scripts/bench/imagination.py --run ratchet-runs/bench/expressions-shipped-0-loop
+    .venv/bin/python scripts/bench/imagination.py --run ratchet-runs/bench/RUN
     .venv/bin/python scripts/bench/imagination.py --task stories --json imagination.json
 
 Of a run that scripts/bench/learning.py made: by round how many tries became problems, how many of

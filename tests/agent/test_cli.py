@@ -57,6 +57,10 @@ WRONG: list[tuple[list[str], int, str]] = [
     (["improve", "--simulations", "0"], 2, "simulations"),
     (["improve", "--config", "none.toml"], 2, "none.toml"),
     (["improve", "--nonsense"], 2, "--nonsense"),
+    (["improve", "--set", "training.lora_rank=8"], 2, "training.trainer"),
+    (["improve", "--set", "training.method=ppo"], 2, "training.method"),
+    (["improve", "--set", "bundle=nowhere"], 2, "nowhere"),
+    (["evaluate", "--compare", "nowhere", "there"], 3, "nowhere"),
     (["solve", "hello"], 2, "hello"),
     (["solve", ""], 2, "not an expression"),
     (["evaluate", "--mode", "guess"], 2, "guess"),
@@ -88,7 +92,7 @@ def test_the_plan_starts_nothing(tmp_path: Path) -> None:
     done = ratchet("improve", "--dry-run", "--rounds", "2", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
-    assert plan["problems"] == 2000 and plan["held_out_problems"] == 600
+    assert plan["problems"] == 5000 and plan["held_out_problems"] == 600
     assert plan["tokens_about"] > 0 and plan["seconds_about"] > 0 and plan["disk_bytes_about"] > 0
     assert list(tmp_path.iterdir()) == []
 
@@ -199,3 +203,16 @@ def test_a_whole_round_runs_on_real_gsm8k_problems(tmp_path: Path) -> None:
     assert row["verdict"]["n"] == 10
     questions = stored(tmp_path, "inspect", "searches", "--limit", "20")
     assert len(questions) == 20 and all(q["reference"] for q in questions)
+
+
+def test_two_policies_are_compared_paired_on_the_same_problems(tmp_path: Path) -> None:
+    policy = str(EMBEDDED / "expressions/policy")
+    other = str(write_checkpoint(tmp_path / "other"))
+    done = ratchet("evaluate", "--compare", other, policy, "--num-problems", "40", "--json",
+                   cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    before, after = found["policies"]
+    assert before["correct"] == 0 < after["correct"] and before["n"] == after["n"] == 40
+    assert found["verdict"]["gained"] == after["correct"] and found["verdict"]["is_promoted"]
+    assert before["bits_per_character"] > 1 > after["bits_per_character"]

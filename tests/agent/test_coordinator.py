@@ -1,14 +1,19 @@
 """Between trees and models: a tool judges the steps of its task, wherever options end."""
 
+import math
+
 import pytest
 
 from agent.actors import make_hosts
 from agent.config import load_config
 from agent.context import make_models
-from agent.coordinator import Models
+from agent.coordinator import NEUTRAL, Models
+from agent.engine.requests import ScoreRequest
+from agent.evaluation import bits_per_character
 from agent.models import as_ref, base_checkpoints, model_set
 from agent.run import host_settings
 from agent.tasks.registry import open_task
+from agent.tasks.task import is_held_out
 from search import frontier
 from search.mcts import Search
 from search.state import Option, Problem
@@ -71,6 +76,42 @@ def test_a_boundary_that_never_comes_ends_cleanly() -> None:
     assert search.stop_reason == "exhausted"
     assert search.result().chosen is None
     assert all(n.pending == 0 for n in search.nodes)
+
+
+def test_a_critic_that_ranks_like_chance_gives_no_scores_and_says_why() -> None:
+    models = models_with(**{"critics.min_auc": 0.9})
+    trusted = dict(models.models.aucs)
+    assert trusted["process"] > 0.9 > trusted["value"]
+    search = Search(models.root(Problem("p", "7+2*3-4+5*6-1")), models.settings, seed=0)
+    frontier.run([search], models, models)
+    scores = [s for n in search.nodes for s in n.scores if s.critic == "value"]
+    assert scores and all(s.value is None and "under 0.9" in s.reason for s in scores)
+    assert search.root.value is not None
+    everyone = models_with()
+    assert not everyone.distrusted
+    nobody = models_with(**{"critics.min_auc": 1.0})
+    search = Search(nobody.root(Problem("p", "7+2*3-4+5*6-1")), nobody.settings, seed=0)
+    frontier.run([search], nobody, nobody)
+    assert search.stop_reason == "solved" and search.root.value == NEUTRAL
+
+
+def test_bits_per_character_are_those_of_the_policys_own_law() -> None:
+    models = models_with()
+    worked = models.task.worked(20, 0)
+    assert all(is_held_out(models.task.key(w.problem.text)) for w in worked)
+    requests, characters = [], 0
+    for w in worked:
+        prompt = models.tokenizer.encode(models.task.prompt(w.problem.text))
+        text = "".join(w.steps)
+        tokens = (*prompt, *models.tokenizer.encode(text, is_start=False))
+        requests.append(ScoreRequest(tokens, len(prompt)))
+        characters += len(text)
+    found = models.hosts.call("policy", "score", models.models.policy, requests)
+    nats = -sum(sum(row) for row in found)
+    bits = bits_per_character(models, worked)
+    assert bits == pytest.approx(nats / math.log(2) / characters)
+    assert 0 < bits < 1
+    assert bits_per_character(models, []) is None
 
 
 def test_every_request_to_a_model_counts() -> None:

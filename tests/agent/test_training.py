@@ -18,10 +18,16 @@ from agent.training.examples import (
     stretched_positions,
 )
 from agent.training.jobs import Place, policy_job
-from agent.training.labelling import Siblings, label_rollouts, sibling_examples
+from agent.training.labelling import (
+    Siblings,
+    label_rollouts,
+    sibling_examples,
+    suspicious,
+    worth_repeating,
+)
 from agent.training.optimizer import TrainingSettings
 from agent.training.policy import DivergedError, planned_steps, train_policy
-from agent.training.recipe import as_examples, mixed_examples, rows_to_train
+from agent.training.recipe import as_examples, mixed_examples, rows_to_train, with_dev
 from agent.training.snapshot import Snapshot
 from agent.training.token_critics import measure_token_critic, token_logprob, train_token_critic
 from search.interfaces import Rollout
@@ -143,6 +149,44 @@ def test_labels_follow_answer_and_tool() -> None:
     assert found.outcome.classes == {False} and found.value.classes == {True, False}
 
 
+def labelled_texts(answers: dict[str, list[str]]) -> list[Rollout]:
+    score = Score("outcome", "", None)
+    found = []
+    for problem, given in answers.items():
+        for i, answer in enumerate(given):
+            state = State(problem, (1, 2), "p").extended(Option((3 + i,), answer, 0, "end"))
+            found.append(Rollout(state, 0, 0, None, score, answer))
+    return found
+
+
+def test_a_reference_answer_that_the_policy_keeps_contradicting_is_suspect() -> None:
+    texts = labelled_texts({
+        "planted": ["7", "7", "7", "2"], "hard": ["1", "2", "3", "4"], "right": ["5", "7", "7"],
+        "few": ["7", "7"],
+    })  # fmt: skip
+    right = {"planted": "9", "hard": "9", "right": "5", "few": "9"}
+    is_correct = {id(r): r.answer == right[r.state.problem_id] for r in texts}
+    assert suspicious(texts, lambda r: is_correct[id(r)]) == ["planted"]
+    unsound = [replace(r, is_sound=False) for r in texts]
+    assert suspicious(unsound, lambda r: False) == []
+
+
+def test_texts_worth_repeating_are_right_and_not_always_written() -> None:
+    texts = labelled_texts({"always": ["7", "7"], "never": ["1", "2"], "at times": ["7", "1", "7"]})
+    found = worth_repeating(texts, lambda r: r.answer == "7")
+    assert found == [Example((1, 2, 3), 2), Example((1, 2, 5), 2)]
+    assert worth_repeating(texts, lambda r: r.answer == "7", most=1) == [Example((1, 2, 3), 2)]
+
+
+def test_dev_texts_are_set_aside_whole_and_only_when_there_are_enough() -> None:
+    few = [Example((i, 1), 1) for i in range(100)]
+    assert with_dev(few) == (few, [])
+    many = [Example((i % 300, 1), 1) for i in range(600)]
+    train, dev = with_dev(many)
+    assert len(dev) == 15 and not set(train) & set(dev)
+    assert len(train) == 600 - 2 * 15
+
+
 def test_a_wrong_option_goes_wrong_where_it_leaves_its_good_siblings() -> None:
     state = State("0", (1, 2), "p")
     options = tuple(Option(t, "", 0, "boundary") for t in ((3, 4, 9), (3, 5, 9), (7, 9), (3, 4)))
@@ -188,6 +232,19 @@ def test_the_weights_kept_are_those_that_did_best_on_held_out_texts() -> None:
     snapshot.restore()
     assert float(model.weight.detach()) == 1.0
     assert (snapshot.first_loss, snapshot.best_loss, snapshot.best_step) == (3.0, 1.0, 1)
+
+
+@pytest.mark.parametrize(("may_stay", "kept"), [(True, 0.0), (False, 2.0)])
+def test_a_policy_may_not_stay_as_it_was_a_critic_may(may_stay: bool, kept: float) -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    losses = iter([1.0, 3.0, 2.0])
+    torch.nn.init.constant_(model.weight, 0.0)
+    snapshot = Snapshot(model, lambda: next(losses), 2, 2, may_stay)
+    for step in (1, 2):
+        torch.nn.init.constant_(model.weight, float(step))
+        snapshot.after(step, 2)
+    snapshot.restore()
+    assert float(model.weight.detach()) == kept and snapshot.first_loss == 1.0
 
 
 def test_replayed_demonstrations_make_up_their_share() -> None:
