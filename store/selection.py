@@ -46,7 +46,7 @@ class SelectionRule:
     """Which trajectories a round may learn from."""
 
     min_outcome: float = 0.5
-    """Gamma: least outcome score; a trajectory without a score is not taken."""
+    """Gamma: least outcome score; a text without a score is taken only if a tool found it sound."""
     must_be_sound: bool = True
     """Drop what the task's tool found unsound."""
     must_answer: bool = True
@@ -100,9 +100,11 @@ class SelectionRule:
 
     def admits(self, find: Find) -> bool:
         """Whether a text passes by its own figures."""
+        # Without a trusted outcome critic the tool's word is enough.
+        is_trusted = bool(find.is_sound) if find.outcome is None else \
+            find.outcome >= self.min_outcome  # fmt: skip
         return (
-            find.outcome is not None
-            and find.outcome >= self.min_outcome
+            is_trusted
             and (find.is_sound is not False or not self.must_be_sound)
             and (find.answer is not None or not self.must_answer)
             and find.confidence >= self.min_confidence

@@ -29,7 +29,7 @@ def test_the_searchs_own_answer_is_kept_with_what_it_was_chosen_by() -> None:
 def test_each_rule_drops_what_it_names() -> None:
     for rule, find in (
         (RULE, replace(FIND, outcome=0.4)),
-        (RULE, replace(FIND, outcome=None)),
+        (RULE, replace(FIND, outcome=None, is_sound=None)),
         (RULE, replace(FIND, is_sound=False)),
         (RULE, replace(FIND, answer=None)),
         (replace(RULE, min_confidence=0.9), FIND),
@@ -37,6 +37,7 @@ def test_each_rule_drops_what_it_names() -> None:
         (replace(RULE, min_support=1.1), FIND),
     ):
         assert kept(rule, find) == []
+    assert kept(RULE, replace(FIND, outcome=None)) == [1]
     assert kept(replace(RULE, must_be_sound=False), replace(FIND, is_sound=False)) == [1]
     assert kept(replace(RULE, must_answer=False), replace(FIND, answer=None)) == [1]
 
