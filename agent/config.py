@@ -30,6 +30,13 @@ class _Section(BaseModel):
 
 
 class ImaginationSettings(_Section):
+    schemes: tuple[Literal["lamini", "evol-deepen", "evol-widen"], ...] = Field(
+        (), description="problems that an instruction-following model writes (jsonl only)"
+    )
+    written_share: float = Field(
+        0.5, ge=0, le=1, description="share of a round's new problems that the schemes write"
+    )
+    writer: str = Field("", description="checkpoint directory that writes; empty: the policy")
     wordings: int = Field(
         0, ge=0, description="other wordings searched of each new problem, to compare answers"
     )
@@ -317,6 +324,12 @@ def load_config(flags: Mapping[str, Any], file: str = "") -> tuple[Config, list[
             "set search.proposal to distinct or sampled, or hosting.engine to torch",
         )
     _check_training(config.training)
+    if config.imagination.schemes and config.task != "jsonl":
+        raise UsageError(
+            f"setting 'imagination.schemes' is {list(config.imagination.schemes)}, but task "
+            f"{config.task!r} makes its own problems",
+            "leave it out, or use --task jsonl",
+        )
     values = _flat(config.model_dump())
     return config, [
         Setting(key, values[key], given[key].origin if key in given else "default")

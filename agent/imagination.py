@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agent.decontamination import Decontamination
+from agent.schemes import Source, Written
 from agent.tasks.operators import Operator
 from agent.tasks.task import Task, generator, is_held_out
 from search.state import Problem
@@ -50,11 +51,13 @@ class Imagination:
     def imagine(
         self, parents: Sequence[Problem], seen: Sequence[Problem], num: int, seed: int,
         rates: Mapping[str, float] | None = None, wordings: int = 0,
+        sources: Sequence[Source] = (), written: int = 0,
     ) -> Imagined:  # fmt: skip
         """`num` problems at most, other wordings among them: `wordings` for each new problem.
 
         `rates` are solve rates under search by problem id, for those that were searched. The
-        task's own unsearched problems come first; then operators make new ones from `parents`.
+        task's own unsearched problems come first; then up to `written` texts of the `sources`, by
+        turns; then operators make new ones from `parents`.
         """
         rng = generator("imagine", seed)
         found = Imagined([])
@@ -63,6 +66,10 @@ class Imagination:
             if len(found.problems) < num and self._is_new(problem, known, found, True):
                 self._add(found, problem, "given", known, num, wordings, seed)
         known |= {self.task.key(p.text) for p in parents}
+        for source in sources if parents else ():
+            for text in source(parents, written // len(sources)):
+                if len(found.problems) < num:
+                    self._take(found, text, known, num, wordings, seed)
         weights = [self._weight((rates or {}).get(p.id)) for p in parents]
         for _ in range(TRIES * num if parents and self.task.operators else 0):
             if len(found.problems) >= num:
@@ -82,6 +89,17 @@ class Imagination:
                 if self._is_new(problem, known, found):
                     self._add(found, problem, name, known, num, wordings, seed)
         return found
+
+    def _take(
+        self, found: Imagined, text: Written, known: set[str], num: int, wordings: int, seed: int
+    ) -> None:
+        """A written problem that passed its judge, if it is new."""
+        if text.refused:
+            found.refused[f"{text.scheme}: {text.refused}"] += 1
+            return
+        problem = replace(self.task.written(text.text), origin=f"{text.scheme}:{text.parent.id}")
+        if self._is_new(problem, known, found):
+            self._add(found, problem, text.scheme, known, num, wordings, seed)
 
     @staticmethod
     def _weight(rate: float | None) -> float:

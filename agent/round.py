@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ from sqlalchemy.orm import Session
 
 from agent import failpoints
 from agent.context import RunContext
-from agent.engine.hosts import ModelRef
+from agent.engine.hosts import ModelRef, reference
 from agent.engine.tokenizer import Tokenizer
 from agent.examiner import Examiner, Figures
 from agent.gate import Verdict, judge, kept
 from agent.imagination import Imagination
 from agent.learning import NothingToLearnError, TrainingStage
 from agent.models import refs_of, register_trained
+from agent.schemes import Source, Writer
 from agent.searching import SearchStage
 from agent.training.policy import DivergedError
 from agent.training.publish import NonFiniteError
@@ -101,7 +103,7 @@ class RoundRunner:
         held_out = self.task.held_out(settings.num_problems, settings.seed)
         imagined = Imagination(self.task, held_out).imagine(
             parents, seen, self.config.problems_per_round, seed, rates,
-            self.config.imagination.wordings,
+            self.config.imagination.wordings, *self._sources(round_id, seed),
         )  # fmt: skip
         problems = [p for p in imagined.problems if self._fits(tokenizer, p)]
         if not problems:
@@ -118,6 +120,17 @@ class RoundRunner:
             stored.stage = "searching"
         self.progress.update(len(problems))
         failpoints.hit("after-imagining")
+
+    def _sources(self, round_id: int, seed: int) -> tuple[list[Source], int]:
+        """What writes problems where operators cannot, and how many texts it is asked for."""
+        settings = self.config.imagination
+        if not settings.schemes:
+            return [], 0
+        refs = self._models_of(round_id)
+        writer = reference(settings.writer, "policy") if settings.writer else refs["policy"]
+        hand = Writer(self.context.models_for(refs), writer, seed)
+        num = round(settings.written_share * self.config.problems_per_round)
+        return [partial(hand.write, scheme) for scheme in settings.schemes], num
 
     def _search(self, round_id: int) -> None:
         """All searches of the round that have not ended."""

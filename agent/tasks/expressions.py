@@ -205,6 +205,9 @@ class Expressions:
             for name, (change, harder) in REWRITINGS.items()
         )
 
+    def written(self, text: str) -> Problem:
+        raise TaskError(f"task {self.name!r} makes its own problems", "use --task jsonl")
+
     def worked(self, num: int, seed: int) -> list[Demonstration]:
         """As easy as the demonstrations, so that forgetting shows."""
         problems = self._unique(generator("worked", seed), num, EASY, True, "generated")

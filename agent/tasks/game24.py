@@ -229,6 +229,9 @@ class Game24:
         """There are 1,262 other puzzles and no more, so no operator makes any."""
         return self._drawn(len(_puzzles()), generator("game24-imagine", seed), set())
 
+    def written(self, text: str) -> Problem:
+        raise TaskError(f"task {self.name!r} makes its own problems", "use --task jsonl")
+
     def worked(self, num: int, seed: int) -> list[Demonstration]:
         rng = generator("game24-worked", seed)
         return [Demonstration(p, _won(p.text, rng)) for p in self.held_out(num, seed)]

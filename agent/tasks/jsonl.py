@@ -86,6 +86,13 @@ def _read_row(path: Path, number: int, raw: bytes) -> dict[str, Any]:
     return {"text": text, "answer": reference, "worked": row.get("answer")}
 
 
+SYSTEM_MESSAGES = (
+    "You are a careful teacher. Explain every step before you give the answer.",
+    "You check each calculation twice and write one step a line.",
+    "Explain as if to a child of ten, leaving nothing out.",
+)
+
+
 class Jsonl:
     name = "jsonl"
     boundary = NEWLINE
@@ -186,7 +193,14 @@ class Jsonl:
 
             return apply
 
-        return tuple(Operator(name, rewriting(change)) for name, change in REWRITINGS.items())
+        return tuple(
+            Operator(name, rewriting(change), keeps_answer=name == "orca")
+            for name, change in REWRITINGS.items()
+        )
+
+    def written(self, text: str) -> Problem:
+        """A problem that a model wrote; nobody knows its answer."""
+        return self._problem(check_text(text), None, "")
 
 
 def _change_numbers(problem: Problem, rng: random.Random) -> tuple[str, str | None] | None:
@@ -231,8 +245,17 @@ def _self_verification(problem: Problem, rng: random.Random) -> tuple[str, str |
     return f"{told} What is the value of x?", made[1]
 
 
+def _under_system_message(problem: Problem, rng: random.Random) -> tuple[str, str | None] | None:
+    """The problem under a system message that asks for care: the answer stays (Orca, Mukherjee et
+    al., arXiv 2306.02707)."""
+    if problem.text.startswith(SYSTEM_MESSAGES):
+        return None
+    return f"{rng.choice(SYSTEM_MESSAGES)}\n{problem.text}", problem.answer
+
+
 REWRITINGS: dict[str, Callable[[Problem, random.Random], tuple[str, str | None] | None]] = {
     "change-numbers": _change_numbers,
     "backward": _backward,
     "self-verification": _self_verification,
+    "orca": _under_system_message,
 }

@@ -17,6 +17,7 @@ from agent.tasks.operators import Operator
 from agent.tasks.task import Demonstration, check_text, generator, is_held_out, problem_id
 from critics.calculator import equation_holds
 from search.boundary import NEWLINE
+from search.errors import TaskError
 from search.score import Finding
 from search.state import Problem
 
@@ -230,6 +231,9 @@ class Stories:
 
     def labelled(self, num: int, seed: int) -> list[Problem]:
         return [p for p, _ in self._unique("labelled", num, seed, LEVELS)]
+
+    def written(self, text: str) -> Problem:
+        raise TaskError(f"task {self.name!r} makes its own problems", "use --task jsonl")
 
     def worked(self, num: int, seed: int) -> list[Demonstration]:
         drawn = self._unique("worked", num, seed, LEVELS, held_out=True)

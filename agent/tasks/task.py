@@ -78,6 +78,10 @@ class Task(Protocol):
         """Problems that are there to be searched before any is made, none of them held out."""
         ...
 
+    def written(self, text: str) -> Problem:
+        """A problem that a model wrote. Raises TaskError for what is none of this task."""
+        ...
+
     def worked(self, num: int, seed: int) -> list[Demonstration]:
         """Held-out worked problems: text that the policy should still find likely after a round.
         Empty where there are none."""
