@@ -128,6 +128,9 @@ class HostingSettings(_Section):
     hosting: Literal["ray", "inline"] = Field("ray", description="actors, or this process")
     ray_address: str = Field("", description="cluster to join; empty starts a local one")
     workers: int = Field(1, ge=1, description="policy actors that share the searches (ray only)")
+    training_workers: int = Field(
+        1, ge=1, description="processes that train the policy together (ray, own trainer, sft)"
+    )
     threads: int = Field(1, ge=1, description="torch threads of each actor and of training")
     device: str = Field("auto", description="auto, cpu or cuda")
     engine: Literal["torch", "vllm"] = Field("torch", description="what runs the policy")
@@ -291,6 +294,23 @@ def _check_training(training: PolicyTraining) -> None:
         )
 
 
+def _check_workers(config: Config) -> None:
+    """Several training workers are Ray Train's, and our own trainer's on texts."""
+    together = config.training.method == "sft" and config.training.trainer == "own"
+    if not together or config.hosting.hosting != "ray":
+        raise UsageError(
+            f"setting 'hosting.training_workers' is {config.hosting.training_workers}, which needs "
+            "hosting.hosting ray, training.trainer own and training.method sft",
+            "set it to 1, or set those",
+        )
+    if importlib.util.find_spec("pyarrow") is None:
+        raise UsageError(
+            f"setting 'hosting.training_workers' is {config.hosting.training_workers}, but Ray "
+            "Train is not installed",
+            "pip install -e '.[train]', or set it to 1",
+        )
+
+
 def load_config(flags: Mapping[str, Any], file: str = "") -> tuple[Config, list[Setting]]:
     """The configuration and where each value came from. Raises UsageError naming key and value."""
     given = _from_file(file) | _from_environment()
@@ -324,6 +344,8 @@ def load_config(flags: Mapping[str, Any], file: str = "") -> tuple[Config, list[
             "set search.proposal to distinct or sampled, or hosting.engine to torch",
         )
     _check_training(config.training)
+    if config.hosting.training_workers > 1:
+        _check_workers(config)
     if config.imagination.schemes and config.task != "jsonl":
         raise UsageError(
             f"setting 'imagination.schemes' is {list(config.imagination.schemes)}, but task "

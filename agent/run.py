@@ -212,7 +212,10 @@ class Improver:
         """What the parts of this run share, once the hosts have started."""
         assert self.hosts is not None
         hosting = self.config.hosting
-        workshop = Workshop(hosting.hosting, self.folder, hosting.threads, hosting.device)
+        workshop = Workshop(
+            hosting.hosting, self.folder, hosting.threads, hosting.device,
+            hosting.training_workers,
+        )  # fmt: skip
         return RunContext(
             self.config, self.store, self.lease, self.hosts, self.task, workshop, self.progress,
             self.max_positions,

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from agent.progress import Progress
-from agent.training.jobs import Place, Trained
+from agent.ray_train import train_policy_together
+from agent.training.jobs import Place, Trained, policy_job
 from search.errors import ResourceError
 
 Job = tuple[Callable[..., Trained], tuple[Any, ...]]
@@ -19,19 +20,39 @@ Job = tuple[Callable[..., Trained], tuple[Any, ...]]
 class Workshop:
     """Runs jobs and reports the first one's progress."""
 
-    def __init__(self, hosting: str, folder: Path, threads: int, device: str) -> None:
+    def __init__(
+        self, hosting: str, folder: Path, threads: int, device: str, workers: int = 1
+    ) -> None:
+        """`workers` processes train a policy together (hosting ray, our own trainer, SFT)."""
         self.hosting = hosting
+        self.workers = workers
         self.place = Place(str(folder.resolve()), threads, device)
 
     def run(self, jobs: Sequence[Job], progress: Progress) -> list[Trained]:
         """All results, in order. An error of a job is raised as it was there."""
         with tempfile.TemporaryDirectory(prefix="ratchet-jobs-") as scratch:
             places = [
-                replace(self.place, progress_file=os.path.join(scratch, f"{i}.json"))
+                replace(
+                    self.place,
+                    progress_file=os.path.join(scratch, f"{i}.json"),
+                    job_id=f"{os.getpid()}-{i}",
+                )
                 for i in range(len(jobs))
             ]
             if self.hosting == "ray":
-                return _run_on_ray(jobs, places, progress)
+                together = [
+                    i for i, (job, _) in enumerate(jobs) if self.workers > 1 and job is policy_job
+                ]
+                done = {
+                    i: train_policy_together(jobs[i][1], places[i], self.workers) for i in together
+                }
+                rest = [i for i in range(len(jobs)) if i not in done]
+                done |= zip(
+                    rest,
+                    _run_on_ray([jobs[i] for i in rest], [places[i] for i in rest], progress),
+                    strict=True,
+                )
+                return [done[i] for i in range(len(jobs))]
             return [
                 job(*arguments, place) for (job, arguments), place in zip(jobs, places, strict=True)
             ]
@@ -40,6 +61,8 @@ class Workshop:
 def _run_on_ray(jobs: Sequence[Job], places: Sequence[Place], progress: Progress) -> list[Trained]:
     import ray
 
+    if not jobs:
+        return []
     gpus = float(ray.cluster_resources().get("GPU", 0))
     threads = str(places[0].threads)
     pending = []

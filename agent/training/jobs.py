@@ -28,6 +28,7 @@ from agent.training.policy import Progress, train_policy
 from agent.training.policy_gradient import GradientSettings, StoredState, train_policy_gradient
 from agent.training.preference import PairExample, PreferenceSettings, train_preference
 from agent.training.publish import publish
+from agent.training.ranks import rank
 from agent.training.token_critics import measure_token_critic, train_token_critic
 from critics.heads import log_odds
 
@@ -53,6 +54,8 @@ class Place:
     device: str = "auto"
     """`auto` takes cuda where the job runs, if there is one."""
     progress_file: str = ""
+    job_id: str = ""
+    """Tells the jobs of one run apart in file names."""
 
     def chosen_device(self) -> str:
         if self.device != "auto":
@@ -127,6 +130,8 @@ def _opened(path: str, place: Place) -> tuple[Checkpoint, Decoder]:
 def _published(
     decoder: Decoder, parent: Checkpoint, role: str, report: dict[str, Any], seed: int, place: Place
 ) -> Trained:
+    if rank() != 0:  # of several processes with the same weights the first one writes them
+        return Trained(role, "", "", parent.version, 0, report)
     child = publish(decoder, parent, Path(place.folder), role, {"report": report, "seed": seed})
     return Trained(role, child.version, str(child.path), parent.version, child.num_bytes, report)
 

@@ -11,6 +11,7 @@ from agent.engine.batch import padded
 from agent.engine.decoder import Decoder
 from agent.training.examples import Example, batches, stretched_positions
 from agent.training.optimizer import Optimizer, TrainingSettings
+from agent.training.ranks import add_gradients, own_rows, rank, total, world_size
 from agent.training.snapshot import Snapshot
 from kernels import dispatch
 from search.errors import RatchetError
@@ -69,15 +70,20 @@ def train_policy(
     decoder.train()
     order = batches([len(e.tokens) for e in examples], settings.batch_size, num_steps, rng)
     for index, rows in enumerate(order):
-        part = [examples[i] for i in rows]
+        batch = [examples[i] for i in rows]
+        part = own_rows(batch)
         positions = None
         if settings.position_span:
-            length = max(len(e.tokens) for e in part)
-            positions = stretched_positions(len(part), length, settings.position_span, generator)
-        loss = -learned_logprobs(decoder, part, positions).mean()
-        loss.backward()
+            length = max(len(e.tokens) for e in batch)
+            positions = stretched_positions(len(batch), length, settings.position_span, generator)
+            positions = positions[rank() :: world_size(), : max(len(e.tokens) for e in part)]
+        if part:
+            num_learned = sum(len(e.tokens) - max(1, e.num_prompt) for e in batch)
+            loss = -learned_logprobs(decoder, part, positions).sum() / num_learned
+            loss.backward()
+        add_gradients(optimizer.parameters)
         optimizer.step(index)
-        losses.append(float(loss.detach()))
+        losses.append(total(float(loss.detach()) if part else 0.0))
         if not math.isfinite(losses[-1]):
             raise DivergedError(
                 f"the loss became {losses[-1]} at step {index + 1} of {num_steps}",

@@ -1,0 +1,39 @@
+"""Several processes train the same weights as one, up to the order of sums."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from agent.engine.checkpoint import inspect_checkpoint, load_decoder
+from agent.ray_train import train_policy_together
+from agent.training.examples import Example
+from agent.training.jobs import Place, policy_job
+from agent.training.optimizer import TrainingSettings
+from agent.training.ranks import own_rows, rank, world_size
+
+SETTINGS = TrainingSettings(num_steps=6, batch_size=5, learning_rate=3e-3, max_epochs=100)
+ROWS = [Example((3 + i, 13, 3 + j, 2, 3 + i, 1), 4) for i in range(6) for j in range(6)]
+
+
+def test_outside_a_process_group_there_is_one_rank() -> None:
+    assert (rank(), world_size(), own_rows([1, 2, 3])) == (0, 1, [1, 2, 3])
+
+
+def test_two_workers_under_ray_train_learn_what_one_learns(
+    cluster: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("pyarrow", reason="Ray Train is not installed: pip install -e '.[train]'")
+    arguments = (str(checkpoint), ROWS, [], SETTINGS, 3)
+    alone = policy_job(*arguments, Place(str(tmp_path / "one"), device="cpu"))
+    place = Place(str(tmp_path / "two"), device="cpu")
+    together = train_policy_together(arguments, replace(place, job_id="t"), 2)
+    assert together.report["num_steps"] == alone.report["num_steps"] == 6
+    assert together.report["last_loss"] == pytest.approx(alone.report["last_loss"], rel=1e-4)
+    left, right = (load_decoder(inspect_checkpoint(t.path)) for t in (alone, together))
+    for name, parameter in left.named_parameters():
+        torch.testing.assert_close(
+            parameter, dict(right.named_parameters())[name], atol=2e-4, rtol=1e-3
+        )
+    assert [p.name for p in (tmp_path / "two").iterdir()] == [Path(together.path).name]
