@@ -139,7 +139,7 @@ def solve_command(
 def evaluate_command(
     mode: Annotated[
         list[str] | None,
-        typer.Option("--mode", help="greedy, majority, best-of-n or search; repeatable"),
+        typer.Option("--mode", help="greedy, majority, best-of-n, wordings or search; repeatable"),
     ] = None,
     num_problems: Annotated[int, typer.Option("--num-problems", min=1, help="held-out")] = 200,
     samples: Annotated[int, typer.Option("--samples", min=1, help="texts a problem")] = 8,

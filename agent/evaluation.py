@@ -1,4 +1,5 @@
-"""How good a policy is on held-out problems: greedy, majority vote, best of n, and search."""
+"""How good a policy is on held-out problems: greedy, majority vote, best of n, several wordings of
+a problem, and search."""
 
 import hashlib
 import json
@@ -10,6 +11,7 @@ from typing import Any, Literal
 
 from agent.coordinator import Models
 from agent.engine.requests import ScoreRequest
+from agent.imagination import wordings_of
 from agent.intervals import wilson
 from agent.tasks.task import Demonstration
 from critics.rollout import scored
@@ -20,8 +22,8 @@ from search.randomness import derive_seed
 from search.state import Problem
 from store.evaluations import Answered
 
-Mode = Literal["greedy", "majority", "best-of-n", "search"]
-MODES: tuple[Mode, ...] = ("greedy", "majority", "best-of-n", "search")
+Mode = Literal["greedy", "majority", "best-of-n", "wordings", "search"]
+MODES: tuple[Mode, ...] = ("greedy", "majority", "best-of-n", "wordings", "search")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class Plan:
 
     mode: Mode
     samples: int = 8
-    """Texts a problem, for majority and best-of-n."""
+    """Texts a problem, for majority, best-of-n and wordings."""
     temperature: float = 0.8
     seed: int = 0
 
@@ -98,8 +100,7 @@ def evaluate(
     tokens = 0
     for start in range(0, len(problems), cohort):
         part = problems[start : start + cohort]
-        found = _searched(models, part, plan) if plan.mode == "search" \
-            else _sampled(models, part, plan)  # fmt: skip
+        found = _ANSWERING.get(plan.mode, _sampled)(models, part, plan)
         for problem, (answer, spent) in zip(part, found, strict=True):
             is_correct = models.task.is_correct(answer, problem.answer or "")
             answers[problem.id] = Answered(answer, is_correct)
@@ -194,3 +195,28 @@ def _with_outcomes(models: Models, groups: Sequence[Sequence[Rollout]]) -> list[
     flat = [r for group in groups for r in group]
     scores = iter(models.outcome_scores([r.state for r in flat]))
     return [[scored(r, next(scores)) for r in group] for group in groups]
+
+
+def _worded(
+    models: Models, problems: Sequence[Problem], plan: Plan
+) -> list[tuple[str | None, int]]:
+    """Greedy answers to several wordings of each problem, weighed by their outcome scores."""
+    families = [[p, *wordings_of(models.task, p, plan.samples - 1, plan.seed)] for p in problems]
+    flat = [p for family in families for p in family]
+    texts = sample_rollouts(models, flat, 1, 0.0, plan.seed)
+    scored_texts = iter(_with_outcomes(models, texts))
+    found: list[tuple[str | None, int]] = []
+    for family in families:
+        votes: dict[str, float] = {}
+        spent = 0
+        for group in (next(scored_texts) for _ in family):
+            for r in group:
+                spent += sum(len(o.tokens) for o in r.state.options[r.num_given :])
+                if r.answer is not None:
+                    score = 0.5 if r.outcome.value is None else r.outcome.value
+                    votes[r.answer] = votes.get(r.answer, 0.0) + score
+        found.append((max(votes, key=lambda a: votes[a], default=None), spent))
+    return found
+
+
+_ANSWERING = {"search": _searched, "wordings": _worded}

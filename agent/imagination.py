@@ -7,7 +7,7 @@ is known already, that falls into the held-out tenth, or that gives a held-out p
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -137,18 +137,31 @@ class Imagination:
         known.add(self.task.key(problem.text))
         found.problems.append(problem)
         found.made[name] += 1
-        keeping = [o for o in self.task.operators if o.keeps_answer]
-        rng = generator("wordings", seed, problem.id)
-        for _ in range(TRIES * wordings if keeping else 0):
-            if wordings == 0 or len(found.problems) >= num:
-                break
-            operator = rng.choice(keeping)
-            other = operator.apply(problem, rng)
-            if other is None or self._refusal(other, known):
-                continue
+        room = min(wordings, num - len(found.problems))
+        for other in wordings_of(
+            self.task, problem, room, seed, lambda p: not self._refusal(p, known)
+        ):
             known.add(self.task.key(other.text))
-            wordings -= 1
-            found.made[operator.name] += 1
-            found.problems.append(
-                replace(other, origin=f"{operator.name}:{problem.id}", family=problem.id)
-            )
+            found.made[other.origin.partition(":")[0]] += 1
+            found.problems.append(other)
+
+
+def wordings_of(
+    task: Task, problem: Problem, num: int, seed: int,
+    is_fitting: Callable[[Problem], bool] = lambda problem: True,
+) -> list[Problem]:  # fmt: skip
+    """At most `num` different other wordings of a problem, whose answers may be compared."""
+    keeping = [o for o in task.operators if o.keeps_answer]
+    rng = generator("wordings", seed, problem.id)
+    keys = {task.key(problem.text)}
+    found: list[Problem] = []
+    for _ in range(TRIES * num if keeping else 0):
+        if len(found) == num:
+            break
+        operator = rng.choice(keeping)
+        other = operator.apply(problem, rng)
+        if other is None or task.key(other.text) in keys or not is_fitting(other):
+            continue
+        keys.add(task.key(other.text))
+        found.append(replace(other, origin=f"{operator.name}:{problem.id}", family=problem.id))
+    return found

@@ -68,9 +68,9 @@ from store.schema import (  # noqa: E402
 HELD_OUT_SEED = 20_261_123
 ARMS = ("loop", "no-tool", "demonstrations", "unfiltered")
 NO_TOOL = {
-    "critics.use_tool": False, "imagination.wordings": 3, "selection.min_support": 0.8,
+    "critics.use_tool": False, "imagination.wordings": 7, "selection.min_support": 1.6,
     "critics.num_labelled": 1000, "critics.samples": 6, "critics.steps": 200,
-    "search.simulations": 16, "tokens_per_problem": 400, "problems_per_round": 1500,
+    "search.simulations": 8, "tokens_per_problem": 200, "problems_per_round": 2800,
 }  # fmt: skip
 QUICK = {
     "problems_per_round": 80, "training.num_steps": 30, "critics.steps": 10,

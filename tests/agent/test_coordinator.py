@@ -9,7 +9,7 @@ from agent.config import load_config
 from agent.context import make_models
 from agent.coordinator import NEUTRAL, Models
 from agent.engine.requests import ScoreRequest
-from agent.evaluation import bits_per_character
+from agent.evaluation import Plan, bits_per_character, evaluate
 from agent.models import as_ref, base_checkpoints, model_set
 from agent.run import host_settings
 from agent.tasks.registry import open_task
@@ -94,6 +94,19 @@ def test_a_critic_that_ranks_like_chance_gives_no_scores_and_says_why() -> None:
     frontier.run([search], nobody, nobody)
     chosen = search.result().chosen
     assert search.root.value == NEUTRAL and chosen is not None and chosen.rollout.answer == "38"
+
+
+def test_wordings_of_a_problem_answer_together_and_all_their_tokens_count() -> None:
+    models = models_with(**{"critics.use_tool": False})
+    problems = models.task.held_out(24, 0)
+    alone = evaluate(models, problems, Plan("greedy"))
+    one = evaluate(models, problems, Plan("wordings", samples=1))
+    assert {k: a.answer for k, a in one.items.items()} == \
+        {k: a.answer for k, a in alone.items.items()}  # fmt: skip
+    several = evaluate(models, problems, Plan("wordings", samples=6))
+    assert one.num_tokens == alone.num_tokens
+    assert 3 * alone.num_tokens < several.num_tokens < 9 * alone.num_tokens
+    assert several.num_correct >= alone.num_correct
 
 
 def test_bits_per_character_are_those_of_the_policys_own_law() -> None:
