@@ -11,6 +11,7 @@ from agent.engine.tokenizer import Tokenizer
 from agent.models import refs_of
 from agent.teacher import Teacher
 from agent.training.examples import Example
+from agent.training.fit import DivergedError
 from agent.training.jobs import (
     Trained,
     drafter_job,
@@ -19,7 +20,6 @@ from agent.training.jobs import (
     preference_job,
 )
 from agent.training.optimizer import TrainingSettings
-from agent.training.policy import DivergedError
 from agent.training.policy_gradient import StoredState
 from agent.training.preference import PairExample
 from agent.training.publish import NonFiniteError

@@ -29,7 +29,7 @@ from agent.learning import NothingToLearnError, TrainingStage
 from agent.models import refs_of, register_trained
 from agent.schemes import Source, Writer
 from agent.searching import SearchStage
-from agent.training.policy import DivergedError
+from agent.training.fit import DivergedError
 from agent.training.publish import NonFiniteError
 from search.errors import TaskError
 from search.randomness import derive_seed

@@ -1,18 +1,16 @@
 """Training a critic with a scalar head from labelled texts, and measuring what it is worth."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 
 from agent.engine.batch import padded
 from agent.engine.decoder import Architecture, Decoder
-from agent.training.examples import LabelledExample, batches, stretched_positions
-from agent.training.optimizer import Optimizer, TrainingSettings
-from agent.training.policy import DivergedError, Progress, planned_steps
+from agent.training.examples import LabelledExample
+from agent.training.fit import Batch, Progress, fit, planned_steps
+from agent.training.optimizer import TrainingSettings
 from agent.training.snapshot import MOST_MEASURED, Snapshot
 from critics.calibration import (
     Calibration,
@@ -50,10 +48,7 @@ def train_critic(
     labels = [label for e in examples for label in e.labels]
     share = sum(labels) / len(labels) if labels else 0.5
     good_weight, bad_weight = 0.5 / max(share, 1e-3), 0.5 / max(1 - share, 1e-3)
-    rng = np.random.default_rng(seed)
-    generator = torch.Generator().manual_seed(seed)
     num_steps = planned_steps(len(examples), settings)
-    optimizer = Optimizer(critic, settings, num_steps)
     device = critic.model.norm.weight.device
     looked_at = held_out[:MOST_MEASURED]
 
@@ -71,29 +66,18 @@ def train_critic(
         return total / count
 
     snapshot = Snapshot(critic, held_out_loss if looked_at else None, num_steps)
-    losses: list[float] = []
-    critic.train()
-    order = batches([len(e.tokens) for e in examples], settings.batch_size, num_steps, rng)
-    for index, rows in enumerate(order):
-        chosen = [examples[i] for i in rows]
+
+    def loss_of(batch: Batch) -> torch.Tensor:
+        chosen = [examples[i] for i in batch.rows]
         tokens_BT, _ = padded([e.tokens for e in chosen])
-        positions = None
-        if settings.position_span:
-            B, T = tokens_BT.shape
-            positions = stretched_positions(B, T, settings.position_span, generator)
-        logits, target = _places(critic, chosen, tokens_BT, positions, device)
+        logits, target = _places(critic, chosen, tokens_BT, batch.positions_BT, device)
         weight = torch.where(target > 0.5, good_weight, bad_weight)
-        loss = F.binary_cross_entropy_with_logits(logits, target, weight=weight)
-        loss.backward()
-        optimizer.step(index)
-        losses.append(float(loss.detach()))
-        if not math.isfinite(losses[-1]):
-            raise DivergedError(f"the critic's loss became {losses[-1]} at step {index + 1}")
-        if progress is not None and index % 10 == 9:
-            progress(index + 1, num_steps, sum(losses[-10:]) / 10)
-        snapshot.after(index + 1, num_steps)
-    snapshot.restore()
-    critic.eval()
+        return F.binary_cross_entropy_with_logits(logits, target, weight=weight)
+
+    losses = fit(
+        critic, [len(e.tokens) for e in examples], settings.batch_size, settings, num_steps, seed,
+        loss_of, progress, snapshot,
+    )  # fmt: skip
     return snapshot.report(losses)
 
 

@@ -22,9 +22,10 @@ from agent.engine.torch_engine import TorchEngine
 from agent.training.critics import measure_critic, read_calibration, train_critic
 from agent.training.drafter import cut_drafter, expected_acceptance
 from agent.training.examples import CriticExample, Example, judged_rows, scalar_rows
+from agent.training.fit import Progress
 from agent.training.labelling import Split
 from agent.training.optimizer import TrainingSettings
-from agent.training.policy import Progress, train_policy
+from agent.training.policy import train_policy
 from agent.training.policy_gradient import GradientSettings, StoredState, train_policy_gradient
 from agent.training.preference import PairExample, PreferenceSettings, train_preference
 from agent.training.publish import publish

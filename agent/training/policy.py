@@ -1,27 +1,18 @@
 """Supervised fine-tuning of the policy (and distillation of a drafter) on texts."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from agent.engine.batch import padded
 from agent.engine.decoder import Decoder
-from agent.training.examples import Example, batches, stretched_positions
-from agent.training.optimizer import Optimizer, TrainingSettings
-from agent.training.ranks import add_gradients, own_rows, rank, total, world_size
+from agent.training.examples import Example
+from agent.training.fit import Batch, Progress, ends_of, fit, planned_steps
+from agent.training.optimizer import TrainingSettings
 from agent.training.snapshot import Snapshot
 from kernels import dispatch
-from search.errors import RatchetError
-
-Progress = Callable[[int, int, float], None]
-"""Called with (steps done, steps in all, mean loss of the last steps)."""
-
-
-class DivergedError(RatchetError):
-    """The loss is no number any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +30,6 @@ class TrainingReport:
     """Step whose weights were kept."""
 
 
-def planned_steps(num_examples: int, settings: TrainingSettings) -> int:
-    """Steps to take: as set, but no more than `max_epochs` passes over the examples."""
-    most = math.ceil(settings.max_epochs * num_examples / settings.batch_size)
-    return max(1, min(settings.num_steps, most))
-
-
 def train_policy(
     decoder: Decoder,
     examples: Sequence[Example],
@@ -60,43 +45,23 @@ def train_policy(
     The same decoder, examples, settings and seed give the same weights on the same machine.
     Raises DivergedError when the loss stops being finite; the decoder is then of no use.
     """
-    rng = np.random.default_rng(seed)
-    generator = torch.Generator().manual_seed(seed)
     num_steps = planned_steps(len(examples), settings)
-    optimizer = Optimizer(decoder, settings, num_steps)
-    losses: list[float] = []
     measure = (lambda: mean_loss(decoder, dev)) if dev else None
     snapshot = Snapshot(decoder, measure, num_steps, may_stay=False)
-    decoder.train()
-    order = batches([len(e.tokens) for e in examples], settings.batch_size, num_steps, rng)
-    for index, rows in enumerate(order):
-        batch = [examples[i] for i in rows]
-        part = own_rows(batch)
-        positions = None
-        if settings.position_span:
-            length = max(len(e.tokens) for e in batch)
-            positions = stretched_positions(len(batch), length, settings.position_span, generator)
-            positions = positions[rank() :: world_size(), : max(len(e.tokens) for e in part)]
-        if part:
-            num_learned = sum(len(e.tokens) - max(1, e.num_prompt) for e in batch)
-            loss = -learned_logprobs(decoder, part, positions).sum() / num_learned
-            loss.backward()
-        add_gradients(optimizer.parameters)
-        optimizer.step(index)
-        losses.append(total(float(loss.detach()) if part else 0.0))
-        if not math.isfinite(losses[-1]):
-            raise DivergedError(
-                f"the loss became {losses[-1]} at step {index + 1} of {num_steps}",
-                "lower training.learning_rate",
-            )
-        if progress is not None and (index % 10 == 9 or index + 1 == num_steps):
-            progress(index + 1, num_steps, sum(losses[-10:]) / len(losses[-10:]))
-        snapshot.after(index + 1, num_steps)
-    snapshot.restore()
-    decoder.eval()
-    tenth = max(1, num_steps // 10)
+
+    def loss_of(batch: Batch) -> Tensor:
+        num_learned = sum(
+            len(examples[i].tokens) - max(1, examples[i].num_prompt) for i in batch.all_rows
+        )
+        part = [examples[i] for i in batch.rows]
+        return -learned_logprobs(decoder, part, batch.positions_BT).sum() / num_learned
+
+    losses = fit(
+        decoder, [len(e.tokens) for e in examples], settings.batch_size, settings, num_steps, seed,
+        loss_of, progress, snapshot,
+    )  # fmt: skip
     return TrainingReport(
-        num_steps, len(examples), sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth,
+        num_steps, len(examples), *ends_of(losses),
         snapshot.first_loss if dev else None, snapshot.best_loss if dev else None,
         snapshot.best_step if dev else num_steps,
     )  # fmt: skip

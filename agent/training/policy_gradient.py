@@ -21,8 +21,8 @@ from agent.engine.batch import padded
 from agent.engine.decoder import Decoder
 from agent.engine.requests import TextRequest
 from agent.engine.torch_engine import TorchEngine
+from agent.training.fit import DivergedError, Progress, ends_of
 from agent.training.optimizer import Optimizer, TrainingSettings
-from agent.training.policy import DivergedError, Progress
 from kernels import dispatch
 from search.randomness import derive_seed
 
@@ -110,10 +110,8 @@ def train_policy_gradient(
         if progress is not None and (index % 10 == 9 or index + 1 == settings.num_steps):
             progress(index + 1, settings.num_steps, sum(losses[-10:]) / len(losses[-10:]))
     decoder.eval()
-    tenth = max(1, settings.num_steps // 10)
     return GradientReport(
-        settings.num_steps, len(states), sum(rewards[:tenth]) / tenth,
-        sum(rewards[-tenth:]) / tenth, losses[-1], sum(divergences[-tenth:]) / tenth,
+        settings.num_steps, len(states), *ends_of(rewards), losses[-1], ends_of(divergences)[1]
     )  # fmt: skip
 
 

@@ -9,21 +9,18 @@ both probabilities sink together otherwise.
 """
 
 import copy
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from agent.engine.batch import padded
 from agent.engine.decoder import Decoder
-from agent.training.examples import batches
-from agent.training.optimizer import Optimizer, TrainingSettings
-from agent.training.policy import DivergedError, Progress, planned_steps
+from agent.training.fit import Batch, Progress, ends_of, fit, planned_steps
+from agent.training.optimizer import TrainingSettings
 from kernels import dispatch
 
 ReferenceUpdate = Literal["none", "soft", "hard"]
@@ -70,42 +67,30 @@ def train_preference(
     progress: Progress | None = None,
 ) -> PreferenceReport:
     """Train in place; the same arguments give the same weights. Raises DivergedError."""
-    rng = np.random.default_rng(seed)
     num_steps = planned_steps(len(pairs), settings)
-    optimizer = Optimizer(decoder, settings, num_steps)
     reference = copy.deepcopy(decoder).eval().requires_grad_(False)
-    losses: list[float] = []
     wins: list[float] = []
-    decoder.train()
-    lengths = [len(p.given) + max(len(p.chosen), len(p.rejected)) for p in pairs]
-    order = batches(lengths, max(1, settings.batch_size // 2), num_steps, rng)
-    for index, rows in enumerate(order):
-        part = [pairs[i] for i in rows]
+
+    def loss_of(batch: Batch) -> Tensor:
+        part = [pairs[i] for i in batch.rows]
         chosen, rejected, num_chosen = _logprobs(decoder, part)
         with torch.no_grad():
             old_chosen, old_rejected, _ = _logprobs(reference, part)
         gain = (chosen - old_chosen) - (rejected - old_rejected)
-        loss = -F.logsigmoid(preference.beta * gain).mean()
-        loss = loss - preference.sft_weight * (chosen / num_chosen).mean()
-        loss.backward()
-        optimizer.step(index)
-        losses.append(float(loss.detach()))
         wins.append(float((gain > 0).float().mean()))
-        if not math.isfinite(losses[-1]):
-            raise DivergedError(
-                f"the loss became {losses[-1]} at step {index + 1} of {num_steps}",
-                "lower training.learning_rate",
-            )
-        if (index + 1) % preference.reference_steps == 0:
+        loss = -F.logsigmoid(preference.beta * gain).mean()
+        return loss - preference.sft_weight * (chosen / num_chosen).mean()
+
+    def after_step(step: int) -> None:
+        if step % preference.reference_steps == 0:
             follow(reference, decoder, preference)
-        if progress is not None and (index % 10 == 9 or index + 1 == num_steps):
-            progress(index + 1, num_steps, sum(losses[-10:]) / len(losses[-10:]))
-    decoder.eval()
-    tenth = max(1, num_steps // 10)
-    return PreferenceReport(
-        num_steps, len(pairs), sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth,
-        sum(wins[-tenth:]) / tenth,
+
+    losses = fit(
+        decoder, [len(p.given) + max(len(p.chosen), len(p.rejected)) for p in pairs],
+        max(1, settings.batch_size // 2), settings, num_steps, seed, loss_of, progress,
+        after_step=after_step,
     )  # fmt: skip
+    return PreferenceReport(num_steps, len(pairs), *ends_of(losses), ends_of(wins)[1])
 
 
 @torch.no_grad()

@@ -8,21 +8,19 @@ cross-entropy of P (Yuan et al., arXiv 2412.01981). The policy's own probabiliti
 training starts.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from agent.engine.batch import padded
 from agent.engine.decoder import Decoder
 from agent.training.critics import measured
-from agent.training.examples import JudgedExample, batches, stretched_positions
-from agent.training.optimizer import Optimizer, TrainingSettings
-from agent.training.policy import DivergedError, Progress, planned_steps
+from agent.training.examples import JudgedExample
+from agent.training.fit import Batch, Progress, fit, planned_steps
+from agent.training.optimizer import TrainingSettings
 from agent.training.snapshot import MOST_MEASURED, Snapshot
 from critics.heads import LEAST_DOUBT, log_odds
 from kernels import dispatch
@@ -87,35 +85,22 @@ def train_token_critic(
 
     Returns the losses and the step that was kept. Raises DivergedError.
     """
-    rng = np.random.default_rng(seed)
-    generator = torch.Generator().manual_seed(seed)
     num_steps = planned_steps(len(examples), settings)
-    optimizer = Optimizer(critic, settings, num_steps)
     device = critic.model.norm.weight.device
     looked_at = held_out[:MOST_MEASURED]
     snapshot = Snapshot(
         critic, (lambda: _mean_loss(critic, looked_at)) if looked_at else None, num_steps
     )
-    losses: list[float] = []
-    critic.train()
-    order = batches([len(e.tokens) for e in examples], settings.batch_size, num_steps, rng)
-    for index, rows in enumerate(order):
-        batch = _batch([examples[i] for i in rows], device)
-        positions = None
-        if settings.position_span:
-            B, T = batch.tokens_BT.shape
-            positions = stretched_positions(B, T, settings.position_span, generator).to(device)
-        loss = _loss(_logprobs(critic, batch, positions), batch)
-        loss.backward()
-        optimizer.step(index)
-        losses.append(float(loss.detach()))
-        if not math.isfinite(losses[-1]):
-            raise DivergedError(f"the critic's loss became {losses[-1]} at step {index + 1}")
-        if progress is not None and index % 10 == 9:
-            progress(index + 1, num_steps, sum(losses[-10:]) / 10)
-        snapshot.after(index + 1, num_steps)
-    snapshot.restore()
-    critic.eval()
+
+    def loss_of(part: Batch) -> Tensor:
+        batch = _batch([examples[i] for i in part.rows], device)
+        positions = None if part.positions_BT is None else part.positions_BT.to(device)
+        return _loss(_logprobs(critic, batch, positions), batch)
+
+    losses = fit(
+        critic, [len(e.tokens) for e in examples], settings.batch_size, settings, num_steps, seed,
+        loss_of, progress, snapshot,
+    )  # fmt: skip
     return snapshot.report(losses)
 
 

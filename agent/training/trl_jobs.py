@@ -17,9 +17,9 @@ import torch
 from agent.engine.checkpoint import inspect_checkpoint, load_decoder
 from agent.engine.tokenizer import Tokenizer
 from agent.training.examples import Example
+from agent.training.fit import DivergedError, ends_of, planned_steps
 from agent.training.jobs import Place, Trained
 from agent.training.optimizer import TrainingSettings
-from agent.training.policy import DivergedError, planned_steps
 from agent.training.preference import PairExample
 from agent.training.publish import publish
 
@@ -138,10 +138,10 @@ def _trained(
                 f"the loss became {losses[-1] if losses else 'unknown'} in {num_steps} steps",
                 "lower training.learning_rate",
             )
-        tenth = max(1, len(losses) // 10)
+        first, last = ends_of(losses)
         report = {
             "method": method, "trainer": "trl", "lora_rank": lora_rank, "num_steps": num_steps,
-            "first_loss": sum(losses[:tenth]) / tenth, "last_loss": sum(losses[-tenth:]) / tenth,
+            "first_loss": first, "last_loss": last,
         }  # fmt: skip
         adapter = Path(scratch) / "adapter"
         trained = trainer.model

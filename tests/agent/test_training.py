@@ -17,6 +17,7 @@ from agent.training.examples import (
     batches,
     stretched_positions,
 )
+from agent.training.fit import DivergedError, planned_steps
 from agent.training.jobs import Place, policy_job
 from agent.training.labelling import (
     Siblings,
@@ -26,7 +27,7 @@ from agent.training.labelling import (
     worth_repeating,
 )
 from agent.training.optimizer import TrainingSettings
-from agent.training.policy import DivergedError, planned_steps, train_policy
+from agent.training.policy import train_policy
 from agent.training.recipe import as_examples, mixed_examples, rows_to_train, with_dev
 from agent.training.snapshot import Snapshot
 from agent.training.token_critics import measure_token_critic, token_logprob, train_token_critic
