@@ -239,6 +239,10 @@ class Models:
         """The process critic on the last step of each state."""
         return self._scores({"process": states})["process"]
 
+    def value_scores(self, states: Sequence[State]) -> list[Score]:
+        """The value critic on states."""
+        return self._scores({"value": states})["value"]
+
     def _rollouts(
         self, requests: Sequence[EvaluateRequest]
     ) -> tuple[list[list[Rollout]], list[int]]:

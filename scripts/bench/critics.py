@@ -1,0 +1,173 @@
+#!/usr/bin/env python3
+"""What the critics are worth: AUC, calibration, and the search without each of them.
+
+    .venv/bin/python scripts/bench/critics.py                         # about ten minutes
+    .venv/bin/python scripts/bench/critics.py --quick                 # under a minute
+    .venv/bin/python scripts/bench/critics.py --task stories --json critics.json --plot critics.png
+
+The shipped critics on texts that the policy samples for labelled problems which no critic learned
+from, and, within a problem, on the options of one state. `auc_outcome_tool` lets the tool's word
+overrule the outcome critic. Then the search of the same held-out problems with all critics and
+with each one's weight set to zero, with the tool and without.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+
+from report import missing, share, show, write  # noqa: E402
+
+from agent.actors import make_hosts  # noqa: E402
+from agent.config import Config, load_config  # noqa: E402
+from agent.context import make_models  # noqa: E402
+from agent.coordinator import Models  # noqa: E402
+from agent.evaluation import Plan, evaluate, sample_rollouts  # noqa: E402
+from agent.examinee import Examinee  # noqa: E402
+from agent.models import as_ref, base_checkpoints, model_set  # noqa: E402
+from agent.run import host_settings  # noqa: E402
+from agent.tasks.registry import open_task  # noqa: E402
+from critics.calibration import (  # noqa: E402
+    auc,
+    brier,
+    expected_calibration_error,
+    reliability,
+)
+
+LABELLED_SEED = 20_261_124
+HELD_OUT_SEED = 20_261_125
+Scored = tuple[list[float], list[float]]
+"""Scores and labels."""
+
+
+def opened(task: str, **flags: Any) -> tuple[Config, Models]:
+    config, _ = load_config({"task": task, "hosting.hosting": "inline"} | flags)
+    refs = {role: as_ref(role, c) for role, c in base_checkpoints(config).items()}
+    hosts = make_hosts("inline", host_settings(config))
+    return config, make_models(config, hosts, model_set(refs), open_task(task, ""))
+
+
+def scored_texts(models: Models, num: int) -> dict[str, Scored]:
+    """Each critic's scores and their labels, on fresh labelled problems."""
+    problems = models.task.labelled(num, LABELLED_SEED)
+    examinee = Examinee(models, models.task, problems, LABELLED_SEED)
+    groups = sample_rollouts(models, problems, 6, 1.0, LABELLED_SEED)
+    rollouts = [r for group in groups for r in group if r.state.is_finished]
+    right = [float(examinee.is_correct(r) and r.is_sound is not False) for r in rollouts]
+    outcome = models.outcome_scores([r.state for r in rollouts])
+    found: dict[str, Scored] = {"outcome": ([], []), "outcome_tool": ([], [])}
+    for rollout, score, label in zip(rollouts, outcome, right, strict=True):
+        if score.value is not None:
+            found["outcome"][0].append(score.value)
+            found["outcome_tool"][0].append(0.0 if rollout.is_sound is False else score.value)
+            found["outcome"][1].append(label)
+            found["outcome_tool"][1].append(label)
+    siblings = examinee.siblings(groups, 2, 5)
+    states = [g.state.extended(o) for g in siblings for o in g.options]
+    labels = [float(good) for g in siblings for good in g.is_good]
+    process = models.process_scores(states)
+    pairs = [(s.value, y) for s, y in zip(process, labels, strict=True) if s.value is not None]
+    found["process"] = ([s for s, _ in pairs], [y for _, y in pairs])
+    logprob = [s.options[-1].logprob for s in states]
+    found["logprob_of_options"] = (logprob, labels)
+    beginnings = [
+        (replace(r.state, options=r.state.options[:d]), float(examinee.is_correct(r)))
+        for r in rollouts
+        for d in range(r.state.depth + 1)
+    ]
+    values = models.value_scores([s for s, _ in beginnings])
+    known = [(v.value, y) for v, (_, y) in zip(values, beginnings, strict=True)
+             if v.value is not None]  # fmt: skip
+    found["value"] = ([v for v, _ in known], [y for _, y in known])
+    return found
+
+
+def critic_rows(found: dict[str, Scored]) -> list[dict[str, Any]]:
+    aims = {"value": 0.85, "process": 0.80, "outcome": 0.90, "outcome_tool": 0.97}
+    rows: list[dict[str, Any]] = []
+    for name, (scores, labels) in found.items():
+        value = auc(scores, labels)
+        if value is None:
+            rows.append(missing(f"auc_{name}", "labels of one class"))
+            continue
+        extra = {"target": aims[name]} if name in aims else {}
+        rows.append({"name": f"auc_{name}", "value": value, "unit": "AUC", "n": len(labels),
+                     "baseline": f"{sum(labels) / len(labels):.2f} good"} | extra)  # fmt: skip
+        if name in aims:
+            rows += [
+                {"name": f"brier_{name}", "value": brier(scores, labels), "unit": "Brier",
+                 "n": len(labels)},
+                {"name": f"ece_{name}", "value": expected_calibration_error(scores, labels),
+                 "unit": "gap", "n": len(labels)},
+            ]  # fmt: skip
+    return rows
+
+
+def removal_rows(task: str, num: int) -> list[dict[str, Any]]:
+    """Search accuracy with each critic's weight at zero."""
+    rows = []
+    for use_tool in (True, False):
+        for gone in ("", "value", "process", "outcome"):
+            flags: dict[str, Any] = {"critics.use_tool": use_tool, "search.simulations": 16,
+                                     "search.max_tokens": 400}  # fmt: skip
+            if gone:
+                flags[f"critics.{gone}_weight"] = 0
+            config, models = opened(task, **flags)
+            problems = models.task.held_out(num, HELD_OUT_SEED)
+            report = evaluate(models, problems, Plan("search"), config.hosting.cohort)
+            name = f"search_{'without_' + gone if gone else 'with_all'}"
+            tool = "tool" if use_tool else "no_tool"
+            rows.append(share(f"{name}_{tool}", report.num_correct, report.n,
+                              f"{report.num_tokens / report.n:.0f} tokens a problem"))  # fmt: skip
+            show(rows[-1])
+    return rows
+
+
+def plot(found: dict[str, Scored], path: Path) -> None:
+    """Share of good ones against mean score, by tenths."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(5, 5))
+    axes.plot([0, 1], [0, 1], "k:", linewidth=1)
+    for name in ("value", "process", "outcome"):
+        bins = reliability(*found[name])
+        axes.plot([b["score"] for b in bins], [b["good"] for b in bins], "o-", label=name)
+    axes.set(xlabel="mean score", ylabel="share good", xlim=(0, 1), ylim=(0, 1))
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--task", default="expressions", choices=["expressions", "stories"])
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--plot", type=Path, help="also draw the calibration")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    _, models = opened(given.task)
+    found = scored_texts(models, 60 if given.quick else 400)
+    rows = critic_rows(found)
+    for row in rows:
+        show(row)
+    if given.plot:
+        plot(found, given.plot)
+    rows += removal_rows(given.task, 20 if given.quick else 200)
+    write(given.json, "critics", {"task": given.task, "quick": given.quick}, [LABELLED_SEED], rows)
+
+
+if __name__ == "__main__":
+    main()
