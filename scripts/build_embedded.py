@@ -3,6 +3,7 @@
 
     .venv/bin/python scripts/build_embedded.py expressions
     .venv/bin/python scripts/build_embedded.py stories --steps 3000 --out bundles
+    .venv/bin/python scripts/build_embedded.py expressions --policy DIR   # the others for DIR
     .venv/bin/python scripts/build_embedded.py game24 --out bundles
     .venv/bin/python scripts/build_embedded.py deep --out bundles
 
