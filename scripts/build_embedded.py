@@ -32,7 +32,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from agent.actors import InlineHosts, Speculation  # noqa: E402
-from agent.config import CriticSettings  # noqa: E402
 from agent.coordinator import Limits, Models, ModelSet  # noqa: E402
 from agent.engine.checkpoint import Checkpoint, inspect_checkpoint, load_decoder  # noqa: E402
 from agent.engine.decoder import Architecture, Decoder  # noqa: E402
@@ -40,6 +39,7 @@ from agent.engine.hosts import HostSettings, ModelRef  # noqa: E402
 from agent.engine.tokenizer import Tokenizer  # noqa: E402
 from agent.evaluation import Plan, evaluate, sample_rollouts  # noqa: E402
 from agent.examinee import Examinee  # noqa: E402
+from agent.sections import CriticSettings  # noqa: E402
 from agent.tasks.registry import EMBEDDED, open_task  # noqa: E402
 from agent.tasks.task import Task  # noqa: E402
 from agent.training.critics import critic_from_policy  # noqa: E402

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from agent.config import CriticSettings, PolicyTraining
 from agent.engine.checkpoint import Checkpoint
 from agent.engine.tokenizer import Tokenizer
+from agent.sections import CriticSettings, PolicyTraining
 from agent.tasks.task import Demonstration, Task
 from agent.training.examples import Example
 from agent.training.optimizer import TrainingSettings

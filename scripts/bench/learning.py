@@ -214,8 +214,8 @@ def sampled(
     return found
 
 
-def one(arguments: argparse.Namespace, base: str, seed: int, arm: str) -> Run:
-    """One run, or what it came to when it was made before."""
+def one(arguments: argparse.Namespace, base: str, seed: int, arm: str) -> Run | None:
+    """One run, or what it came to when it was made before; None where only such are wanted."""
     name = Path(base).parent.name if base else "shipped"
     folder = arguments.folder.resolve() / f"{arguments.task}-{name}-{seed}-{arm}"
     done = folder / "run.json"
@@ -223,6 +223,8 @@ def one(arguments: argparse.Namespace, base: str, seed: int, arm: str) -> Run:
         found: Run = json.loads(done.read_text())
         if len(found["states"]) > arguments.rounds:
             return found
+    if arguments.finished:
+        return None
     folder.mkdir(parents=True, exist_ok=True)
     config = settings(arguments, base, seed, arm, folder)
     started = time.monotonic()
@@ -387,6 +389,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("ratchet-runs/bench"))
     parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="any setting")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--finished", action="store_true", help="only runs made before; run none")
     parser.add_argument("--curve", type=Path, help="also plot the rounds")
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     arguments = parser.parse_args()
@@ -401,10 +404,14 @@ def main() -> None:
         for seed in seeds:
             for arm in arguments.arm or (ARMS[:1] if arguments.quick else ARMS):
                 try:
-                    runs.append(one(arguments, base, seed, arm))
+                    run = one(arguments, base, seed, arm)
                 except RatchetError as error:
                     sys.exit(f"Error: {error.message}\nFix: {error.fix}")
-                print(line(runs[-1]), flush=True)
+                if run is not None:
+                    runs.append(run)
+                    print(line(run), flush=True)
+    if not runs:
+        sys.exit("Error: no run of that kind is finished\nFix: leave --finished out")
     rows = summary(runs, arguments.rounds, arguments.task)
     for r in rows:
         show(r)

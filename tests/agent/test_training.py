@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from agent.config import PolicyTraining
 from agent.engine.checkpoint import inspect_checkpoint, load_decoder
+from agent.sections import PolicyTraining
 from agent.training.critics import critic_from_policy, measure_critic, train_critic
 from agent.training.drafter import cut_drafter, expected_acceptance
 from agent.training.examples import (

@@ -1,0 +1,134 @@
+"""The sections of the configuration: every setting with its default, its bounds and its meaning."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ImaginationSettings(Section):
+    schemes: tuple[Literal["lamini", "evol-deepen", "evol-widen"], ...] = Field(
+        (), description="problems that an instruction-following model writes (jsonl only)"
+    )
+    written_share: float = Field(
+        0.5, ge=0, le=1, description="share of a round's new problems that the schemes write"
+    )
+    writer: str = Field("", description="checkpoint directory that writes; empty: the policy")
+    wordings: int = Field(
+        0, ge=0, description="other wordings searched of each new problem, to compare answers"
+    )
+
+
+class CriticSettings(Section):
+    value_weight: float = Field(1.0, ge=0, description="beta_v of the blend")
+    process_weight: float = Field(1.0, ge=0, description="beta_PRM of the blend")
+    outcome_weight: float = Field(1.0, ge=0, description="beta_ORM of the blend")
+    min_auc: float = Field(
+        0.6, ge=0, le=1, description="a critic whose held-out AUC is lower is left out of scores"
+    )
+    use_tool: bool = Field(True, description="let the task's tool check steps")
+    num_labelled: int = Field(150, ge=0, description="labelled problems that critics learn from")
+    samples: int = Field(6, ge=1, description="sampled texts for each labelled problem")
+    states: int = Field(2, ge=0, description="states of each right text whose options are judged")
+    options: int = Field(5, ge=2, description="options judged at each of those states")
+    steps: int = Field(120, ge=0, description="training steps of each critic a round; 0 keeps them")
+    rate_share: float = Field(
+        0.17, gt=0, le=1, description="learning rate of token critics as a share of the policy's"
+    )
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return {
+            "value": self.value_weight,
+            "process": self.process_weight,
+            "outcome": self.outcome_weight,
+        }
+
+
+class SelectionSettings(Section):
+    min_outcome: float = Field(0.0, ge=0, le=1, description="least outcome score (gamma)")
+    must_be_sound: bool = Field(True, description="drop what the tool found unsound")
+    must_answer: bool = Field(True, description="drop texts without a final answer")
+    min_confidence: float = Field(0.0, ge=0, le=1, description="least confidence in the answer")
+    min_support: float = Field(
+        0.0, ge=0, description="least sum of outcome scores behind an answer, over its wordings"
+    )
+    best: int = Field(1, ge=1, description="trajectories kept of one search, at most")
+    min_distance: int = Field(
+        1, ge=0, description="steps in which two kept trajectories of one search differ, at least"
+    )
+    max_tokens: int = Field(0, ge=0, description="longest trajectory kept; 0: any")
+
+
+class PolicyTraining(Section):
+    """Unset values come from the checkpoint's ratchet.json, else from the trainer's defaults."""
+
+    num_steps: int = Field(600, ge=1, description="steps a round")
+    batch_size: int = Field(48, ge=1, description="texts a step")
+    learning_rate: float | None = Field(None, gt=0, description="AdamW's rate")
+    matrix_learning_rate: float | None = Field(None, gt=0, description="Muon's rate")
+    optimizer: Literal["adamw", "muon"] | None = Field(None, description="adamw or muon")
+    position_span: int | None = Field(None, ge=0, description="range of random positions")
+    replay_share: float = Field(
+        0.35, ge=0, lt=1, description="share of demonstrations among the training texts"
+    )
+    max_epochs: float = Field(16.0, gt=0, description="passes over the texts, at most")
+    use_labelled: bool = Field(
+        True, description="learn also from the policy's own right texts on labelled problems"
+    )
+    method: Literal["sft", "dpo", "tr-dpo", "dr-po"] = Field(
+        "sft", description="on kept texts, on sibling pairs, or on policy from stored states"
+    )
+    trainer: Literal["own", "trl"] = Field("own", description="our loop, or TRL (sft and dpo)")
+    lora_rank: int = Field(0, ge=0, description="rank of LoRA adapters (trl only); 0: all weights")
+    min_margin: float = Field(
+        0.1, ge=0, le=1, description="DPO: least difference in Q between a pair's steps"
+    )
+    beta: float = Field(0.1, gt=0, description="DPO: hold on the reference")
+    sft_weight: float = Field(1.0, ge=0, description="DPO: weight of the chosen step's likelihood")
+    reference_update: Literal["soft", "hard"] = Field("soft", description="TR-DPO: how it moves")
+    reference_alpha: float = Field(0.6, gt=0, le=1, description="TR-DPO: share of the policy")
+    reference_steps: int = Field(64, ge=1, description="TR-DPO: steps between updates (tau)")
+    texts_per_state: int = Field(4, ge=2, description="DR-PO: completions of one state")
+    kl_weight: float = Field(0.05, ge=0, description="DR-PO: hold on the starting policy")
+    drafter_steps: int = Field(120, ge=0, description="distillation steps of the drafter; 0: none")
+
+
+class EvaluationSettings(Section):
+    num_problems: int = Field(600, ge=1, description="held-out problems, greedy")
+    num_search_problems: int = Field(150, ge=0, description="held-out problems, with search")
+    seed: int = Field(0, description="draws the held-out problems")
+    gate_p: float = Field(0.05, gt=0, lt=1, description="promote at this one-sided McNemar p")
+
+
+class HostingSettings(Section):
+    hosting: Literal["ray", "inline"] = Field("ray", description="actors, or this process")
+    ray_address: str = Field("", description="cluster to join; empty starts a local one")
+    workers: int = Field(1, ge=1, description="policy actors that share the searches (ray only)")
+    training_workers: int = Field(
+        1, ge=1, description="processes that train the policy together (ray, own trainer, sft)"
+    )
+    threads: int = Field(1, ge=1, description="torch threads of each actor and of training")
+    device: str = Field("auto", description="auto, cpu or cuda")
+    engine: Literal["torch", "vllm"] = Field("torch", description="what runs the policy")
+    batch_rows: int = Field(512, ge=1, description="rows of one forward, at most")
+    cohort: int = Field(250, ge=1, description="searches that step together")
+    batch_target: int = Field(0, ge=0, description="requests of one model call; 0: of all searches")
+    speculation: Literal["auto", "always", "never"] = Field("auto", description="draft rollouts")
+    draft_tokens: int = Field(4, ge=1, le=16, description="tokens of one draft, at most")
+    draft_source: Literal["both", "model", "lookup"] = Field(
+        "both", description="drafts come from the drafter, from earlier texts, or the better one"
+    )
+    kv_mib: int = Field(256, ge=1, description="MiB of prefixes kept for each set of weights")
+    option_tokens: int = Field(48, ge=1, description="longest option")
+    text_tokens: int = Field(256, ge=1, description="longest completion")
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        if value not in ("auto", "cpu") and not value.startswith("cuda"):
+            raise ValueError("must be auto, cpu or cuda")
+        return value
