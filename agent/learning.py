@@ -28,6 +28,7 @@ from agent.training.recipe import (
     drafter_settings,
     gradient_settings,
     mixed_examples,
+    pair_examples,
     policy_settings,
     preference_settings,
     rows_to_train,
@@ -135,21 +136,9 @@ class TrainingStage:
         )  # fmt: skip
 
     def _pairs(self, tokenizer: Tokenizer) -> list[PairExample]:
-        """The dataset's sibling pairs, as far as the worse step's tokens can be told.
-
-        The store keeps a step's text and how many tokens it had; where encoding the text gives
-        another number, its tokens are not known, and the pair is left out.
-        """
-        found = []
         with self.context.store.session() as session:
-            for pair in stored_pairs(session, self.dataset_id, self.config.training.min_margin):
-                rejected = tuple(tokenizer.encode(pair.rejected_text, is_start=False))
-                if pair.rejected_stop == "end":
-                    rejected = (*rejected, tokenizer.end_ids[0])
-                if len(rejected) == pair.rejected_tokens:
-                    given = pair.prompt_tokens + pair.before
-                    found.append(PairExample(given, pair.chosen, rejected))
-        return found
+            pairs = stored_pairs(session, self.dataset_id, self.config.training.min_margin)
+            return pair_examples(pairs, tokenizer)
 
     def _drafter(self, policy: Trained, base: TrainingSettings, seed: int) -> Trained | None:
         """A drafter of the new policy; None when none is wanted, or its training failed.

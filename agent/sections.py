@@ -34,6 +34,9 @@ class CriticSettings(Section):
     samples: int = Field(6, ge=1, description="sampled texts for each labelled problem")
     states: int = Field(2, ge=0, description="states of each right text whose options are judged")
     options: int = Field(5, ge=2, description="options judged at each of those states")
+    window: int = Field(
+        0, ge=0, description="rounds whose stored trees critics learn from, too; 0: none"
+    )
     steps: int = Field(120, ge=0, description="training steps of each critic a round; 0 keeps them")
     rate_share: float = Field(
         0.17, gt=0, le=1, description="learning rate of token critics as a share of the policy's"

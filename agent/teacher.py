@@ -8,17 +8,21 @@ from agent.engine.checkpoint import inspect_checkpoint
 from agent.engine.hosts import ModelRef
 from agent.engine.tokenizer import Tokenizer
 from agent.examinee import Examinee
-from agent.training.examples import Example
+from agent.training.examples import CriticExample, Example
 from agent.training.jobs import critic_job
-from agent.training.labelling import Labelled
+from agent.training.labelling import Labelled, tree_rows
+from agent.training.preference import PairExample
 from agent.training.recipe import (
     critic_settings,
     demonstration_examples,
+    pair_examples,
     policy_settings,
     replay_seed,
 )
 from agent.workshop import Job
 from search.randomness import derive_seed
+from store.pairs import stored_pairs
+from store.verdicts import StoredVerdict, dataset_window, stored_verdicts
 
 CRITIC_ROLES = ("value", "process", "outcome")
 
@@ -35,6 +39,7 @@ class Teacher:
             self.context.config.training, inspect_checkpoint(refs["policy"].path)
         )
         seed = derive_seed(self.context.config.seed, number, "critics") % 2**31
+        more = self.from_trees(refs, number)
         jobs: list[Job] = []
         for role in CRITIC_ROLES:
             split = labelled.of(role)
@@ -49,11 +54,29 @@ class Teacher:
                     "critics.num_labelled or critics.samples)"
                 )  # fmt: skip
                 continue
+            # Rows that a round only trusts may not outnumber those that are true.
+            split.train.extend(more[role][: len(split.train)])
             settings = critic_settings(
                 self.context.config.critics, base, inspect_checkpoint(refs[role].path).is_critic
             )
             jobs.append((critic_job, (role, refs[role].path, split, settings, seed)))
         return jobs
+
+    def from_trees(
+        self, refs: Mapping[str, ModelRef], number: int
+    ) -> dict[str, list[CriticExample]]:
+        """Rows from the stored trees of the last rounds, newest first; none with window 0."""
+        verdicts: list[StoredVerdict] = []
+        pairs: list[PairExample] = []
+        tokenizer = Tokenizer(Path(refs["policy"].path))
+        with self.context.store.session() as session:
+            datasets = dataset_window(
+                session, self.context.lease.run_id, number, self.context.config.critics.window
+            )
+            for dataset_id in reversed(datasets):
+                verdicts += stored_verdicts(session, dataset_id)
+                pairs += pair_examples(stored_pairs(session, dataset_id), tokenizer)
+        return tree_rows(verdicts, pairs)
 
     def label(self, refs: Mapping[str, ModelRef], number: int) -> Labelled:
         """Sample the policy on the labelled problems and judge what it wrote."""

@@ -1,12 +1,14 @@
 """Labels for the critics from the policy's own texts on problems with known answers."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from agent.training.examples import CriticExample, Example, JudgedExample, LabelledExample
+from agent.training.preference import PairExample
 from search.interfaces import Rollout
 from search.state import Option, State
+from store.verdicts import StoredVerdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,35 @@ def worth_repeating(
             texts = list(dict.fromkeys(r.state.tokens for r in right if r.state.is_finished))
             num_prompt = len(group[0].state.prompt_tokens)
             found += [Example(tokens, num_prompt) for tokens in texts[:most]]
+    return found
+
+
+def tree_rows(
+    verdicts: Iterable[StoredVerdict], pairs: Iterable[PairExample]
+) -> dict[str, list[CriticExample]]:
+    """Rows from stored trees, by critic. They say what a round trusted, not what is true.
+
+    Value: the visit-weighted Q of a step where the tree has one, else the text's return. Process:
+    a kept step against its worse sibling, blamed where they part. Outcome: kept or contradicted.
+    """
+    found: dict[str, list[CriticExample]] = {"value": [], "process": [], "outcome": []}
+    for v in verdicts:
+        tokens = v.prompt_tokens + v.tokens
+        num_prompt = len(v.prompt_tokens)
+        ends = [num_prompt - 1 + sum(v.step_tokens[: i + 1]) for i in range(len(v.step_tokens))]
+        labels = [float(v.is_good) if q is None else min(1.0, max(0.0, q)) for q in v.step_q]
+        if ends:
+            found["value"].append(LabelledExample(tokens, tuple(ends), tuple(labels)))
+        found["outcome"].append(JudgedExample(tokens, num_prompt, v.is_good))
+    for pair in pairs:
+        given = len(pair.given)
+        place = departure(pair.rejected, [pair.chosen])
+        found["process"] += [
+            JudgedExample(pair.given + pair.chosen, given, True),
+            JudgedExample(
+                pair.given + pair.rejected, given, False, None if place is None else given + place
+            ),
+        ]
     return found
 
 

@@ -1,6 +1,6 @@
 """From configuration and a checkpoint's own notes to the settings of each training job."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from agent.engine.checkpoint import Checkpoint
@@ -10,9 +10,10 @@ from agent.tasks.task import Demonstration, Task
 from agent.training.examples import Example
 from agent.training.optimizer import TrainingSettings
 from agent.training.policy_gradient import GradientSettings
-from agent.training.preference import PreferenceSettings, ReferenceUpdate
+from agent.training.preference import PairExample, PreferenceSettings, ReferenceUpdate
 from search.randomness import derive_seed
 from store.datasets import StoredText
+from store.pairs import StoredPair
 
 
 def policy_settings(config: PolicyTraining, checkpoint: Checkpoint) -> TrainingSettings:
@@ -85,6 +86,23 @@ def rows_to_train(config: PolicyTraining, num_texts: int) -> tuple[int, int]:
     most = config.max_epochs * num_texts / (1 - config.replay_share)
     num_steps = max(1, min(config.num_steps, int(most // config.batch_size)))
     return num_steps, num_steps * config.batch_size
+
+
+def pair_examples(pairs: Iterable[StoredPair], tokenizer: Tokenizer) -> list[PairExample]:
+    """Stored sibling pairs, as far as the worse step's tokens can be told.
+
+    The store keeps a step's text and how many tokens it had; where encoding the text gives another
+    number, its tokens are not known, and the pair is left out.
+    """
+    found = []
+    for pair in pairs:
+        rejected = tuple(tokenizer.encode(pair.rejected_text, is_start=False))
+        if pair.rejected_stop == "end":
+            rejected = (*rejected, tokenizer.end_ids[0])
+        if len(rejected) == pair.rejected_tokens:
+            given = pair.prompt_tokens + pair.before
+            found.append(PairExample(given, pair.chosen, rejected))
+    return found
 
 
 DEV_SHARE = 20

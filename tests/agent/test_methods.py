@@ -12,6 +12,10 @@ from agent.learning import TrainingStage
 from agent.progress import Silent
 from agent.run import Improver
 from agent.tasks.registry import EMBEDDED
+from agent.teacher import Teacher
+from agent.training.examples import judged_rows, scalar_rows
+from agent.training.labelling import tree_rows
+from agent.training.recipe import pair_examples
 from search.errors import RatchetError
 from store.check import check_store
 from store.database import open_store
@@ -19,6 +23,7 @@ from store.datasets import dataset_of, stored_states
 from store.inspection import critic_drift
 from store.pairs import stored_pairs
 from store.schema import CheckpointRow, Round
+from store.verdicts import dataset_window, stored_verdicts
 from tests.agent.small import SMALL, places
 
 TEACHING = SMALL | {
@@ -74,10 +79,24 @@ def test_pairs_and_states_are_read_back_from_the_stored_trees(tmp_path: Path) ->
         assert dataset is not None and dataset.num_items > 3
         pairs = list(stored_pairs(session, dataset.id))
         states = stored_states(session, dataset.id)
+        verdicts = list(stored_verdicts(session, dataset.id))
+        window = dataset_window(session, 1, 1, 2)
+        nothing = dataset_window(session, 1, 1, 0)
     (drift,) = critic_drift(store, "default")
     store.close()
+    rows = tree_rows(verdicts, pair_examples(pairs, tokenizer))
     assert drift["round"] == 1 and drift["texts"] >= 10
     assert 0 < drift["mean score"] < 1 and 0 < drift["right"] <= 1
+    assert (window, nothing) == ([dataset.id], [])
+    good = [v for v in verdicts if v.is_good]
+    assert len(good) == dataset.num_items and len(verdicts) > len(good)
+    assert len(rows["outcome"]) == len(rows["value"]) == len(verdicts)
+    assert sum(r.is_good for r in judged_rows(rows["outcome"])) == dataset.num_items
+    assert len(rows["process"]) == 2 * len(pairs)
+    for row in judged_rows(rows["process"]):
+        assert row.is_good or (row.first_wrong is not None and row.first_wrong >= row.num_given)
+    for value in scalar_rows(rows["value"]):
+        assert value.places[-1] == len(value.tokens) - 1 and all(0 <= x <= 1 for x in value.labels)
     assert pairs
     for pair in pairs:
         chosen = tokenizer.decode(pair.chosen)
@@ -114,3 +133,21 @@ def test_settings_that_cannot_be_are_refused_before_a_model_is_loaded(
     with pytest.raises(RatchetError, match=said) as caught:
         Improver(load_config(TEACHING | places(tmp_path) | flags)[0], Silent())
     assert caught.value.fix
+
+
+def test_critics_learn_from_stored_trees_too_but_never_more_than_from_the_truth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, tuple[int, int]] = {}
+    plain = Teacher.critic_jobs
+
+    def watched(self: Teacher, refs: Any, number: int, labelled: Any) -> Any:
+        before = {role: len(labelled.of(role).train) for role in ("value", "process", "outcome")}
+        jobs = plain(self, refs, number, labelled)
+        seen.update({r: (n, len(labelled.of(r).train)) for r, n in before.items()})
+        return jobs
+
+    monkeypatch.setattr(Teacher, "critic_jobs", watched)
+    flags = {"critics.window": 2, "critics.steps": 2, "critics.samples": 4}
+    run(tmp_path, **flags)
+    assert all(before < after <= 2 * before for before, after in seen.values())
