@@ -16,7 +16,7 @@ gate; the held-out problems are drawn with a seed that no tuning looked at, the 
     unfiltered       as many steps, on one sampled text of each of the loop's problems, unfiltered
 
 Runs that are finished are kept in --folder and not repeated, so the same command prints the table
-again. Everything runs in this process, one
+again, and one with more --rounds goes on. Everything runs in this process, one
 thread; a round's stages are timed. Two rounds take about ten minutes a run on one idle core.
 """
 
@@ -114,10 +114,10 @@ def state(improver: Improver, config: Config) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def loop(improver: Improver, config: Config, rounds: int) -> Run:
-    """Rounds of the product; after each what it came to."""
-    states = [state(improver, config)]
-    for _ in range(rounds):
+def loop(improver: Improver, config: Config, rounds: int, states: list[dict[str, Any]]) -> Run:
+    """Rounds of the product, after those whose `states` are known; after each what it came to."""
+    states = states or [state(improver, config)]
+    while len(states) <= rounds:
         outcome = improver.run_round()
         states.append(
             state(improver, config)
@@ -219,10 +219,12 @@ def one(arguments: argparse.Namespace, base: str, seed: int, arm: str) -> Run | 
     name = Path(base).parent.name if base else "shipped"
     folder = arguments.folder.resolve() / f"{arguments.task}-{name}-{seed}-{arm}"
     done = folder / "run.json"
+    before: list[dict[str, Any]] = []
     if done.is_file():
         found: Run = json.loads(done.read_text())
         if len(found["states"]) > arguments.rounds:
             return found
+        before = found["states"]
     if arguments.finished:
         return None
     folder.mkdir(parents=True, exist_ok=True)
@@ -231,7 +233,7 @@ def one(arguments: argparse.Namespace, base: str, seed: int, arm: str) -> Run | 
     loop_folder = folder.parent / f"{arguments.task}-{name}-{seed}-loop"
     with Improver(config, Silent()).started() as improver:
         if arm in ("loop", "no-tool"):
-            run = loop(improver, config, arguments.rounds)
+            run = loop(improver, config, arguments.rounds, before)
         else:
             rounds = json.loads((loop_folder / "run.json").read_text())["states"][1:]
             source = None
