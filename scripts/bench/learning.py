@@ -359,22 +359,26 @@ def curve(runs: Sequence[Run], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4))
-    for run in runs:
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4))
+    for number, run in enumerate(runs):
         places = range(len(run["states"]))
-        label = f"{run['arm']} {run['base']} {run['seed']}"
-        left.plot(places, [accuracy(run, i) for i in places], "o-", label=f"greedy, {label}")
+        label = f"{run['arm']}, {run['base']} {run['seed']}"
+        colour = f"C{number}"
+        left.plot(places, [accuracy(run, i) for i in places], "o-", color=colour)
         found = [(i, accuracy(run, i, "search")) for i in places]
         points = [(i, a) for i, a in found if a is not None]
         if points:
-            left.plot(*zip(*points, strict=True), "s--", label=f"search, {label}")
+            left.plot(*zip(*points, strict=True), "s:", color=colour)
         bits = [(i, s.get("bits_per_character")) for i, s in enumerate(run["states"])]
         known = [(i, b) for i, b in bits if b is not None]
-        if known:
-            right.plot(*zip(*known, strict=True), "o-", label=label)
-    left.set(xlabel="round", ylabel="held-out accuracy", ylim=(0, 1))
+        right.plot(*zip(*(known or [(0, float("nan"))]), strict=True), "o-", color=colour,
+                   label=label)  # fmt: skip
+    rounds = range(max(len(run["states"]) for run in runs))
+    left.set(xlabel="round", ylabel="held-out: greedy (line), search (dots)", ylim=(0, 1.02))
     right.set(xlabel="round", ylabel="bits per character")
-    left.legend(fontsize=7)
+    for axes in (left, right):
+        axes.set_xticks(list(rounds))
+    right.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.02, 0.5))
     figure.tight_layout()
     figure.savefig(path)
 
