@@ -105,13 +105,16 @@ class TrainingStage:
         config = self.config.training
         path = str(policy.path)
         if config.method == "sft":
-            texts, dev = with_dev([*self.found, *self.earlier, *right])
+            texts = [*self.found, *self.earlier, *right]
+            dev: list[Example] = []
+            if config.trainer == "own":  # TRL's early stop saves a checkpoint at every look
+                texts, dev = with_dev(texts)
             num_steps, num_rows = rows_to_train(config, len(texts))
             replayed = self.teacher.replayed(self.refs, self.number, num_rows)
             examples = mixed_examples(texts, replayed, config.replay_share, num_rows)
             settings = base.model_copy(update={"num_steps": num_steps})
             if config.trainer == "trl":
-                return trl_sft_job, (path, examples, dev, settings, config.lora_rank, seed)
+                return trl_sft_job, (path, examples, settings, config.lora_rank, seed)
             return policy_job, (path, examples, dev, settings, seed)
         if config.method == "dr-po":
             with self.context.store.session() as session:

@@ -27,8 +27,8 @@ LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", 
 
 
 def trl_sft_job(
-    parent_path: str, examples: Sequence[Example], dev: Sequence[Example],
-    settings: TrainingSettings, lora_rank: int, seed: int, place: Place,
+    parent_path: str, examples: Sequence[Example], settings: TrainingSettings, lora_rank: int,
+    seed: int, place: Place,
 ) -> Trained:  # fmt: skip
     """Supervised fine-tuning on texts, their prompts masked. Raises DivergedError."""
     from datasets import Dataset
@@ -51,7 +51,6 @@ def trl_sft_job(
         )  # fmt: skip
 
     steps = planned_steps(len(examples), settings)
-    del dev  # TRL's own early stop saves whole checkpoints at every look
     return _trained(parent_path, trainer, settings, steps, lora_rank, "sft", seed, place)
 
 

@@ -38,13 +38,13 @@ def test_trl_lowers_the_loss_and_what_it_learned_is_served(
     checkpoint: Path, tmp_path: Path, rank: int
 ) -> None:
     place = Place(str(tmp_path / "out"), device="cpu")
-    made = trl_sft_job(str(checkpoint), ROWS, [], SETTINGS, rank, 0, place)
+    made = trl_sft_job(str(checkpoint), ROWS, SETTINGS, rank, 0, place)
     assert made.report["last_loss"] < 0.8 * made.report["first_loss"]
     assert not torch.allclose(logits(made.path), logits(checkpoint), atol=1e-2)
     host = GeneratorHost("policy", HostSettings(device="cpu"))
     (text,) = host.texts(reference(made.path, "policy"), [TextRequest((5, 13, 4, 2), 8, 0.0)])
     assert text.generated.version == made.version and text.generated.tokens
-    again = trl_sft_job(str(checkpoint), ROWS, [], SETTINGS, rank, 0, place)
+    again = trl_sft_job(str(checkpoint), ROWS, SETTINGS, rank, 0, place)
     assert again.version == made.version
 
 
@@ -55,7 +55,7 @@ def test_the_adapter_beside_the_merged_weights_is_the_same_model(
     from peft import PeftModel
 
     place = Place(str(tmp_path / "out"), device="cpu")
-    made = trl_sft_job(str(checkpoint), ROWS, [], SETTINGS, 4, 0, place)
+    made = trl_sft_job(str(checkpoint), ROWS, SETTINGS, 4, 0, place)
     adapter = tmp_path / "out" / f"adapter-{made.version}"
     assert json.loads((adapter / "adapter_config.json").read_text())["r"] == 4
     assert (adapter / "adapter_model.safetensors").is_file()
