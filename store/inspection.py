@@ -41,19 +41,14 @@ class Answer:
     """Whether there were more rows than the limit."""
 
 
-def critic_drift(store: Store, run: str) -> list[dict[str, Any]]:
-    """By round and critic version: the outcome scores that searches were given, against the truth.
-
-    Truth is the reference answer, where it is known; no critic ever sees it. A mean score that
-    rises from round to round while the share of right texts does not is over-optimisation.
+def outcome_scores(store: Store, run: str) -> list[tuple[int, str, float, bool | None, bool]]:
+    """(round, critic version, outcome score, is it right, is it the search's answer) of every
+    scored text of a run, by round. What is right is None where nobody knows the answer.
     """
     with store.session() as session:
         rows = session.execute(
             select(
-                Round.number,
-                Round.models,
-                TrajectoryRow.outcome,
-                TrajectoryRow.is_correct,
+                Round.number, Round.models, TrajectoryRow.outcome, TrajectoryRow.is_correct,
                 TrajectoryRow.is_chosen,
             )
             .join(SearchRow, SearchRow.round_id == Round.id)
@@ -61,50 +56,12 @@ def critic_drift(store: Store, run: str) -> list[dict[str, Any]]:
             .join(Run, Run.id == Round.run_id)
             .where(Run.name == run, TrajectoryRow.outcome.is_not(None))
             .order_by(Round.number)
-        )
-        groups: dict[tuple[int, str], list[tuple[float, bool | None, bool]]] = {}
-        for number, models, outcome, is_correct, is_chosen in rows:
-            key = (number, str(models.get("outcome", "")))
-            groups.setdefault(key, []).append((outcome, is_correct, is_chosen))
-    found = []
-    for (number, version), texts in groups.items():
-        known = [(s, c) for s, c, _ in texts if c is not None]
-        chosen = [(s, c) for s, c, is_chosen in texts if is_chosen and c is not None]
-        found.append(
-            {
-                "round": number, "critic": "outcome", "version": version, "texts": len(texts),
-                "mean score": _mean([s for s, _, _ in texts]),
-                "right": _mean([float(c) for _, c in known]),
-                "AUC": rank_auc([s for s, _ in known], [bool(c) for _, c in known]),
-                "chosen mean score": _mean([s for s, _ in chosen]),
-                "chosen right": _mean([float(c) for _, c in chosen]),
-            }
         )  # fmt: skip
-    return found
-
-
-def _mean(values: list[float]) -> float | None:
-    return round(sum(values) / len(values), 4) if values else None
-
-
-def rank_auc(scores: list[float], labels: list[bool]) -> float | None:
-    """Area under the ROC curve, ties counting one half; None when one class is missing."""
-    good = sum(labels)
-    bad = len(labels) - good
-    if not good or not bad:
-        return None
-    order = sorted(range(len(scores)), key=lambda i: scores[i])
-    ranks = [0.0] * len(scores)
-    start = 0
-    while start < len(order):
-        end = start
-        while end < len(order) and scores[order[end]] == scores[order[start]]:
-            end += 1
-        for i in order[start:end]:
-            ranks[i] = (start + end + 1) / 2
-        start = end
-    total = sum(r for r, is_good in zip(ranks, labels, strict=True) if is_good)
-    return round((total - good * (good + 1) / 2) / (good * bad), 4)
+        return [
+            (number, str(models.get("outcome", "")), score, is_correct, is_chosen)
+            for number, models, score, is_correct, is_chosen in rows
+            if score is not None
+        ]
 
 
 def ask_sql(store: Store, statement: str, max_rows: int = 1000, timeout_s: float = 1.0) -> Answer:

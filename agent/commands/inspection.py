@@ -9,11 +9,11 @@ from rich.tree import Tree
 
 from agent.commands.output import emit, table
 from agent.commands.settings import load
+from agent.drift import critic_drift
 from store.check import INVARIANTS, check_store
 from store.database import Store, open_store
 from store.inspection import (
     ask_sql,
-    critic_drift,
     list_rounds,
     list_searches,
     list_trajectories,

@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import select
 
 from agent.config import load_config
+from agent.drift import critic_drift
 from agent.engine.tokenizer import Tokenizer
 from agent.learning import TrainingStage
 from agent.progress import Silent
@@ -20,7 +21,6 @@ from search.errors import RatchetError
 from store.check import check_store
 from store.database import open_store
 from store.datasets import dataset_of, stored_states
-from store.inspection import critic_drift
 from store.pairs import stored_pairs
 from store.schema import CheckpointRow, Round
 from store.verdicts import dataset_window, stored_verdicts
