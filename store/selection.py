@@ -176,7 +176,11 @@ def solve_rates(session: Session, run_id: int) -> dict[str, float]:
         .join(SearchRow, SearchRow.problem_id == ProblemRow.id)
         .join(Round, Round.id == SearchRow.round_id)
         .join(TrajectoryRow, TrajectoryRow.search_id == SearchRow.id)
-        .where(Round.run_id == run_id)
+        .where(
+            Round.run_id == run_id,
+            # A text that nobody judged is neither good nor bad.
+            TrajectoryRow.is_sound.is_not(None) | TrajectoryRow.outcome.is_not(None),
+        )
         .group_by(ProblemRow.key)
     )
     return {key: float(good) / count for key, good, count in rows}
