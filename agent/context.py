@@ -13,6 +13,7 @@ from agent.engine.tokenizer import Tokenizer
 from agent.models import model_set
 from agent.progress import Progress
 from agent.tasks.task import Task
+from agent.training.examples import Example
 from agent.workshop import Workshop
 from store.database import Store
 from store.leases import RunLease
@@ -29,6 +30,8 @@ class RunContext:
     progress: Progress
     max_positions: int
     """Tokens of the policy's context."""
+    demonstrations: tuple[Example, ...] = ()
+    """What the base policy was taught with, as far as that is known."""
 
     def models_for(self, refs: Mapping[str, ModelRef]) -> Models:
         """Proposer and evaluator over these weights."""

@@ -110,7 +110,7 @@ class TrainingStage:
             if config.trainer == "own":  # TRL's early stop saves a checkpoint at every look
                 texts, dev = with_dev(texts)
             num_steps, num_rows = rows_to_train(config, len(texts))
-            replayed = self.teacher.replayed(self.refs, self.number, num_rows)
+            replayed = self.teacher.replayed(self.number, num_rows)
             examples = mixed_examples(texts, replayed, config.replay_share, num_rows)
             settings = base.model_copy(update={"num_steps": num_steps})
             if config.trainer == "trl":

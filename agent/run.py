@@ -25,6 +25,7 @@ from agent.tasks.task import Task
 from agent.teacher import CRITIC_ROLES, Teacher
 from agent.training.initial import initial_models_job
 from agent.training.publish import copied, sweep
+from agent.training.replay import read_demonstrations
 from agent.workshop import Workshop
 from search.errors import BusyError, RatchetError, TaskError, UsageError
 from store.database import Store, now_us, open_store
@@ -70,6 +71,9 @@ class Improver:
         self.max_positions = self.base["policy"].architecture.max_positions
         tokenizer = Tokenizer(self.base["policy"].path)
         self._check_problems(tokenizer)
+        self.demonstrations = read_demonstrations(
+            self.base["policy"].path, self.task, tokenizer, self.max_positions
+        )
         self.folder = Path(config.checkpoints).expanduser()
         self.store: Store = open_store(config.store)
         self.run_id = self._run_row()
@@ -218,7 +222,7 @@ class Improver:
         )  # fmt: skip
         return RunContext(
             self.config, self.store, self.lease, self.hosts, self.task, workshop, self.progress,
-            self.max_positions,
+            self.max_positions, self.demonstrations,
         )  # fmt: skip
 
     def _new_round(self) -> int:

@@ -14,11 +14,11 @@ from agent.training.labelling import Labelled, tree_rows
 from agent.training.preference import PairExample
 from agent.training.recipe import (
     critic_settings,
-    demonstration_examples,
     pair_examples,
     policy_settings,
     replay_seed,
 )
+from agent.training.replay import drawn
 from agent.workshop import Job
 from search.randomness import derive_seed
 from store.pairs import stored_pairs
@@ -98,11 +98,8 @@ class Teacher:
             )
         return labelled
 
-    def replayed(self, refs: Mapping[str, ModelRef], number: int, num_rows: int) -> list[Example]:
-        """Demonstrations to mix in; none for a task without any."""
+    def replayed(self, number: int, num_rows: int) -> list[Example]:
+        """Demonstrations of the run's base policy to mix in; none where none are known."""
         wanted = round(self.context.config.training.replay_share * num_rows)
         seed = replay_seed(self.context.config.seed, number)
-        tokenizer = Tokenizer(Path(refs["policy"].path))
-        return demonstration_examples(
-            self.context.task, tokenizer, self.context.task.demonstrations(wanted, seed)
-        )
+        return drawn(self.context.demonstrations, wanted, seed)

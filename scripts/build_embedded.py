@@ -49,7 +49,7 @@ from agent.training.jobs import measured_critic, trained_critic  # noqa: E402
 from agent.training.optimizer import TrainingSettings  # noqa: E402
 from agent.training.policy import train_policy  # noqa: E402
 from agent.training.publish import publish  # noqa: E402
-from agent.training.recipe import demonstration_examples  # noqa: E402
+from agent.training.replay import demonstration_example, write_demonstrations  # noqa: E402
 from search.settings import SearchSettings  # noqa: E402
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -187,7 +187,9 @@ def trained_policy(
     empty = empty_checkpoint(work / "empty", task, recipe, seed)
     tokenizer = Tokenizer(empty.path)
     demonstrations = task.demonstrations(recipe["demonstrations"], seed)
-    examples = demonstration_examples(task, tokenizer, demonstrations)
+    examples = [
+        demonstration_example(task, tokenizer, d.problem.text, d.steps) for d in demonstrations
+    ]
     clock.say(f"{len(examples)} demonstrations, vocabulary {tokenizer.vocab_size}")
     base = TrainingSettings(
         num_steps=recipe["steps"], batch_size=64, optimizer="muon", learning_rate=3e-3,
@@ -201,7 +203,9 @@ def trained_policy(
 
     train_policy(decoder, examples, base, seed, show)
     notes: dict[str, Any] = {"seed": seed, "recipe": recipe}
-    return publish(decoder, empty, work, "policy", notes, torch.bfloat16)
+    policy = publish(decoder, empty, work, "policy", notes, torch.bfloat16)
+    write_demonstrations(policy.path, demonstrations, seed)
+    return policy
 
 
 def evaluator(task: Task, policy: Checkpoint) -> Models:

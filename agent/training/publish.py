@@ -22,6 +22,8 @@ from store.leases import is_gone, owner_name
 _COPIED = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json",
 )  # fmt: skip
+DEMONSTRATIONS = "demonstrations.jsonl"
+"""What a policy was taught with; goes with it from version to version (agent.training.replay)."""
 
 
 class NonFiniteError(RatchetError):
@@ -90,7 +92,7 @@ def _write(
     _dump(path / "config.json", config)
     kept = {k: parent.notes[k] for k in ("task", "training") if k in parent.notes}
     _dump(path / "ratchet.json", kept | {"role": role, "parent": parent.version} | notes)
-    for name in _COPIED:
+    for name in (*_COPIED, *([DEMONSTRATIONS] if role == "policy" else [])):
         if (parent.path / name).is_file():
             shutil.copyfile(parent.path / name, path / name)
     for file in path.iterdir():

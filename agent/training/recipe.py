@@ -6,7 +6,6 @@ from typing import Any
 from agent.engine.checkpoint import Checkpoint
 from agent.engine.tokenizer import Tokenizer
 from agent.sections import CriticSettings, PolicyTraining
-from agent.tasks.task import Demonstration, Task
 from agent.training.examples import Example
 from agent.training.optimizer import TrainingSettings
 from agent.training.policy_gradient import GradientSettings
@@ -50,18 +49,6 @@ def critic_settings(
 
 def drafter_settings(config: PolicyTraining, base: TrainingSettings) -> TrainingSettings:
     return base.model_copy(update={"num_steps": max(1, config.drafter_steps), "max_epochs": 12.0})
-
-
-def demonstration_examples(
-    task: Task, tokenizer: Tokenizer, demonstrations: Sequence[Demonstration]
-) -> list[Example]:
-    """Worked problems as training rows; the last step ends with the end of the text."""
-    examples = []
-    for demonstration in demonstrations:
-        prompt = tokenizer.encode(task.prompt(demonstration.problem.text))
-        steps = tokenizer.encode("".join(demonstration.steps), is_start=False)
-        examples.append(Example((*prompt, *steps, tokenizer.end_ids[0]), len(prompt)))
-    return examples
 
 
 def mixed_examples(

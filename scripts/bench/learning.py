@@ -12,7 +12,7 @@ gate; the held-out problems are drawn with a seed that no tuning looked at, the 
 
     loop             the product as it is
     no-tool          without the calculator: no step is checked by anything but the critics
-    demonstrations   as many steps, on demonstrations alone (from the loop's step counts)
+    demonstrations   as many steps, on the base's demonstrations alone (the loop's step counts)
     unfiltered       as many steps, on one sampled text of each of the loop's problems, unfiltered
 
 Runs that are finished are kept in --folder and not repeated, so the same command prints the table
@@ -39,7 +39,6 @@ from report import missing, repeats, share, show, write  # noqa: E402
 from agent.config import Config, load_config  # noqa: E402
 from agent.engine.checkpoint import inspect_checkpoint  # noqa: E402
 from agent.engine.hosts import ModelRef  # noqa: E402
-from agent.engine.tokenizer import Tokenizer  # noqa: E402
 from agent.evaluation import Plan, Report, evaluate, sample_rollouts  # noqa: E402
 from agent.examiner import Examiner  # noqa: E402
 from agent.progress import Silent  # noqa: E402
@@ -48,10 +47,10 @@ from agent.tasks.registry import open_task  # noqa: E402
 from agent.training.examples import Example  # noqa: E402
 from agent.training.jobs import Place, policy_job  # noqa: E402
 from agent.training.recipe import (  # noqa: E402
-    demonstration_examples,
     mixed_examples,
     policy_settings,
 )
+from agent.training.replay import drawn  # noqa: E402
 from search.errors import RatchetError  # noqa: E402
 from store.recording import as_problem  # noqa: E402
 from store.schema import (  # noqa: E402
@@ -159,7 +158,6 @@ def control(improver: Improver, config: Config, rounds: Sequence[dict[str, Any]]
             loop_store: Improver | None) -> Run:  # fmt: skip
     """The base trained for as many steps a round as the loop, on texts that no critic chose."""
     policy = improver.base["policy"]
-    tokenizer = Tokenizer(policy.path)
     base = policy_settings(config.training, policy).model_copy(update={"max_epochs": 1e6})
     refs = dict(improver.models)
     states = [state(improver, config)]
@@ -167,10 +165,8 @@ def control(improver: Improver, config: Config, rounds: Sequence[dict[str, Any]]
     texts: list[Example] = []
     for number, steps in enumerate((r["reports"]["policy"]["num_steps"] for r in rounds), 1):
         num_rows = steps * base.batch_size
-        replayed = demonstration_examples(
-            improver.task, tokenizer, improver.task.demonstrations(num_rows, config.seed + number)
-        )
-        rows = replayed
+        replayed = drawn(improver.demonstrations, num_rows, config.seed + number)
+        rows = mixed_examples(replayed, [], 0, num_rows)
         if arm == "unfiltered":
             assert loop_store is not None
             texts += sampled(improver, refs, loop_store, number, config.seed)
