@@ -1,41 +1,285 @@
-"""Picks the implementation of each operation by device, and says which.
+"""Picks the implementation of each operation by device and type, and says which.
 
-Today every operation runs its plain-torch twin from `reference`; callers go through this module so
-that a fused kernel takes over by being registered here and nowhere else.
+Everything that scores, trains or verifies comes through here. Tensors on a GPU go to the Triton
+kernels, all others to their twins in plain torch. `RATCHET_KERNELS=twin` or `triton` forces either;
+Triton without a GPU needs its interpreter, `TRITON_INTERPRET=1` set before Python starts.
 """
 
-from collections.abc import Callable
+import importlib.util
+import os
+from functools import lru_cache
 
+import torch
 from torch import Tensor
 
-from kernels import reference
+from kernels import arguments, reference
+from kernels.reference import LogProbs, Verified
 
-_IMPLEMENTATIONS: dict[str, Callable[..., Tensor]] = {
-    "tree_attention": reference.tree_attention,
-    "linear_logprob": reference.linear_logprob,
-    "critic_head": reference.critic_head,
+SWITCH = "RATCHET_KERNELS"
+_PLACES = {
+    "tree_attention": ("tree_attention", "attend"),
+    "prefix_attention": ("tree_attention", "attend_prefix"),
+    "linear_logprob": ("linear_logprob", "FusedLinearLogprob"),
+    "critic_heads": ("critic_heads", "FusedCriticHeads"),
+    "verify_draft": ("verify_draft", "coupled"),
+    "verify_chain": ("acceptance", "chain"),
+    "verify_siblings": ("acceptance", "siblings"),
 }
+OPERATIONS = tuple(_PLACES)
 
 
-OPERATIONS = tuple(_IMPLEMENTATIONS)
+@lru_cache(maxsize=1)
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
-def implementation(operation: str) -> str:
-    """Dotted name of what runs for an operation, for reports."""
-    chosen = _IMPLEMENTATIONS[operation]
-    return f"{chosen.__module__}.{chosen.__name__}"
+def is_interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
 
 
-def tree_attention(*arguments: Tensor) -> Tensor:
-    """See reference.tree_attention."""
-    return _IMPLEMENTATIONS["tree_attention"](*arguments)
+def is_fused(device: torch.device) -> bool:
+    """Whether Triton runs what lies on this device. Raises RuntimeError for a switch in vain."""
+    forced = os.environ.get(SWITCH, "auto")
+    if forced == "triton":
+        if not _has_triton():
+            raise RuntimeError(f"{SWITCH}=triton, and triton is not installed; unset it")
+        if device.type != "cuda" and not is_interpreted():
+            raise RuntimeError(
+                f"{SWITCH}=triton, and the tensors are on {device}; unset it, or set "
+                "TRITON_INTERPRET=1 as well"
+            )
+        return True
+    if forced not in ("auto", "twin"):
+        raise RuntimeError(f"{SWITCH}={forced!r}; wanted auto, triton or twin")
+    return forced == "auto" and device.type == "cuda" and _has_triton()
 
 
-def linear_logprob(hidden_RE: Tensor, weight_VE: Tensor, target_R: Tensor) -> Tensor:
-    """See reference.linear_logprob."""
-    return _IMPLEMENTATIONS["linear_logprob"](hidden_RE, weight_VE, target_R)
+def implementation(operation: str, device: str = "") -> str:
+    """Dotted name of what runs for an operation, for reports; on the machine's best device."""
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if not is_fused(torch.device(name)):
+        return f"kernels.reference.{operation}"
+    return "kernels." + ".".join(_PLACES[operation])
 
 
-def critic_head(hidden_BTE: Tensor, weight_E: Tensor, row_M: Tensor, column_M: Tensor) -> Tensor:
-    """See reference.critic_head."""
-    return _IMPLEMENTATIONS["critic_head"](hidden_BTE, weight_E, row_M, column_M)
+def linear_logprob(
+    hidden_RE: Tensor, weight_VE: Tensor, target_M: Tensor, *, bias_V: Tensor | None = None,
+    rows_M: Tensor | None = None, temperature: float | Tensor = 1.0, ignore_index: int = -100,
+    entropy: bool = False,
+) -> LogProbs:  # fmt: skip
+    """log softmax((hidden @ weight.T + bias) / temperature) at each target, float32 [M].
+
+    `rows_M` picks rows of `hidden_RE` (one may come more than once); without it M = R. A target of
+    `ignore_index` gives 0 and no gradient. `temperature` is one number or one a row. Differentiable
+    in hidden, weight and bias through all three results, with any gradient a row.
+    Raises TypeError and ValueError that name the argument.
+    """
+    arguments.shaped("hidden_RE", hidden_RE, "[rows, width]", None, None)
+    arguments.floating("hidden_RE", hidden_RE)
+    (R, E), V = hidden_RE.shape, len(weight_VE)
+    arguments.shaped("weight_VE", weight_VE, "[vocabulary, width]", None, E)
+    arguments.floating("weight_VE", weight_VE, hidden_RE)
+    if V == 0:
+        raise ValueError("weight_VE has no rows; wanted one for each token of the vocabulary")
+    M = R if rows_M is None else rows_M.numel()
+    arguments.shaped("target_M", target_M, "one a wanted row", M)
+    arguments.integral("target_M", target_M, hidden_RE)
+    if bias_V is not None:
+        arguments.shaped("bias_V", bias_V, "one a token", V)
+        arguments.floating("bias_V", bias_V, hidden_RE)
+    if rows_M is not None:
+        arguments.shaped("rows_M", rows_M, "one a target", M)
+        arguments.integral("rows_M", rows_M, hidden_RE)
+        arguments.within("rows_M", rows_M, R)
+    arguments.within("target_M", target_M, V, ignore_index)
+    heat_M = arguments.heat(temperature, M, hidden_RE)
+    target_M = target_M.long()
+    if ignore_index != -1:
+        target_M = target_M.masked_fill(target_M == ignore_index, -1)
+    if M and is_fused(hidden_RE.device):
+        from kernels.linear_logprob import FusedLinearLogprob
+
+        logprob, h, lse = FusedLinearLogprob.apply(
+            hidden_RE,
+            weight_VE,
+            bias_V,
+            target_M,
+            rows_M,
+            heat_M,
+            isinstance(temperature, Tensor) or temperature != 1,
+            is_interpreted(),
+        )
+        return LogProbs(logprob, h if entropy else None, lse)
+    return reference.linear_logprob(hidden_RE, weight_VE, target_M, bias_V, rows_M, heat_M, entropy)
+
+
+def critic_heads(
+    hidden_RE: Tensor, weight_SE: Tensor, rows_M: Tensor, bias_S: Tensor | None = None
+) -> Tensor:
+    """Logits of S scalar heads at the wanted rows, float32 [M, S]; differentiable.
+
+    Raises TypeError and ValueError that name the argument.
+    """
+    arguments.shaped("hidden_RE", hidden_RE, "[rows, width]", None, None)
+    arguments.floating("hidden_RE", hidden_RE)
+    arguments.shaped("weight_SE", weight_SE, "[heads, width]", None, hidden_RE.shape[1])
+    arguments.floating("weight_SE", weight_SE, hidden_RE)
+    if bias_S is not None:
+        arguments.shaped("bias_S", bias_S, "one a head", len(weight_SE))
+        arguments.floating("bias_S", bias_S, hidden_RE)
+    arguments.shaped("rows_M", rows_M, "rows wanted", None)
+    arguments.integral("rows_M", rows_M, hidden_RE)
+    arguments.within("rows_M", rows_M, len(hidden_RE))
+    if len(rows_M) and is_fused(hidden_RE.device):
+        from kernels.critic_heads import FusedCriticHeads
+
+        found: Tensor = FusedCriticHeads.apply(hidden_RE, weight_SE, bias_S, rows_M)
+        return found
+    return reference.critic_heads(hidden_RE, weight_SE, bias_S, rows_M)
+
+
+def tree_attention(
+    q_NGQD: Tensor, key_NGCD: Tensor, value_NGCD: Tensor, bias_N1QC: Tensor
+) -> Tensor:
+    """See reference.tree_attention. Raises TypeError and ValueError that name the argument."""
+    arguments.shaped("q_NGQD", q_NGQD, "[jobs, key heads, queries, width]", *[None] * 4)
+    arguments.floating("q_NGQD", q_NGQD)
+    N, G, Q, D = q_NGQD.shape
+    arguments.shaped("key_NGCD", key_NGCD, "[jobs, key heads, columns, width]", N, G, None, D)
+    C = key_NGCD.shape[2]
+    arguments.shaped("value_NGCD", value_NGCD, "[jobs, key heads, columns, width]", N, G, C, D)
+    arguments.shaped("bias_N1QC", bias_N1QC, "[jobs, 1, queries, columns]", N, 1, Q, C)
+    for name, given in (("key_NGCD", key_NGCD), ("value_NGCD", value_NGCD)):
+        arguments.floating(name, given, q_NGQD)
+    arguments.together("bias_N1QC", bias_N1QC, q_NGQD)
+    if q_NGQD.numel() and is_fused(q_NGQD.device):
+        from kernels.tree_attention import attend
+
+        return attend(q_NGQD, key_NGCD, value_NGCD, bias_N1QC, is_interpreted())
+    return reference.tree_attention(q_NGQD, key_NGCD, value_NGCD, bias_N1QC)
+
+
+def prefix_attention(
+    q_NHD: Tensor, prefix_key_PGD: Tensor, prefix_value_PGD: Tensor, key_NSGD: Tensor,
+    value_NSGD: Tensor, lengths_N: Tensor,
+) -> Tensor:  # fmt: skip
+    """See reference.prefix_attention. Raises TypeError and ValueError that name the argument."""
+    arguments.shaped("q_NHD", q_NHD, "[nodes, heads, width]", None, None, None)
+    arguments.floating("q_NHD", q_NHD)
+    N, H, D = q_NHD.shape
+    wanted = "[prefix, key heads, width]"
+    arguments.shaped("prefix_key_PGD", prefix_key_PGD, wanted, None, None, D)
+    P, G, _ = prefix_key_PGD.shape
+    if G == 0 or H % G:
+        raise ValueError(f"q_NHD has {H} heads; wanted a multiple of the {G} key heads")
+    arguments.shaped("prefix_value_PGD", prefix_value_PGD, wanted, P, G, D)
+    arguments.shaped("key_NSGD", key_NSGD, "[nodes, segment, key heads, width]", N, None, G, D)
+    S = key_NSGD.shape[1]
+    arguments.shaped("value_NSGD", value_NSGD, "[nodes, segment, key heads, width]", N, S, G, D)
+    for name, given in (
+        ("prefix_key_PGD", prefix_key_PGD), ("prefix_value_PGD", prefix_value_PGD),
+        ("key_NSGD", key_NSGD), ("value_NSGD", value_NSGD),
+    ):  # fmt: skip
+        arguments.floating(name, given, q_NHD)
+    arguments.shaped("lengths_N", lengths_N, "one a node", N)
+    arguments.integral("lengths_N", lengths_N, q_NHD)
+    arguments.within("lengths_N", lengths_N, S + 1)
+    if P == 0 and bool((lengths_N == 0).any()):
+        raise ValueError("lengths_N holds 0 where there is no prefix; wanted a column to look at")
+    inputs = (q_NHD, prefix_key_PGD, prefix_value_PGD, key_NSGD, value_NSGD, lengths_N)
+    if q_NHD.numel() and is_fused(q_NHD.device):
+        from kernels.tree_attention import attend_prefix
+
+        return attend_prefix(*inputs, is_interpreted())
+    return reference.prefix_attention(*inputs)
+
+
+def verify_draft(
+    logits_NQV: Tensor, draft_NK: Tensor, temperature: Tensor, seeds_N: Tensor, positions_N: Tensor
+) -> Verified:
+    """See reference.verify_draft: the engine's rule, any temperature from 0 on, a draft of -1 none.
+
+    Raises TypeError and ValueError that name the argument.
+    """
+    N, Q, _ = _logits("logits_NQV", logits_NQV)
+    arguments.shaped("draft_NK", draft_NK, "one token a place but the last", N, None)
+    if draft_NK.shape[1] >= max(1, Q):
+        raise ValueError(f"draft_NK has {draft_NK.shape[1]} drafts; wanted fewer than {Q} places")
+    arguments.integral("draft_NK", draft_NK, logits_NQV)
+    heat_N = _draws(N, logits_NQV, temperature, seeds_N, positions_N, -1e-30)
+    given = (logits_NQV, draft_NK, heat_N, seeds_N, positions_N)
+    if N and is_fused(logits_NQV.device):
+        from kernels.verify_draft import coupled
+
+        return coupled(*given)
+    return reference.verify_draft(*given)
+
+
+def verify_chain(
+    logits_NQV: Tensor, draft_logits_NKV: Tensor, draft_NK: Tensor, temperature: Tensor,
+    seeds_N: Tensor, positions_N: Tensor,
+) -> Verified:  # fmt: skip
+    """See reference.verify_chain; temperatures above 0, K = Q - 1 at least 1.
+
+    Raises TypeError and ValueError that name the argument.
+    """
+    N, Q, V = _logits("logits_NQV", logits_NQV)
+    arguments.shaped("draft_logits_NKV", draft_logits_NKV, "one a drafted token", N, Q - 1, V)
+    arguments.floating("draft_logits_NKV", draft_logits_NKV, logits_NQV)
+    if Q < 2:
+        raise ValueError("logits_NQV has one place; wanted one more than there are drafts")
+    arguments.shaped("draft_NK", draft_NK, "one token a place but the last", N, Q - 1)
+    arguments.integral("draft_NK", draft_NK, logits_NQV)
+    arguments.within("draft_NK", draft_NK, V)
+    heat_N = _draws(N, logits_NQV, temperature, seeds_N, positions_N, 0.0)
+    given = (logits_NQV, draft_logits_NKV, draft_NK, heat_N, seeds_N, positions_N)
+    if N and is_fused(logits_NQV.device):
+        from kernels.acceptance import chain
+
+        return chain(*given)
+    return reference.verify_chain(*given)
+
+
+def verify_siblings(
+    logits_NV: Tensor, draft_logits_NV: Tensor, draft_NK: Tensor, temperature: Tensor,
+    seeds_N: Tensor, positions_N: Tensor,
+) -> Verified:  # fmt: skip
+    """See reference.verify_siblings; temperatures above 0, at most 16 drafts of a place.
+
+    Raises TypeError and ValueError that name the argument.
+    """
+    N, _, V = _logits("logits_NV", logits_NV[:, None])
+    arguments.shaped("draft_logits_NV", draft_logits_NV, "one a text", N, V)
+    arguments.floating("draft_logits_NV", draft_logits_NV, logits_NV)
+    arguments.shaped("draft_NK", draft_NK, "drafts of a text", N, None)
+    if not 1 <= draft_NK.shape[1] <= 16:
+        raise ValueError(f"draft_NK has {draft_NK.shape[1]} drafts a text; wanted 1 to 16")
+    arguments.integral("draft_NK", draft_NK, logits_NV)
+    arguments.within("draft_NK", draft_NK, V)
+    heat_N = _draws(N, logits_NV, temperature, seeds_N, positions_N, 0.0)
+    given = (logits_NV, draft_logits_NV, draft_NK, heat_N, seeds_N, positions_N)
+    if N and is_fused(logits_NV.device):
+        from kernels.acceptance import siblings
+
+        return siblings(*given)
+    return reference.verify_siblings(*given)
+
+
+def _logits(name: str, given: Tensor) -> tuple[int, int, int]:
+    arguments.shaped(name, given, "[texts, places, vocabulary]", None, None, None)
+    arguments.floating(name, given)
+    N, Q, V = given.shape
+    if V == 0 or Q == 0 or V >= 2**24:
+        raise ValueError(f"{name} has {Q} places of {V} tokens; wanted 1 or more of each")
+    return N, Q, V
+
+
+def _draws(
+    N: int, logits: Tensor, temperature: Tensor, seeds_N: Tensor, positions_N: Tensor, least: float
+) -> Tensor:
+    for name, given in (("seeds_N", seeds_N), ("positions_N", positions_N)):
+        arguments.shaped(name, given, "one a text", N)
+        arguments.together(name, given, logits)
+        if given.dtype != torch.int64:
+            raise TypeError(f"{name} is {given.dtype}; wanted int64")
+    return arguments.heat(temperature, N, logits, least)

@@ -61,9 +61,9 @@ class ModelDrafts:
                 self.fed[job] += row
             last = np.cumsum([len(row) for row in rows]) - 1
             logits = self.network.logits(hidden[torch.from_numpy(last).to(hidden.device)])
-            logprob = law.logprobs(torch.log_softmax(logits, dim=-1)[:, None])
             place = torch.from_numpy(position + step).to(hidden.device)
-            chosen = law.choose(logprob, place)[:, 0].tolist()
+            none = torch.empty((len(logits), 0), dtype=torch.int64, device=hidden.device)
+            chosen = law.choose(logits[:, None], none, place).tokens[:, 0].tolist()
             rows = [[token] for token in chosen]
             for i, token in zip(wanted, chosen, strict=True):
                 drafts[i].append(token)

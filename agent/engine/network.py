@@ -105,6 +105,12 @@ class Network:
         """Float32 logits [R, V] (a critic's: [R, 1])."""
         return _product(hidden_RE, self.head, None).float()
 
+    def logprobs_of(self, hidden_RE: Tensor, target_M: Tensor, rows_M: Tensor) -> Tensor:
+        """log p(target) after the state of each wanted row, float32 [M]."""
+        if hidden_RE.shape[0] == 1:  # as `_product`: one row alone is multiplied in another order
+            hidden_RE = hidden_RE.repeat(2, 1)
+        return dispatch.linear_logprob(hidden_RE, self.head.t(), target_M, rows_M=rows_M).logprob
+
     def forward(self, tokens_R: Tensor, places: Places, cache: list[Tensor]) -> Tensor:
         """Hidden states [R, E] after the last norm; writes the rows' keys and values.
 

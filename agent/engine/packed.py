@@ -111,11 +111,11 @@ def _gathered(network: Network, hidden_RE: Tensor, places: Ids, targets: Ids) ->
     step = max(1, MAX_LOGITS // network.arch.vocab_size)
     found = np.empty(len(places))
     for start in range(0, hidden_RE.shape[0], step):
-        logprob = torch.log_softmax(network.logits(hidden_RE[start : start + step]), dim=-1)
+        part_RE = hidden_RE[start : start + step]
         here = np.flatnonzero((places >= start) & (places < start + step))
-        place = torch.from_numpy(places[here] - start).to(logprob.device)
-        target = torch.from_numpy(targets[here]).to(logprob.device)
-        found[here] = logprob[place, target].cpu().numpy()
+        place = torch.from_numpy(places[here] - start).to(part_RE.device)
+        target = torch.from_numpy(targets[here]).to(part_RE.device)
+        found[here] = network.logprobs_of(part_RE, target, place).cpu().numpy()
     return [float(x) for x in found]
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from agent.engine.requests import TextRequest
-from kernels.noise import gumbel
+from kernels import dispatch
+from kernels.reference import Verified
 
 NEVER = float("-inf")
 
@@ -45,21 +46,24 @@ class Law:
         return Law(self.temperature_N[rows], self.top_k_N[rows], self.top_p_N[rows],
                    self.min_p_N[rows], self.seeds_N[rows])  # fmt: skip
 
-    def logprobs(self, raw_NQV: Tensor) -> Tensor:
-        """Log-probabilities under the law, [N, Q, V]; at temperature 0 one token has all."""
+    def choose(self, logits_NQV: Tensor, draft_NK: Tensor, position_N: Tensor) -> Verified:
+        """The token at each of Q places from `position_N` on, and how many drafts it agrees with.
+
+        The noise depends on (seed, position, token) only. A drafter that adds the same noise to
+        its own log-probabilities proposes the same token wherever the two laws agree (Gumbel
+        coupling; Daliri, Musco, Suresh, arXiv 2408.07978), so drafting can never change what is
+        written.
+        """
+        given = (draft_NK, self.temperature_N, self.seeds_N, position_N)
+        if not self._has_filters:
+            return dispatch.verify_draft(logits_NQV, *given)
+        raw_NQV = torch.log_softmax(logits_NQV, dim=-1)
         heat_N11 = self.temperature_N[:, None, None]
-        is_plain = bool((self.temperature_N == 1).all()) and not self._has_filters
-        if is_plain:
-            return raw_NQV
-        heated = torch.log_softmax(raw_NQV / heat_N11.clamp(min=1e-6), dim=-1)
-        if self._has_filters:
-            heated = self._filtered(heated)
-        if bool((self.temperature_N == 0).any()):
-            best = torch.zeros_like(raw_NQV).scatter_(
-                2, raw_NQV.argmax(dim=-1, keepdim=True), 1.0
-            ).log()  # fmt: skip
-            heated = torch.where(heat_N11 > 0, heated, best)
-        return heated
+        hot_NQV = torch.log_softmax(raw_NQV / heat_N11.clamp(min=1e-6), dim=-1)
+        law_NQV = torch.where(heat_N11 > 0, self._filtered(hot_NQV), raw_NQV)
+        is_hot_N = (self.temperature_N > 0).float()
+        found = dispatch.verify_draft(law_NQV, draft_NK, is_hot_N, self.seeds_N, position_N)
+        return found._replace(logprob=raw_NQV.gather(2, found.tokens[..., None])[..., 0])
 
     @property
     def _has_filters(self) -> bool:
@@ -80,19 +84,3 @@ class Law:
         is_cut[..., 0] = False
         ordered = torch.log_softmax(ordered.masked_fill(is_cut, NEVER), dim=-1)
         return torch.empty_like(ordered).scatter_(2, index, ordered)
-
-    def choose(self, logprob_NQV: Tensor, position_N: Tensor) -> Tensor:
-        """The token at each of Q places from `position_N` on, [N, Q]: argmax(log p + noise).
-
-        The noise depends on (seed, position, token) only. A drafter that adds the same noise to
-        its own log-probabilities proposes the same token wherever the two laws agree (Gumbel
-        coupling; Daliri, Musco, Suresh, arXiv 2408.07978), so drafting can never change what is
-        written. The largest of log p + noise has the law p (Gumbel-max).
-        """
-        N, Q, V = logprob_NQV.shape
-        if not bool((self.temperature_N > 0).any()):
-            return logprob_NQV.argmax(dim=-1)
-        position_NQ = position_N[:, None] + torch.arange(Q, device=logprob_NQV.device)
-        seeds_NQ = self.seeds_N[:, None].expand(N, Q)
-        noise_NQV = gumbel(seeds_NQ.reshape(-1), position_NQ.reshape(-1), V).view(N, Q, V)
-        return (logprob_NQV + noise_NQV).argmax(dim=-1)

@@ -247,14 +247,6 @@ class Drafts:
 NONE = Drafts("", (), ())
 
 
-def count_accepted(draft: Sequence[int], chosen: Sequence[int]) -> int:
-    """Leading tokens of a draft that are the policy's own choice."""
-    num = 0
-    while num < len(draft) and draft[num] == chosen[num]:
-        num += 1
-    return num
-
-
 def seconds(run: Callable[[], object], repeats: int = 5) -> float:
     """Of one run, the best of several: what else the machine does only ever adds."""
     return min(_timed(run, repeats))

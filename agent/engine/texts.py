@@ -18,9 +18,10 @@ from agent.engine.kv_tree import KVTree
 from agent.engine.network import Network
 from agent.engine.requests import Generated, Text, TextRequest
 from agent.engine.sampling import Law
-from agent.engine.speculative import NONE, Drafter, Drafts, count_accepted
+from agent.engine.speculative import NONE, Drafter, Drafts
 from search.state import Stop
 
+NO_DRAFT = -1
 StopOf = Callable[[Sequence[int]], Stop | None]
 
 
@@ -102,19 +103,19 @@ class TextBatch:
         self, jobs: Ids, logits_NQV: Tensor, drafts: Drafts,
     ) -> None:  # fmt: skip
         """Choose tokens of some jobs, keep those that the drafts guessed, retire what ended."""
-        raw_NQV = torch.log_softmax(logits_NQV, dim=-1)
         law = self.law if len(jobs) == len(self.live) else self.law.take(torch.from_numpy(jobs))
-        law_NQV = law.logprobs(raw_NQV)
         chosen = [self.live[j] for j in jobs.tolist()]
-        position_N = torch.tensor([len(self.done[n]) for n in chosen], device=raw_NQV.device)
-        choice_NQ = law.choose(law_NQV, position_N)
-        choices = choice_NQ.tolist()
-        index_NQ1 = choice_NQ[..., None]
-        raw = raw_NQV.gather(2, index_NQ1)[..., 0].tolist()
-        heated = raw if law_NQV is raw_NQV else law_NQV.gather(2, index_NQ1)[..., 0].tolist()
+        device = logits_NQV.device
+        position_N = torch.tensor([len(self.done[n]) for n in chosen], device=device)
+        draft_NK = torch.full((len(chosen), logits_NQV.shape[1] - 1), NO_DRAFT)
+        for i, draft in enumerate(drafts.tokens):
+            draft_NK[i, : len(draft)] = torch.tensor(draft, dtype=torch.int64)
+        found = law.choose(logits_NQV, draft_NK.to(device), position_N)
+        choices, raw = found.tokens.tolist(), found.logprob.tolist()
+        heated = found.law_logprob.tolist()
         # Places behind a shorter draft hold zeros.
         is_bad = (~torch.isfinite(logits_NQV).flatten(1).all(dim=1)).tolist()
-        accepted = [count_accepted(d, c) for d, c in zip(drafts.tokens, choices, strict=False)]
+        accepted = found.num_accepted.tolist() if drafts.tokens else []
         if self.drafter and accepted:
             self.drafter.note(drafts, accepted)
         ended = list[int]()

@@ -220,8 +220,8 @@ class TorchEngine:
             ]
         )  # fmt: skip
         target = torch.tensor([t for r in requests for t in r.tokens[r.num_given :]])
-        logprob = torch.log_softmax(self.network.logits(hidden_RE), dim=-1)
-        picked = logprob.cpu().gather(1, target[:, None])[:, 0]
+        at = torch.arange(len(target), device=hidden_RE.device)
+        picked = self.network.logprobs_of(hidden_RE, target.to(at.device), at).cpu()
         sums = [
             float(part.double().sum())
             for part in picked.split([len(r.tokens) - r.num_given for r in requests])

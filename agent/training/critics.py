@@ -90,8 +90,9 @@ def _places(
     column = torch.tensor([p for e in examples for p in e.places])
     target = torch.tensor([label for e in examples for label in e.labels])
     hidden = critic(tokens_BT.to(device), None if positions_BT is None else positions_BT.to(device))
-    logits = dispatch.critic_head(hidden, critic.score.weight[0], row.to(device), column.to(device))
-    return logits.float(), target.to(device)
+    at = (row * hidden.shape[1] + column).to(device)
+    logits = dispatch.critic_heads(hidden.flatten(0, 1), critic.score.weight[:1], at)
+    return logits[:, 0], target.to(device)
 
 
 @torch.inference_mode()

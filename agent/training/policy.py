@@ -80,7 +80,7 @@ def learned_logprobs(
     hidden = decoder(tokens_BT.to(device), positions)[:, :-1][learned.to(device)]
     return dispatch.linear_logprob(
         hidden, decoder.lm_head.weight, tokens_BT[:, 1:][learned].to(device)
-    )
+    ).logprob
 
 
 @torch.inference_mode()

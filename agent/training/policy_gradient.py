@@ -150,6 +150,8 @@ def _token_logprobs(
     counted = ((place_T >= given_B[:, None]) & (place_T < lengths_B[:, None])).to(device)
     tokens_BT = tokens_BT.to(device)
     hidden = decoder(tokens_BT)[:, :-1][counted]
-    found = dispatch.linear_logprob(hidden, decoder.lm_head.weight, tokens_BT[:, 1:][counted])
+    found = dispatch.linear_logprob(
+        hidden, decoder.lm_head.weight, tokens_BT[:, 1:][counted]
+    ).logprob
     zeros = torch.zeros(counted.shape, device=device)
     return zeros.masked_scatter(counted, found.float()), counted

@@ -113,7 +113,9 @@ def _logprobs(decoder: Decoder, pairs: Sequence[PairExample]) -> tuple[Tensor, T
     judged = ((place_T >= given_B[:, None]) & (place_T < lengths_B[:, None])).to(device)
     tokens_BT = tokens_BT.to(device)
     hidden = decoder(tokens_BT)[:, :-1][judged]
-    found = dispatch.linear_logprob(hidden, decoder.lm_head.weight, tokens_BT[:, 1:][judged])
+    found = dispatch.linear_logprob(
+        hidden, decoder.lm_head.weight, tokens_BT[:, 1:][judged]
+    ).logprob
     row = torch.nonzero(judged)[:, 0]
     sums = torch.zeros(len(rows), device=device).index_add(0, row, found.float())
     num_chosen = torch.tensor([len(p.chosen) for p in pairs], device=device)

@@ -57,7 +57,7 @@ def _logprobs(critic: Decoder, batch: _Batch, positions_BT: Tensor | None) -> Te
     hidden = critic(batch.tokens_BT, positions_BT)[:, :-1]
     found = dispatch.linear_logprob(
         hidden[batch.judged_BT], critic.lm_head.weight, batch.tokens_BT[:, 1:][batch.judged_BT]
-    ).float()
+    ).logprob.float()
     return torch.zeros(
         batch.judged_BT.shape, dtype=found.dtype, device=found.device
     ).masked_scatter(batch.judged_BT, found)

@@ -1,0 +1,215 @@
+"""Every kernel, compiled ahead of time for a GPU that need not be there, and what it takes.
+
+A kernel whose registers spill, or that asks for more shared memory than a multiprocessor has, is
+found here on any machine. `compiled` gives registers and shared memory as the compiler reports
+them and counts the tensor-core instructions in the machine code.
+"""
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from kernels import acceptance, critic_heads, linear_logprob, tree_attention, verify_draft
+from kernels.linear_logprob import FULL, GROUP, NARROW, NARROW_FULL, WIDE, Tiles
+
+SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
+"""Bytes a program may have (CUDA C++ programming guide, table of compute capabilities)."""
+ARCHITECTURES = tuple(SHARED_LIMIT)
+_TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One kernel at one set of compile-time sizes."""
+
+    name: str
+    kernel: Any
+    types: dict[str, str]
+    """Types of the arguments that are there at run time; all others are 32-bit numbers."""
+    constants: dict[str, Any]
+    num_warps: int = 4
+    num_stages: int = 2
+    is_tensor_core: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a compiled kernel takes of a GPU."""
+
+    name: str
+    architecture: int
+    registers: int
+    stack: int
+    """Bytes of local memory a thread; anything above 0 is spilled or indexed at run time."""
+    shared: int
+    """Bytes a program, static and dynamic."""
+    tensor_core: int
+    """Tensor-core instructions in the machine code."""
+    wants_tensor_core: bool = field(default=False)
+
+    @property
+    def faults(self) -> list[str]:
+        found = []
+        if self.stack:
+            found.append(f"{self.stack} bytes of stack")
+        if self.shared > SHARED_LIMIT[self.architecture]:
+            found.append(f"{self.shared} bytes of shared memory")
+        if self.wants_tensor_core and not self.tensor_core:
+            found.append("no tensor-core instruction")
+        return found
+
+
+def variants() -> Iterator[Variant]:
+    for dtype in (torch.bfloat16, torch.float16):
+        for tiles in (NARROW, WIDE):
+            yield from _logprob(dtype, tiles)
+    for tiles in (NARROW_FULL, FULL):
+        yield from _logprob(torch.float32, tiles)
+    yield Variant(
+        "linear_logprob.combine", linear_logprob.combine_kernel,
+        {"target": "*i64"} | dict.fromkeys(("partial", "out"), "*fp32"),
+        {"BLOCK": 128},
+    )  # fmt: skip
+    for dtype in (torch.bfloat16, torch.float32):
+        t = _TYPES[dtype]
+        yield Variant(
+            f"critic_heads {t}", critic_heads.heads_kernel,
+            {"hidden": f"*{t}", "weight": f"*{t}", "bias": f"*{t}", "rows": "*i64", "out": "*fp32"},
+            {"stride_he": 1, "stride_we": 1, "S": 3, "HEADS": 4, "HAS_BIAS": True,
+             "ROWS": critic_heads.ROWS, "WIDTH": critic_heads.WIDTH},
+        )  # fmt: skip
+        for width in (64, 128):
+            yield from _attention(dtype, width)
+        yield from _verification(t)
+
+
+def _logprob(dtype: torch.dtype, tiles: Tiles) -> Iterator[Variant]:
+    t = _TYPES[dtype]
+    common = {
+        "HAS_BIAS": False, "HAS_ROWS": True, "HAS_HEAT": True, "UPCAST": False,
+        "GROUP": GROUP, "stride_he": 1, "stride_we": 1, "ROWS": tiles.rows,
+        "WORDS": tiles.words, "WIDTH": tiles.width, "bias": None,
+    }  # fmt: skip
+    types = {"hidden": f"*{t}", "weight": f"*{t}", "rows": "*i64", "target": "*i64",
+             "heat": "*fp32"}  # fmt: skip
+    at = f"{t} {tiles.rows}x{tiles.words}x{tiles.width}"
+    rest: dict[str, Any] = {
+        "num_warps": tiles.num_warps, "num_stages": tiles.num_stages,
+        "is_tensor_core": dtype != torch.float32,
+    }  # fmt: skip
+    yield Variant(
+        f"linear_logprob.forward {at}", linear_logprob.forward_kernel,
+        types | {"partial": "*fp32"}, common, **rest,
+    )  # fmt: skip
+    floats = ("found", "by_logprob", "by_entropy", "by_lse")
+    yield Variant(
+        f"linear_logprob.gradient {at}", linear_logprob.gradient_kernel,
+        types | dict.fromkeys(floats, "*fp32") | {"out": f"*{t}"},
+        common | {"HAS_ENTROPY": True}, **rest,
+    )  # fmt: skip
+
+
+def _attention(dtype: torch.dtype, width: int) -> Iterator[Variant]:
+    t = _TYPES[dtype]
+    is_half = dtype != torch.float32
+    tiles = tree_attention.tiles_for(dtype, width)
+    sizes = {"UPCAST": False, "COLUMNS": tiles.columns, "WIDTH": width}
+    rest: dict[str, Any] = {"num_warps": tiles.num_warps, "is_tensor_core": is_half}
+    floats = {"scale": "fp32", "query": f"*{t}", "key": f"*{t}", "value": f"*{t}"}
+    yield Variant(
+        f"tree_attention {t} {width}", tree_attention.attend_kernel,
+        floats | {"bias": f"*{t}", "out": f"*{t}"},
+        sizes | {"QUERIES": tiles.queries, "q_d": 1, "k_d": 1, "v_d": 1, "b_c": 1}, **rest,
+    )  # fmt: skip
+    parts = {"part_out": "*fp32", "part_lse": "*fp32"}
+    yield Variant(
+        f"prefix_attention.prefix {t} {width}", tree_attention.prefix_kernel, floats | parts,
+        sizes | {"QUERIES": tiles.queries, "SHARE": tree_attention.SHARE, "q_d": 1, "k_d": 1,
+                 "v_d": 1}, **rest,
+    )  # fmt: skip
+    yield Variant(
+        f"prefix_attention.segment {t} {width}", tree_attention.segment_kernel,
+        floats | parts | {"out": f"*{t}", "lengths": "*i64"},
+        sizes | {"QUERIES": 16, "q_d": 1, "k_d": 1, "v_d": 1}, **rest,
+    )  # fmt: skip
+
+
+def _verification(t: str) -> Iterator[Variant]:
+    draws = {"heat": "*fp32", "seeds": "*i64", "positions": "*i64", "partial": "*fp32"}
+    both = {"logits": f"*{t}", "draft_logits": f"*{t}", "draft_partial": "*fp32"}
+    out = {"draft": "*i64", "tokens": "*i64", "accepted": "*i64", "logprob": "*fp32",
+           "law_logprob": "*fp32"}  # fmt: skip
+    shifts = {"p_shift": "*fp32", "q_shift": "*fp32"}
+    last = {"l_v": 1, "d_v": 1}
+    block = {"BLOCK": verify_draft.BLOCK}
+    for noisy in (True, False):
+        yield Variant(
+            f"verify_draft.share {t}{' noisy' if noisy else ''}", verify_draft.share_kernel,
+            draws | both, block | {"l_v": 1, "NOISY": noisy},
+        )  # fmt: skip
+    yield Variant(
+        f"verify_draft.coupled {t}", verify_draft.coupled_kernel, draws | out, {"SHARES": 64},
+        num_warps=1,
+    )  # fmt: skip
+    yield Variant(
+        f"verify_draft.chain {t}", acceptance.chain_kernel, draws | both | out | shifts,
+        last | {"SHARES": 64}, num_warps=1,
+    )  # fmt: skip
+    yield Variant(
+        f"verify_draft.residual {t}", acceptance.residual_kernel, draws | both | out | shifts,
+        last | block,
+    )  # fmt: skip
+    yield Variant(
+        f"verify_draft.written {t}", acceptance.written_kernel,
+        draws | both | out | {"residual": "*fp32"}, {"l_v": 1, "SHARES": 64}, num_warps=1,
+    )  # fmt: skip
+    yield Variant(
+        f"verify_draft.siblings {t}", acceptance.siblings_kernel, draws | both | out,
+        last | block | {"K": 4, "SHARES": 64}, num_warps=8,
+    )  # fmt: skip
+
+
+def compiled(variant: Variant, architecture: int) -> Taken:
+    """Compile for compute capability 8.0 (80) or 9.0 (90); no GPU is touched."""
+    names = variant.kernel.arg_names
+    constants = {n: variant.constants[n] for n in names if n in variant.constants}
+    signature = {n: "constexpr" if n in constants else variant.types.get(n, "i32") for n in names}
+    aligned = [["tt.divisibility", 16]]
+    attributes = {
+        (i,): aligned
+        for i, n in enumerate(names)
+        if signature[n].startswith("*") or (signature[n] == "i32" and ("_" in n or n in "ED"))
+    }
+    source = ASTSource(
+        variant.kernel, signature, {(names.index(n),): v for n, v in constants.items()}, attributes
+    )
+    options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages}
+    made = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernel.cubin"
+        cubin.write_bytes(made.asm["cubin"])
+        usage = _run("cuobjdump", "--dump-resource-usage", str(cubin))
+        code = _run("cuobjdump", "--dump-sass", str(cubin))
+    found = {k: int(v) for k, v in re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", usage)}
+    return Taken(
+        variant.name, architecture, found["REG"], found["STACK"] + found["LOCAL"],
+        max(found["SHARED"], made.metadata.shared),
+        len(re.findall(r"\b(?:HMMA|HGMMA|IMMA)\b", code)), variant.is_tensor_core,
+    )  # fmt: skip
+
+
+def _run(tool: str, *arguments: str) -> str:
+    """One of the tools that come with Triton."""
+    path = Path(triton.__file__).parent / "backends/nvidia/bin" / tool
+    return subprocess.run(
+        [str(path), *arguments], capture_output=True, text=True, check=True, timeout=120
+    ).stdout

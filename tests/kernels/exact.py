@@ -1,0 +1,155 @@
+"""Each operation in float64 and in words, from inputs that are already rounded."""
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor
+
+from kernels.noise import RESIDUAL, TEST, gumbel, salted, uniform
+
+DEVICE = torch.device(
+    "cuda" if torch.cuda.is_available() and not os.environ.get("TRITON_INTERPRET") else "cpu"
+)
+IS_INTERPRETED = bool(os.environ.get("TRITON_INTERPRET"))
+Scores = Callable[..., Sequence[Tensor]]
+
+
+def close(found: Tensor, exact: Tensor, plain: Tensor) -> None:
+    """At most twice the error that plain float32 makes.
+
+    Beside that four roundings of the result's type: with few numbers float32 may be right by luck.
+    """
+    found, exact, plain = found.detach(), exact.detach(), plain.detach()
+    error = (found.double() - exact).abs().max()
+    allowed = 2 * (plain.double() - exact).abs().max()
+    rounding = 4 * torch.finfo(found.dtype).eps * exact.abs().max().clamp(min=1)
+    assert torch.isfinite(found).all()
+    assert float(error) <= float(allowed + rounding), (float(error), float(allowed))
+
+
+def logprobs(
+    hidden: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None, rows: Tensor | None,
+    heat: Tensor, dtype: torch.dtype,
+) -> list[Tensor]:  # fmt: skip
+    """logprob, entropy and logsumexp by their definitions; 0 where the target is -100."""
+    wanted = hidden if rows is None else hidden[rows]
+    z = wanted.to(dtype) @ weight.to(dtype).T
+    if bias is not None:
+        z = z + bias.to(dtype)
+    z = z / heat.to(dtype)[:, None]
+    lse = torch.logsumexp(z, 1)
+    log_p = z - lse[:, None]
+    entropy = -(log_p.exp() * log_p).sum(1)
+    is_counted = target != -100
+    picked = log_p.gather(1, target.clamp(min=0)[:, None])[:, 0]
+    return [torch.where(is_counted, x, torch.zeros_like(x)) for x in (picked, entropy, lse)]
+
+
+def attention(q: Tensor, key: Tensor, value: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
+    z = q.to(dtype) @ key.to(dtype).transpose(-1, -2) / math.sqrt(q.shape[-1]) + bias.to(dtype)
+    return torch.softmax(z, -1) @ value.to(dtype)
+
+
+def choices(
+    logits: Tensor, heat: Tensor, seeds: Tensor, positions: Tensor
+) -> tuple[list[list[int]], Tensor, Tensor]:
+    """The coupled rule place by place: tokens, log-probabilities at 1 and under the law."""
+    N, Q, V = logits.shape
+    tokens, raw, law = [], torch.zeros(N, Q).double(), torch.zeros(N, Q).double()
+    for n in range(N):
+        tokens.append([])
+        for q in range(Q):
+            z, t = logits[n, q].double(), float(heat[n])
+            if t == 0:
+                token = int(z.argmax())
+            else:
+                log_p = torch.log_softmax(z / t, 0)
+                noise = gumbel(seeds[n : n + 1], positions[n : n + 1] + q, V)[0].double()
+                token = int((log_p + noise).argmax())
+                law[n, q] = log_p[token]
+            raw[n, q] = torch.log_softmax(z, 0)[token]
+            tokens[-1].append(token)
+    return tokens, raw, law
+
+
+def chain(
+    logits: Tensor, draft_logits: Tensor, draft: Tensor, heat: Tensor, seeds: Tensor,
+    positions: Tensor,
+) -> list[list[int]]:  # fmt: skip
+    """The chain rule, text by text."""
+    written = []
+    for n, K in enumerate([draft.shape[1]] * len(draft)):
+        t = float(heat[n])
+        p = torch.softmax(logits[n].double() / t, -1)
+        q = torch.softmax(draft_logits[n].double() / t, -1)
+        text = []
+        for k, x in enumerate(draft[n].tolist()):
+            u = float(uniform(salted(seeds[n : n + 1], TEST), positions[n : n + 1] + k, 1))
+            if not u * float(q[k, x]) < float(p[k, x]):
+                text.append(_drawn((p[k] - q[k]).clamp(min=0), seeds, positions, n, k))
+                break
+            text.append(x)
+        else:
+            text.append(_drawn(p[K], seeds, positions, n, K))
+        written.append(text + [-1] * (K + 1 - len(text)))
+    return written
+
+
+def siblings(
+    logits: Tensor, draft_logits: Tensor, draft: Tensor, heat: Tensor, seeds: Tensor,
+    positions: Tensor,
+) -> list[int]:  # fmt: skip
+    written = []
+    for n, tried in enumerate(draft.tolist()):
+        p = torch.softmax(logits[n].double() / float(heat[n]), -1)
+        q = torch.softmax(draft_logits[n].double() / float(heat[n]), -1)
+        u = uniform(salted(seeds[n : n + 1], TEST), positions[n : n + 1], len(tried))[0]
+        for k, x in enumerate(tried):
+            if float(u[k]) * float(q[x]) < float(p[x]):
+                written.append(x)
+                break
+            p = (p - q).clamp(min=0)
+            p = p / p.sum()
+            q[x] = 0
+            q = q / q.sum()
+        else:
+            written.append(_drawn(p, seeds, positions, n, 0))
+    return written
+
+
+def _drawn(weight: Tensor, seeds: Tensor, positions: Tensor, n: int, k: int) -> int:
+    noise = gumbel(salted(seeds[n : n + 1], RESIDUAL), positions[n : n + 1] + k, len(weight))[0]
+    return int((weight.log() + noise.double()).argmax())
+
+
+GUARD = 64
+
+
+@contextmanager
+def guarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What torch.empty gives holds NaN (or -7) and lies between guards that nobody may touch."""
+    real = torch.empty
+    made: list[tuple[Tensor, Tensor]] = []
+
+    def poisoned(*size: object, dtype: torch.dtype | None = None, device: object = None) -> Tensor:
+        shape = torch.Size(size[0] if isinstance(size[0], tuple | torch.Size) else size)  # type: ignore[arg-type]
+        whole = real(shape.numel() + 2 * GUARD, dtype=dtype, device=device)  # type: ignore[call-overload]
+        whole.fill_(float("nan") if whole.is_floating_point() else -7)
+        made.append((whole[:GUARD], whole[-GUARD:]))
+        found: Tensor = whole[GUARD:-GUARD].view(shape)
+        return found
+
+    monkeypatch.setattr(torch, "empty", poisoned)
+    monkeypatch.setattr(
+        torch, "empty_like", lambda x: poisoned(tuple(x.shape), dtype=x.dtype, device=x.device)
+    )
+    yield
+    monkeypatch.undo()
+    for before, after in made:
+        for guard in (before, after):
+            kept = guard.isnan() if guard.is_floating_point() else guard == -7
+            assert bool(kept.all())

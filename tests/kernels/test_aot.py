@@ -1,0 +1,33 @@
+"""Kernels fit a GPU that is not there: no spills, no more shared memory than there is."""
+
+import pytest
+
+pytest.importorskip("triton")
+
+from kernels import aot
+
+KERNELS = {v.kernel.__name__: v for v in aot.variants()}
+
+
+def test_every_kernel_is_compiled_somewhere() -> None:
+    assert len(KERNELS) == 13
+    assert len({v.name for v in aot.variants()}) == len(list(aot.variants()))
+
+
+@pytest.mark.parametrize("name", sorted(KERNELS))
+def test_a_kernel_neither_spills_nor_asks_for_too_much(name: str) -> None:
+    """One size of each on the newest architecture; `scripts/bench/kernels.py --aot` has all."""
+    taken = aot.compiled(KERNELS[name], 90)
+    assert taken.faults == []
+    assert taken.registers > 0
+
+
+def test_tensor_cores_multiply_where_numbers_have_sixteen_bits() -> None:
+    half = [v for v in aot.variants() if v.is_tensor_core]
+    assert len(half) > 10
+    names = {v.kernel.__name__ for v in half}
+    assert {"forward_kernel", "gradient_kernel", "attend_kernel", "prefix_kernel"} <= names
+    taken = aot.compiled(next(v for v in half if "128x128x64" in v.name), 90)
+    assert taken.tensor_core > 0
+    # Three stages of both operands are on their way at once.
+    assert taken.shared >= 3 * (128 + 128) * 64 * 2

@@ -1,0 +1,286 @@
+"""Every operation against float64: the same body for the twin, Triton's interpreter and a GPU.
+
+Which one runs is the dispatcher's choice: the twin here; `test_interpreter` runs this file again
+under the interpreter; with a GPU the kernels run on it. Inputs are drawn with a fresh seed each
+time, printed where a test fails.
+"""
+
+import random
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from kernels import dispatch
+from tests.kernels.exact import (
+    DEVICE,
+    IS_INTERPRETED,
+    attention,
+    chain,
+    choices,
+    close,
+    guarded,
+    logprobs,
+    siblings,
+)
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+SHAPES = [(1, 5, 8), (7, 130, 40), (17, 129, 33), (3, 64, 64)]
+
+
+@pytest.fixture(autouse=True)
+def drawn_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    seed = random.SystemRandom().randrange(2**31)
+    print(f"seed {seed}")
+    torch.manual_seed(seed)
+    with guarded(monkeypatch):
+        yield
+
+
+def beside_nan(shape: tuple[int, ...], dtype: torch.dtype, scale: float = 1.0) -> Tensor:
+    """Random numbers in the corner of a larger tensor that holds NaN."""
+    whole = torch.full([s + 3 for s in shape], float("nan"), dtype=dtype, device=DEVICE)
+    corner = whole[tuple(slice(0, s) for s in shape)]
+    corner.copy_(torch.randn(shape) * scale)
+    return corner
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("is_full", [False, True])
+def test_linear_logprob_and_its_gradients_are_those_of_float64(
+    shape: tuple[int, int, int], dtype: torch.dtype, is_full: bool
+) -> None:
+    R, V, E = shape
+    hidden = beside_nan((R, E), dtype, 0.5)
+    weight = beside_nan((V, E), dtype)
+    bias = beside_nan((V,), dtype) if is_full else None
+    M = R + 2 if is_full else R
+    rows = torch.randint(0, R, (M,), device=DEVICE) if is_full else None
+    target = torch.randint(0, V, (M,), device=DEVICE)
+    target[0] = V - 1
+    if is_full:
+        target[-1] = -100
+    heat = torch.rand(M, device=DEVICE) + 0.3 if is_full else torch.ones(M, device=DEVICE)
+    given = [hidden, weight] + ([] if bias is None else [bias])
+    upstream = [torch.randn(M, device=DEVICE) for _ in range(3)]
+
+    def run(dtype_of: torch.dtype | None) -> list[Tensor]:
+        copies = [
+            (x.detach() if dtype_of is None else x.detach().to(dtype_of)).requires_grad_()
+            for x in given
+        ]
+        h, w, b = (*copies, None)[:3]
+        assert h is not None and w is not None
+        if dtype_of is None:
+            results = list(
+                dispatch.linear_logprob(
+                    h, w, target, bias_V=b, rows_M=rows, temperature=heat, entropy=True
+                )
+            )
+        else:
+            results = logprobs(h, w, target, b, rows, heat, dtype_of)
+        loss = sum((x * g.to(x.dtype)).sum() for x, g in zip(results, upstream, strict=True))
+        return [*results, *torch.autograd.grad(loss, copies)]  # type: ignore[arg-type,list-item]
+
+    found, exact, plain = run(None), run(torch.float64), run(torch.float32)
+    for i, (x, y, z) in enumerate(zip(found, exact, plain, strict=True)):
+        close(x, y, z if i < 3 else z.to(dtype))
+
+
+def test_a_gradient_of_one_result_alone_is_enough() -> None:
+    hidden, weight = torch.randn(4, 6, device=DEVICE), torch.randn(9, 6, device=DEVICE)
+    target = torch.tensor([0, 8, 3, 3], device=DEVICE)
+    for place in range(3):
+        a = hidden.clone().requires_grad_()
+        dispatch.linear_logprob(a, weight, target, entropy=True)[place].sum().backward()
+        b = hidden.double().requires_grad_()
+        heat = torch.ones(4, device=DEVICE)
+        logprobs(b, weight, target, None, None, heat, torch.float64)[place].sum().backward()
+        assert a.grad is not None and b.grad is not None
+        torch.testing.assert_close(a.grad.double(), b.grad, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e4])
+def test_equal_and_huge_logits_lose_nothing(scale: float) -> None:
+    """All equal: entropy log V. One at +1e4 and the others at -1e4: all weight on it."""
+    weight = torch.full((70, 4), -scale / 4, device=DEVICE)
+    weight[69] = scale / 4
+    hidden = torch.ones(2, 4, device=DEVICE)
+    target = torch.tensor([69, 0], device=DEVICE)
+    found = dispatch.linear_logprob(hidden, weight, target, entropy=True)
+    exact = logprobs(
+        hidden, weight, target, None, None, torch.ones(2, device=DEVICE), torch.float64
+    )
+    assert found.entropy is not None
+    uniform = torch.log(torch.tensor(70.0)).item() if scale == 0 else 0.0
+    assert found.entropy.tolist() == pytest.approx([uniform] * 2, abs=1e-6)
+    torch.testing.assert_close(found.logprob.double(), exact[0], atol=1e-5, rtol=1e-6)
+    torch.testing.assert_close(found.logsumexp.double(), exact[2], atol=1e-5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_critic_heads_and_their_gradients_are_those_of_float64(dtype: torch.dtype) -> None:
+    hidden, weight, bias = (
+        beside_nan(shape, dtype).detach().requires_grad_() for shape in ((9, 70), (3, 70), (3,))
+    )
+    rows = torch.tensor([0, 8, 8, 2, 5], device=DEVICE)
+    found = dispatch.critic_heads(hidden, weight, rows, bias)
+    upstream = torch.randn(5, 3, device=DEVICE)
+    grads = torch.autograd.grad((found * upstream).sum(), (hidden, weight, bias))
+    wanted: dict[torch.dtype, list[Tensor]] = {}
+    for precise in (torch.float64, torch.float32):
+        h, w, b = (x.detach().to(precise).requires_grad_() for x in (hidden, weight, bias))
+        out = h[rows] @ w.T + b
+        more = torch.autograd.grad((out * upstream.to(precise)).sum(), (h, w, b))
+        wanted[precise] = [out, *(g.to(dtype) if precise == torch.float32 else g for g in more)]
+    for x, y, z in zip((found, *grads), wanted[torch.float64], wanted[torch.float32], strict=True):
+        close(x, y, z)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("N", "G", "Q", "C", "D"), [(1, 1, 1, 1, 8), (2, 2, 5, 70, 24),
+                                                      (1, 2, 70, 33, 16)])  # fmt: skip
+def test_tree_attention_sees_what_the_bias_shows(
+    N: int, G: int, Q: int, C: int, D: int, dtype: torch.dtype
+) -> None:
+    q = beside_nan((N, G, Q, D), dtype)
+    key, value = (beside_nan((N, G, C, D), dtype) for _ in range(2))
+    is_seen = torch.rand(N, 1, Q, C, device=DEVICE) < 0.4
+    is_seen[..., torch.randint(0, C, ())] = True
+    bias = torch.zeros(N, 1, Q, C, dtype=dtype, device=DEVICE)
+    bias.masked_fill_(~is_seen, float("-inf"))
+    found = dispatch.tree_attention(q, key, value, bias)
+    exact = attention(q, key, value, bias, torch.float64)
+    # Sixteen-bit multiplication units take probabilities rounded to sixteen bits.
+    plain = attention(q, key, value, bias, torch.float32).to(dtype)
+    close(found, exact, plain)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("P", "S"), [(0, 3), (1, 1), (300, 9)])
+def test_prefix_attention_is_attention_over_prefix_and_segment(
+    P: int, S: int, dtype: torch.dtype
+) -> None:
+    N, H, G, D = 5, 6, 2, 24
+    q = beside_nan((N, H, D), dtype)
+    prefix = [beside_nan((P, G, D), dtype) for _ in range(2)]
+    own = [beside_nan((N, S, G, D), dtype) for _ in range(2)]
+    lengths = torch.randint(0 if P else 1, S + 1, (N,), device=DEVICE)
+    for n, length in enumerate(lengths.tolist()):
+        for x in own:
+            x[n, length:] = 3.0  # behind the segment: must not be seen
+    found = dispatch.prefix_attention(q, prefix[0], prefix[1], own[0], own[1], lengths)
+    for n, length in enumerate(lengths.tolist()):
+        key, value = (
+            torch.cat((p, o[n, :length])).repeat_interleave(H // G, 1).transpose(0, 1)
+            for p, o in zip(prefix, own, strict=True)
+        )
+        none = torch.zeros(1, 1, device=DEVICE)
+        exact, plain = (
+            attention(q[n][:, None], key, value, none, t)[:, 0]
+            for t in (torch.float64, torch.float32)
+        )
+        close(found[n], exact, plain.to(dtype))
+
+
+def drafts(N: int, Q: int, V: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    seeds = torch.randint(-(2**62), 2**62, (N,), device=DEVICE)
+    positions = torch.randint(0, 500, (N,), device=DEVICE)
+    heat = torch.rand(N, device=DEVICE) + 0.4
+    return beside_nan((N, Q, V), torch.float32, 2.0), heat, seeds, positions
+
+
+@pytest.mark.parametrize(("N", "Q", "V"), [(1, 1, 1), (4, 3, 37), (3, 4, 2100)])
+def test_the_engines_rule_writes_the_targets_choices(N: int, Q: int, V: int) -> None:
+    logits, heat, seeds, positions = drafts(N, Q, V)
+    heat[0] = 0.0
+    heat[-1] = 1.0 if N > 1 else 0.0
+    tokens, raw, law = choices(logits.cpu(), heat, seeds.cpu(), positions.cpu())
+    draft = torch.tensor(tokens, device=DEVICE)[:, : Q - 1].clone()
+    wanted = []
+    for n in range(N):
+        wrong = random.randrange(Q)
+        if wrong < Q - 1:
+            draft[n, wrong] = -1 if n % 2 else (int(draft[n, wrong]) + 1) % max(2, V)
+        wanted.append(wrong)
+    found = dispatch.verify_draft(logits, draft, heat, seeds, positions)
+    assert found.tokens.tolist() == tokens
+    assert found.num_accepted.tolist() == wanted
+    torch.testing.assert_close(found.logprob.double().cpu(), raw, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(found.law_logprob.double().cpu(), law, atol=2e-5, rtol=1e-5)
+
+
+def test_logits_in_the_tens_of_thousands_are_drawn_from_by_their_differences() -> None:
+    near, heat, seeds, positions = drafts(6, 2, 40)
+    none = torch.full((6, 1), -1, device=DEVICE)
+    near = (near * 64).round() / 64  # so that adding 2**13 rounds nothing away
+    low = dispatch.verify_draft(near, none, heat, seeds, positions)
+    high = dispatch.verify_draft(near + 8192.0, none, heat, seeds, positions)
+    assert torch.equal(low.tokens, high.tokens)
+    torch.testing.assert_close(low.logprob, high.logprob, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("V", [5, 37, 1500])
+def test_the_chain_rule_accepts_and_draws_as_written(V: int) -> None:
+    N, K = (3, 2) if IS_INTERPRETED else (40, 3)
+    logits, heat, seeds, positions = drafts(N, K + 1, V)
+    draft_logits = logits[:, :K] + torch.randn(N, K, V, device=DEVICE)
+    draft = torch.randint(0, V, (N, K), device=DEVICE)
+    draft[:, 0] = draft_logits[:, 0].argmax(-1)
+    found = dispatch.verify_chain(logits, draft_logits, draft, heat, seeds, positions)
+    wanted = chain(
+        logits.cpu(), draft_logits.cpu(), draft.cpu(), heat, seeds.cpu(), positions.cpu()
+    )
+    assert found.tokens.tolist() == wanted
+    assert found.num_accepted.tolist() == [sum(x >= 0 for x in t) - 1 for t in wanted]
+    for heated, got in ((1.0, found.logprob), (heat[:, None, None], found.law_logprob)):
+        law = torch.log_softmax(logits.double() / heated, -1)
+        picked = law.gather(2, found.tokens.clamp(min=0)[..., None])[..., 0]
+        picked = picked.masked_fill(found.tokens < 0, 0.0)
+        torch.testing.assert_close(got.double(), picked, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("V", [6, 37, 1500])
+def test_the_sibling_rule_accepts_and_draws_as_written(V: int) -> None:
+    N, K = (3, 3) if IS_INTERPRETED else (40, 4)
+    logits, heat, seeds, positions = drafts(N, 1, V)
+    draft_logits = -logits[:, 0]  # what the draft likes the target does not: rejections
+    draft_logits[: N // 2] = logits[: N // 2, 0]
+    draft = torch.stack([torch.randperm(V)[:K] for _ in range(N)]).to(DEVICE)
+    found = dispatch.verify_siblings(logits[:, 0], draft_logits, draft, heat, seeds, positions)
+    wanted = siblings(
+        logits[:, 0].cpu(), draft_logits.cpu(), draft.cpu(), heat, seeds.cpu(), positions.cpu()
+    )
+    assert found.tokens[:, 0].tolist() == wanted
+    assert torch.isfinite(found.logprob).all()
+
+
+def test_a_draft_of_the_target_itself_is_always_taken() -> None:
+    logits, heat, seeds, positions = drafts(20 if not IS_INTERPRETED else 3, 3, 11)
+    draft = torch.randint(0, 11, (len(logits), 2), device=DEVICE)
+    found = dispatch.verify_chain(logits, logits[:, :2], draft, heat, seeds, positions)
+    assert (found.num_accepted == 2).all() and torch.equal(found.tokens[:, :2], draft)
+
+
+@pytest.mark.skipif(IS_INTERPRETED, reason="200,000 rows take an hour in the interpreter")
+def test_what_the_rules_write_has_the_targets_law() -> None:
+    """Chi-square at 6 degrees of freedom, p = 1e-4; the residual left out would give thousands."""
+    num, V, K = 200_000, 7, 2
+    z, d = torch.randn(V, device=DEVICE), torch.randn(V, device=DEVICE)
+    seeds = torch.arange(num, device=DEVICE)
+    heat, positions = torch.full((num,), 0.8, device=DEVICE), seeds * 0
+    p = torch.softmax(z / 0.8, 0).double().cpu()
+    q = torch.softmax(d / 0.8, 0)
+    draft = torch.multinomial(q.expand(num, V), K)
+    found = dispatch.verify_siblings(
+        z.expand(num, V), d.expand(num, V), draft, heat, seeds, positions
+    ).tokens[:, 0]
+    drawn = torch.multinomial(q, num, replacement=True)[:, None]
+    chained = dispatch.verify_chain(
+        z.expand(num, 2, V), d.expand(num, 1, V), drawn, heat, seeds, positions
+    ).tokens[:, 0]
+    for written in (found, chained):
+        counts = torch.bincount(written.cpu(), minlength=V).double()
+        assert float((((counts - num * p) ** 2) / (num * p)).sum()) < 27.9
