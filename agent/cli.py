@@ -1,18 +1,35 @@
 """The command line: data on stdout, talk on stderr, `--json` for programs."""
 
-import importlib
 import json
 import logging
 import os
 import signal
 import sys
 import traceback
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from agent.cli_inspect import inspect_app
+from agent.cli_options import (
+    ConfigFile,
+    Hosting,
+    Json,
+    Policy,
+    Problems,
+    RayAddress,
+    RunName,
+    Seed,
+    Set,
+    Simulations,
+    StoreUrl,
+    TaskName,
+    command_of,
+    flags_of,
+)
+from agent.cli_store import store_app
 from search.errors import RatchetError
 
 app = typer.Typer(
@@ -20,42 +37,10 @@ app = typer.Typer(
     rich_markup_mode="markdown", help=__doc__,
     context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
-inspect_app = typer.Typer(no_args_is_help=True, help="Read what the store holds.")
 config_app = typer.Typer(no_args_is_help=True, help="Show the settings in force.")
 app.add_typer(inspect_app, name="inspect")
+app.add_typer(store_app, name="store")
 app.add_typer(config_app, name="config")
-
-ConfigFile = Annotated[str, typer.Option("--config", help="TOML file; ratchet.toml if it is there")]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", help="any setting, as section.key=value; repeatable")
-]
-Json = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
-StoreUrl = Annotated[str | None, typer.Option("--store", help="SQLAlchemy URL of the store")]
-RunName = Annotated[str | None, typer.Option("--run", help="name of the run")]
-TaskName = Annotated[str | None, typer.Option("--task", help="expressions, stories or jsonl")]
-Policy = Annotated[str | None, typer.Option("--policy", help="checkpoint directory")]
-Problems = Annotated[str | None, typer.Option("--problems", help="JSONL file for --task jsonl")]
-Seed = Annotated[int | None, typer.Option("--seed", help="of everything random")]
-Simulations = Annotated[int | None, typer.Option("--simulations", help="evaluated nodes a search")]
-Hosting = Annotated[str | None, typer.Option("--hosting", help="ray, or inline (this process)")]
-RayAddress = Annotated[str | None, typer.Option("--ray-address", help="Ray cluster to join")]
-
-
-def _command(name: str) -> Any:
-    """A command's module, imported when it is wanted: help must not wait for torch."""
-    return importlib.import_module(f"agent.commands.{name}")
-
-
-def _flags(given: list[str] | None, **named: Any) -> dict[str, Any]:
-    """Flags by dotted key; `--set` comes first, so that a named flag wins."""
-    flags: dict[str, Any] = {}
-    for text in given or []:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise typer.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--set")
-        flags[key.strip()] = value.strip()
-    flags |= {key.replace("__", "."): v for key, v in named.items() if v is not None}
-    return flags
 
 
 @app.command("improve")
@@ -91,13 +76,13 @@ def improve_command(
 
         ratchet improve --task jsonl --problems train.jsonl --policy ./my-llama --dry-run
     """
-    flags = _flags(
+    flags = flags_of(
         set_, problems_per_round=problems_per_round, search__simulations=simulations,
         policy=policy, task=task, problems=problems, store=store, checkpoints=checkpoints, run=run,
         seed=seed, hosting__ray_address=ray_address, hosting__hosting=hosting,
         critics__use_tool=False if no_tool else None,
     )  # fmt: skip
-    _command("improve").run(flags, config, rounds, dry_run, fresh, as_json)
+    command_of("improve").run(flags, config, rounds, dry_run, fresh, as_json)
 
 
 @app.command("solve")
@@ -126,13 +111,13 @@ def solve_command(
 
         ratchet solve --task stories --json - < question.txt
     """
-    flags = _flags(
+    flags = flags_of(
         set_, search__simulations=simulations, policy=policy, task=task, problems=problems,
         store=store, run=run, seed=seed, hosting__hosting=hosting or "inline",
         critics__use_tool=False if no_tool else None,
     )  # fmt: skip
     text = sys.stdin.read() if question == "-" else question
-    _command("solve").run(text, flags, config, as_json)
+    command_of("solve").run(text, flags, config, as_json)
 
 
 @app.command("evaluate")
@@ -173,14 +158,14 @@ def evaluate_command(
 
         ratchet evaluate --compare ./before ./after --num-problems 600
     """
-    flags = _flags(
+    flags = flags_of(
         set_, policy=policy, task=task, problems=problems, store=store, run=run, seed=seed,
         hosting__hosting=hosting or "inline", critics__use_tool=False if no_tool else None,
     )  # fmt: skip
     if compare:
-        _command("compare").run(compare, num_problems, flags, config, as_json)
+        command_of("compare").run(compare, num_problems, flags, config, as_json)
         return
-    _command("evaluate").run(
+    command_of("evaluate").run(
         mode or [], num_problems, samples, budget or [], flags, config, as_json
     )
 
@@ -195,7 +180,7 @@ def models_command(store: StoreUrl = None, config: ConfigFile = "", as_json: Jso
 
         ratchet models --json
     """
-    _command("models").run(_flags(None, store=store), config, as_json)
+    command_of("models").run(flags_of(None, store=store), config, as_json)
 
 
 @app.command("status")
@@ -210,7 +195,7 @@ def status_command(
 
         ratchet status --run stories --json
     """
-    _command("status").run(_flags(None, store=store, run=run), config, as_json)
+    command_of("status").run(flags_of(None, store=store, run=run), config, as_json)
 
 
 @app.command("doctor")
@@ -223,22 +208,7 @@ def doctor_command(store: StoreUrl = None, config: ConfigFile = "", as_json: Jso
 
         ratchet doctor --json
     """
-    _command("doctor").run(_flags(None, store=store), config, as_json)
-
-
-@app.command("migrate")
-def migrate_command(store: StoreUrl = None, config: ConfigFile = "") -> None:
-    """Bring a store of an earlier version up to date. Back it up first.
-
-    Examples:
-
-        ratchet migrate
-
-        ratchet migrate --store sqlite:////data/ratchet.db
-    """
-    loaded, _ = _command("settings").load(_flags(None, store=store), config)
-    importlib.import_module("store.database").migrate(loaded.store)
-    print(f"{loaded.store} is up to date", file=sys.stderr)
+    command_of("doctor").run(flags_of(None, store=store), config, as_json)
 
 
 @config_app.command("show")
@@ -258,139 +228,7 @@ def config_show(
 
         RATCHET_SEARCH__SIMULATIONS=4 ratchet config show --origin --json
     """
-    _command("settings").run(origin, _flags(set_), config, as_json)
-
-
-@inspect_app.command("rounds")
-def inspect_rounds(store: StoreUrl = None, config: ConfigFile = "", as_json: Json = False) -> None:
-    """All rounds: stage, problems solved, accuracy before and after, verdict.
-
-    Examples:
-
-        ratchet inspect rounds
-
-        ratchet inspect rounds --json
-    """
-    _command("inspection").rounds(_flags(None, store=store), config, as_json)
-
-
-@inspect_app.command("critics")
-def inspect_critics(
-    store: StoreUrl = None, run: RunName = None, config: ConfigFile = "", as_json: Json = False
-) -> None:
-    """What the outcome critic gave to searches, against the truth, by round (drift).
-
-    Examples:
-
-        ratchet inspect critics
-
-        ratchet inspect critics --json
-    """
-    _command("inspection").critics(_flags(None, store=store, run=run), config, as_json)
-
-
-@inspect_app.command("searches")
-def inspect_searches(
-    round_number: Annotated[int | None, typer.Option("--round", help="only this round")] = None,
-    unsolved: Annotated[bool, typer.Option("--unsolved", help="only those not solved")] = False,
-    gained: Annotated[bool, typer.Option("--gained", help="solved, though not greedily")] = False,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000)] = 20,
-    store: StoreUrl = None,
-    run: RunName = None,
-    config: ConfigFile = "",
-    as_json: Json = False,
-) -> None:
-    """Searches of a run, newest round first.
-
-    Examples:
-
-        ratchet inspect searches --gained
-
-        ratchet inspect searches --round 1 --unsolved --limit 50
-    """
-    flags = _flags(None, store=store, run=run)
-    _command("inspection").searches(flags, config, round_number, unsolved, gained, limit, as_json)
-
-
-@inspect_app.command("tree")
-def inspect_tree(
-    search_id: Annotated[int, typer.Argument(help="number of a search")],
-    after: Annotated[
-        int | None, typer.Option("--after", min=0, help="as it was after so many simulations")
-    ] = None,
-    all_: Annotated[bool, typer.Option("--all", help="also options that were never taken")] = False,
-    store: StoreUrl = None,
-    config: ConfigFile = "",
-    as_json: Json = False,
-) -> None:
-    """One search as a tree: N, Q, P and critic scores of every node.
-
-    Examples:
-
-        ratchet inspect tree 17
-
-        ratchet inspect tree 17 --all
-
-        ratchet inspect tree 17 --after 3
-    """
-    _command("inspection").tree(_flags(None, store=store), config, search_id, after, all_, as_json)
-
-
-@inspect_app.command("trajectories")
-def inspect_trajectories(
-    round_number: Annotated[int | None, typer.Option("--round", help="only this round")] = None,
-    kept: Annotated[bool, typer.Option("--kept", help="only those that were trained on")] = False,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000)] = 5,
-    store: StoreUrl = None,
-    run: RunName = None,
-    config: ConfigFile = "",
-    as_json: Json = False,
-) -> None:
-    """Finished texts with their scores.
-
-    Examples:
-
-        ratchet inspect trajectories --kept
-
-        ratchet inspect trajectories --round 2 --limit 100 --json
-    """
-    flags = _flags(None, store=store, run=run)
-    _command("inspection").trajectories(flags, config, round_number, kept, limit, as_json)
-
-
-@inspect_app.command("sql")
-def inspect_sql(
-    statement: Annotated[str, typer.Argument(help="one SELECT")],
-    limit: Annotated[int, typer.Option("--limit", min=1, max=100_000)] = 1000,
-    timeout: Annotated[float, typer.Option("--timeout", min=0.01, help="seconds")] = 1.0,
-    store: StoreUrl = None,
-    config: ConfigFile = "",
-    as_json: Json = False,
-) -> None:
-    """Answer one question in SQL, read-only, bounded in time and rows.
-
-    Examples:
-
-        ratchet inspect sql "SELECT stop_reason, count(*) FROM searches GROUP BY 1"
-
-        ratchet inspect sql "SELECT * FROM trajectories WHERE NOT is_correct" --limit 5 --json
-    """
-    _command("inspection").sql(
-        _flags(None, store=store), config, statement, limit, timeout, as_json
-    )
-
-
-@inspect_app.command("check")
-def inspect_check(store: StoreUrl = None, config: ConfigFile = "", as_json: Json = False) -> None:
-    """Verify the store's invariants; exit code 7 when one is broken.
-
-    Examples:
-
-        ratchet inspect check
-
-        ratchet inspect check --json
-    """
-    _command("inspection").check(_flags(None, store=store), config, as_json)
+    command_of("settings").run(origin, flags_of(set_), config, as_json)
 
 
 def report(error: RatchetError, as_json: bool) -> None:

@@ -23,7 +23,8 @@ INVARIANTS = (
     ),
     Invariant(
         "one_root", "a done search has one root, and its nodes are numbered without gaps",
-        "SELECT s.id FROM searches s JOIN nodes n ON n.search_id = s.id GROUP BY s.id, s.num_nodes "
+        "SELECT s.id FROM searches s JOIN nodes n ON n.search_id = s.id WHERE NOT s.is_trimmed "
+        "GROUP BY s.id, s.num_nodes "
         "HAVING sum(CASE WHEN n.parent_ix IS NULL THEN 1 ELSE 0 END) <> 1 "
         "OR max(n.ix) <> count(*) - 1 OR count(*) <> s.num_nodes",
     ),
@@ -36,13 +37,15 @@ INVARIANTS = (
     Invariant(
         "visits_add_up", "visits of a node = own evaluations + visits of its children",
         "SELECT p.search_id, p.ix FROM nodes p LEFT JOIN nodes c ON c.search_id = p.search_id "
-        "AND c.parent_ix = p.ix GROUP BY p.search_id, p.ix, p.visits, p.own_evaluations "
+        "AND c.parent_ix = p.ix JOIN searches s ON s.id = p.search_id AND NOT s.is_trimmed "
+        "GROUP BY p.search_id, p.ix, p.visits, p.own_evaluations "
         "HAVING p.visits <> p.own_evaluations + coalesce(sum(c.visits), 0)",
     ),
     Invariant(
         "values_add_up", "W of a node = own value + W of its children, within 1e-6",
         "SELECT p.search_id, p.ix FROM nodes p LEFT JOIN nodes c ON c.search_id = p.search_id "
-        "AND c.parent_ix = p.ix GROUP BY p.search_id, p.ix, p.value_sum, p.value "
+        "AND c.parent_ix = p.ix JOIN searches s ON s.id = p.search_id AND NOT s.is_trimmed "
+        "GROUP BY p.search_id, p.ix, p.value_sum, p.value "
         "HAVING abs(p.value_sum - coalesce(p.value, 0) - coalesce(sum(c.value_sum), 0)) > 1e-6",
     ),
     Invariant(

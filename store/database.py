@@ -202,7 +202,7 @@ def _check_version(engine: Engine, url: str) -> None:
     if current in known:
         raise StoreError(
             f"the store {url} has version {current}, this program needs {head}",
-            f"back it up, then run: ratchet migrate --store {url}",
+            f"back it up, then run: ratchet store migrate --store {url}",
         )
     raise StoreError(
         f"the store {url} has version {current}, newer than this program's {head}",

@@ -1,18 +1,22 @@
 """Read-only questions. Nothing here can write: SQLite is opened read-only and watched statement by
 statement, PostgreSQL runs in a read-only transaction with a time limit."""
 
+import difflib
 import sqlite3
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from search.errors import NotFoundError, UsageError
 from search.replay import Simulation, rebuild
 from store.database import Store, sqlite_path
+from store.questions import BY_NAME
 from store.schema import (
     CriticScore,
     DatasetItem,
@@ -68,11 +72,54 @@ def ask_sql(store: Store, statement: str, max_rows: int = 1000, timeout_s: float
     """Answer one SELECT. Raises UsageError for anything else, for bad SQL and for slow SQL."""
     path = sqlite_path(store.url)
     if path is not None:
-        return _ask_sqlite(path, statement, max_rows, timeout_s)
-    return _ask_server(store, statement, max_rows, timeout_s)
+        return _ask_sqlite(path, statement, {}, max_rows, timeout_s)
+    return _ask_server(store, statement, None, max_rows, timeout_s)
 
 
-def _ask_sqlite(path: Path, statement: str, max_rows: int, timeout_s: float) -> Answer:
+def ask_question(
+    store: Store, name: str, given: dict[str, Any], max_rows: int = 1000, timeout_s: float = 10.0
+) -> Answer:
+    """Answer one of `questions.QUESTIONS`; what it needs of `given` is bound, the rest is ignored.
+
+    Without a round the run's last one is meant. Raises UsageError for an unknown name or a missing
+    parameter, NotFoundError for a run without rounds.
+    """
+    question = BY_NAME.get(name)
+    if question is None:
+        near = difflib.get_close_matches(name, BY_NAME, 1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        raise UsageError(
+            f"there is no question {name!r}", f"{meant}`ratchet inspect ask` lists them all"
+        )
+    bound = {p: given.get(p) for p in question.parameters}
+    if "round" in bound and bound["round"] is None:
+        bound["round"] = _last_round(store, str(bound["run"]))
+    missing = [p for p, value in bound.items() if value is None]
+    if missing:
+        raise UsageError(
+            f"the question {name!r} needs a {missing[0]}", f"give --{missing[0]} as well"
+        )
+    path = sqlite_path(store.url)
+    if path is not None:
+        return _ask_sqlite(path, question.sql, bound, max_rows, timeout_s)
+    return _ask_server(store, question.sql, bound, max_rows, timeout_s)
+
+
+def _last_round(store: Store, run: str) -> int:
+    with store.session() as session:
+        found = session.scalar(
+            select(func.max(Round.number)).join(Run, Run.id == Round.run_id).where(Run.name == run)
+        )
+    if found is None:
+        raise NotFoundError(
+            f"run {run!r} has no round", "see `ratchet inspect rounds`, or give another --run"
+        )
+    return int(found)
+
+
+def _ask_sqlite(
+    path: Path, statement: str, bound: dict[str, Any], max_rows: int, timeout_s: float
+) -> Answer:
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
     deadline = time.monotonic() + timeout_s
     refused: list[str] = []
@@ -90,7 +137,7 @@ def _ask_sqlite(path: Path, statement: str, max_rows: int, timeout_s: float) -> 
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_CELL)
         connection.set_progress_handler(lambda: time.monotonic() > deadline, 200)
         connection.set_authorizer(authorize)
-        cursor = connection.execute(statement)
+        cursor = connection.execute(statement, bound)
         if cursor.description is None:
             raise UsageError("that is not a SELECT", "ask with SELECT ...")
         rows = cursor.fetchmany(max_rows + 1)
@@ -114,18 +161,25 @@ def _explained(cause: str, is_refused: bool, timeout_s: float) -> UsageError:
     return UsageError(f"the statement failed: {cause}", "correct it; see README for the tables")
 
 
-def _ask_server(store: Store, statement: str, max_rows: int, timeout_s: float) -> Answer:
+def _ask_server(
+    store: Store, statement: str, bound: dict[str, Any] | None, max_rows: int, timeout_s: float
+) -> Answer:
+    """With `bound` the statement is one of ours; without, whoever asks wrote it."""
     with store.engine.connect() as connection:
         try:
             connection.execute(text("SET TRANSACTION READ ONLY"))
             limit = max(1, int(1000 * timeout_s))
             connection.execute(text(f"SET LOCAL statement_timeout = {limit}"))
+            if bound is not None:
+                own = connection.execute(text(statement), bound)
+                rows = [_plain(row) for row in own.fetchmany(max_rows + 1)]
+                return Answer(list(own.keys()), rows[:max_rows], len(rows) > max_rows)
             # A cursor declared for the statement can hold one SELECT and nothing else.
             connection.exec_driver_sql(
                 f"DECLARE answer NO SCROLL CURSOR FOR {statement.replace('%', '%%')}"
             )
             result = connection.exec_driver_sql(f"FETCH {max_rows + 1} FROM answer")
-            rows = [tuple(row) for row in result]
+            rows = [_plain(row) for row in result]
             return Answer(list(result.keys()), rows[:max_rows], len(rows) > max_rows)
         except SQLAlchemyError as error:
             cause = str(getattr(error, "orig", error)).splitlines()[0]
@@ -134,6 +188,11 @@ def _ask_server(store: Store, statement: str, max_rows: int, timeout_s: float) -
             raise _explained(cause, "read-only" in cause, timeout_s) from error
         finally:
             connection.rollback()
+
+
+def _plain(row: Iterable[Any]) -> tuple[Any, ...]:
+    """PostgreSQL averages whole numbers as decimals; SQLite, and JSON, know floats."""
+    return tuple(float(x) if isinstance(x, Decimal) else x for x in row)
 
 
 def list_rounds(store: Store) -> list[dict[str, Any]]:

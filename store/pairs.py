@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from store.recording import unpack_tokens
-from store.schema import DatasetItem, NodeRow, NodeText, TrajectoryRow
+from store.schema import DatasetItem, NodeRow, NodeText, ProblemRow, TrajectoryRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,32 @@ def stored_pairs(
     Under each state the likeliest refuted sibling is the mistake worth unlearning; without one it
     is the visited sibling with the lowest Q, if it lies `min_margin` below the chosen step's.
     """
+    for row, tokens, done, taken, worse, num_tokens in _compared(session, dataset_id, min_margin):
+        yield StoredPair(
+            unpack_tokens(row.prompt_tokens), tokens[:done], tokens[done : done + num_tokens],
+            worse.text, worse.num_tokens, worse.stop, taken.q - worse.q, worse.prune_reason or "",
+        )  # fmt: skip
+
+
+def paired_texts(
+    session: Session, dataset_id: int, min_margin: float = 0.1
+) -> Iterator[tuple[str, str, str, str, float]]:
+    """(problem, steps so far, chosen step, rejected step, margin) of the same pairs, as text."""
+    for row, tokens, done, taken, worse, _ in _compared(session, dataset_id, min_margin):
+        before, end = "", 0
+        for step in row.steps["steps"]:
+            if end >= done:
+                break
+            before, end = before + step["text"], end + step["tokens"]
+        problem = session.get_one(ProblemRow, row.problem_id)
+        assert end == done <= len(tokens)
+        yield problem.text, before, taken.text, worse.text, taken.q - worse.q
+
+
+def _compared(
+    session: Session, dataset_id: int, min_margin: float
+) -> Iterator[tuple[TrajectoryRow, tuple[int, ...], int, _Child, _Child, int]]:
+    """(trajectory, its tokens, how many before, step taken, worse sibling, the step's tokens)."""
     rows = session.execute(
         select(TrajectoryRow)
         .join(DatasetItem, DatasetItem.trajectory_id == TrajectoryRow.id)
@@ -68,14 +94,10 @@ def stored_pairs(
             taken = next((c for c in siblings if c.text == step["text"]), None)
             if taken is None:
                 break  # from here on a rollout wrote the text, and the tree has no siblings
-            end = done + step["tokens"]
             worse = _worse(taken, siblings, min_margin)
             if worse is not None:
-                yield StoredPair(
-                    unpack_tokens(row.prompt_tokens), tokens[:done], tokens[done:end], worse.text,
-                    worse.num_tokens, worse.stop, taken.q - worse.q, worse.prune_reason or "",
-                )  # fmt: skip
-            parent, done = taken.ix, end
+                yield row, tokens, done, taken, worse, step["tokens"]
+            parent, done = taken.ix, done + step["tokens"]
 
 
 def _worse(taken: _Child, siblings: list[_Child], min_margin: float) -> _Child | None:

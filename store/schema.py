@@ -18,6 +18,7 @@ from sqlalchemy import (
     SmallInteger,
     Text,
     UniqueConstraint,
+    false,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -139,6 +140,8 @@ class SearchRow(Base):
     root_rollout_answer: Mapped[str | None]
     """What the policy answers greedily, without search."""
     root_rollout_correct: Mapped[bool | None]
+    is_trimmed: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Whether all of its tree but the paths that were trained on, and their siblings, is gone."""
     ended_ts: Mapped[int | None] = mapped_column(BigInteger)
     error: Mapped[str | None]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cli import app, config_app, inspect_app
+from agent.cli import app, config_app, inspect_app, store_app
 from store.schema import Base
 
 ROOT = Path(__file__).parent.parent
@@ -13,8 +13,9 @@ DOCUMENTS = ["README.md", "DESIGN.md", "GLOSSARY.md", "PAPERS.md", "LOG.md", "CH
 
 
 def known_commands() -> set[str]:
-    top = {c.name for c in app.registered_commands} | {"inspect", "config"}
+    top = {c.name for c in app.registered_commands} | {"inspect", "config", "store"}
     inner = {f"inspect {c.name}" for c in inspect_app.registered_commands}
+    inner |= {f"store {c.name}" for c in store_app.registered_commands}
     return {
         str(n) for n in top | inner | {f"config {c.name}" for c in config_app.registered_commands}
     }
@@ -23,7 +24,7 @@ def known_commands() -> set[str]:
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_command_in_a_document_exists(name: str) -> None:
     for command in re.findall(
-        r"\bratchet ((?:inspect |config )?[a-z]+)", (ROOT / name).read_text()
+        r"\bratchet ((?:inspect |config |store )?[a-z]+)", (ROOT / name).read_text()
     ):
         assert command in known_commands() or command.split()[0] in known_commands(), command
 

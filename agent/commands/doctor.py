@@ -99,6 +99,6 @@ def _store(url: str) -> Iterator[Check]:
         store = open_store(url, must_exist=True)
         broken = {name: n for name, n in check_store(store).items() if n}
         yield _check("store", not broken, f"{url}: {broken or 'all invariants hold'}",
-                     "see `ratchet inspect check`")  # fmt: skip
+                     "see `ratchet store check`")  # fmt: skip
     except RatchetError as error:
         yield _check("store", False, error.message, error.fix, error.exit_code != 3)

@@ -10,15 +10,16 @@ from rich.tree import Tree
 from agent.commands.output import emit, table
 from agent.commands.settings import load
 from agent.drift import critic_drift
-from store.check import INVARIANTS, check_store
 from store.database import Store, open_store
 from store.inspection import (
+    ask_question,
     ask_sql,
     list_rounds,
     list_searches,
     list_trajectories,
     read_tree,
 )
+from store.questions import BY_NAME, QUESTIONS
 
 
 def _store(flags: dict[str, Any], file: str) -> tuple[Store, str]:
@@ -115,13 +116,30 @@ def sql(
         print(f"truncated after {limit} rows; raise --limit", file=sys.stderr)
 
 
+def ask(
+    flags: dict[str, Any], file: str, name: str, given: dict[str, Any], shows_sql: bool,
+    limit: int, timeout_s: float, as_json: bool,
+) -> None:  # fmt: skip
+    if not name:
+        _print(
+            [
+                {"question": q.name, "asks": q.asks, "of": ", ".join(q.parameters)}
+                for q in QUESTIONS
+            ],
+            as_json,
+        )
+        return
+    if shows_sql and name in BY_NAME:
+        print(BY_NAME[name].sql)
+        return
+    store, run = _store(flags, file)
+    answer = ask_question(store, name, given | {"run": run}, limit, timeout_s)
+    _print(
+        [dict(zip(answer.columns, map(_cell, row), strict=True)) for row in answer.rows], as_json
+    )
+    if answer.is_cut:
+        print(f"truncated after {limit} rows; raise --limit", file=sys.stderr)
+
+
 def _cell(value: Any) -> Any:
     return f"<{len(value)} bytes>" if isinstance(value, bytes | memoryview) else value
-
-
-def check(flags: dict[str, Any], file: str, as_json: bool) -> None:
-    found = check_store(_store(flags, file)[0])
-    rules = {i.name: i.rule for i in INVARIANTS}
-    _print([{"invariant": n, "violations": v, "rule": rules[n]} for n, v in found.items()], as_json)
-    if any(found.values()):
-        raise SystemExit(7)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent.cli import app, config_app, inspect_app
+from agent.cli import app, config_app, inspect_app, store_app
 from agent.tasks.registry import EMBEDDED
 from tests.agent.conftest import write_checkpoint
 from tests.agent.small import ROOT, SMALL, improve, places
@@ -37,7 +37,8 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_command_has_two_examples_in_its_help() -> None:
     commands = [
-        *app.registered_commands, *inspect_app.registered_commands, *config_app.registered_commands
+        *app.registered_commands, *inspect_app.registered_commands, *config_app.registered_commands,
+        *store_app.registered_commands,
     ]  # fmt: skip
     assert len(commands) >= 14
     for command in commands:
@@ -138,7 +139,7 @@ def test_what_a_round_left_can_be_inspected(played: Path) -> None:
     assert tree[0]["parent"] is None and tree[0]["n"] == searches[0]["simulations"]
     assert isinstance(stored(played, "inspect", "trajectories", "--limit", "2"), list)
     assert stored(played, "inspect", "sql", "SELECT count(*) AS n FROM searches") == [{"n": 10}]
-    assert all(r["violations"] == 0 for r in stored(played, "inspect", "check"))
+    assert all(r["violations"] == 0 for r in stored(played, "store", "check"))
     models = stored(played, "models")
     assert {m["role"] for m in models} == {"policy", "drafter", "value", "process", "outcome"}
     status = stored(played, "status")

@@ -104,6 +104,17 @@ def test_migrations_go_down_and_up_again(url: str) -> None:
     store.close()
 
 
+def test_migrations_keep_what_a_store_holds(store: Store) -> None:
+    search_id = recorded(store)
+    before = read_tree(store, search_id)
+    for steps in (1, 2):
+        command.downgrade(alembic_config(store.engine), f"-{steps}")
+        command.upgrade(alembic_config(store.engine), "head")
+    assert read_tree(store, search_id) == before
+    assert count(store, SearchRow) == 2 and count(store, TrajectoryRow) > 0
+    assert not any(check_store(store).values())
+
+
 def test_a_search_is_written_whole_and_only_once(store: Store) -> None:
     _, _, ids = new_round(store)
     with store.session() as session:

@@ -1,0 +1,76 @@
+"""`ratchet store`: init, check, migrate, vacuum, export, dictionary."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from agent.commands.output import emit, table
+from agent.commands.settings import load
+from agent.tasks.registry import open_task
+from store.check import INVARIANTS, check_store
+from store.database import migrate, open_store
+from store.dictionary import dictionary as data_dictionary
+from store.export import datasets_of, exported, write_rows
+from store.trimming import trim
+
+
+def init(flags: dict[str, Any], file: str) -> None:
+    config, _ = load(flags, file)
+    open_store(config.store).close()
+    print(f"{config.store} is ready", file=sys.stderr)
+
+
+def check(flags: dict[str, Any], file: str, as_json: bool) -> None:
+    config, _ = load(flags, file)
+    found = check_store(open_store(config.store, must_exist=True))
+    rules = {i.name: i.rule for i in INVARIANTS}
+    rows = [{"invariant": n, "violations": v, "rule": rules[n]} for n, v in found.items()]
+    if as_json:
+        emit(rows)
+    else:
+        table(rows)
+    if any(found.values()):
+        raise SystemExit(7)
+
+
+def migrate_store(flags: dict[str, Any], file: str) -> None:
+    config, _ = load(flags, file)
+    migrate(config.store)
+    print(f"{config.store} is up to date", file=sys.stderr)
+
+
+def vacuum(flags: dict[str, Any], file: str, keep: int, is_real: bool, as_json: bool) -> None:
+    config, _ = load(flags, file)
+    store = open_store(config.store, must_exist=True)
+    freed = trim(store, config.run, keep, is_real)
+    if as_json:
+        emit(asdict(freed) | {"done": is_real})
+        return
+    table([{k.replace("num_", ""): v for k, v in asdict(freed).items()}])
+    if not freed.searches:
+        print(f"nothing to free: run {config.run!r} has no round older than its last {keep}",
+              file=sys.stderr)  # fmt: skip
+    elif not is_real:
+        print("nothing was changed; --yes frees this", file=sys.stderr)
+
+
+def export(
+    flags: dict[str, Any], file: str, kind: str, out: str, round_number: int | None,
+    overwrite: bool, as_json: bool,
+) -> None:  # fmt: skip
+    config, _ = load(flags, file)
+    store = open_store(config.store, must_exist=True)
+    task = open_task(config.task, config.problems)
+    path = Path(out).expanduser()
+    with store.session() as session:
+        datasets = datasets_of(session, config.run, round_number)
+        num = write_rows(exported(session, kind, datasets, task.prompt), path, overwrite)
+    if as_json:
+        emit({"kind": kind, "rows": num, "path": str(path)})
+    else:
+        print(f"{num} rows -> {path}", file=sys.stderr)
+
+
+def dictionary() -> None:
+    print(data_dictionary(), end="")

@@ -1,0 +1,147 @@
+"""Training sets as files: what rows say, how they are written, and what trimming leaves of them."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select, update
+
+from search.errors import UsageError
+from store.check import check_store
+from store.database import Store, open_store
+from store.datasets import freeze_dataset
+from store.export import KINDS, datasets_of, exported, write_rows
+from store.inspection import read_tree
+from store.schema import NodeRow, Round, SearchRow, SimulationRow, TrajectoryRow
+from store.selection import SelectionRule
+from store.trimming import trim
+from tests.store.test_store import count, recorded
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[Store]:
+    opened = open_store(url)
+    yield opened
+    opened.close()
+
+
+def frozen(store: Store) -> int:
+    """Id of a dataset with what a search found; its round has ended."""
+    recorded(store)
+    rule = SelectionRule(min_outcome=0.0, must_be_sound=False, must_answer=False)
+    with store.session() as session:
+        row = session.scalars(select(Round)).one()
+        dataset = freeze_dataset(session, row, rule)
+        row.stage = "promoted"
+        session.execute(update(SearchRow).where(SearchRow.status == "pending").values(
+            status="failed", num_simulations=0, num_nodes=0))  # fmt: skip
+        assert dataset.num_items
+        return dataset.id
+
+
+def rows_of(store: Store, kind: str, dataset_id: int) -> list[dict[str, object]]:
+    with store.session() as session:
+        return list(exported(session, kind, [dataset_id], lambda problem: f"{problem}="))
+
+
+def test_what_was_kept_comes_out_as_prompt_and_completion(store: Store) -> None:
+    dataset_id = frozen(store)
+    with store.session() as session:
+        kept = session.scalars(select(TrajectoryRow).where(TrajectoryRow.is_chosen)).one()
+    (row,) = rows_of(store, "sft", dataset_id)
+    steps = [step["text"] for step in kept.steps["steps"]]
+    assert row == {"prompt": "31=", "completion": "".join(steps)}
+    (verl,) = rows_of(store, "rl", dataset_id)
+    assert verl["prompt"] == [{"role": "user", "content": "31"}]
+    assert verl["reward_model"] == {"style": "rule", "ground_truth": "31"}
+
+
+def test_a_step_is_good_while_the_text_is_the_beginning_of_a_kept_one(store: Store) -> None:
+    dataset_id = frozen(store)
+    whole = str(rows_of(store, "sft", dataset_id)[0]["completion"])
+    rows = rows_of(store, "prm", dataset_id)
+    labels = rows_of(store, "kto", dataset_id)
+    assert any(r["label"] for r in labels) and not all(r["label"] for r in labels)
+    for row, label in zip(rows, labels, strict=True):
+        assert isinstance(row["completions"], list) and isinstance(row["labels"], list)
+        so_far = ""
+        for step, is_good in zip(row["completions"], row["labels"], strict=True):
+            so_far += step
+            assert is_good == whole.startswith(so_far)
+        assert label["label"] == all(row["labels"])
+
+
+def test_pairs_and_values_are_those_of_the_tree(store: Store) -> None:
+    dataset_id = frozen(store)
+    whole = "31=" + str(rows_of(store, "sft", dataset_id)[0]["completion"])
+    pairs = rows_of(store, "dpo", dataset_id)
+    assert pairs
+    for pair in pairs:
+        assert whole.startswith(f"{pair['prompt']}{pair['chosen']}")
+        assert pair["chosen"] != pair["rejected"]
+    with store.session() as session:
+        nodes = [n for n in session.scalars(select(NodeRow)) if n.visits]
+    means = {round(n.value_sum / n.visits, 9) for n in nodes}
+    values = [row["value"] for row in rows_of(store, "value", dataset_id)]
+    assert values and {round(float(str(v)), 9) for v in values} <= means
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_files_read_back_as_they_were_written(
+    store: Store, kind: str, ending: str, tmp_path: Path
+) -> None:
+    dataset_id = frozen(store)
+    path = tmp_path / "sets" / f"out.{ending}"
+    rows = rows_of(store, kind, dataset_id)
+    with store.session() as session:
+        num = write_rows(exported(session, kind, [dataset_id], lambda p: f"{p}="), path, False)
+    if ending == "jsonl":
+        found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    else:
+        parquet = pytest.importorskip("pyarrow.parquet")
+        found = parquet.read_table(path).to_pylist()
+    assert found == rows and num == len(rows)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_an_export_that_cannot_be_made_says_why(store: Store, tmp_path: Path) -> None:
+    dataset_id = frozen(store)
+    with pytest.raises(UsageError, match="no export 'sfd'"):
+        rows_of(store, "sfd", dataset_id)
+    with pytest.raises(UsageError, match=r"neither \.jsonl nor \.parquet"):
+        write_rows(iter([]), tmp_path / "x.csv", False)
+    (tmp_path / "x.jsonl").write_text("mine")
+    with pytest.raises(UsageError, match="is there already"):
+        write_rows(iter([]), tmp_path / "x.jsonl", False)
+    assert (tmp_path / "x.jsonl").read_text() == "mine"
+    with store.session() as session, pytest.raises(UsageError, match="round 9 of run 'r'"):
+        datasets_of(session, "r", 9)
+
+
+def test_trimming_keeps_what_was_trained_on_and_its_pairs(store: Store) -> None:
+    dataset_id = frozen(store)
+    before = {kind: rows_of(store, kind, dataset_id) for kind in KINDS}
+    nodes = count(store, NodeRow)
+    planned = trim(store, "r", 0, is_real=False)
+    assert planned.nodes > 0 and planned.num_bytes > 0 and count(store, NodeRow) == nodes
+    done = trim(store, "r", 0, is_real=True)
+    assert (done.nodes, done.scores, done.simulations) == (
+        planned.nodes, planned.scores, planned.simulations,
+    )  # fmt: skip
+    assert count(store, NodeRow) == nodes - done.nodes
+    assert count(store, SimulationRow) == 0
+    assert {kind: rows_of(store, kind, dataset_id) for kind in KINDS} == before
+    assert not any(check_store(store).values())
+    assert trim(store, "r", 0, is_real=True).searches == 0
+    with store.session() as session:
+        search_id = session.scalars(select(TrajectoryRow.search_id)).first()
+    assert search_id is not None and read_tree(store, search_id)
+
+
+def test_the_last_rounds_are_not_trimmed(store: Store) -> None:
+    frozen(store)
+    nodes = count(store, NodeRow)
+    assert trim(store, "r", 1, is_real=True).searches == 0
+    assert count(store, NodeRow) == nodes
