@@ -15,6 +15,7 @@ from search.mcts import Search
 from search.state import Problem
 from search.trajectory import trajectory
 from search.tree import Node
+from store.bulk import insert_rows
 from store.database import Store, now_us
 from store.schema import (
     CriticScore,
@@ -142,12 +143,11 @@ def record_search(
             select(SearchRow.problem_id).where(SearchRow.id == search_id)
         ).scalar_one()
         _write_nodes(session, search_id, search)
-        if search.log:
-            session.execute(insert(SimulationRow), [
-                {"search_id": search_id, "seq": i, "leaf_ix": s.leaf_ix, "value": s.value,
-                 "num_tokens": s.num_tokens}
-                for i, s in enumerate(search.log)
-            ])  # fmt: skip
+        insert_rows(session, SimulationRow, [
+            {"search_id": search_id, "seq": i, "leaf_ix": s.leaf_ix, "value": s.value,
+             "num_tokens": s.num_tokens}
+            for i, s in enumerate(search.log)
+        ])  # fmt: skip
         drop_journals(session, [search_id])
         rows = [
             _trajectory_row(search, c, search_id, problem_row_id, c is chosen, is_correct)
@@ -213,8 +213,7 @@ def _write_nodes(session: Session, search_id: int, search: Search) -> None:
             nodes.append(values)
             texts.append({"search_id": search_id, "ix": ix, "text": edge.option.text})
     for table, rows in ((NodeRow, nodes), (NodeText, texts), (CriticScore, scores)):
-        if rows:
-            session.execute(insert(table), rows)
+        insert_rows(session, table, rows)
 
 
 def _node_values(
