@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from store.schema import Base
@@ -14,13 +13,17 @@ def insert_rows(session: Session, table: type[Base], rows: Sequence[dict[str, An
     if not rows:
         return
     connection = session.connection()
-    if connection.dialect.name != "postgresql":
-        connection.execute(insert(table), list(rows))
-        return
     names = list(rows[0])
+    listed = ", ".join(names)
+    if connection.dialect.name != "postgresql":
+        marks = ", ".join("?" * len(names))
+        connection.exec_driver_sql(  # names of columns, no data: SQLAlchemy binds row by row
+            f"INSERT INTO {table.__tablename__} ({listed}) VALUES ({marks})",
+            [tuple(row[name] for name in names) for row in rows],
+        )
+        return
     cursor = connection.connection.cursor()
     try:
-        listed = ", ".join(names)
         with cursor.copy(f"COPY {table.__tablename__} ({listed}) FROM STDIN") as copy:
             for row in rows:
                 copy.write_row([row[name] for name in names])
