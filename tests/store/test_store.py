@@ -1,6 +1,8 @@
 """Rules of the store, on both databases: one transaction a search, one worker a run."""
 
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +35,8 @@ from store.recording import (
 from store.schema import Base, NodeRow, Round, Run, SearchRow, SimulationRow, TrajectoryRow
 from store.selection import SelectionRule
 from tests.fakes import DigitWorld, root
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture
@@ -113,6 +117,19 @@ def test_migrations_keep_what_a_store_holds(store: Store) -> None:
     assert read_tree(store, search_id) == before
     assert count(store, SearchRow) == 2 and count(store, TrajectoryRow) > 0
     assert not any(check_store(store).values())
+
+
+def test_many_processes_may_open_a_fresh_store_at_once(url: str) -> None:
+    code = f"from store.database import open_store; open_store({url!r}).close()"
+    started = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE)
+        for _ in range(6)
+    ]
+    complaints = [process.communicate(timeout=120)[1].decode() for process in started]
+    assert [process.returncode for process in started] == [0] * 6, complaints
+    opened = open_store(url)
+    assert set(Base.metadata.tables) <= set(inspect(opened.engine).get_table_names())
+    opened.close()
 
 
 def test_a_search_is_written_whole_and_only_once(store: Store) -> None:
