@@ -114,6 +114,8 @@ def store_dictionary() -> None:
 
     Examples:
 
+        ratchet store dictionary
+
         ratchet store dictionary > dictionary.md
     """
     command_of("storekeeping").dictionary()

@@ -85,6 +85,8 @@ def child(arm: str, kind: str, sizes: list[int], is_training: bool) -> None:
         N, K, V = sizes
         logits, draft = torch.randn(N, K + 1, V), torch.zeros(N, K, dtype=torch.long)
         given = (draft, torch.full((N,), 0.8), torch.arange(N), torch.zeros(N, dtype=torch.long))
+        # All drafts are the target's choices: the loop, which ends at a wrong one, sees all places.
+        given = (dispatch.verify_draft(logits, *given).tokens[:, :K], *given[1:])
 
         def run() -> None:
             if arm == "twin":
@@ -167,6 +169,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--aot", action="store_true", help="compile every kernel, run none")
+    parser.add_argument("--only", choices=["linear_logprob", "verify_draft"])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path, help="also write the results to this file")
@@ -185,12 +188,15 @@ def main() -> None:
     shapes = {"1024x512x32000": [1024, 512, 32_000], "2048x96x384": [2048, 96, 384]}
     if arguments.quick:
         shapes = {"256x128x8000": [256, 128, 8000]}
+    if arguments.only == "verify_draft":
+        shapes = {}
     rows = []
     for name, sizes in shapes.items():
         for is_training in (False, True):
             label = f"linear_logprob_{'training' if is_training else 'scoring'}_{name}"
             rows += compared(label, "loss", LOSSES, sizes, num, is_training)
-    for sizes in ([16, 4, 64], [16, 4, 32_000])[: 1 if arguments.quick else 2]:
+    drafts = ([16, 4, 64], [16, 4, 32_000])[: 1 if arguments.quick else 2]
+    for sizes in () if arguments.only == "linear_logprob" else drafts:
         label = "verify_draft_" + "x".join(map(str, sizes))
         rows += compared(label, "verify", VERIFIERS, sizes, num, False)
     for row in rows:
