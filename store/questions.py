@@ -91,16 +91,19 @@ GROUP BY 1, 2 ORDER BY 2, 1""",
     ),
     Question(
         "pairs", "Which sibling steps differ most in value?",
-        f"""SELECT s.id AS search, c.parent_ix AS parent, c.ix AS chosen, r.ix AS rejected,
-       c.value_sum / c.visits - r.value_sum / r.visits AS margin, c.visits AS visits_chosen,
-       r.visits AS visits_rejected, tc.text AS chosen_text, tr.text AS rejected_text
-FROM searches s
-JOIN nodes c ON c.search_id = s.id AND c.visits > 0
-JOIN nodes r ON r.search_id = s.id AND r.parent_ix = c.parent_ix AND r.ix <> c.ix AND r.visits > 0
-JOIN node_texts tc ON tc.search_id = s.id AND tc.ix = c.ix
-JOIN node_texts tr ON tr.search_id = s.id AND tr.ix = r.ix
-WHERE s.round_id = ({ROUND}) AND c.value_sum / c.visits > r.value_sum / r.visits
-ORDER BY margin DESC, s.id, c.ix, r.ix LIMIT 1000""",
+        f"""SELECT best.*, tc.text AS chosen_text, tr.text AS rejected_text
+FROM (SELECT c.search_id AS search, c.parent_ix AS parent, c.ix AS chosen, r.ix AS rejected,
+             c.value_sum / c.visits - r.value_sum / r.visits AS margin,
+             c.visits AS visits_chosen, r.visits AS visits_rejected
+      FROM searches s
+      JOIN nodes c ON c.search_id = s.id AND c.visits > 0
+      JOIN nodes r ON r.search_id = s.id AND r.parent_ix = c.parent_ix AND r.visits > 0
+        AND c.value_sum / c.visits > r.value_sum / r.visits
+      WHERE s.round_id = ({ROUND})
+      ORDER BY margin DESC, c.search_id, c.ix, r.ix LIMIT 1000) best
+JOIN node_texts tc ON tc.search_id = best.search AND tc.ix = best.chosen
+JOIN node_texts tr ON tr.search_id = best.search AND tr.ix = best.rejected
+ORDER BY best.margin DESC, best.search, best.chosen, best.rejected""",
     ),
     Question(
         "critics", "Which critic knew best which searches were right?",
@@ -140,7 +143,8 @@ FROM searches s WHERE s.round_id = ({ROUND}) AND s.status IN ('done', 'failed')"
        sum(CASE WHEN n.visits > 0 THEN 1 ELSE 0 END) AS visited,
        avg(n.visits) AS visits,
        sum(CASE WHEN n.prune_reason IS NOT NULL THEN 1 ELSE 0 END) AS pruned,
-       count(*) * 1.0 / count(DISTINCT n.search_id) AS nodes_per_search
+       count(*) * 1.0 / (SELECT count(*) FROM searches x WHERE x.round_id = min(s.round_id))
+       AS nodes_per_search
 FROM searches s JOIN nodes n ON n.search_id = s.id
 WHERE s.round_id = ({ROUND}) GROUP BY n.depth ORDER BY n.depth""",
     ),
