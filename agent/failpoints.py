@@ -5,7 +5,7 @@ import signal
 
 POINTS = (
     "after-imagining", "after-claim", "after-journal", "before-search-commit",
-    "after-search-commit", "after-searching", "after-selecting", "while-training",
+    "after-search-commit", "after-drain", "after-searching", "after-selecting", "while-training",
     "after-policy", "after-training", "after-evaluation", "before-verdict", "after-verdict",
 )  # fmt: skip
 

@@ -15,7 +15,7 @@ from agent.training.critics import read_calibration
 from agent.training.jobs import Trained
 from search.errors import CheckpointError, NotFoundError
 from store.database import now_us
-from store.schema import CheckpointRow
+from store.schema import CheckpointRow, TrainMetric
 
 
 def base_checkpoints(config: Config) -> dict[str, Checkpoint]:
@@ -77,18 +77,21 @@ def register(
     session: Session, role: str, checkpoint: Checkpoint, parent: str | None = None,
     round_id: int | None = None, dataset_id: int | None = None,
 ) -> None:  # fmt: skip
-    """A row for a checkpoint that is not known yet."""
+    """A row for a checkpoint that is not known yet; one that was damaged is ready again."""
     known = session.scalars(
         select(CheckpointRow).where(
             CheckpointRow.role == role, CheckpointRow.version == checkpoint.version
         )
     ).one_or_none()
-    if known is None:
+    if known is not None:
+        known.status, known.manifest_sha = "ready", checkpoint.manifest_sha
+    else:
         session.add(
             CheckpointRow(
                 role=role, version=checkpoint.version, path=str(checkpoint.path.resolve()),
                 parent_version=parent, round_id=round_id, dataset_id=dataset_id, status="ready",
-                num_bytes=checkpoint.num_bytes, report=checkpoint.notes.get("report", {}),
+                num_bytes=checkpoint.num_bytes, manifest_sha=checkpoint.manifest_sha,
+                report=checkpoint.notes.get("report", {}),
                 created_ts=now_us(),
             )
         )  # fmt: skip
@@ -103,6 +106,13 @@ def register_trained(
         select(CheckpointRow.version).where(CheckpointRow.version == trained.parent_version)
     ).first()
     register(session, trained.role, checkpoint, parent, round_id, dataset_id)
+    row_id = session.scalars(
+        select(CheckpointRow.id).where(
+            CheckpointRow.role == trained.role, CheckpointRow.version == checkpoint.version
+        )
+    ).one()
+    for step, loss in trained.curve:
+        session.merge(TrainMetric(checkpoint_id=row_id, name="loss", step=step, value=loss))
 
 
 def refs_of(session: Session, versions: Mapping[str, str]) -> dict[str, ModelRef]:

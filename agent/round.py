@@ -31,11 +31,12 @@ from agent.schemes import Source, Writer
 from agent.searching import SearchStage
 from agent.training.fit import DivergedError
 from agent.training.publish import NonFiniteError
-from search.errors import TaskError
+from search.errors import StoreAwayError, TaskError
 from search.randomness import derive_seed
 from search.state import Problem
-from store.database import Store, now_us
+from store.database import RETRY_S, Store, now_us
 from store.datasets import dataset_of, freeze_dataset
+from store.pairs import freeze_pairs
 from store.recording import add_event, add_problems, as_problem, plan_searches
 from store.schema import ENDED, ProblemRow, Round, SearchRow
 from store.selection import SelectionRule, solve_rates
@@ -76,7 +77,14 @@ class RoundRunner:
         }
         while (stage := self._row(round_id).stage) in stages:
             started = time.monotonic()
-            stages[stage](round_id)
+            try:
+                stages[stage](round_id)
+            except StoreAwayError as error:
+                if time.monotonic() - started > self.store.patience_s:
+                    raise
+                self.progress.say(f"warning: {error.message}; {stage} is taken up again")
+                time.sleep(RETRY_S)
+                continue
             self._note_time(round_id, stage, time.monotonic() - started)
         return self._outcome(round_id)
 
@@ -145,7 +153,10 @@ class RoundRunner:
         self.progress.stage("selecting", self._row(round_id).num_problems, "trajectories kept")
         with self._writing() as session:
             row = session.get_one(Round, round_id)
-            dataset = dataset_of(session, round_id) or freeze_dataset(session, row, rule)
+            dataset = dataset_of(session, round_id)
+            if dataset is None:
+                dataset = freeze_dataset(session, row, rule)
+                freeze_pairs(session, dataset.id, self.config.training.min_margin)
             row.stage = "training"
             size = dataset.num_items
         self.progress.update(size)

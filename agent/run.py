@@ -15,9 +15,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from agent.actors import Hosts, make_hosts
 from agent.config import Config
 from agent.context import RunContext
+from agent.custody import current_models, damaged
 from agent.engine.hosts import HostSettings, ModelRef
 from agent.engine.tokenizer import Tokenizer
-from agent.models import as_ref, base_checkpoints, refs_of, register, register_trained
+from agent.models import as_ref, base_checkpoints, register, register_trained
 from agent.progress import Progress
 from agent.round import Outcome, RoundRunner, next_number, open_round
 from agent.tasks.registry import open_task
@@ -27,7 +28,7 @@ from agent.training.initial import initial_models_job
 from agent.training.publish import copied, sweep
 from agent.training.replay import read_demonstrations
 from agent.workshop import Workshop
-from search.errors import BusyError, RatchetError, TaskError, UsageError
+from search.errors import BusyError, RatchetError, StoreAwayError, TaskError, UsageError
 from store.database import Store, now_us, open_store
 from store.leases import RunLease
 from store.recording import add_event, add_problems
@@ -76,6 +77,7 @@ class Improver:
         )
         self.folder = Path(config.checkpoints).expanduser()
         self.store: Store = open_store(config.store)
+        self.store.patience_s = config.hosting.store_wait_s
         self.run_id = self._run_row()
         self.lease = RunLease(self.store, self.run_id)
         sweep(self.folder)
@@ -162,16 +164,33 @@ class Improver:
             yield self
         finally:
             self._stopping.set()
+            self.store.patience_s = 0.0
             self.progress.close()
             if heartbeat.ident:
                 heartbeat.join()
             if self.hosts is not None:
                 self._note_stopped()
                 self.hosts.close()
-            self.lease.release()
+            self._release()
             self.store.close()
 
-    def give_up_open_round(self) -> None:
+    def _lost_models(self, round_id: int) -> bool:
+        """Whether models that an open round works with are damaged; candidates are made again."""
+        with self.store.session() as session:
+            row = session.get_one(Round, round_id)
+            models, candidates = dict(row.models), dict(row.candidates or {})
+        say = self.progress.say
+        if damaged(self.store, self.run_id, models, say):
+            return True
+        if damaged(self.store, self.run_id, candidates, say):
+            say("training these again")
+            with self.store.session() as session:
+                self.lease.guard(session)
+                row = session.get_one(Round, round_id)
+                row.stage, row.candidates = "training", None
+        return False
+
+    def give_up_open_round(self, reason: str = "given up") -> None:
         """End a round that was not finished as failed; what it found stays."""
         round_id = open_round(self.store, self.run_id)
         if round_id is None:
@@ -179,7 +198,7 @@ class Improver:
         with self.store.session() as session:
             self.lease.guard(session)
             row = session.get_one(Round, round_id)
-            row.error = f"given up at {row.stage}"
+            row.error = f"{reason} at {row.stage}"
             row.stage, row.ended_ts = "failed", now_us()
             for search in session.scalars(
                 select(SearchRow).where(
@@ -193,6 +212,9 @@ class Improver:
         """Finish the open round, or make the next one."""
         assert self.hosts is not None
         round_id = open_round(self.store, self.run_id)
+        if round_id is not None and self._lost_models(round_id):
+            self.give_up_open_round("its models are damaged")
+            round_id = None
         if round_id is None:
             round_id = self._new_round()
         else:
@@ -226,7 +248,7 @@ class Improver:
         )  # fmt: skip
 
     def _new_round(self) -> int:
-        refs = current_models(self.store, self.run_id) or self.models
+        refs = self._sound_models() or self.models
         with self.store.session() as session:
             self.lease.guard(session)
             row = Round(
@@ -242,7 +264,7 @@ class Improver:
 
     def _bootstrap(self) -> dict[str, ModelRef]:
         """The models that the next round begins with; missing critics and drafter are made."""
-        known = current_models(self.store, self.run_id)
+        known = self._sound_models()
         if known is not None:
             return known
         if not self.config.policy:
@@ -261,6 +283,10 @@ class Improver:
                 {role: ref.version for role, ref in refs.items()},
             )  # fmt: skip
         return refs
+
+    def _sound_models(self) -> dict[str, ModelRef] | None:
+        """The models after the last round; damaged ones are set aside for what came before them."""
+        return current_models(self.store, self.run_id, self.progress.say)
 
     def _first_critics(self, refs: dict[str, ModelRef]) -> dict[str, ModelRef]:
         """Critics and a drafter from the policy, the critics trained on its own texts."""
@@ -319,6 +345,12 @@ class Improver:
                 for row in _speculation(role, seen.get("speculation") or {}):
                     session.merge(row)
 
+    def _release(self) -> None:
+        try:
+            self.lease.release()
+        except StoreAwayError as error:  # it ends by itself, and this host sees the process gone
+            self.progress.say(f"warning: {error.message}")
+
     def _note_stopped(self) -> None:
         try:
             self._note_health("stopped")
@@ -337,24 +369,3 @@ def _speculation(role: str, report: dict[str, Any]) -> list[SpeculationRow]:
         )
         for source, seen in report.get("sources", {}).items()
     ]  # fmt: skip
-
-
-def current_models(store: Store, run_id: int) -> dict[str, ModelRef] | None:
-    """Role to weights after the run's last round; None before the first one.
-
-    A promoted round hands on all its candidates. One that kept its policy hands on its critics,
-    which learned from more texts, but neither policy nor drafter.
-    """
-    with store.session() as session:
-        last = session.scalars(
-            select(Round).where(Round.run_id == run_id).order_by(Round.number.desc())
-        ).first()
-        if last is None:
-            return None
-        versions: dict[str, Any] = dict(last.models)
-        candidates = last.candidates or {}
-        if last.stage == "promoted":
-            versions |= candidates
-        elif last.stage == "kept":
-            versions |= {r: v for r, v in candidates.items() if r in CRITIC_ROLES}
-        return refs_of(session, versions)

@@ -19,13 +19,13 @@ from agent import failpoints
 from agent.context import RunContext, chunks, judged
 from agent.coordinator import Models
 from agent.progress import Progress
+from agent.recorder import Recorder
 from search import frontier
 from search.errors import StoreError
 from search.interfaces import Evaluation, Proposal
 from search.journal import Entry, entry_of, resume
 from search.mcts import Expansion, Leaf, Search
 from store.recording import (
-    add_journal,
     as_problem,
     claim,
     drop_journals,
@@ -58,6 +58,7 @@ class SearchStage:
                 )
             ]
         context.progress.stage("searching", len(self.rows), "problems")
+        self.recorder = Recorder(context, self._stopping.is_set)
         self.tally = _Tally(self.rows, context.progress)
 
     def run(self) -> None:
@@ -73,6 +74,7 @@ class SearchStage:
             try:
                 for future in futures:
                     future.result()
+                self.recorder.finish()
             except BaseException:
                 self._stopping.set()
                 executor.shutdown(wait=True, cancel_futures=True)
@@ -84,7 +86,7 @@ class SearchStage:
         with context.store.session() as session:
             claim(session, [s.id for s, _ in rows], lease.fence)
         failpoints.hit("after-claim")
-        cohort = _Cohort(context, self.models, rows, self.tally)
+        cohort = _Cohort(context, self.models, rows, self.recorder, self.tally)
         frontier.run(
             cohort.searches, self.models, self.models, cohort.listener, self._stopping.is_set,
             time.monotonic, context.config.hosting.batch_target,
@@ -95,10 +97,12 @@ class _Cohort:
     """Searches that step together, and the journal of what they were told."""
 
     def __init__(
-        self, context: RunContext, models: Models, rows: Sequence[Row], tally: "_Tally"
-    ) -> None:
+        self, context: RunContext, models: Models, rows: Sequence[Row], recorder: Recorder,
+        tally: "_Tally",
+    ) -> None:  # fmt: skip
         self.context = context
         self.models = models
+        self.recorder = recorder
         self.tally = tally
         self.rows: dict[int, Row] = {}
         """By the identity of their search."""
@@ -149,9 +153,7 @@ class _Cohort:
         is_time = time.monotonic() - self._flushed > FLUSH_EVERY_S
         if not self._unwritten or not (is_time or any(s.is_done for s in self.searches)):
             return
-        with self.context.store.session() as session:
-            self.context.lease.guard(session)
-            add_journal(session, self._unwritten)
+        self.recorder.journal(self._unwritten)
         self._unwritten = []
         self._flushed = time.monotonic()
         failpoints.hit("after-journal")
@@ -163,15 +165,18 @@ class _Cohort:
         def is_correct(answer: str | None) -> bool | None:
             return judged(self.context.task, answer, problem.answer)
 
-        failpoints.hit("before-search-commit")
-        is_new = record_search(
-            self.context.store, row.id, self.context.lease.fence, search,
-            self.models.models.policy.version, is_correct,
-        )  # fmt: skip
-        failpoints.hit("after-search-commit")
-        if is_new:
-            chosen = search.result().chosen
-            self.tally.add(search, is_correct(chosen.rollout.answer if chosen else None))
+        def commit() -> None:
+            failpoints.hit("before-search-commit")
+            is_new = record_search(
+                self.context.store, row.id, self.context.lease.fence, search,
+                self.models.models.policy.version, is_correct, 0.0,
+            )  # fmt: skip
+            failpoints.hit("after-search-commit")
+            if is_new:
+                chosen = search.result().chosen
+                self.tally.add(search, is_correct(chosen.rollout.answer if chosen else None))
+
+        self.recorder.commit(commit)
 
 
 class _Tally:

@@ -126,6 +126,9 @@ class HostingSettings(Section):
         "both", description="drafts come from the drafter, from earlier texts, or the better one"
     )
     kv_mib: int = Field(256, ge=1, description="MiB of prefixes kept for each set of weights")
+    store_wait_s: float = Field(
+        1800.0, ge=0, description="how long a round waits for a store that does not answer"
+    )
     option_tokens: int = Field(48, ge=1, description="longest option")
     text_tokens: int = Field(256, ge=1, description="longest completion")
 

@@ -8,6 +8,7 @@ RatchetError                 exit 1
 ├── NotFoundError            exit 3   a run, round, search or model that is not there
 ├── BusyError                exit 5   somebody else works on the same run
 ├── StoreError               exit 7   a store of another version, a broken invariant
+│   └── StoreAwayError                the database does not answer at the moment
 └── ResourceError            exit 8   disk, memory, a device
 
 A message names the value that was wrong; `fix` says the way out.
@@ -51,6 +52,10 @@ class BusyError(RatchetError):
 
 class StoreError(RatchetError):
     exit_code = 7
+
+
+class StoreAwayError(StoreError):
+    pass
 
 
 class ResourceError(RatchetError):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from store.schema import Base
@@ -22,10 +23,17 @@ def insert_rows(session: Session, table: type[Base], rows: Sequence[dict[str, An
             [tuple(row[name] for name in names) for row in rows],
         )
         return
+    import psycopg
+
     cursor = connection.connection.cursor()
     try:
         with cursor.copy(f"COPY {table.__tablename__} ({listed}) FROM STDIN") as copy:
             for row in rows:
                 copy.write_row([row[name] for name in names])
+    except (
+        psycopg.OperationalError,
+        psycopg.InterfaceError,
+    ) as error:  # as SQLAlchemy reports it of other statements
+        raise OperationalError("COPY", None, error) from error
     finally:
         cursor.close()

@@ -104,6 +104,16 @@ INVARIANTS = (
         "GROUP BY d.id, d.num_items HAVING count(i.position) <> d.num_items",
     ),
     Invariant(
+        "pairs_are_siblings", "a preference pair holds two steps of one state, and their margin",
+        "SELECT p.dataset_id, p.position FROM preference_pairs p "
+        "LEFT JOIN nodes c ON c.search_id = p.search_id AND c.ix = p.chosen_ix "
+        "LEFT JOIN nodes r ON r.search_id = p.search_id AND r.ix = p.rejected_ix "
+        "WHERE c.ix IS NULL OR r.ix IS NULL OR c.ix = r.ix OR c.parent_ix <> p.parent_ix "
+        "OR r.parent_ix <> p.parent_ix OR abs(p.margin - (CASE WHEN c.visits > 0 "
+        "THEN c.value_sum / c.visits ELSE 0 END) + (CASE WHEN r.visits > 0 AND r.prune_reason "
+        "IS NULL THEN r.value_sum / r.visits ELSE 0 END)) > 1e-9",
+    ),
+    Invariant(
         "lineage", "a trained checkpoint's parent is known",
         "SELECT c.id FROM checkpoints c WHERE c.parent_version IS NOT NULL AND NOT EXISTS "
         "(SELECT 1 FROM checkpoints p WHERE p.version = c.parent_version)",

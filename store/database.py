@@ -14,10 +14,20 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from search.errors import NotFoundError, ResourceError, StoreError, UsageError
+from search.errors import (
+    NotFoundError,
+    ResourceError,
+    StoreAwayError,
+    StoreError,
+    UsageError,
+)
+
+RETRY_S = 0.5
+BUSY_S = 30.0
+"""How long SQLite waits for another process's lock."""
 
 _PROCESS_LOCK = threading.Lock()
 
@@ -33,11 +43,20 @@ class Store:
     def __init__(self, url: str, must_exist: bool = False) -> None:
         self.url = url
         self.engine = _engine(url, must_exist)
+        self.patience_s = 0.0
+        """How long a transaction waits to begin while the database does not answer."""
         self._lock = threading.RLock()
 
     @contextlib.contextmanager
-    def session(self) -> Iterator[Session]:
-        """One transaction: committed on leaving, rolled back on an error."""
+    def session(self, patience_s: float | None = None) -> Iterator[Session]:
+        """One transaction: committed on leaving, rolled back on an error.
+
+        Raises StoreAwayError when the database does not answer for `patience_s` (the store's own
+        by default), or stops answering before the end; then nothing was written.
+        """
+        deadline = time.monotonic() + (self.patience_s if patience_s is None else patience_s)
+        while not self._answers(deadline):
+            time.sleep(RETRY_S)
         with (
             self._lock,
             _mapped_errors(self.url),
@@ -45,6 +64,18 @@ class Store:
             s.begin(),
         ):
             yield s
+
+    def _answers(self, deadline: float) -> bool:
+        """Whether a server takes a connection; raises once it is too late to wait for one."""
+        if self.engine.dialect.name == "sqlite":
+            return True  # a file answers, or its lock is waited for by SQLite itself
+        try:
+            with _mapped_errors(self.url), self.engine.connect():
+                return True
+        except StoreAwayError:
+            if time.monotonic() >= deadline:
+                raise
+            return False
 
     def close(self) -> None:
         self.engine.dispose()
@@ -107,14 +138,14 @@ def _engine(url: str, must_exist: bool) -> Engine:
         except OSError as error:
             raise ResourceError(f"cannot create {path.parent}: {error}", "choose another --store") \
                 from error  # fmt: skip
-    engine = create_engine(parsed, connect_args={"timeout": 30})
+    engine = create_engine(parsed, connect_args={"timeout": BUSY_S})
 
     @event.listens_for(engine, "connect")
     def _pragmas(connection: sqlite3.Connection, _: object) -> None:
         cursor = connection.cursor()
         for pragma in (
-            "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000",
-            "journal_size_limit=134217728",
+            "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON",
+            f"busy_timeout={int(1000 * BUSY_S)}", "journal_size_limit=134217728",
         ):  # fmt: skip
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
@@ -127,14 +158,17 @@ def _mapped_errors(url: str) -> Iterator[None]:
     """The database's failures in our words."""
     try:
         yield
-    except OperationalError as error:
+    except (OperationalError, InterfaceError) as error:
         cause = str(error.orig)
         if "full" in cause or "No space left" in cause:
             raise ResourceError(
                 f"the disk of the store {url} is full; what was committed before is kept",
                 "free some space and run the same command again",
             ) from error
-        raise StoreError(
+        # SQLite says the same of a lock and of a mistake; a server's mistakes are other errors.
+        is_sqlite = isinstance(error.orig, sqlite3.Error)
+        kind = StoreError if is_sqlite and "locked" not in cause else StoreAwayError
+        raise kind(
             f"the store {url} does not answer: {cause.splitlines()[0]}",
             "check the path or the server, then run the same command again",
         ) from error

@@ -7,8 +7,16 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from store.bulk import insert_rows
 from store.recording import unpack_tokens
-from store.schema import DatasetItem, NodeRow, NodeText, ProblemRow, TrajectoryRow
+from store.schema import (
+    DatasetItem,
+    NodeRow,
+    NodeText,
+    PreferencePair,
+    ProblemRow,
+    TrajectoryRow,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +40,7 @@ class StoredPair:
 @dataclass(frozen=True, slots=True)
 class _Child:
     ix: int
+    parent_ix: int
     visits: int
     value_sum: float
     prior: float
@@ -58,6 +67,20 @@ def stored_pairs(
             unpack_tokens(row.prompt_tokens), tokens[:done], tokens[done : done + num_tokens],
             worse.text, worse.num_tokens, worse.stop, taken.q - worse.q, worse.prune_reason or "",
         )  # fmt: skip
+
+
+def freeze_pairs(session: Session, dataset_id: int, min_margin: float = 0.1) -> int:
+    """Write the pairs of a dataset down; how many."""
+    rows = [
+        {"dataset_id": dataset_id, "position": i, "search_id": row.search_id,
+         "parent_ix": taken.parent_ix, "chosen_ix": taken.ix, "rejected_ix": worse.ix,
+         "margin": taken.q - worse.q, "reason": worse.prune_reason or ""}
+        for i, (row, _, _, taken, worse, _) in enumerate(
+            _compared(session, dataset_id, min_margin)
+        )
+    ]  # fmt: skip
+    insert_rows(session, PreferencePair, rows)
+    return len(rows)
 
 
 def paired_texts(
@@ -121,7 +144,7 @@ def _children(session: Session, search_id: int) -> dict[int, list[_Child]]:
     for node, text in rows:
         assert node.parent_ix is not None
         found[node.parent_ix].append(_Child(
-            node.ix, node.visits, node.value_sum, node.prior or 0.0, node.stop or "",
-            node.prune_reason, node.num_tokens, text,
+            node.ix, node.parent_ix, node.visits, node.value_sum, node.prior or 0.0,
+            node.stop or "", node.prune_reason, node.num_tokens, text,
         ))  # fmt: skip
     return found

@@ -90,20 +90,18 @@ WHERE eb.policy_version IN (SELECT c.version FROM checkpoints c WHERE c.role = '
 GROUP BY 1, 2 ORDER BY 2, 1""",
     ),
     Question(
-        "pairs", "Which sibling steps differ most in value?",
-        f"""SELECT best.*, tc.text AS chosen_text, tr.text AS rejected_text
-FROM (SELECT c.search_id AS search, c.parent_ix AS parent, c.ix AS chosen, r.ix AS rejected,
-             c.value_sum / c.visits - r.value_sum / r.visits AS margin,
-             c.visits AS visits_chosen, r.visits AS visits_rejected
-      FROM searches s
-      JOIN nodes c ON c.search_id = s.id AND c.visits > 0
-      JOIN nodes r ON r.search_id = s.id AND r.parent_ix = c.parent_ix AND r.visits > 0
-        AND c.value_sum / c.visits > r.value_sum / r.visits
-      WHERE s.round_id = ({ROUND})
-      ORDER BY margin DESC, c.search_id, c.ix, r.ix LIMIT 1000) best
-JOIN node_texts tc ON tc.search_id = best.search AND tc.ix = best.chosen
-JOIN node_texts tr ON tr.search_id = best.search AND tr.ix = best.rejected
-ORDER BY best.margin DESC, best.search, best.chosen, best.rejected""",
+        "pairs", "Which steps taken were better than a sibling, and by how much?",
+        f"""SELECT p.search_id AS search, p.parent_ix AS parent, p.chosen_ix AS chosen,
+       p.rejected_ix AS rejected, p.margin, p.reason, c.visits AS visits_chosen,
+       r.visits AS visits_rejected, tc.text AS chosen_text, tr.text AS rejected_text
+FROM (SELECT * FROM preference_pairs
+      WHERE dataset_id = (SELECT id FROM datasets WHERE round_id = ({ROUND}))
+      ORDER BY margin DESC, position LIMIT 1000) p
+JOIN nodes c ON c.search_id = p.search_id AND c.ix = p.chosen_ix
+JOIN nodes r ON r.search_id = p.search_id AND r.ix = p.rejected_ix
+JOIN node_texts tc ON tc.search_id = p.search_id AND tc.ix = p.chosen_ix
+JOIN node_texts tr ON tr.search_id = p.search_id AND tr.ix = p.rejected_ix
+ORDER BY p.margin DESC, p.position""",
     ),
     Question(
         "critics", "Which critic knew best which searches were right?",

@@ -104,6 +104,7 @@ def record_search(
     search: Search,
     policy_version: str,
     is_correct: IsCorrect,
+    patience_s: float | None = None,
 ) -> bool:
     """End a search and write all it found, in one transaction.
 
@@ -113,7 +114,7 @@ def record_search(
     result = search.result()
     chosen = result.chosen
     root = search.root.rollouts[0] if search.root.rollouts else None
-    with store.session() as session:
+    with store.session(patience_s) as session:
         ended = session.execute(
             update(SearchRow)
             .where(

@@ -255,6 +255,23 @@ class DatasetItem(Base):
     """What it was chosen by: rank, outcome, confidence, agreeing wordings; for each its figure."""
 
 
+class PreferencePair(Base):
+    """Two steps of one state, frozen with its dataset: the one taken, and one found worse."""
+
+    __tablename__ = "preference_pairs"
+    __table_args__ = (Index("ix_preference_pairs_margin", "dataset_id", "margin"),)
+    dataset_id: Mapped[int] = mapped_column(ForeignKey("datasets.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    search_id: Mapped[int] = mapped_column(ForeignKey("searches.id"))
+    parent_ix: Mapped[int]
+    chosen_ix: Mapped[int]
+    rejected_ix: Mapped[int]
+    margin: Mapped[float]
+    """Q of the step taken less that of the other; a refuted step counts 0."""
+    reason: Mapped[str]
+    """Why the other one was refuted; empty when its Q was lower."""
+
+
 class CheckpointRow(Base):
     __tablename__ = "checkpoints"
     __table_args__ = (
@@ -271,9 +288,22 @@ class CheckpointRow(Base):
     dataset_id: Mapped[int | None] = mapped_column(ForeignKey("datasets.id"))
     status: Mapped[str]
     num_bytes: Mapped[int] = mapped_column(BigInteger)
+    manifest_sha: Mapped[str] = mapped_column(default="", server_default="")
+    """SHA-256 of its manifest.json; empty for a checkpoint that Ratchet did not write."""
     report: Mapped[dict[str, Any]]
     """Losses of the training job, or AUC, Brier and calibration error of a critic."""
     created_ts: Mapped[int] = mapped_column(BigInteger)
+
+
+class TrainMetric(Base):
+    """A figure of a training job along its steps."""
+
+    __tablename__ = "train_metrics"
+    checkpoint_id: Mapped[int] = mapped_column(ForeignKey("checkpoints.id"), primary_key=True)
+    """The checkpoint that the job came to."""
+    name: Mapped[str] = mapped_column(primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True)
+    value: Mapped[float]
 
 
 class EvaluationRow(Base):

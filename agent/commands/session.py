@@ -10,9 +10,10 @@ from agent.actors import Hosts, make_hosts
 from agent.config import Config
 from agent.context import make_models
 from agent.coordinator import Models
+from agent.custody import current_models
 from agent.engine.hosts import ModelRef
 from agent.models import as_ref, base_checkpoints, model_set
-from agent.run import current_models, host_settings
+from agent.run import host_settings
 from agent.tasks.registry import open_task
 from agent.tasks.task import Task
 from agent.training.initial import initial_models_job

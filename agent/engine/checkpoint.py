@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from agent.engine.decoder import Architecture, Decoder
+from agent.engine.manifest import MANIFEST, file_sha, verified_files
 from search.errors import CheckpointError
 
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz")
@@ -34,6 +35,8 @@ class Checkpoint:
     notes: dict[str, Any]
     """Contents of ratchet.json; empty for a checkpoint that we did not write."""
     num_bytes: int
+    manifest_sha: str
+    """SHA-256 of manifest.json; empty for a checkpoint without one."""
 
     @property
     def is_critic(self) -> bool:
@@ -50,6 +53,7 @@ def inspect_checkpoint(path: Path | str) -> Checkpoint:
         )
     for file in sorted(path.iterdir()):
         _check_file(path, file)
+    files = verified_files(path)
     config = _read_json(path, "config.json")
     for key in CODE_KEYS:
         if key in config:
@@ -62,11 +66,13 @@ def inspect_checkpoint(path: Path | str) -> Checkpoint:
     digest = hashlib.sha256((path / "config.json").read_bytes())
     num_bytes = 0
     for shard in shards:
-        with shard.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        digest.update(bytes.fromhex(files.get(shard.name) or file_sha(shard)))
         num_bytes += shard.stat().st_size
     notes = _read_json(path, "ratchet.json") if (path / "ratchet.json").is_file() else {}
-    return Checkpoint(path, digest.hexdigest()[:16], architecture, config, notes, num_bytes)
+    manifest = file_sha(path / MANIFEST) if files else ""
+    return Checkpoint(
+        path, digest.hexdigest()[:16], architecture, config, notes, num_bytes, manifest
+    )
 
 
 def _check_file(path: Path, file: Path) -> None:

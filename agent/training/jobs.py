@@ -7,7 +7,7 @@ its arguments alone: run again after a crash it writes the same weights.
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class Trained:
     parent_version: str
     num_bytes: int
     report: dict[str, Any]
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    """(step, mean loss of the last steps), as far as the job reported it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +72,29 @@ class Place:
             os.replace(scratch, self.progress_file)
 
 
+class Curve:
+    """Passes a job's progress on to its place, and keeps it."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.points: list[tuple[int, float]] = []
+
+    def report(self, done: int, total: int, loss: float) -> None:
+        self.points.append((done, loss))
+        self.place.report(done, total, loss)
+
+
 def policy_job(
     parent_path: str, examples: Sequence[Example], dev: Sequence[Example],
     settings: TrainingSettings, seed: int, place: Place,
 ) -> Trained:  # fmt: skip
     """Fine-tune the policy on texts and publish it. Raises DivergedError or NonFiniteError."""
     parent, decoder = _opened(parent_path, place)
-    report = train_policy(decoder, examples, settings, seed, place.report, dev)
-    return _published(decoder, parent, "policy", asdict(report) | {"method": "sft"}, seed, place)
+    curve = Curve(place)
+    report = train_policy(decoder, examples, settings, seed, curve.report, dev)
+    return _published(
+        decoder, parent, "policy", asdict(report) | {"method": "sft"}, seed, place, curve
+    )
 
 
 def preference_job(
@@ -86,9 +103,12 @@ def preference_job(
 ) -> Trained:  # fmt: skip
     """Train the policy on pairs (DPO, TR-DPO) and publish it."""
     parent, decoder = _opened(parent_path, place)
-    report = train_preference(decoder, pairs, settings, preference, seed, place.report)
+    curve = Curve(place)
+    report = train_preference(decoder, pairs, settings, preference, seed, curve.report)
     method = "dpo" if preference.reference_update == "none" else "tr-dpo"
-    return _published(decoder, parent, "policy", asdict(report) | {"method": method}, seed, place)
+    return _published(
+        decoder, parent, "policy", asdict(report) | {"method": method}, seed, place, curve
+    )
 
 
 def gradient_job(
@@ -97,6 +117,7 @@ def gradient_job(
 ) -> Trained:  # fmt: skip
     """Train the policy from stored states with the outcome critic's rewards (DR-PO)."""
     parent, decoder = _opened(parent_path, place)
+    curve = Curve(place)
     critic = inspect_checkpoint(critic_path)
     judge = TorchEngine(load_decoder(critic, device=place.chosen_device()), Steps.none, ())
     calibration = read_calibration(critic.notes)
@@ -117,9 +138,11 @@ def gradient_job(
 
     engine = TorchEngine(decoder, tokenizer.steps, tokenizer.end_ids)
     report = train_policy_gradient(
-        decoder, engine, states, reward, settings, gradient, seed, place.report
+        decoder, engine, states, reward, settings, gradient, seed, curve.report
     )
-    return _published(decoder, parent, "policy", asdict(report) | {"method": "dr-po"}, seed, place)
+    return _published(
+        decoder, parent, "policy", asdict(report) | {"method": "dr-po"}, seed, place, curve
+    )
 
 
 def _opened(path: str, place: Place) -> tuple[Checkpoint, Decoder]:
@@ -129,12 +152,15 @@ def _opened(path: str, place: Place) -> tuple[Checkpoint, Decoder]:
 
 
 def _published(
-    decoder: Decoder, parent: Checkpoint, role: str, report: dict[str, Any], seed: int, place: Place
-) -> Trained:
+    decoder: Decoder, parent: Checkpoint, role: str, report: dict[str, Any], seed: int,
+    place: Place, curve: Curve,
+) -> Trained:  # fmt: skip
     if rank() != 0:  # of several processes with the same weights the first one writes them
         return Trained(role, "", "", parent.version, 0, report)
     child = publish(decoder, parent, Path(place.folder), role, {"report": report, "seed": seed})
-    return Trained(role, child.version, str(child.path), parent.version, child.num_bytes, report)
+    return Trained(
+        role, child.version, str(child.path), parent.version, child.num_bytes, report, curve.points
+    )
 
 
 def critic_job(
@@ -142,11 +168,12 @@ def critic_job(
 ) -> Trained:  # fmt: skip
     """Go on training a critic, measure old and new on the same held-out rows, and publish it."""
     parent, critic = _opened(parent_path, place)
+    curve = Curve(place)
     before = measured_critic(critic, split.held_out)
-    report: dict[str, Any] = trained_critic(critic, split, settings, seed, place.report)
+    report: dict[str, Any] = trained_critic(critic, split, settings, seed, curve.report)
     report |= measured_critic(critic, split.held_out)
     report |= {"num_examples": len(split.train), "parent_auc": before["auc"]}
-    return _published(critic, parent, role, report, seed, place)
+    return _published(critic, parent, role, report, seed, place, curve)
 
 
 def trained_critic(
@@ -175,8 +202,9 @@ def drafter_job(
 ) -> Trained:  # fmt: skip
     """Cut a drafter from the policy's first blocks, distil it on texts, and publish it."""
     parent, policy = _opened(policy_path, place)
+    curve = Curve(place)
     drafter = cut_drafter(policy)
     dev, train = examples[: len(examples) // 10], examples[len(examples) // 10 :]
-    report = asdict(train_policy(drafter, train or examples, settings, seed, place.report))
+    report = asdict(train_policy(drafter, train or examples, settings, seed, curve.report))
     report["acceptance"] = expected_acceptance(policy, drafter, dev or examples)
-    return _published(drafter, parent, "drafter", report, seed, place)
+    return _published(drafter, parent, "drafter", report, seed, place, curve)

@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 
 from agent.engine.checkpoint import Checkpoint, inspect_checkpoint
 from agent.engine.decoder import Decoder
-from search.errors import RatchetError, ResourceError
+from agent.engine.manifest import MANIFEST, write_manifest
+from search.errors import CheckpointError, RatchetError, ResourceError
 from store.leases import is_gone, owner_name
 
 _COPIED = (
@@ -56,9 +57,10 @@ def publish(
         _write(scratch, decoder, parent, role, notes, tensors, dtype)
         version = inspect_checkpoint(scratch).version
         final = folder / f"{role}-{version}"
-        if final.exists():
+        if final.exists() and is_sound(final, version):
             shutil.rmtree(scratch)
         else:
+            set_aside(final)
             os.replace(scratch, final)
             _flush(folder)
         return inspect_checkpoint(final)
@@ -95,6 +97,13 @@ def _write(
     for name in (*_COPIED, *([DEMONSTRATIONS] if role == "policy" else [])):
         if (parent.path / name).is_file():
             shutil.copyfile(parent.path / name, path / name)
+    num_parameters = sum(tensor.numel() for tensor in tensors.values())
+    write_manifest(path, {"dtype": str(dtype).removeprefix("torch."), "is_finite": True,
+                          "num_parameters": num_parameters})  # fmt: skip
+    _flush_all(path)
+
+
+def _flush_all(path: Path) -> None:
     for file in path.iterdir():
         _flush(file)
     _flush(path)
@@ -115,11 +124,15 @@ def _flush(path: Path) -> None:
 def copied(checkpoint: Checkpoint, folder: Path, role: str) -> Checkpoint:
     """The same checkpoint below `folder`, so that a store does not lean on where the code lies."""
     final = folder / f"{role}-{checkpoint.version}"
-    if not final.exists():
+    if not (final.exists() and is_sound(final, checkpoint.version)):
         scratch = folder / f".writing {owner_name()} {uuid.uuid4().hex}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copytree(checkpoint.path, scratch)
+            if not (scratch / MANIFEST).is_file():
+                write_manifest(scratch, {})
+            _flush_all(scratch)
+            set_aside(final)
             os.replace(scratch, final)
             _flush(folder)
         except OSError as error:
@@ -129,6 +142,24 @@ def copied(checkpoint: Checkpoint, folder: Path, role: str) -> Checkpoint:
                 "free some space, or choose another --checkpoints",
             ) from error
     return inspect_checkpoint(final)
+
+
+def is_sound(path: Path, version: str) -> bool:
+    """Whether a directory is whole and holds this version."""
+    try:
+        return inspect_checkpoint(path).version == version
+    except CheckpointError:
+        return False
+
+
+def set_aside(path: Path) -> Path | None:
+    """Rename a damaged directory, so that its name is free again; where to, if there was one."""
+    if not path.exists():
+        return None
+    damaged = path.with_name(f"{path.name}.damaged-{uuid.uuid4().hex[:8]}")
+    os.replace(path, damaged)
+    _flush(path.parent)
+    return damaged
 
 
 def sweep(folder: Path) -> int:

@@ -18,7 +18,7 @@ from agent.engine.checkpoint import inspect_checkpoint, load_decoder
 from agent.engine.tokenizer import Tokenizer
 from agent.training.examples import Example
 from agent.training.fit import DivergedError, ends_of, planned_steps
-from agent.training.jobs import Place, Trained
+from agent.training.jobs import Curve, Place, Trained
 from agent.training.optimizer import TrainingSettings
 from agent.training.preference import PairExample
 from agent.training.publish import publish
@@ -126,10 +126,11 @@ def _trained(
         "bf16": device != "cpu", "fp16": False,
         "dataloader_pin_memory": False,
     }  # fmt: skip
+    curve = Curve(place)
     with tempfile.TemporaryDirectory(prefix="ratchet-trl-") as scratch:
         trainer = make(model, tokenizer, scratch, common)
         trainer.remove_callback(transformers.PrinterCallback)  # stdout belongs to the command
-        trainer.add_callback(_reporting(place, num_steps))
+        trainer.add_callback(_reporting(curve, num_steps))
         trainer.train()
         losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
         if not losses or not all(torch.isfinite(torch.tensor(losses)).tolist()):
@@ -156,7 +157,13 @@ def _trained(
         if lora_rank:
             _keep_adapter(adapter, folder / f"adapter-{child.version}")
     return Trained(
-        "policy", child.version, str(child.path), parent.version, child.num_bytes, report
+        "policy",
+        child.version,
+        str(child.path),
+        parent.version,
+        child.num_bytes,
+        report,
+        curve.points,
     )
 
 
@@ -180,7 +187,7 @@ def _keep_adapter(source: Path, final: Path) -> None:
     os.replace(scratch, final)
 
 
-def _reporting(place: Place, num_steps: int) -> Any:
+def _reporting(curve: Curve, num_steps: int) -> Any:
     from transformers import TrainerCallback
 
     class Reporting(TrainerCallback):
@@ -188,6 +195,6 @@ def _reporting(place: Place, num_steps: int) -> Any:
             self, args: Any, state: Any, control: Any, logs: Any = None, **named: Any
         ) -> None:
             if logs and "loss" in logs:
-                place.report(state.global_step, num_steps, float(logs["loss"]))
+                curve.report(state.global_step, num_steps, float(logs["loss"]))
 
     return Reporting()

@@ -37,12 +37,13 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 from report import missing, repeats, share, show, write  # noqa: E402
 
 from agent.config import Config, load_config  # noqa: E402
+from agent.custody import current_models  # noqa: E402
 from agent.engine.checkpoint import inspect_checkpoint  # noqa: E402
 from agent.engine.hosts import ModelRef  # noqa: E402
 from agent.evaluation import Plan, Report, evaluate, sample_rollouts  # noqa: E402
 from agent.examiner import Examiner  # noqa: E402
 from agent.progress import Silent  # noqa: E402
-from agent.run import Improver, current_models  # noqa: E402
+from agent.run import Improver  # noqa: E402
 from agent.tasks.registry import open_task  # noqa: E402
 from agent.training.examples import Example  # noqa: E402
 from agent.training.jobs import Place, policy_job  # noqa: E402

@@ -19,7 +19,7 @@ from agent.searching import SearchStage
 from store.check import check_store
 from store.database import open_store
 from store.inspection import list_rounds
-from store.schema import CheckpointRow, Round, SearchRow
+from store.schema import Round, SearchRow
 from tests.agent.conftest import write_checkpoint
 from tests.agent.small import SMALL, improve, places
 
@@ -98,7 +98,7 @@ KILLS = [
 def test_a_round_killed_at_a_dozen_points_ends_like_one_never_killed(
     checkpoint: Path, tmp_path: Path
 ) -> None:
-    assert {k.partition(":")[0] for k in KILLS} | {"after-verdict"} == set(POINTS)
+    assert {k.partition(":")[0] for k in KILLS} | {"after-verdict", "after-drain"} == set(POINTS)
     (tmp_path / "calm").mkdir()
     (tmp_path / "stormy").mkdir()
     run_rounds(tmp_path / "calm", checkpoint)
@@ -219,35 +219,6 @@ def test_a_run_cannot_change_its_policy(checkpoint: Path, tmp_path: Path) -> Non
     other = write_checkpoint(tmp_path / "other", seed=9)
     done = improve(tmp_path, other)
     assert done.returncode == 2 and "--run" in json.loads(done.stderr)["error"]["next"]
-
-
-def test_a_trained_policy_that_was_tampered_with_is_not_used(
-    checkpoint: Path, tmp_path: Path
-) -> None:
-    run_rounds(tmp_path, checkpoint)
-    store = open_store(f"sqlite:///{tmp_path}/store.db")
-    with store.session() as session:
-        row = session.scalars(
-            select(CheckpointRow).where(CheckpointRow.role == "value").order_by(
-                CheckpointRow.id.desc()
-            )
-        ).first()  # fmt: skip
-        assert row is not None
-        last = session.scalars(select(Round)).one()
-        assert last.candidates is not None
-        used = last.candidates.get("value", last.models["value"])
-        path = session.scalars(
-            select(CheckpointRow.path).where(
-                CheckpointRow.role == "value", CheckpointRow.version == used
-            )
-        ).one()
-    file = Path(path) / "model.safetensors"
-    raw = bytearray(file.read_bytes())
-    raw[-1] ^= 1
-    file.write_bytes(raw)
-    done = improve(tmp_path, checkpoint)
-    assert done.returncode == 2
-    assert "restore them" in json.loads(done.stderr)["error"]["next"]
 
 
 def test_every_search_carries_what_it_takes_to_replay_it(checkpoint: Path, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Training sets as files: what rows say, how they are written, and what trimming leaves of them."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ from sqlalchemy import select, update
 
 from search.errors import UsageError
 from store.check import check_store
-from store.database import Store, open_store
+from store.database import Store
 from store.datasets import freeze_dataset
 from store.export import KINDS, datasets_of, exported, write_rows
 from store.inspection import read_tree
@@ -17,13 +16,6 @@ from store.schema import NodeRow, Round, SearchRow, SimulationRow, TrajectoryRow
 from store.selection import SelectionRule
 from store.trimming import trim
 from tests.store.test_store import count, recorded
-
-
-@pytest.fixture
-def store(url: str) -> Iterator[Store]:
-    opened = open_store(url)
-    yield opened
-    opened.close()
 
 
 def frozen(store: Store) -> int:

@@ -10,18 +10,11 @@ from sqlalchemy import inspect, select, text
 from search.errors import NotFoundError, RatchetError, UsageError
 from store import dictionary
 from store.check import check_store
-from store.database import Store, open_store
+from store.database import Store
 from store.inspection import ask_question, ask_sql
 from store.questions import QUESTIONS
 from store.schema import Base, NodeRow, SearchRow
 from tests.store.test_store import count, recorded
-
-
-@pytest.fixture
-def store(url: str) -> Iterator[Store]:
-    opened = open_store(url)
-    yield opened
-    opened.close()
 
 
 def given(search_id: int = 1) -> dict[str, object]:

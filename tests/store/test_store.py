@@ -3,7 +3,6 @@
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,13 +36,6 @@ from store.selection import SelectionRule
 from tests.fakes import DigitWorld, root
 
 ROOT = Path(__file__).parent.parent.parent
-
-
-@pytest.fixture
-def store(url: str) -> Iterator[Store]:
-    opened = open_store(url)
-    yield opened
-    opened.close()
 
 
 def new_round(store: Store, digits: tuple[str, ...] = ("31", "12")) -> tuple[int, int, list[int]]:

@@ -1,0 +1,63 @@
+"""What a published checkpoint consists of, written last: a reader sees all of it or knows better.
+
+`manifest.json` names every file with its size and SHA-256, and what was true of the weights when
+they were written. A directory that has one is compared with it before anything is loaded.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from search.errors import CheckpointError
+
+MANIFEST = "manifest.json"
+
+
+def file_sha(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_manifest(path: Path, facts: Mapping[str, Any]) -> None:
+    """List all files of a directory, with `facts` of the weights (dtype, parameters, finite)."""
+    files = {
+        file.name: {"bytes": file.stat().st_size, "sha256": file_sha(file)}
+        for file in sorted(path.iterdir())
+        if file.is_file() and file.name != MANIFEST
+    }
+    text = json.dumps({"files": files} | dict(facts), indent=2, sort_keys=True)
+    (path / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def verified_files(path: Path) -> dict[str, str]:
+    """SHA-256 by name of all files in the manifest; empty for a directory that has none.
+
+    Raises CheckpointError when a file is missing, or has another size or content, than written.
+    """
+    if not (path / MANIFEST).is_file():
+        return {}
+    try:
+        listed = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
+        expected = {name: (seen["bytes"], seen["sha256"]) for name, seen in listed.items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _damaged(path, f"{MANIFEST} cannot be read") from error
+    found: dict[str, str] = {}
+    for name, (size, sha) in expected.items():
+        file = path / name
+        if "/" in name or not file.is_file():
+            raise _damaged(path, f"{name} is missing")
+        if file.stat().st_size != size:
+            raise _damaged(path, f"{name} has {file.stat().st_size:,} bytes, not {size:,}")
+        found[name] = file_sha(file)
+        if found[name] != sha:
+            raise _damaged(path, f"{name} is not what was written")
+    return found
+
+
+def _damaged(path: Path, cause: str) -> CheckpointError:
+    return CheckpointError(
+        f"checkpoint {path} is damaged: {cause}",
+        "copy it again from where it is whole; rounds go on with its parent",
+    )
