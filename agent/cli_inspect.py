@@ -108,6 +108,65 @@ def inspect_trajectories(
     command_of("inspection").trajectories(flags, config, round_number, kept, limit, as_json)
 
 
+@inspect_app.command("siblings")
+def inspect_siblings(
+    search_id: Annotated[int, typer.Argument(help="number of a search")],
+    node: Annotated[int, typer.Argument(help="number of the node whose options are compared")] = 0,
+    store: StoreUrl = None,
+    config: ConfigFile = "",
+    as_json: Json = False,
+) -> None:
+    """The options of one node, most visited first, each with how it differs from the first.
+
+    Examples:
+
+        ratchet inspect siblings 17
+
+        ratchet inspect siblings 17 4 --json
+    """
+    command_of("inspection").siblings(flags_of(None, store=store), config, search_id, node, as_json)
+
+
+@inspect_app.command("compare")
+def inspect_compare(
+    before: Annotated[int, typer.Argument(min=0, help="a round; 0: before the first one")],
+    after: Annotated[int, typer.Argument(min=0, help="another round")],
+    store: StoreUrl = None,
+    run: RunName = None,
+    config: ConfigFile = "",
+    as_json: Json = False,
+) -> None:
+    """Two rounds on the same held-out problems: gained, lost, same, difference with interval.
+
+    Examples:
+
+        ratchet inspect compare 0 1
+
+        ratchet inspect compare 1 3 --run long --json
+    """
+    command_of("inspection").compare(
+        flags_of(None, store=store, run=run), config, before, after, as_json
+    )
+
+
+@inspect_app.command("plot")
+def inspect_plot(
+    out: Annotated[str, typer.Option("--out", help="a file: .png, .svg or .pdf")] = "run.png",
+    store: StoreUrl = None,
+    run: RunName = None,
+    config: ConfigFile = "",
+) -> None:
+    """A picture of a run: accuracy by round, calibration of the critics, drafts, search values.
+
+    Examples:
+
+        ratchet inspect plot
+
+        ratchet inspect plot --run long --out long.svg
+    """
+    command_of("inspection").plot(flags_of(None, store=store, run=run), config, out)
+
+
 @inspect_app.command("sql")
 def inspect_sql(
     statement: Annotated[str, typer.Argument(help="one SELECT")],

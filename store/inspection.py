@@ -2,6 +2,7 @@
 statement, PostgreSQL runs in a read-only transaction with a time limit."""
 
 import difflib
+import re
 import sqlite3
 import time
 from collections.abc import Iterable
@@ -292,6 +293,54 @@ def list_trajectories(
         ]  # fmt: skip
 
 
+def read_siblings(store: Store, search_id: int, parent: int) -> list[dict[str, Any]]:
+    """The options of a node, most visited first, as `read_tree` gives them and with `difference`.
+
+    That is a list of (same, added or missing; words), against the first one. Raises NotFoundError.
+    """
+    nodes = [n for n in read_tree(store, search_id) if n["parent"] == parent]
+    if not nodes:
+        raise NotFoundError(
+            f"node {parent} of search {search_id} has no options", "see `ratchet inspect tree`"
+        )
+    nodes.sort(key=lambda n: (-n["n"], n["ix"]))
+    best = _words(nodes[0]["text"])
+    return [n | {"difference": _difference(best, _words(n["text"]))} for n in nodes]
+
+
+def _words(step: str | None) -> list[str]:
+    return re.findall(r"\d+|\w+|\s+|[^\w\s]", step or "")
+
+
+def _difference(old: list[str], new: list[str]) -> list[tuple[str, str]]:
+    parts: list[tuple[str, str]] = []
+    for kind, a, b, c, d in difflib.SequenceMatcher(None, old, new, False).get_opcodes():
+        if kind == "equal":
+            parts.append(("same", "".join(new[c:d])))
+            continue
+        if a < b:
+            parts.append(("missing", "".join(old[a:b])))
+        if c < d:
+            parts.append(("added", "".join(new[c:d])))
+    return parts
+
+
+def _principal(parents: dict[int, int | None], visits: list[int]) -> set[int]:
+    """Numbers of the nodes on the most visited line below the root; the first of equals.
+
+    `parents` is by number, `visits` in the same order.
+    """
+    count = dict(zip(parents, visits, strict=True))
+    line: set[int] = set()
+    here: int | None = 0
+    while here is not None:
+        children = [ix for ix, parent in parents.items() if parent == here and count[ix] > 0]
+        here = max(children, key=lambda ix: (count[ix], -ix), default=None)
+        if here is not None:
+            line.add(here)
+    return line
+
+
 def read_tree(store: Store, search_id: int, after: int | None = None) -> list[dict[str, Any]]:
     """Nodes of a search in order of their number, each with its text and scores.
 
@@ -325,12 +374,13 @@ def read_tree(store: Store, search_id: int, after: int | None = None) -> list[di
                 [n.parent_ix for n, _ in rows],
                 [Simulation(s.leaf_ix, s.value, s.num_tokens) for s in log],
             )
+        line = _principal({n.ix: n.parent_ix for n, _ in rows}, visits)
         return [
             {
                 "ix": n.ix, "parent": n.parent_ix, "depth": n.depth, "text": step, "n": visits[i],
                 "q": sums[i] / visits[i] if visits[i] else None, "p": n.prior,
                 "value": n.value, "stop": n.stop, "pruned": n.prune_reason,
-                "critics": scores.get(n.ix, {}),
+                "critics": scores.get(n.ix, {}), "principal": n.ix in line,
             }
             for i, (n, step) in enumerate(rows)
         ]  # fmt: skip

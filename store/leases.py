@@ -1,11 +1,13 @@
 """Who works on a run: a lease with a fence on the run's row, and the claim of its searches.
 
-The lease is compared by the database's own clock. A holder on the same host that is no longer
-alive is replaced at once; any other only when its lease has run out.
+The lease of a process of this host is compared by the time since boot, which nobody sets; another
+host's by the database's own clock. A holder of this host that is no longer alive is replaced at
+once; any other only when its lease has run out.
 """
 
 import os
 import socket
+import time
 from pathlib import Path
 from typing import Any, cast
 
@@ -60,6 +62,25 @@ def clock_us(session: Session) -> int:
     return int(session.execute(text(statement)).scalar_one())
 
 
+def boot_us() -> int:
+    """Microseconds since this host was started; the wall clock does not move it."""
+    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return time.clock_gettime_ns(clock) // 1000
+
+
+def left_us(run: Run, now: int) -> int:
+    """Microseconds that a run's lease still has, at `now` of the database's clock."""
+    if run.owner.partition(" ")[0] == socket.gethostname():
+        return max(0, run.lease_until_boot - boot_us())
+    return max(0, run.lease_until_ts - now)
+
+
+def _until(session: Session) -> dict[str, int]:
+    """Columns of a lease that begins now."""
+    length = LEASE_S * 1_000_000
+    return {"lease_until_ts": clock_us(session) + length, "lease_until_boot": boot_us() + length}
+
+
 class RunLease:
     """Held while a process works on a run. `fence` goes into everything that it claims."""
 
@@ -79,7 +100,7 @@ class RunLease:
             now = clock_us(session)
             if run.owner and run.owner != self.owner and self._still_holds(run, now):
                 host, pid, _ = run.owner.split(" ")
-                left = max(0, run.lease_until_ts - now) / 1e6
+                left = left_us(run, now) / 1e6
                 raise BusyError(
                     f"run {run.name!r} is being worked on by process {pid} on {host} "
                     f"(lease for another {left:.0f} s)",
@@ -90,15 +111,14 @@ class RunLease:
             claimed = session.execute(
                 update(Run)
                 .where(Run.id == self.run_id, Run.fence == fence - 1)
-                .values(fence=fence, owner=self.owner,
-                        lease_until_ts=now + LEASE_S * 1_000_000)
-            )  # fmt: skip
+                .values(fence=fence, owner=self.owner, **_until(session))
+            )
             if cast(CursorResult[Any], claimed).rowcount != 1:
                 raise BusyError(f"run {run.name!r} was just taken by another process", "try again")
             return fence
 
     def _still_holds(self, run: Run, now: int) -> bool:
-        return run.lease_until_ts > now and not is_gone(run.owner)
+        return left_us(run, now) > 0 and not is_gone(run.owner)
 
     def renew(self) -> None:
         """Raises BusyError when another process has taken the run over."""
@@ -106,7 +126,7 @@ class RunLease:
             renewed = session.execute(
                 update(Run)
                 .where(Run.id == self.run_id, Run.fence == self.fence)
-                .values(lease_until_ts=clock_us(session) + LEASE_S * 1_000_000)
+                .values(**_until(session))
             )
             if cast(CursorResult[Any], renewed).rowcount != 1:
                 raise BusyError("another process has taken this run over", "let that one go on")
@@ -127,5 +147,5 @@ class RunLease:
             session.execute(
                 update(Run)
                 .where(Run.id == self.run_id, Run.fence == self.fence)
-                .values(owner="", lease_until_ts=0)
+                .values(owner="", lease_until_ts=0, lease_until_boot=0)
             )

@@ -67,6 +67,9 @@ class Run(Base):
     owner: Mapped[str] = mapped_column(default="")
     """host, process id and process start, joined by blanks; empty when nobody works on the run."""
     lease_until_ts: Mapped[int] = mapped_column(BigInteger, default=0)
+    """By the database's clock, for processes of other hosts than the owner's."""
+    lease_until_boot: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    """Microseconds since boot of the owner's host, for processes of that host."""
 
 
 class Round(Base):

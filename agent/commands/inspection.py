@@ -1,6 +1,7 @@
 """`ratchet inspect`: rounds, searches, trees, trajectories and plain SQL."""
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -9,7 +10,9 @@ from rich.tree import Tree
 
 from agent.commands.output import emit, table
 from agent.commands.settings import load
+from agent.comparison import compare_rounds
 from agent.drift import critic_drift
+from agent.plots import plot_run
 from store.database import Store, open_store
 from store.inspection import (
     ask_question,
@@ -17,6 +20,7 @@ from store.inspection import (
     list_rounds,
     list_searches,
     list_trajectories,
+    read_siblings,
     read_tree,
 )
 from store.questions import BY_NAME, QUESTIONS
@@ -90,6 +94,51 @@ def tree(
         print("the search has no tree yet", file=sys.stderr)
 
 
+def compare(
+    flags: dict[str, Any], file: str, before: int, after: int, as_json: bool
+) -> None:  # fmt: skip
+    store, run = _store(flags, file)
+    rows = compare_rounds(store, run, before, after)
+    if as_json:
+        emit(rows)
+        return
+    table(
+        [
+            {"mode": r["mode"], "n": r["n"], f"round {before}": f"{100 * r['before']:.1f} %",
+             f"round {after}": f"{100 * r['after']:.1f} %", "gained": r["gained"],
+             "lost": r["lost"], "same": r["same"],
+             "points [95 %]": f"{100 * r['difference']:+.1f} [{100 * r['low']:+.1f}, "
+                              f"{100 * r['high']:+.1f}]",
+             "p": f"{r['p']:.2g}"}
+            for r in rows
+        ]
+    )  # fmt: skip
+
+
+def siblings(flags: dict[str, Any], file: str, search_id: int, parent: int, as_json: bool) -> None:
+    rows = read_siblings(_store(flags, file)[0], search_id, parent)
+    if as_json:
+        emit(rows)
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    for row in rows:
+        console.print(_label(row | {"text": ""}).strip() + f"  [dim]node {row['ix']}[/]")
+        console.print("  " + "".join(_marked(kind, words) for kind, words in row["difference"]))
+
+
+def _marked(kind: str, words: str) -> str:
+    style = {"added": "green", "missing": "red strike"}.get(kind)
+    sign = {"added": "{+%s+}", "missing": "[-%s-]"}.get(kind, "%s")
+    shown = escape(sign % words.replace("\n", "↵"))
+    return f"[{style}]{shown}[/]" if style else shown
+
+
+def plot(flags: dict[str, Any], file: str, out: str) -> None:
+    store, run = _store(flags, file)
+    plot_run(store, run, Path(out).expanduser())
+    print(out)
+
+
 def _label(node: dict[str, Any]) -> str:
     def number(value: float | None) -> str:
         return "-" if value is None else f"{value:.2f}"
@@ -100,8 +149,9 @@ def _label(node: dict[str, Any]) -> str:
     mark = {"end": " ■", "length": " …"}.get(node["stop"] or "", "")
     pruned = f" [red]pruned: {escape(node['pruned'])}[/]" if node["pruned"] else ""
     step = escape((node["text"] or "").strip())
+    lead = "[green]▸[/] " if node.get("principal") else ""
     return (
-        f"[bold]{step}[/]{mark}  [dim]N {node['n']}  Q {number(node['q'])}  "
+        f"{lead}[bold]{step}[/]{mark}  [dim]N {node['n']}  Q {number(node['q'])}  "
         f"P {number(node['p'])}  {critics}[/]{pruned}"
     )
 

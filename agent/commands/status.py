@@ -9,7 +9,7 @@ from agent.commands.output import emit, table
 from agent.commands.settings import load
 from search.errors import NotFoundError
 from store.database import now_us, open_store
-from store.leases import clock_us
+from store.leases import clock_us, left_us
 from store.schema import ActorRow, Round, Run, SearchRow
 
 
@@ -36,7 +36,7 @@ def run(flags: dict[str, Any], file: str, as_json: bool) -> None:
         actors = session.scalars(
             select(ActorRow).where(ActorRow.run_id == found.id).order_by(ActorRow.role)
         ).all()
-        is_held = bool(found.owner) and found.lease_until_ts > clock_us(session)
+        is_held = bool(found.owner) and left_us(found, clock_us(session)) > 0
     document: dict[str, Any] = {
         "run": found.name, "task": found.task, "store": config.store,
         "worked_on_by": found.owner if is_held else None,

@@ -10,12 +10,15 @@ import pytest
 from sqlalchemy import select, text
 
 from agent.actors import InlineHosts
+from agent.comparison import compare_rounds
 from agent.config import load_config
 from agent.failpoints import POINTS
 from agent.imagination import Imagination, Imagined
+from agent.plots import plot_run
 from agent.progress import Silent
 from agent.run import Improver
 from agent.searching import SearchStage
+from search.errors import NotFoundError, UsageError
 from store.check import check_store
 from store.database import open_store
 from store.inspection import list_rounds
@@ -86,6 +89,24 @@ def test_the_next_round_begins_where_the_last_one_ended(checkpoint: Path, tmp_pa
             text("SELECT count(*), count(DISTINCT problem_id) FROM searches")
         ).one()
         assert tuple(keys) == (20, 20)
+
+
+def test_rounds_are_compared_and_drawn(checkpoint: Path, tmp_path: Path) -> None:
+    outcome = run_rounds(tmp_path, checkpoint)[0]
+    assert outcome.before is not None and outcome.after is not None
+    store = open_store(f"sqlite:///{tmp_path}/store.db")
+    rows = {row["mode"]: row for row in compare_rounds(store, "default", 0, 1)}
+    after = outcome.after if outcome.stage == "promoted" else outcome.before
+    assert rows["greedy"]["n"] == 12 and rows["search"]["n"] == 3
+    assert rows["greedy"]["before"] == outcome.before.greedy.num_correct / 12
+    assert rows["greedy"]["after"] == after.greedy.num_correct / 12
+    assert rows["greedy"]["gained"] + rows["greedy"]["lost"] + rows["greedy"]["same"] == 12
+    with pytest.raises(NotFoundError, match="no round 2"):
+        compare_rounds(store, "default", 0, 2)
+    plot_run(store, "default", tmp_path / "run.png")
+    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(UsageError, match=r"none of \.png"):
+        plot_run(store, "default", tmp_path / "run.txt")
 
 
 KILLS = [

@@ -1,5 +1,6 @@
 """Rules of the store, on both databases: one transaction a search, one worker a run."""
 
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import func, inspect, select, text, update
+from sqlalchemy import event, func, inspect, select, text, update
 
 from search import frontier
 from search.errors import BusyError, NotFoundError, ResourceError, StoreError, UsageError
@@ -18,10 +19,11 @@ from search.mcts import Search
 from search.replay import Simulation, rebuild
 from search.settings import SearchSettings
 from search.state import Problem
+from store import leases
 from store.check import check_store
 from store.database import Store, alembic_config, now_us, open_store
 from store.datasets import dataset_of, freeze_dataset, read_dataset
-from store.inspection import ask_sql, list_searches, read_tree
+from store.inspection import ask_sql, list_searches, read_siblings, read_tree
 from store.leases import RunLease
 from store.recording import (
     add_journal,
@@ -258,8 +260,30 @@ def test_a_stored_tree_reads_back_as_it_was(store: Store) -> None:
         assert stored["q"] == pytest.approx(node.parent_edge.q)
         assert stored["p"] == pytest.approx(node.parent_edge.prior)
         assert stored["text"] == node.state.options[-1].text
+    line, here = [], search.root
+    while taken := [e for e in here.edges if e.visits]:
+        best = max(taken, key=lambda e: (e.visits, -(e.child.ix if e.child else 0)))
+        assert best.child is not None
+        here = best.child
+        line.append(here.ix)
+    assert [n["ix"] for n in nodes if n["principal"]] == sorted(line)
     with pytest.raises(NotFoundError):
         read_tree(store, 10_000)
+
+
+def test_siblings_differ_from_the_most_visited_one_by_words(store: Store) -> None:
+    search_id = recorded(store)
+    found = read_siblings(store, search_id, 0)
+    assert [n["n"] for n in found] == sorted((n["n"] for n in found), reverse=True)
+    first, *others = found
+    assert first["difference"] == [("same", first["text"])]
+    for other in others:
+        kinds = ("same", "added")
+        assert "".join(w for kind, w in other["difference"] if kind in kinds) == other["text"]
+        kinds = ("same", "missing")
+        assert "".join(w for kind, w in other["difference"] if kind in kinds) == first["text"]
+    with pytest.raises(NotFoundError, match="has no options"):
+        read_siblings(store, search_id, 10_000)
 
 
 def test_a_dataset_is_frozen_once_and_reproduces_the_tokens(store: Store) -> None:
@@ -320,6 +344,71 @@ def test_a_dead_holder_on_this_host_is_replaced_at_once(store: Store) -> None:
     with store.session() as session:
         session.execute(update(Run).values(owner=f"{socket.gethostname()} 999999 1"))
     assert RunLease(store, run_id).fence == 2
+
+
+@pytest.mark.parametrize("hours", [1, -1, 10 * 8766, -10 * 8766])
+def test_a_jump_of_the_clock_takes_no_run_from_a_process_that_lives(
+    store: Store, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    run_id, _, _ = new_round(store)
+    code = (
+        "import sys, time\n"
+        "from store.database import open_store\n"
+        "from store.leases import RunLease\n"
+        "RunLease(open_store(sys.argv[1]), int(sys.argv[2]))\n"
+        "print('held', flush=True)\n"
+        "time.sleep(99)\n"
+    )
+    command_line = [sys.executable, "-c", code, store.url, str(run_id)]
+    holder = subprocess.Popen(command_line, cwd=ROOT, stdout=subprocess.PIPE)
+    assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+    real = leases.clock_us
+    monkeypatch.setattr(leases, "clock_us", lambda s: real(s) + hours * 3600 * 1_000_000)
+    try:
+        with pytest.raises(BusyError, match=r"lease for another [1-6]?\d s"):
+            RunLease(store, run_id)
+    finally:
+        holder.kill()
+        holder.wait()
+    second = RunLease(store, run_id)
+    monkeypatch.setattr(leases, "clock_us", real)
+    second.renew()
+
+
+def test_searches_cut_off_by_a_full_disk_are_whole_or_not_there(tmp_path: Path) -> None:
+    """A database that may grow by n pages more: what does not fit leaves nothing behind."""
+    template = open_store(f"sqlite:///{tmp_path}/template.db")
+    _, _, ids = new_round(template)
+    with template.session() as session:
+        session.execute(update(Run).values(fence=1))
+        claim(session, ids, fence=1)
+        pages = session.execute(text("PRAGMA page_count")).scalar_one()
+    template.close()
+    ended = []
+    for more in range(0, 24, 2):
+        path = tmp_path / f"{more}.db"
+        shutil.copyfile(tmp_path / "template.db", path)
+        store = open_store(f"sqlite:///{path}")
+        event.listen(
+            store.engine, "connect",
+            lambda raw, _, top=pages + more: raw.execute(f"PRAGMA max_page_count = {top}"),
+        )  # fmt: skip
+        store.engine.dispose()
+        try:
+            record(store, ids[0], 1, finished_search())
+            ended.append(more)
+        except ResourceError as error:
+            assert "full" in error.message and "free some space" in error.fix
+        store.close()
+        again = open_store(f"sqlite:///{path}")
+        assert not any(check_store(again).values())
+        assert count(again, NodeRow) == 0 or ended[-1:] == [more]
+        assert record(again, ids[0], 1, finished_search()) is (ended[-1:] != [more])
+        assert not any(check_store(again).values())
+        with again.session() as session:
+            assert session.execute(text("PRAGMA integrity_check")).scalar_one() == "ok"
+        again.close()
+    assert ended and ended[0] > 0
 
 
 HOSTILE = [

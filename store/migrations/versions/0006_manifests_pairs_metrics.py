@@ -1,4 +1,4 @@
-"""digests of manifests, frozen preference pairs, training curves"""
+"""digests of manifests, leases by time since boot, frozen preference pairs, training curves"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,8 +10,13 @@ depends_on = None
 
 
 def upgrade() -> None:
-    with op.batch_alter_table("checkpoints") as table:
-        table.add_column(sa.Column("manifest_sha", sa.Text(), nullable=False, server_default=""))
+    # Not in batches: these would put a copy in the table's place, which views on SQLite forbid.
+    op.add_column(
+        "checkpoints", sa.Column("manifest_sha", sa.Text(), nullable=False, server_default="")
+    )
+    op.add_column(
+        "runs", sa.Column("lease_until_boot", sa.BigInteger(), nullable=False, server_default="0")
+    )
     op.create_table(
         "preference_pairs",
         sa.Column(
@@ -56,5 +61,5 @@ def downgrade() -> None:
     op.drop_table("train_metrics")
     op.drop_index("ix_preference_pairs_margin", "preference_pairs")
     op.drop_table("preference_pairs")
-    with op.batch_alter_table("checkpoints") as table:
-        table.drop_column("manifest_sha")
+    op.drop_column("runs", "lease_until_boot")
+    op.drop_column("checkpoints", "manifest_sha")
