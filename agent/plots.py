@@ -59,8 +59,8 @@ def _accuracy(axes: Any, session: Session, policies: dict[int, str]) -> None:
                 points.append((number, row.num_correct / row.n, row.low, row.high))
         if points:
             numbers, shares, lows, highs = zip(*points, strict=True)
-            below = [s - low for s, low in zip(shares, lows, strict=True)]
-            above = [high - s for s, high in zip(shares, highs, strict=True)]
+            below = [max(0.0, s - low) for s, low in zip(shares, lows, strict=True)]
+            above = [max(0.0, high - s) for s, high in zip(shares, highs, strict=True)]
             axes.errorbar(numbers, shares, yerr=(below, above), marker="o", capsize=3, label=mode)
     axes.set(title="held-out accuracy", xlabel="after round", ylabel="share right", ylim=(0, 1.02))
     axes.set_xticks(sorted(policies))

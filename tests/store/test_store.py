@@ -378,37 +378,43 @@ def test_a_jump_of_the_clock_takes_no_run_from_a_process_that_lives(
 def test_searches_cut_off_by_a_full_disk_are_whole_or_not_there(tmp_path: Path) -> None:
     """A database that may grow by n pages more: what does not fit leaves nothing behind."""
     template = open_store(f"sqlite:///{tmp_path}/template.db")
-    _, _, ids = new_round(template)
+    _, _, ids = new_round(template, tuple(str(n) for n in range(20, 50)))
     with template.session() as session:
         session.execute(update(Run).values(fence=1))
         claim(session, ids, fence=1)
         pages = session.execute(text("PRAGMA page_count")).scalar_one()
     template.close()
+    search = finished_search()
     ended = []
     for more in range(0, 24, 2):
         path = tmp_path / f"{more}.db"
         shutil.copyfile(tmp_path / "template.db", path)
         store = open_store(f"sqlite:///{path}")
-        event.listen(
-            store.engine, "connect",
-            lambda raw, _, top=pages + more: raw.execute(f"PRAGMA max_page_count = {top}"),
-        )  # fmt: skip
-        store.engine.dispose()
-        try:
-            record(store, ids[0], 1, finished_search())
-            ended.append(more)
-        except ResourceError as error:
-            assert "full" in error.message and "free some space" in error.fix
+        bound_pages(store, pages + more)
+        with pytest.raises(ResourceError, match="full") as caught:
+            for search_id in ids:
+                record(store, search_id, 1, search)
+        assert "free some space" in caught.value.fix
         store.close()
         again = open_store(f"sqlite:///{path}")
         assert not any(check_store(again).values())
-        assert count(again, NodeRow) == 0 or ended[-1:] == [more]
-        assert record(again, ids[0], 1, finished_search()) is (ended[-1:] != [more])
-        assert not any(check_store(again).values())
         with again.session() as session:
+            left = session.scalars(select(SearchRow.id).where(SearchRow.status == "running")).all()
             assert session.execute(text("PRAGMA integrity_check")).scalar_one() == "ok"
+        ended.append(len(ids) - len(left))
+        assert all(record(again, search_id, 1, search) for search_id in left)
+        assert not any(check_store(again).values())
         again.close()
-    assert ended and ended[0] > 0
+    assert ended == sorted(ended) and ended[0] < ended[-1]
+
+
+def bound_pages(store: Store, most: int) -> None:
+    """Let a SQLite store grow to so many pages and no further."""
+    store.engine.dispose()
+
+    @event.listens_for(store.engine, "connect")
+    def bound(connection: sqlite3.Connection, _: object) -> None:
+        connection.execute(f"PRAGMA max_page_count = {most}")
 
 
 HOSTILE = [
