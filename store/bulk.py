@@ -9,18 +9,19 @@ from sqlalchemy.orm import Session
 from store.schema import Base
 
 
-def insert_rows(session: Session, table: type[Base], rows: Sequence[dict[str, Any]]) -> None:
-    """Rows that all have the same plain columns (numbers and text, no JSON)."""
+def insert_rows(
+    session: Session, table: type[Base], columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
+) -> None:
+    """Rows as tuples of these plain columns (numbers and text, no JSON)."""
     if not rows:
         return
     connection = session.connection()
-    names = list(rows[0])
-    listed = ", ".join(names)
+    listed = ", ".join(columns)
     if connection.dialect.name != "postgresql":
-        marks = ", ".join("?" * len(names))
-        connection.exec_driver_sql(  # names of columns, no data: SQLAlchemy binds row by row
-            f"INSERT INTO {table.__tablename__} ({listed}) VALUES ({marks})",
-            [tuple(row[name] for name in names) for row in rows],
+        marks = ", ".join("?" * len(columns))
+        # Names of columns, no data: SQLAlchemy would bind row by row.
+        connection.exec_driver_sql(
+            f"INSERT INTO {table.__tablename__} ({listed}) VALUES ({marks})", list(rows)
         )
         return
     import psycopg
@@ -29,11 +30,9 @@ def insert_rows(session: Session, table: type[Base], rows: Sequence[dict[str, An
     try:
         with cursor.copy(f"COPY {table.__tablename__} ({listed}) FROM STDIN") as copy:
             for row in rows:
-                copy.write_row([row[name] for name in names])
-    except (
-        psycopg.OperationalError,
-        psycopg.InterfaceError,
-    ) as error:  # as SQLAlchemy reports it of other statements
+                copy.write_row(row)
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        # As SQLAlchemy reports it of other statements.
         raise OperationalError("COPY", None, error) from error
     finally:
         cursor.close()

@@ -72,14 +72,15 @@ def stored_pairs(
 def freeze_pairs(session: Session, dataset_id: int, min_margin: float = 0.1) -> int:
     """Write the pairs of a dataset down; how many."""
     rows = [
-        {"dataset_id": dataset_id, "position": i, "search_id": row.search_id,
-         "parent_ix": taken.parent_ix, "chosen_ix": taken.ix, "rejected_ix": worse.ix,
-         "margin": taken.q - worse.q, "reason": worse.prune_reason or ""}
+        (dataset_id, i, row.search_id, taken.parent_ix, taken.ix, worse.ix, taken.q - worse.q,
+         worse.prune_reason or "")
         for i, (row, _, _, taken, worse, _) in enumerate(
             _compared(session, dataset_id, min_margin)
         )
     ]  # fmt: skip
-    insert_rows(session, PreferencePair, rows)
+    columns = ("dataset_id", "position", "search_id", "parent_ix", "chosen_ix", "rejected_ix",
+               "margin", "reason")  # fmt: skip
+    insert_rows(session, PreferencePair, columns, rows)
     return len(rows)
 
 

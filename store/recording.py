@@ -5,16 +5,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
-from sqlalchemy import CursorResult, delete, insert, select, update
+from sqlalchemy import CursorResult, Table, bindparam, delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from search.candidates import Candidate
-from search.interfaces import Rollout
 from search.journal import Entry
 from search.mcts import Search
+from search.score import Score
 from search.state import Problem
 from search.trajectory import trajectory
-from search.tree import Node
 from store.bulk import insert_rows
 from store.database import Store, now_us
 from store.schema import (
@@ -97,6 +96,25 @@ def claim(session: Session, search_ids: Sequence[int], fence: int) -> None:
     )
 
 
+_searches = cast(Table, SearchRow.__table__)
+_END = (
+    update(_searches)
+    .where(
+        _searches.c.id == bindparam("search"), _searches.c.fence == bindparam("holder"),
+        _searches.c.status == "running",
+    )
+    .values({
+        name: bindparam(name)
+        for name in (
+            "status", "policy_version", "num_simulations", "num_tokens", "num_unscored",
+            "num_nodes", "stop_reason", "answer", "confidence", "is_sound", "is_correct",
+            "root_rollout_answer", "root_rollout_correct", "ended_ts", "error",
+        )
+    })
+)  # fmt: skip
+"""Built once, and without the ORM: building it would take as long as running it."""
+
+
 def record_search(
     store: Store,
     search_id: int,
@@ -116,46 +134,43 @@ def record_search(
     root = search.root.rollouts[0] if search.root.rollouts else None
     with store.session(patience_s) as session:
         ended = session.execute(
-            update(SearchRow)
-            .where(
-                SearchRow.id == search_id, SearchRow.fence == fence, SearchRow.status == "running"
-            )
-            .values(
-                status="failed" if result.stop_reason == "failed" else "done",
-                policy_version=policy_version,
-                num_simulations=result.budget.simulations,
-                num_tokens=result.budget.tokens,
-                num_unscored=search.num_unscored,
-                num_nodes=sum(len(n.edges) for n in search.nodes) + 1,
-                stop_reason=result.stop_reason,
-                answer=chosen.rollout.answer if chosen else None,
-                confidence=result.confidence,
-                is_sound=chosen.rollout.is_sound if chosen else None,
-                is_correct=is_correct(chosen.rollout.answer if chosen else None),
-                root_rollout_answer=root.answer if root else None,
-                root_rollout_correct=is_correct(root.answer if root else None),
-                ended_ts=now_us(),
-                error=search.error or None,
-            )
-        )
+            _END,
+            {
+                "search": search_id, "holder": fence,
+                "status": "failed" if result.stop_reason == "failed" else "done",
+                "policy_version": policy_version,
+                "num_simulations": result.budget.simulations,
+                "num_tokens": result.budget.tokens,
+                "num_unscored": search.num_unscored,
+                "num_nodes": sum(len(n.edges) for n in search.nodes) + 1,
+                "stop_reason": result.stop_reason,
+                "answer": chosen.rollout.answer if chosen else None,
+                "confidence": result.confidence,
+                "is_sound": chosen.rollout.is_sound if chosen else None,
+                "is_correct": is_correct(chosen.rollout.answer if chosen else None),
+                "root_rollout_answer": root.answer if root else None,
+                "root_rollout_correct": is_correct(root.answer if root else None),
+                "ended_ts": now_us(),
+                "error": search.error or None,
+            },
+        )  # fmt: skip
         if cast(CursorResult[Any], ended).rowcount != 1:
             return False
         problem_row_id = session.execute(
             select(SearchRow.problem_id).where(SearchRow.id == search_id)
         ).scalar_one()
         _write_nodes(session, search_id, search)
-        insert_rows(session, SimulationRow, [
-            {"search_id": search_id, "seq": i, "leaf_ix": s.leaf_ix, "value": s.value,
-             "num_tokens": s.num_tokens}
-            for i, s in enumerate(search.log)
-        ])  # fmt: skip
+        insert_rows(
+            session, SimulationRow, ("search_id", "seq", "leaf_ix", "value", "num_tokens"),
+            [(search_id, i, s.leaf_ix, s.value, s.num_tokens) for i, s in enumerate(search.log)],
+        )  # fmt: skip
         drop_journals(session, [search_id])
         rows = [
             _trajectory_row(search, c, search_id, problem_row_id, c is chosen, is_correct)
             for c in search.candidates
         ]
         if rows:
-            session.execute(insert(TrajectoryRow), rows)
+            session.execute(insert(cast(Table, TrajectoryRow.__table__)), rows)
     return True
 
 
@@ -186,62 +201,49 @@ def drop_journals(session: Session, search_ids: Sequence[int]) -> None:
         session.execute(delete(JournalRow).where(JournalRow.search_id.in_(part)))
 
 
+_NODE_COLUMNS = (
+    "search_id", "ix", "parent_ix", "depth", "visits", "value_sum", "own_evaluations", "prior",
+    "value", "stop", "prune_reason", "num_tokens",
+)  # fmt: skip
+_SCORE_COLUMNS = ("search_id", "ix", "critic", "seq", "version", "score", "reason")
+
+
 def _write_nodes(session: Session, search_id: int, search: Search) -> None:
-    nodes: list[dict[str, Any]] = []
-    texts: list[dict[str, Any]] = []
-    scores: list[dict[str, Any]] = []
     root = search.root
-    nodes.append(_node_values(search_id, root.ix, None, root, None))
-    texts.append({"search_id": search_id, "ix": root.ix, "text": root.state.prompt})
+    root_sum = (root.value or 0.0) + sum(e.value_sum for e in root.edges)
+    nodes: list[tuple[Any, ...]] = [
+        (search_id, root.ix, None, 0, root.visits, root_sum, root.num_evaluations, None,
+         root.value, None, None, 0)
+    ]  # fmt: skip
+    texts = [(search_id, root.ix, root.state.prompt)]
+    scores: list[tuple[Any, ...]] = []
     next_ix = len(search.nodes)
     for node in search.nodes:
         for seq, rollout in enumerate(node.rollouts):
-            scores.append(_rollout_score(search_id, node.ix, seq, rollout))
+            scores.append(_score_row(search_id, node.ix, seq, rollout.outcome, "outcome"))
         for score in node.scores:
             if score.reason != "does not apply" and score.critic != "outcome":
-                scores.append(
-                    {"search_id": search_id, "ix": node.ix, "critic": score.critic, "seq": 0,
-                     "version": score.version, "score": score.value, "reason": score.reason}
-                )  # fmt: skip
+                scores.append(_score_row(search_id, node.ix, 0, score, score.critic))
+        depth = node.depth + 1
         for edge in node.edges:
-            ix = edge.child.ix if edge.child else next_ix
-            next_ix += edge.child is None
-            values = _node_values(search_id, ix, node, edge.child, edge.prune_reason or None)
-            values |= {
-                "visits": edge.visits, "value_sum": edge.value_sum, "prior": edge.prior,
-                "stop": edge.option.stop, "num_tokens": len(edge.option.tokens),
-            }  # fmt: skip
-            nodes.append(values)
-            texts.append({"search_id": search_id, "ix": ix, "text": edge.option.text})
-    for table, rows in ((NodeRow, nodes), (NodeText, texts), (CriticScore, scores)):
-        insert_rows(session, table, rows)
+            child, option = edge.child, edge.option
+            ix = child.ix if child else next_ix
+            next_ix += child is None
+            nodes.append(
+                (search_id, ix, node.ix, depth, edge.visits, edge.value_sum,
+                 child.num_evaluations if child else 0, edge.prior, child.value if child else None,
+                 option.stop, edge.prune_reason or None, len(option.tokens))
+            )  # fmt: skip
+            texts.append((search_id, ix, option.text))
+    insert_rows(session, NodeRow, _NODE_COLUMNS, nodes)
+    insert_rows(session, NodeText, ("search_id", "ix", "text"), texts)
+    insert_rows(session, CriticScore, _SCORE_COLUMNS, scores)
 
 
-def _node_values(
-    search_id: int, ix: int, parent: Node | None, node: Node | None, prune_reason: str | None
-) -> dict[str, Any]:
-    return {
-        "search_id": search_id,
-        "ix": ix,
-        "parent_ix": parent.ix if parent else None,
-        "depth": parent.depth + 1 if parent else 0,
-        "visits": node.visits if node else 0,
-        "value_sum": (node.value or 0.0) + sum(e.value_sum for e in node.edges) if node else 0.0,
-        "own_evaluations": node.num_evaluations if node else 0,
-        "prior": None,
-        "value": node.value if node else None,
-        "stop": None,
-        "prune_reason": prune_reason,
-        "num_tokens": 0,
-    }
-
-
-def _rollout_score(search_id: int, ix: int, seq: int, rollout: Rollout) -> dict[str, Any]:
-    score = rollout.outcome
-    return {
-        "search_id": search_id, "ix": ix, "critic": "outcome", "seq": seq,
-        "version": score.version, "score": score.value, "reason": score.reason,
-    }  # fmt: skip
+def _score_row(
+    search_id: int, ix: int, seq: int, score: Score, critic: str
+) -> tuple[int, int, str, int, str, float | None, str]:
+    return search_id, ix, critic, seq, score.version, score.value, score.reason
 
 
 def _trajectory_row(
