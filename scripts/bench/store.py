@@ -44,6 +44,7 @@ from store.check import check_store  # noqa: E402
 from store.database import Store, open_store, sqlite_path  # noqa: E402
 from store.datasets import freeze_dataset  # noqa: E402
 from store.inspection import ask_question, ask_sql  # noqa: E402
+from store.pairs import freeze_pairs  # noqa: E402
 from store.questions import QUESTIONS  # noqa: E402
 from store.schema import (  # noqa: E402
     Base,
@@ -88,7 +89,7 @@ def scale(url: str, label: str, sizes: Sequence[int], repeats: int) -> list[Row]
         with store.session() as session:
             row = session.scalars(select(Round).where(Round.number == number)).one()
             rule = SelectionRule(min_outcome=0.0, must_be_sound=False, must_answer=False)
-            freeze_dataset(session, row, rule)
+            freeze_pairs(session, freeze_dataset(session, row, rule).id, 0.0)
             row.stage = "kept"
         total = count(store, NodeRow)
         rate = num * nodes_each / seconds

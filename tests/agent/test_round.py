@@ -12,7 +12,6 @@ from sqlalchemy import select, text
 from agent.actors import InlineHosts
 from agent.comparison import compare_rounds
 from agent.config import load_config
-from agent.failpoints import POINTS
 from agent.imagination import Imagination, Imagined
 from agent.plots import plot_run
 from agent.progress import Silent
@@ -107,32 +106,6 @@ def test_rounds_are_compared_and_drawn(checkpoint: Path, tmp_path: Path) -> None
     assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(UsageError, match=r"none of \.png"):
         plot_run(store, "default", tmp_path / "run.txt")
-
-
-KILLS = [
-    "after-imagining", "after-claim", "after-journal", "before-search-commit:2",
-    "after-search-commit:3", "after-claim:2", "after-searching", "after-selecting",
-    "while-training", "after-policy", "after-training", "after-evaluation", "before-verdict",
-]  # fmt: skip
-
-
-def test_a_round_killed_at_a_dozen_points_ends_like_one_never_killed(
-    checkpoint: Path, tmp_path: Path
-) -> None:
-    assert {k.partition(":")[0] for k in KILLS} | {"after-verdict", "after-drain"} == set(POINTS)
-    (tmp_path / "calm").mkdir()
-    (tmp_path / "stormy").mkdir()
-    run_rounds(tmp_path / "calm", checkpoint)
-    for point in KILLS:
-        done = improve(tmp_path / "stormy", checkpoint, failpoint=point)
-        assert done.returncode == -signal.SIGKILL, (point, done.stderr)
-        store = open_store(f"sqlite:///{tmp_path}/stormy/store.db")
-        assert not any(check_store(store).values()), point
-        store.close()
-    done = improve(tmp_path / "stormy", checkpoint)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["rounds"][0]["round"] == 1
-    assert contents(tmp_path / "stormy") == contents(tmp_path / "calm")
 
 
 def test_a_resumed_round_asks_the_models_only_for_what_its_journals_lack(

@@ -4,15 +4,24 @@ import json
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 
 from search.errors import UsageError
 from store.check import check_store
 from store.database import Store
 from store.datasets import freeze_dataset
 from store.export import KINDS, datasets_of, exported, write_rows
-from store.inspection import read_tree
-from store.schema import NodeRow, Round, SearchRow, SimulationRow, TrajectoryRow
+from store.inspection import ask_question, read_tree
+from store.pairs import freeze_pairs, stored_pairs
+from store.schema import (
+    NodeRow,
+    NodeText,
+    PreferencePair,
+    Round,
+    SearchRow,
+    SimulationRow,
+    TrajectoryRow,
+)
 from store.selection import SelectionRule
 from store.trimming import trim
 from tests.store.test_store import count, recorded
@@ -35,6 +44,38 @@ def frozen(store: Store) -> int:
 def rows_of(store: Store, kind: str, dataset_id: int) -> list[dict[str, object]]:
     with store.session() as session:
         return list(exported(session, kind, [dataset_id], lambda problem: f"{problem}="))
+
+
+def test_frozen_pairs_are_those_that_training_reads(store: Store) -> None:
+    dataset_id = frozen(store)
+    with store.session() as session:
+        read = [(p.margin, p.rejected_text, p.reason) for p in stored_pairs(session, dataset_id)]
+        assert freeze_pairs(session, dataset_id) == len(read) > 0
+        rows = session.execute(
+            select(PreferencePair.margin, NodeText.text, PreferencePair.reason)
+            .join(NodeText, (NodeText.search_id == PreferencePair.search_id)
+                  & (NodeText.ix == PreferencePair.rejected_ix))
+            .order_by(PreferencePair.position)
+        ).all()  # fmt: skip
+    assert [tuple(row) for row in rows] == read
+    answer = ask_question(store, "pairs", {"run": "r"})
+    margins = [dict(zip(answer.columns, row, strict=True))["margin"] for row in answer.rows]
+    assert margins == sorted((m for m, _, _ in read), reverse=True)
+    assert not any(check_store(store).values())
+    trim(store, "r", keep=0, is_real=True)
+    assert not any(check_store(store).values())
+
+
+@pytest.mark.parametrize(
+    "damage", ["margin = margin + 0.1", "chosen_ix = rejected_ix", "parent_ix = parent_ix + 1",
+               "rejected_ix = 9999"],
+)  # fmt: skip
+def test_the_checker_sees_a_damaged_pair(store: Store, damage: str) -> None:
+    dataset_id = frozen(store)
+    with store.session() as session:
+        assert freeze_pairs(session, dataset_id)
+        session.execute(text(f"UPDATE preference_pairs SET {damage}"))
+    assert check_store(store)["pairs_are_siblings"] > 0
 
 
 def test_what_was_kept_comes_out_as_prompt_and_completion(store: Store) -> None:
