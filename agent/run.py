@@ -2,12 +2,10 @@
 
 import importlib.metadata
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -18,6 +16,7 @@ from agent.context import RunContext
 from agent.custody import current_models, damaged
 from agent.engine.hosts import HostSettings, ModelRef
 from agent.engine.tokenizer import Tokenizer
+from agent.heartbeat import Heartbeat
 from agent.models import as_ref, base_checkpoints, register, register_trained
 from agent.progress import Progress
 from agent.round import Outcome, RoundRunner, next_number, open_round
@@ -28,13 +27,11 @@ from agent.training.initial import initial_models_job
 from agent.training.publish import copied, sweep
 from agent.training.replay import read_demonstrations
 from agent.workshop import Workshop
-from search.errors import BusyError, RatchetError, StoreAwayError, TaskError, UsageError
+from search.errors import StoreAwayError, TaskError, UsageError
 from store.database import Store, now_us, open_store
 from store.leases import RunLease
 from store.recording import add_event, add_problems
-from store.schema import ActorRow, Round, Run, SearchRow, SpeculationRow
-
-RENEW_EVERY_S = 10.0
+from store.schema import Round, Run, SearchRow
 
 
 def code_version() -> str:
@@ -83,8 +80,7 @@ class Improver:
         sweep(self.folder)
         self.hosts: Hosts | None = None
         self.start_s = 0.0
-        self._stopping = threading.Event()
-        self._lost: RatchetError | None = None
+        self.heartbeat: Heartbeat | None = None
 
     def _check_problems(self, tokenizer: Tokenizer) -> None:
         """Every problem that is known now must be spellable, and fit the context."""
@@ -146,7 +142,6 @@ class Improver:
     @contextmanager
     def started(self) -> Iterator["Improver"]:
         """Start the hosts; on leaving stop them and give the lease back."""
-        heartbeat = threading.Thread(target=self._beat, daemon=True)
         try:
             began = time.monotonic()
             self.progress.stage("starting", 5, "actors")
@@ -154,7 +149,8 @@ class Improver:
                 self.config.hosting.hosting, host_settings(self.config),
                 self.config.hosting.ray_address,
             )  # fmt: skip
-            heartbeat.start()
+            self.heartbeat = Heartbeat(self.store, self.lease, self.hosts, self.progress)
+            self.heartbeat.start()
             self.models = self._bootstrap()
             for role, ref in self.models.items():
                 self.hosts.call(role, "load", ref)
@@ -163,13 +159,11 @@ class Improver:
             self.progress.close()
             yield self
         finally:
-            self._stopping.set()
             self.store.patience_s = 0.0
             self.progress.close()
-            if heartbeat.ident:
-                heartbeat.join()
+            if self.heartbeat is not None:
+                self.heartbeat.stop()
             if self.hosts is not None:
-                self._note_stopped()
                 self.hosts.close()
             self._release()
             self.store.close()
@@ -222,8 +216,8 @@ class Improver:
                 row = session.get_one(Round, round_id)
                 self._check_same_settings(row)
                 self.progress.say(f"going on with round {row.number} at {row.stage}")
-        if self._lost is not None:
-            raise self._lost
+        if self.heartbeat is not None and self.heartbeat.lost is not None:
+            raise self.heartbeat.lost
         return RoundRunner(self.context()).run(round_id)
 
     def _check_same_settings(self, row: Round) -> None:
@@ -312,60 +306,8 @@ class Improver:
             if t.role in CRITIC_ROLES
         }
 
-    def _beat(self) -> None:
-        """Keep the lease and write down how the actors are."""
-        while not self._stopping.wait(1.0 if self._first_beat else RENEW_EVERY_S):
-            self._first_beat = False
-            try:
-                self.lease.renew()
-                self._note_health()
-            except BusyError as error:
-                self._lost = error
-                self.progress.say(f"warning: {error.message}")
-            except Exception as error:  # whatever it was, the next beat must come
-                self.progress.say(f"warning: no heartbeat: {error}")
-
-    _first_beat = True
-
-    def _note_health(self, state: str = "") -> None:
-        if self.hosts is None:
-            return
-        health = self.hosts.health()
-        with self.store.session() as session:
-            for role, seen in health.items():
-                versions = seen.get("versions") or [""]
-                session.merge(
-                    ActorRow(
-                        run_id=self.run_id, role=role, state=state or seen["state"],
-                        version=versions[-1], device=seen.get("device", ""),
-                        pid=seen.get("pid", 0), num_restarts=seen.get("restarts", 0),
-                        seen_ts=now_us(),
-                    )
-                )  # fmt: skip
-                for row in _speculation(role, seen.get("speculation") or {}):
-                    session.merge(row)
-
     def _release(self) -> None:
         try:
             self.lease.release()
         except StoreAwayError as error:  # it ends by itself, and this host sees the process gone
             self.progress.say(f"warning: {error.message}")
-
-    def _note_stopped(self) -> None:
-        try:
-            self._note_health("stopped")
-        except RatchetError as error:
-            self.progress.say(f"warning: {error.message}")
-
-
-def _speculation(role: str, report: dict[str, Any]) -> list[SpeculationRow]:
-    """Rows of what an actor says of its drafts."""
-    return [
-        SpeculationRow(
-            policy_version=report["policy"], drafter_version=report["drafter"], source=source,
-            actor=role, acceptance=seen["acceptance"], accepted_length=seen["accepted_length"],
-            num_drafted=seen["drafted"], num_accepted=seen["accepted"], costs=report["costs_ms"],
-            selftest=report["selftest"], seen_ts=now_us(),
-        )
-        for source, seen in report.get("sources", {}).items()
-    ]  # fmt: skip

@@ -21,7 +21,7 @@ from agent.coordinator import Models
 from agent.progress import Progress
 from agent.recorder import Recorder
 from search import frontier
-from search.errors import StoreError
+from search.errors import StoreAwayError, StoreError
 from search.interfaces import Evaluation, Proposal
 from search.journal import Entry, entry_of, resume
 from search.mcts import Expansion, Leaf, Search
@@ -75,8 +75,10 @@ class SearchStage:
                 for future in futures:
                     future.result()
                 self.recorder.finish()
-            except BaseException:
+            except BaseException as error:
                 self._stopping.set()
+                if not isinstance(error, StoreAwayError):
+                    self.context.store.patience_s = 0.0  # cohorts that wait for it end at once
                 executor.shutdown(wait=True, cancel_futures=True)
                 raise
 

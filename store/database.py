@@ -54,8 +54,13 @@ class Store:
         Raises StoreAwayError when the database does not answer for `patience_s` (the store's own
         by default), or stops answering before the end; then nothing was written.
         """
-        deadline = time.monotonic() + (self.patience_s if patience_s is None else patience_s)
-        while not self._answers(deadline):
+        began = time.monotonic()
+        # Looked at anew each time: who stops the program ends all waiting by setting it to 0. When
+        # patience ends, the transaction itself says what is wrong.
+        while (
+            time.monotonic() - began < (self.patience_s if patience_s is None else patience_s)
+            and not self._answers()
+        ):
             time.sleep(RETRY_S)
         with (
             self._lock,
@@ -65,16 +70,14 @@ class Store:
         ):
             yield s
 
-    def _answers(self, deadline: float) -> bool:
-        """Whether a server takes a connection; raises once it is too late to wait for one."""
+    def _answers(self) -> bool:
+        """Whether a server takes a connection."""
         if self.engine.dialect.name == "sqlite":
             return True  # a file answers, or its lock is waited for by SQLite itself
         try:
             with _mapped_errors(self.url), self.engine.connect():
                 return True
         except StoreAwayError:
-            if time.monotonic() >= deadline:
-                raise
             return False
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from agent import failpoints
 from agent.config import load_config
@@ -141,8 +141,8 @@ def test_a_server_that_is_not_there_is_waited_for_as_long_as_patience_lasts(
     store = database.Store(f"postgresql+psycopg://nobody@/none?host={tmp_path}")
     for patience_s in (0.0, 0.7):
         began = time.monotonic()
-        with pytest.raises(StoreAwayError), store.session(patience_s):
-            pass
+        with pytest.raises(StoreAwayError), store.session(patience_s) as session:
+            session.execute(text("SELECT 1"))
         assert time.monotonic() - began >= patience_s
     with pytest.raises(StoreAwayError):
         open_store(f"postgresql+psycopg://nobody@/none?host={tmp_path}")
