@@ -3,8 +3,8 @@
 
     .venv/bin/python scripts/bench/store.py --quick                      # 10^4 nodes, few kills
     .venv/bin/python scripts/bench/store.py --part scale                 # 10^5 and 10^6 nodes
-    .venv/bin/python scripts/bench/store.py --part scale --postgres      # and on PostgreSQL
-    .venv/bin/python scripts/bench/store.py --part kills --kills 200     # about 10 s a kill
+    .venv/bin/python scripts/bench/store.py --part scale --database postgresql
+    .venv/bin/python scripts/bench/store.py --part kills --kills 200     # 10 to 20 s a kill
     .venv/bin/python scripts/bench/store.py --part hostile --part writers
 
 scale    records finished searches through the product's own writer until there are enough nodes;
@@ -244,7 +244,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--part", action="append", choices=PARTS, help="default: all")
-    parser.add_argument("--postgres", action="store_true", help="also on PostgreSQL")
+    parser.add_argument("--database", action="append", choices=("sqlite", "postgresql"),
+                        help="default: sqlite")  # fmt: skip
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--nodes", type=int, action="append", help="default: 10^5 and 10^6")
     parser.add_argument("--repeats", type=int, default=20, help="of each question")
@@ -252,7 +253,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     arguments = parser.parse_args()
     parts = arguments.part or PARTS
-    kinds = ["sqlite", "postgresql"] if arguments.postgres else ["sqlite"]
+    kinds = arguments.database or ["sqlite"]
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         for kind in kinds:
