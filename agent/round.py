@@ -31,10 +31,10 @@ from agent.schemes import Source, Writer
 from agent.searching import SearchStage
 from agent.training.fit import DivergedError
 from agent.training.publish import NonFiniteError
-from search.errors import StoreAwayError, TaskError
+from search.errors import TaskError
 from search.randomness import derive_seed
 from search.state import Problem
-from store.database import RETRY_S, Store, now_us
+from store.database import Store, now_us
 from store.datasets import dataset_of, freeze_dataset
 from store.pairs import freeze_pairs
 from store.recording import add_event, add_problems, as_problem, plan_searches
@@ -77,14 +77,7 @@ class RoundRunner:
         }
         while (stage := self._row(round_id).stage) in stages:
             started = time.monotonic()
-            try:
-                stages[stage](round_id)
-            except StoreAwayError as error:
-                if time.monotonic() - started > self.store.patience_s:
-                    raise
-                self.progress.say(f"warning: {error.message}; {stage} is taken up again")
-                time.sleep(RETRY_S)
-                continue
+            stages[stage](round_id)
             self._note_time(round_id, stage, time.monotonic() - started)
         return self._outcome(round_id)
 

@@ -28,10 +28,13 @@ from agent.training.publish import copied, sweep
 from agent.training.replay import read_demonstrations
 from agent.workshop import Workshop
 from search.errors import StoreAwayError, TaskError, UsageError
-from store.database import Store, now_us, open_store
+from store.database import RETRY_S, Store, now_us, open_store
 from store.leases import RunLease
 from store.recording import add_event, add_problems
 from store.schema import Round, Run, SearchRow
+
+START_PATIENCE_S = 10.0
+"""A server that is just starting is waited for; a wrong URL should not take long to be said."""
 
 
 def code_version() -> str:
@@ -73,7 +76,9 @@ class Improver:
             self.base["policy"].path, self.task, tokenizer, self.max_positions
         )
         self.folder = Path(config.checkpoints).expanduser()
-        self.store: Store = open_store(config.store)
+        self.store: Store = open_store(
+            config.store, patience_s=min(START_PATIENCE_S, config.hosting.store_wait_s)
+        )
         self.store.patience_s = config.hosting.store_wait_s
         self.run_id = self._run_row()
         self.lease = RunLease(self.store, self.run_id)
@@ -203,8 +208,18 @@ class Improver:
             add_event(session, self.run_id, "round-failed", {"reason": row.error}, round_id)
 
     def run_round(self) -> Outcome:
-        """Finish the open round, or make the next one."""
-        assert self.hosts is not None
+        """Finish the open round, or make the next one; taken up again when the store was away."""
+        while True:
+            began = time.monotonic()
+            try:
+                return self._run_round()
+            except StoreAwayError as error:
+                if time.monotonic() - began > self.store.patience_s:
+                    raise
+                self.progress.say(f"warning: {error.message}; the round is taken up again")
+                time.sleep(RETRY_S)
+
+    def _run_round(self) -> Outcome:
         round_id = open_round(self.store, self.run_id)
         if round_id is not None and self._lost_models(round_id):
             self.give_up_open_round("its models are damaged")

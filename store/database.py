@@ -54,14 +54,7 @@ class Store:
         Raises StoreAwayError when the database does not answer for `patience_s` (the store's own
         by default), or stops answering before the end; then nothing was written.
         """
-        began = time.monotonic()
-        # Looked at anew each time: who stops the program ends all waiting by setting it to 0. When
-        # patience ends, the transaction itself says what is wrong.
-        while (
-            time.monotonic() - began < (self.patience_s if patience_s is None else patience_s)
-            and not self._answers()
-        ):
-            time.sleep(RETRY_S)
+        self.wait(patience_s)
         with (
             self._lock,
             _mapped_errors(self.url),
@@ -69,6 +62,18 @@ class Store:
             s.begin(),
         ):
             yield s
+
+    def wait(self, patience_s: float | None = None) -> None:
+        """Return as soon as the database answers, or when patience ends: what is done next says
+        what is wrong.
+        """
+        began = time.monotonic()
+        # Looked at anew each time: who stops the program ends all waiting by setting it to 0.
+        while (
+            time.monotonic() - began < (self.patience_s if patience_s is None else patience_s)
+            and not self._answers()
+        ):
+            time.sleep(RETRY_S)
 
     def _answers(self) -> bool:
         """Whether a server takes a connection."""
@@ -84,9 +89,13 @@ class Store:
         self.engine.dispose()
 
 
-def open_store(url: str, must_exist: bool = False) -> Store:
-    """Open a store, creating the tables of an empty one. Raises StoreError for another version."""
+def open_store(url: str, must_exist: bool = False, patience_s: float = 0.0) -> Store:
+    """Open a store, creating the tables of an empty one.
+
+    Raises StoreError for another version, StoreAwayError when it does not answer for `patience_s`.
+    """
     store = Store(url, must_exist)
+    store.wait(patience_s)
     with _mapped_errors(url):
         if not _is_current(store.engine):
             with _PROCESS_LOCK, _file_lock(store.engine):
