@@ -62,7 +62,7 @@ def inspect_searches(
 
 @inspect_app.command("tree")
 def inspect_tree(
-    search_id: Annotated[int, typer.Argument(help="number of a search")],
+    search_id: Annotated[int, typer.Argument(max=2**63 - 1, help="number of a search")],
     after: Annotated[
         int | None, typer.Option("--after", min=0, help="as it was after so many simulations")
     ] = None,
@@ -110,8 +110,8 @@ def inspect_trajectories(
 
 @inspect_app.command("siblings")
 def inspect_siblings(
-    search_id: Annotated[int, typer.Argument(help="number of a search")],
-    node: Annotated[int, typer.Argument(help="number of the node whose options are compared")] = 0,
+    search_id: Annotated[int, typer.Argument(max=2**63 - 1, help="number of a search")],
+    node: Annotated[int, typer.Argument(min=0, help="the node whose options are compared")] = 0,
     store: StoreUrl = None,
     config: ConfigFile = "",
     as_json: Json = False,

@@ -1,18 +1,23 @@
-"""Two rounds side by side: what their policies solve of the same held-out problems."""
+"""Two rounds side by side: what their models solve of the same held-out problems."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from agent.custody import models_after
 from agent.intervals import mcnemar_p, paired_difference
 from search.errors import NotFoundError, UsageError
 from store.database import Store
-from store.schema import EvaluationItem, EvaluationRow, Round, Run
+from store.schema import ENDED, EvaluationItem, EvaluationRow, Round, Run
+
+Key = tuple[str, str, str]
+"""Mode, benchmark and settings of an evaluation, which make two of them comparable."""
 
 
-def policies_by_round(session: Session, run: str) -> dict[int, str]:
-    """Version of the policy that each ended round left behind; 0 is before the first round.
+def models_by_round(session: Session, run: str) -> dict[int, dict[str, str]]:
+    """Role to version that each ended round left behind; 0 is before the first round.
 
     Raises NotFoundError for a run without rounds.
     """
@@ -22,11 +27,32 @@ def policies_by_round(session: Session, run: str) -> dict[int, str]:
     ).all()  # fmt: skip
     if not rounds:
         raise NotFoundError(f"run {run!r} has no round", "see `ratchet inspect rounds`")
-    found = {0: rounds[0].models["policy"]}
-    for row in rounds:
-        is_new = row.stage == "promoted" and row.candidates
-        found[row.number] = (row.candidates if is_new else row.models)["policy"]  # type: ignore[index]
+    return {0: dict(rounds[0].models)} | {
+        row.number: models_after(row) for row in rounds if row.stage in ENDED
+    }
+
+
+def evaluations_of(session: Session, models: Mapping[str, str]) -> dict[Key, EvaluationRow]:
+    """What was measured of a policy, one evaluation a key.
+
+    Of several that differ in critics or drafter, the one with just these models is taken, else the
+    newest.
+    """
+    rows = session.scalars(
+        select(EvaluationRow)
+        .where(EvaluationRow.policy_version == models["policy"])
+        .order_by(EvaluationRow.id)
+    )
+    found: dict[Key, EvaluationRow] = {}
+    for row in rows:
+        key = (row.mode, row.benchmark_sha, repr(sorted(row.settings.items())))
+        if key not in found or not _fits(found[key], models) or _fits(row, models):
+            found[key] = row
     return found
+
+
+def _fits(row: EvaluationRow, models: Mapping[str, str]) -> bool:
+    return all(models.get(role) == version for role, version in row.models.items())
 
 
 def compare_rounds(store: Store, run: str, before: int, after: int) -> list[dict[str, Any]]:
@@ -35,35 +61,22 @@ def compare_rounds(store: Store, run: str, before: int, after: int) -> list[dict
     Raises NotFoundError for a round that is not there, UsageError when nothing was measured twice.
     """
     with store.session() as session:
-        policies = policies_by_round(session, run)
+        models = models_by_round(session, run)
         for number in (before, after):
-            if number not in policies:
+            if number not in models:
                 raise NotFoundError(
-                    f"run {run!r} has no round {number}",
-                    f"it has rounds 1 to {max(policies)}; 0 is before the first one",
+                    f"run {run!r} has no ended round {number}",
+                    f"it has {', '.join(map(str, models))}; 0 is before the first one",
                 )
-        rows = [
-            _compared(session, mine, theirs)
-            for mine in _evaluations(session, policies[before])
-            for theirs in _evaluations(session, policies[after])
-            if (mine.mode, mine.benchmark_sha, mine.settings)
-            == (theirs.mode, theirs.benchmark_sha, theirs.settings)
-        ]
+        old = evaluations_of(session, models[before])
+        new = evaluations_of(session, models[after])
+        rows = [_compared(session, old[key], new[key]) for key in old if key in new]
     if not rows:
         raise UsageError(
             f"the policies of rounds {before} and {after} were not measured on the same problems",
             "see `ratchet evaluate --compare A B`",
         )
     return rows
-
-
-def _evaluations(session: Session, version: str) -> list[EvaluationRow]:
-    return list(
-        session.scalars(
-            select(EvaluationRow).where(EvaluationRow.policy_version == version)
-            .order_by(EvaluationRow.mode, EvaluationRow.id)
-        )
-    )  # fmt: skip
 
 
 def _compared(session: Session, mine: EvaluationRow, theirs: EvaluationRow) -> dict[str, Any]:

@@ -5,7 +5,7 @@ marked as quarantined, and the run goes on with what it had before: for each rol
 earlier rounds, newest first, then the parents of these.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,28 @@ from store.schema import CheckpointRow, Round
 Say = Callable[[str], None]
 
 
+def models_after(row: Round) -> dict[str, str]:
+    """Role to version that a round leaves behind.
+
+    A promoted round hands on all its candidates. One that kept its policy hands on its critics,
+    which learned from more texts, but neither policy nor drafter.
+    """
+    versions: dict[str, Any] = dict(row.models)
+    candidates = row.candidates or {}
+    if row.stage == "promoted":
+        versions |= candidates
+    elif row.stage == "kept":
+        versions |= {r: v for r, v in candidates.items() if r in CRITIC_ROLES}
+    return versions
+
+
 def current_models(
-    store: Store, run_id: int, say: Say = lambda text: None
+    store: Store, run_id: int, say: Say, is_written: bool = True
 ) -> dict[str, ModelRef] | None:
     """Role to weights after the run's last round; None before the first one.
 
-    A promoted round hands on all its candidates. One that kept its policy hands on its critics,
-    which learned from more texts, but neither policy nor drafter. Raises CheckpointError when no
-    version of a role is whole.
+    What is found out about checkpoints is written to the store if `is_written`. Raises
+    CheckpointError when no version of a role is whole.
     """
     with store.session() as session:
         rounds = session.scalars(
@@ -38,43 +52,40 @@ def current_models(
         ).all()
         if not rounds:
             return None
-        last = rounds[0]
-        versions: dict[str, Any] = dict(last.models)
-        candidates = last.candidates or {}
-        if last.stage == "promoted":
-            versions |= candidates
-        elif last.stage == "kept":
-            versions |= {r: v for r, v in candidates.items() if r in CRITIC_ROLES}
-        earlier = {role: [r.models.get(role) for r in rounds] for role in versions}
-        return {
-            role: _first_sound(session, run_id, role, [version, *earlier[role]], say)
-            for role, version in versions.items()
+        lines = {
+            role: list(_line(session, role, [version, *(r.models.get(role) for r in rounds)]))
+            for role, version in models_after(rounds[0]).items()
         }
+    # Hashing takes long and needs no transaction: the lease must be renewed meanwhile.
+    causes: dict[int, str] = {}
+    try:
+        return {role: _first_sound(role, rows, causes, say) for role, rows in lines.items()}
+    finally:
+        if is_written:
+            _note(store, run_id, causes, say)
 
 
-def damaged(
-    store: Store, run_id: int, versions: dict[str, str], say: Say = lambda text: None
-) -> list[str]:
+def damaged(store: Store, run_id: int, versions: Mapping[str, str], say: Say) -> list[str]:
     """Roles whose version is not whole on disk; these are quarantined."""
     with store.session() as session:
-        return [
-            role
-            for role, version in versions.items()
-            if not _is_sound(session, run_id, _row(session, role, version), say)
-        ]
+        rows = {role: _row(session, role, version) for role, version in versions.items()}
+    causes = {row.id: fault_of(row) for row in rows.values() if row is not None}
+    _note(store, run_id, causes, say)
+    return [role for role, row in rows.items() if row is None or causes[row.id]]
 
 
 def _first_sound(
-    session: Session, run_id: int, role: str, versions: list[str | None], say: Say
+    role: str, rows: Sequence[CheckpointRow], causes: dict[int, str], say: Say
 ) -> ModelRef:
-    wanted = versions[0]
-    for row in _line(session, role, versions):
-        if _is_sound(session, run_id, row, say):
-            if row.version != wanted:
-                say(f"warning: going on with the {role} {row.version} instead of {wanted}")
+    for row in rows:
+        causes[row.id] = fault_of(row)
+        if not causes[row.id]:
+            if row is not rows[0]:
+                say(f"warning: {causes[rows[0].id]}")
+                say(f"warning: going on with the {role} {row.version}, not {rows[0].version}")
             return ModelRef(role, row.version, row.path)
     raise CheckpointError(
-        f"no {role} of the run is whole on disk any more; the last one was {wanted}",
+        f"no {role} of the run is whole on disk any more",
         "copy its directory back (`ratchet models --json` has the path), or start with --run NAME",
     )
 
@@ -98,19 +109,20 @@ def _row(session: Session, role: str, version: str) -> CheckpointRow | None:
     ).one_or_none()
 
 
-def _is_sound(session: Session, run_id: int, row: CheckpointRow | None, say: Say) -> bool:
-    """Compare a checkpoint with what was registered, and note it when that changed."""
-    if row is None:
-        return False
-    cause = fault_of(row)
-    status = "quarantined" if cause else "ready"
-    if row.status != status:
-        row.status = status
-        kind = "checkpoint-quarantined" if cause else "checkpoint-restored"
-        payload = {"role": row.role, "version": row.version, "cause": cause}
-        add_event(session, run_id, kind, payload)
-        say(f"warning: {cause}" if cause else f"{row.role} {row.version} is whole again")
-    return not cause
+def _note(store: Store, run_id: int, causes: Mapping[int, str], say: Say) -> None:
+    """Write down which checkpoints are damaged, and which are whole again."""
+    with store.session() as session:
+        for row_id, cause in causes.items():
+            row = session.get_one(CheckpointRow, row_id)
+            status = "quarantined" if cause else "ready"
+            if row.status == status:
+                continue
+            row.status = status
+            kind = "checkpoint-quarantined" if cause else "checkpoint-restored"
+            payload = {"role": row.role, "version": row.version, "cause": cause}
+            add_event(session, run_id, kind, payload)
+            if not cause:
+                say(f"the {row.role} {row.version} is whole again")
 
 
 def fault_of(row: CheckpointRow) -> str:
@@ -119,6 +131,8 @@ def fault_of(row: CheckpointRow) -> str:
         found = inspect_checkpoint(Path(row.path))
     except CheckpointError as error:
         return error.message
+    except OSError as error:  # a disk that fails is damage, too
+        return f"checkpoint {row.path} cannot be read: {error}"
     if found.version != row.version:
         return f"the weights in {row.path} are {found.version}, not {row.version}"
     if row.manifest_sha and found.manifest_sha != row.manifest_sha:

@@ -85,6 +85,7 @@ def register(
     ).one_or_none()
     if known is not None:
         known.status, known.manifest_sha = "ready", checkpoint.manifest_sha
+        known.path = str(checkpoint.path.resolve())
     else:
         session.add(
             CheckpointRow(

@@ -6,12 +6,12 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from agent.comparison import policies_by_round
+from agent.comparison import Key, evaluations_of, models_by_round
 from agent.teacher import CRITIC_ROLES
 from search.errors import ResourceError, UsageError
 from store.database import Store
 from store.inspection import ask_question
-from store.schema import CheckpointRow, EvaluationRow, Round, Run
+from store.schema import CheckpointRow, Round, Run
 
 
 def plot_run(store: Store, run: str, path: Path) -> None:
@@ -29,8 +29,7 @@ def plot_run(store: Store, run: str, path: Path) -> None:
         )
     figure, panels = pyplot.subplots(2, 2, figsize=(11, 8))
     with store.session() as session:
-        policies = policies_by_round(session, run)
-        _accuracy(panels[0][0], session, policies)
+        _accuracy(panels[0][0], session, models_by_round(session, run))
         _calibration(panels[0][1], session, run)
         _acceptance(panels[1][0], session, run)
     _budget(panels[1][1], store, run)
@@ -45,26 +44,30 @@ def plot_run(store: Store, run: str, path: Path) -> None:
         pyplot.close(figure)
 
 
-def _accuracy(axes: Any, session: Session, policies: dict[int, str]) -> None:
-    """Held-out accuracy of the policy after each round, with 95 % intervals."""
+def _accuracy(axes: Any, session: Session, models: dict[int, dict[str, str]]) -> None:
+    """Held-out accuracy after each round, with 95 % intervals, on the problems measured most."""
+    found = {number: evaluations_of(session, refs) for number, refs in models.items()}
     for mode in ("greedy", "search"):
-        points = []
-        for number, version in policies.items():
-            row = session.scalars(
-                select(EvaluationRow)
-                .where(EvaluationRow.policy_version == version, EvaluationRow.mode == mode)
-                .order_by(EvaluationRow.id.desc())
-            ).first()
-            if row is not None:
-                points.append((number, row.num_correct / row.n, row.low, row.high))
+        counts: dict[Key, int] = {}
+        for key in (k for rows in found.values() for k in rows if k[0] == mode):
+            counts[key] = counts.get(key, 0) + 1
+        if not counts:
+            continue
+        often = max(counts, key=lambda key: counts[key])
+        points = [
+            (number, rows[often].num_correct / rows[often].n, rows[often].low, rows[often].high)
+            for number, rows in found.items()
+            if often in rows
+        ]
         if points:
             numbers, shares, lows, highs = zip(*points, strict=True)
             below = [max(0.0, s - low) for s, low in zip(shares, lows, strict=True)]
             above = [max(0.0, high - s) for s, high in zip(shares, highs, strict=True)]
             axes.errorbar(numbers, shares, yerr=(below, above), marker="o", capsize=3, label=mode)
     axes.set(title="held-out accuracy", xlabel="after round", ylabel="share right", ylim=(0, 1.02))
-    axes.set_xticks(sorted(policies))
-    axes.legend()
+    axes.set_xticks(sorted(models))
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()
 
 
 def _calibration(axes: Any, session: Session, run: str) -> None:

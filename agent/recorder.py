@@ -6,6 +6,7 @@ are committed in order. A process killed in between loses nothing: the searches 
 store and spool. A full spool makes the searches wait.
 """
 
+import contextlib
 import hashlib
 import threading
 import time
@@ -17,18 +18,22 @@ from agent.context import RunContext
 from search.errors import StoreAwayError
 from search.journal import Entry
 from store.recording import add_event, add_journal
-from store.spool import Spool
+from store.schema import Run
+from store.spool import Holder, Spool
 
 TRY_EVERY_S = 1.0
 
 Commit = Callable[[], None]
 
 
-def spool_path(context: RunContext) -> Path:
-    """File beside the checkpoints, named after the store and the run."""
-    digest = hashlib.sha256(context.config.store.encode()).hexdigest()[:8]
+def spool_of(context: RunContext) -> Spool:
+    """A file beside the checkpoints, named after the run and the time of its creation."""
+    with context.store.session() as session:
+        row = session.get_one(Run, context.lease.run_id)
+        name = f"{row.name} {row.created_ts}"
+    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
     folder = Path(context.config.checkpoints).expanduser()
-    return folder / f"spool-{digest}-{context.lease.run_id}.db"
+    return Spool(folder / f"spool-{digest}.db", Holder(name, context.lease.fence))
 
 
 class Recorder:
@@ -37,12 +42,15 @@ class Recorder:
     def __init__(self, context: RunContext, should_stop: Callable[[], bool]) -> None:
         self.context = context
         self.should_stop = should_stop
-        self.spool = Spool(spool_path(context))
+        self.spool = spool_of(context)
         self._waiting: list[Commit] = []
         self._away_since = 0.0
         """Monotonic seconds; 0 while the store answers."""
         self._tried = 0.0
         self._lock = threading.RLock()
+        aside = self.spool.set_aside()
+        if aside is not None:
+            context.progress.say(f"warning: {aside} is another holder's spool and is not used")
         self._drain()
 
     def journal(self, entries: Sequence[tuple[int, int, Entry]]) -> None:
@@ -54,13 +62,11 @@ class Recorder:
                 add_journal(session, entries)
 
         with self._lock:
-            if not self._done(write):
-                while self.spool.is_full and not self._is_back():
-                    self._pause()
-                if self._away_since:
+            while not self._done(write):
+                if not self.spool.is_full:
                     self.spool.add(entries)
-                else:
-                    write()
+                    return
+                self._pause()
 
     def commit(self, write: Commit) -> None:
         """End a search now, or as soon as the store answers; ended twice it is ended once."""
@@ -103,7 +109,10 @@ class Recorder:
         away_s, self._away_since = began - self._away_since, 0.0
         drained = {"away_s": round(away_s, 1), "entries": num_entries, "searches": num_searches,
                    "drain_s": round(time.monotonic() - began, 2)}  # fmt: skip
-        with self.context.store.session() as session:
+        with (
+            contextlib.suppress(StoreAwayError),  # away once more: what is next will notice
+            self.context.store.session(0.0) as session,
+        ):
             add_event(session, self.context.lease.run_id, "store-away", drained)
         self.context.progress.say(
             f"the store answers again after {away_s:.0f} s: {num_entries} entries and "

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from agent.actors import Hosts, make_hosts
@@ -208,16 +208,39 @@ class Improver:
             add_event(session, self.run_id, "round-failed", {"reason": row.error}, round_id)
 
     def run_round(self) -> Outcome:
-        """Finish the open round, or make the next one; taken up again when the store was away."""
+        """Finish the open round, or make the next one; taken up again when the store was away.
+
+        Raises StoreAwayError when nothing has got on for as long as the store's patience.
+        """
+        away_since, place = 0.0, ""
         while True:
-            began = time.monotonic()
             try:
                 return self._run_round()
             except StoreAwayError as error:
-                if time.monotonic() - began > self.store.patience_s:
+                now, here = time.monotonic(), self._place()
+                if not away_since or here != place:
+                    away_since, place = now, here
+                if now - away_since >= self.store.patience_s:
                     raise
                 self.progress.say(f"warning: {error.message}; the round is taken up again")
                 time.sleep(RETRY_S)
+
+    def _place(self) -> str:
+        """How far the run has come; empty when the store does not say."""
+        try:
+            with self.store.session() as session:
+                rounds = session.execute(
+                    select(Round.number, Round.stage).where(Round.run_id == self.run_id)
+                    .order_by(Round.number.desc())
+                ).first()  # fmt: skip
+                ended = session.scalar(
+                    select(func.count(SearchRow.ended_ts))
+                    .join(Round, Round.id == SearchRow.round_id)
+                    .where(Round.run_id == self.run_id)
+                )
+            return f"{rounds} {ended}"
+        except StoreAwayError:
+            return ""
 
     def _run_round(self) -> Outcome:
         round_id = open_round(self.store, self.run_id)

@@ -122,6 +122,13 @@ def sqlite_path(url: str) -> Path | None:
     return Path(parsed.database)
 
 
+_BOUNDS = {
+    "connect_timeout": 5, "keepalives": 1, "keepalives_idle": 5, "keepalives_interval": 5,
+    "keepalives_count": 2, "tcp_user_timeout": 15_000,
+}  # fmt: skip
+"""A host that has gone silent counts as away after some 15 s."""
+
+
 def _engine(url: str, must_exist: bool) -> Engine:
     parsed = parse_url(url)
     backend = parsed.get_backend_name()
@@ -133,8 +140,9 @@ def _engine(url: str, must_exist: bool) -> Engine:
     if backend == "postgresql":
         try:
             return create_engine(
-                parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_recycle=600
-            )
+                parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_recycle=600,
+                connect_args=_BOUNDS,
+            )  # fmt: skip
         except ModuleNotFoundError as error:
             raise UsageError(
                 "PostgreSQL needs the psycopg driver", "pip install 'ratchet-llm[postgres]'"

@@ -69,7 +69,12 @@ def boot_us() -> int:
 
 
 def left_us(run: Run, now: int) -> int:
-    """Microseconds that a run's lease still has, at `now` of the database's clock."""
+    """Microseconds that a run's lease still has, at `now` of the database's clock.
+
+    None are left to a process of this host that is gone.
+    """
+    if not run.owner or is_gone(run.owner):
+        return 0
     if run.owner.partition(" ")[0] == socket.gethostname():
         return max(0, run.lease_until_boot - boot_us())
     return max(0, run.lease_until_ts - now)
@@ -98,7 +103,7 @@ class RunLease:
             if run is None:
                 raise NotFoundError(f"there is no run {self.run_id}")
             now = clock_us(session)
-            if run.owner and run.owner != self.owner and self._still_holds(run, now):
+            if run.owner != self.owner and left_us(run, now) > 0:
                 host, pid, _ = run.owner.split(" ")
                 left = left_us(run, now) / 1e6
                 raise BusyError(
@@ -116,9 +121,6 @@ class RunLease:
             if cast(CursorResult[Any], claimed).rowcount != 1:
                 raise BusyError(f"run {run.name!r} was just taken by another process", "try again")
             return fence
-
-    def _still_holds(self, run: Run, now: int) -> bool:
-        return left_us(run, now) > 0 and not is_gone(run.owner)
 
     def renew(self) -> None:
         """Raises BusyError when another process has taken the run over."""

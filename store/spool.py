@@ -7,7 +7,9 @@ must not be lost. A SQLite file of its own, bounded in size, read back in the or
 import contextlib
 import json
 import sqlite3
+import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import select
@@ -21,11 +23,25 @@ from store.schema import JournalRow, SearchRow
 MAX_BYTES = 256 * 2**20
 
 
-class Spool:
-    """Entries by search and place. Opened again after a kill it is as it was."""
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Whose searches a spool is about."""
 
-    def __init__(self, path: Path, max_bytes: int = MAX_BYTES) -> None:
+    run: str
+    """Of which run: its name and the time of its creation, which no other store has."""
+    fence: int
+
+
+class Spool:
+    """Entries by search and place. Opened again after a kill it is as it was.
+
+    It is read back only by the holder that wrote it or the very next one of the run: in between
+    nobody else can have taken the searches further.
+    """
+
+    def __init__(self, path: Path, holder: Holder, max_bytes: int = MAX_BYTES) -> None:
         self.path = path
+        self.holder = holder
         self.max_bytes = max_bytes
 
     @property
@@ -43,18 +59,15 @@ class Spool:
 
     def add(self, entries: Sequence[tuple[int, int, Entry]]) -> None:
         """Append (search id, place, entry) in one transaction. Raises ResourceError."""
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self._open() as connection, connection:
-                connection.executemany(
-                    "INSERT OR IGNORE INTO entries VALUES (?, ?, ?)",
-                    [(i, n, json.dumps(entry)) for i, n, entry in entries],
-                )
-        except (sqlite3.Error, OSError) as error:
-            raise ResourceError(
-                f"the store does not answer, and {self.path} cannot be written: {error}",
-                "free some space and run the same command again",
-            ) from error
+        with self._open() as connection, connection:
+            connection.execute(
+                "INSERT INTO holders SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM holders)",
+                (self.holder.run, self.holder.fence),
+            )
+            connection.executemany(
+                "INSERT OR IGNORE INTO entries VALUES (?, ?, ?)",
+                [(i, n, json.dumps(entry)) for i, n, entry in entries],
+            )
 
     def drain(self, session: Session) -> int:
         """Write the entries of searches under way to their journals; how many were missing there.
@@ -65,7 +78,10 @@ class Spool:
             return 0
         with self._open() as connection:
             found = connection.execute("SELECT search_id, seq, entry FROM entries ORDER BY rowid")
-            rows = [(i, n, json.loads(entry)) for i, n, entry in found]
+            try:
+                rows = [(i, n, json.loads(entry)) for i, n, entry in found]
+            except ValueError as error:
+                raise _unreadable(self.path, error) from error
         ids = sorted({i for i, _, _ in rows})
         is_open: set[int] = set()
         known: set[tuple[int, int]] = set()
@@ -87,6 +103,23 @@ class Spool:
             add_journal(session, missing)
         return len(missing)
 
+    def set_aside(self) -> Path | None:
+        """Rename a spool that is not this holder's to read; where to, None if it is.
+
+        Its searches are done anew as far as their journals do not go.
+        """
+        if not self.path.is_file():
+            return None
+        with self._open() as connection:
+            holders = connection.execute("SELECT run, fence FROM holders").fetchall()
+        known = (self.holder.fence, self.holder.fence - 1)
+        if all(run == self.holder.run and fence in known for run, fence in holders):
+            return None
+        aside = self.path.with_name(f"{self.path.name}.other-{uuid.uuid4().hex[:8]}")
+        self.path.rename(aside)
+        self.clear()
+        return aside
+
     def clear(self) -> None:
         """Forget all entries: the store has them."""
         for suffix in ("", "-wal", "-shm"):
@@ -94,13 +127,27 @@ class Spool:
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        connection = sqlite3.connect(self.path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(self.path)
+        except (sqlite3.Error, OSError) as error:
+            raise _unreadable(self.path, error) from error
         try:
             connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("CREATE TABLE IF NOT EXISTS holders (run TEXT, fence INTEGER)")
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS entries (search_id INTEGER, seq INTEGER, entry TEXT, "
                 "UNIQUE (search_id, seq))"
             )
             yield connection
+        except sqlite3.Error as error:
+            raise _unreadable(self.path, error) from error
         finally:
             connection.close()
+
+
+def _unreadable(path: Path, error: Exception) -> ResourceError:
+    return ResourceError(
+        f"the spool {path} cannot be used: {error}",
+        "free some space; if the file is damaged, move it away: its searches are then done anew",
+    )

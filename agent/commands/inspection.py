@@ -6,13 +6,12 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 from rich.tree import Tree
 
 from agent.commands.output import emit, table
 from agent.commands.settings import load
-from agent.comparison import compare_rounds
 from agent.drift import critic_drift
-from agent.plots import plot_run
 from store.database import Store, open_store
 from store.inspection import (
     ask_question,
@@ -97,6 +96,8 @@ def tree(
 def compare(
     flags: dict[str, Any], file: str, before: int, after: int, as_json: bool
 ) -> None:  # fmt: skip
+    from agent.comparison import compare_rounds  # brings torch, which other questions do without
+
     store, run = _store(flags, file)
     rows = compare_rounds(store, run, before, after)
     if as_json:
@@ -123,17 +124,17 @@ def siblings(flags: dict[str, Any], file: str, search_id: int, parent: int, as_j
     console = Console(highlight=False, soft_wrap=True)
     for row in rows:
         console.print(_label(row | {"text": ""}).strip() + f"  [dim]node {row['ix']}[/]")
-        console.print("  " + "".join(_marked(kind, words) for kind, words in row["difference"]))
-
-
-def _marked(kind: str, words: str) -> str:
-    style = {"added": "green", "missing": "red strike"}.get(kind)
-    sign = {"added": "{+%s+}", "missing": "[-%s-]"}.get(kind, "%s")
-    shown = escape(sign % words.replace("\n", "↵"))
-    return f"[{style}]{shown}[/]" if style else shown
+        line = Text("  ")
+        for kind, words in row["difference"]:
+            style = {"added": "green", "missing": "red strike"}.get(kind, "")
+            sign = {"added": "{+%s+}", "missing": "[-%s-]"}.get(kind, "%s")
+            line.append(sign % words.replace("\n", "↵"), style)
+        console.print(line)
 
 
 def plot(flags: dict[str, Any], file: str, out: str) -> None:
+    from agent.plots import plot_run
+
     store, run = _store(flags, file)
     plot_run(store, run, Path(out).expanduser())
     print(out)

@@ -1,5 +1,6 @@
 """Models and hosts for commands that only ask: those of the run's last round, or the base ones."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
@@ -58,9 +59,13 @@ def _last_models(config: Config) -> dict[str, ModelRef] | None:
                 f"run {run.name!r} is of task {run.task!r}, not {config.task!r}",
                 f"add --task {run.task}, or leave --run out",
             )
-        return current_models(store, run.id)
+        return current_models(store, run.id, _warn, is_written=False)
     finally:
         store.close()
+
+
+def _warn(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def _base_models(config: Config, scratch: str) -> dict[str, ModelRef]:

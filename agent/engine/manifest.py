@@ -36,15 +36,8 @@ def verified_files(path: Path) -> dict[str, str]:
 
     Raises CheckpointError when a file is missing, or has another size or content, than written.
     """
-    if not (path / MANIFEST).is_file():
-        return {}
-    try:
-        listed = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
-        expected = {name: (seen["bytes"], seen["sha256"]) for name, seen in listed.items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise _damaged(path, f"{MANIFEST} cannot be read") from error
     found: dict[str, str] = {}
-    for name, (size, sha) in expected.items():
+    for name, (size, sha) in _listed(path).items():
         file = path / name
         if "/" in name or not file.is_file():
             raise _damaged(path, f"{name} is missing")
@@ -54,6 +47,22 @@ def verified_files(path: Path) -> dict[str, str]:
         if found[name] != sha:
             raise _damaged(path, f"{name} is not what was written")
     return found
+
+
+def _listed(path: Path) -> dict[str, tuple[int, str]]:
+    """Size and SHA-256 by name; empty without a manifest, or with one that is not ours."""
+    if not (path / MANIFEST).is_file():
+        return {}
+    try:
+        document = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        if isinstance(document, dict) and "files" not in document:
+            return {}  # another program's; our own is known by its digest in the store
+        return {
+            str(name): (int(seen["bytes"]), str(seen["sha256"]))
+            for name, seen in document["files"].items()
+        }
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _damaged(path, f"{MANIFEST} cannot be read") from error
 
 
 def _damaged(path: Path, cause: str) -> CheckpointError:

@@ -105,7 +105,7 @@ def figures(report: Report) -> dict[str, Any]:
 
 def state(improver: Improver, config: Config) -> dict[str, Any]:
     """Held-out figures of the models in use now."""
-    refs = current_models(improver.store, improver.run_id) or improver.models
+    refs = current_models(improver.store, improver.run_id, print) or improver.models
     found = Examiner(improver.context()).figures(refs, None)
     return {
         "policy": refs["policy"].version, "greedy": figures(found.greedy),

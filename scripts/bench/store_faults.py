@@ -246,7 +246,7 @@ def damaged_checkpoints(databases: Databases, num: int) -> list[Row]:
                 ).one()
                 seen += bool(fault_of(row))
             began = time.perf_counter()
-            models = current_models(store, 1)
+            models = current_models(store, 1, _quiet)
             times.append((time.perf_counter() - began) / load_s)
             with store.session() as session:
                 status = session.scalars(
@@ -255,7 +255,7 @@ def damaged_checkpoints(databases: Databases, num: int) -> list[Row]:
             assert models is not None
             fallen += models["policy"].version == older.version and status == "quarantined"
             file.write_bytes(whole)
-            current_models(store, 1)
+            current_models(store, 1, _quiet)
         told = "one byte flipped in any file" if name == "s5" else "a file cut, emptied or gone"
         rows += [
             _row(f"{name}_detected_sqlite", seen, "of all", num, f"{told}, before loading", num),
@@ -265,6 +265,9 @@ def damaged_checkpoints(databases: Databases, num: int) -> list[Row]:
         ]  # fmt: skip
     store.close()
     return rows
+
+
+def _quiet(text: str) -> None: ...
 
 
 def _flip(file: Path, whole: bytes, rng: random.Random) -> None:

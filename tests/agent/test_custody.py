@@ -106,7 +106,7 @@ def lineage(store: Store, tmp_path: Path) -> list[Path]:
     return paths
 
 
-def used(store: Store, say: Callable[[str], None] = lambda text: None) -> str:
+def used(store: Store, say: Callable[[str], None] = print) -> str:
     models = current_models(store, 1, say)
     assert models is not None
     return models["policy"].path

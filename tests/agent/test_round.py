@@ -100,7 +100,7 @@ def test_rounds_are_compared_and_drawn(checkpoint: Path, tmp_path: Path) -> None
     assert rows["greedy"]["before"] == outcome.before.greedy.num_correct / 12
     assert rows["greedy"]["after"] == after.greedy.num_correct / 12
     assert rows["greedy"]["gained"] + rows["greedy"]["lost"] + rows["greedy"]["same"] == 12
-    with pytest.raises(NotFoundError, match="no round 2"):
+    with pytest.raises(NotFoundError, match="no ended round 2"):
         compare_rounds(store, "default", 0, 2)
     plot_run(store, "default", tmp_path / "run.png")
     assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
