@@ -16,6 +16,7 @@ from search.state import Problem
 from search.trajectory import trajectory
 from store.bulk import insert_rows
 from store.database import Store, now_us
+from store.partitions import add_partitions, lock_planning
 from store.schema import (
     CriticScore,
     Event,
@@ -72,6 +73,7 @@ def add_problems(
 
 def plan_searches(session: Session, round_row: Round, problems: Sequence[tuple[int, int]]) -> None:
     """One pending search for each (problem id, seed), in this order."""
+    lock_planning(session)
     session.execute(
         insert(SearchRow),
         [
@@ -81,6 +83,7 @@ def plan_searches(session: Session, round_row: Round, problems: Sequence[tuple[i
         ],
     )  # fmt: skip
     round_row.num_problems = len(problems)
+    add_partitions(session, round_row.id)
 
 
 def claim(session: Session, search_ids: Sequence[int], fence: int) -> None:

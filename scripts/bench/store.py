@@ -45,6 +45,7 @@ from store.database import Store, open_store, sqlite_path  # noqa: E402
 from store.datasets import freeze_dataset  # noqa: E402
 from store.inspection import ask_question, ask_sql  # noqa: E402
 from store.pairs import freeze_pairs  # noqa: E402
+from store.partitions import is_partition  # noqa: E402
 from store.questions import QUESTIONS  # noqa: E402
 from store.schema import (  # noqa: E402
     Base,
@@ -198,7 +199,8 @@ def hostile(url: str, label: str, num: int) -> list[Row]:
                 print(f"unmapped: {type(error).__name__}: {error} for {string!r}"[:300])
             slowest = max(slowest, time.perf_counter() - started)
     after = {t: _rows(store, t) for t in Base.metadata.tables}
-    extra = set(inspect(store.engine).get_table_names()) - set(before) - {"alembic_version"}
+    names = {n for n in inspect(store.engine).get_table_names() if not is_partition(n)}
+    extra = names - set(before) - {"alembic_version"}
     writes = sum(before[t] != after[t] for t in before) + len(extra)
     store.close()
     return [
