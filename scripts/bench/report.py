@@ -30,6 +30,14 @@ def repeats(name: str, values: Sequence[float], unit: str, baseline: str, **more
             "high": max(values), "n": len(values), "baseline": baseline} | more  # fmt: skip
 
 
+def counted(
+    name: str, value: float, unit: str, n: int, baseline: str, target: float = 0
+) -> Row:  # fmt: skip
+    """How often something happened that should happen `target` times."""
+    return {"name": name, "value": value, "unit": unit, "n": n, "baseline": baseline,
+            "target": target}  # fmt: skip
+
+
 def missing(name: str, why: str) -> Row:
     return {"name": name, "value": None, "why": why}
 
