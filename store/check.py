@@ -68,6 +68,14 @@ INVARIANTS = (
         "GROUP BY n.search_id, n.ix, n.own_evaluations HAVING n.own_evaluations <> count(m.seq)",
     ),
     Invariant(
+        "rows_have_their_search", "nodes, texts, scores and simulations belong to a search",
+        " UNION ALL ".join(
+            f"SELECT DISTINCT x.search_id FROM {table} x "
+            "WHERE NOT EXISTS (SELECT 1 FROM searches s WHERE s.id = x.search_id)"
+            for table in ("nodes", "node_texts", "critic_scores", "simulations")
+        ),
+    ),
+    Invariant(
         "no_journal_after_the_end", "only a search under way has a journal",
         "SELECT DISTINCT j.search_id FROM search_journals j JOIN searches s ON s.id = j.search_id "
         "WHERE s.status IN ('done', 'failed')",

@@ -1,4 +1,4 @@
-"""on PostgreSQL one partition a round of the large tables"""
+"""on PostgreSQL one partition a round of the large tables, without a look at searches a row"""
 
 from alembic import op
 
@@ -24,10 +24,6 @@ FROM nodes n LEFT JOIN node_texts t ON t.search_id = n.search_id AND t.ix = n.ix
 
 def _constrain(table: str, key: str) -> None:
     op.execute(f"ALTER TABLE {table} ADD CONSTRAINT pk_{table} PRIMARY KEY ({key})")
-    op.execute(
-        f"ALTER TABLE {table} ADD CONSTRAINT fk_{table}_search_id_searches "
-        "FOREIGN KEY (search_id) REFERENCES searches (id)"
-    )
     if table == "nodes":
         op.execute("CREATE INDEX ix_nodes_parent ON nodes (search_id, parent_ix)")
 
@@ -40,8 +36,8 @@ def upgrade() -> None:
     for table, key in KEYS.items():
         rest = f"{table}_default"
         op.execute(f"ALTER TABLE {table} RENAME TO {rest}")
-        for name in (f"pk_{table}", f"fk_{table}_search_id_searches"):
-            op.execute(f"ALTER TABLE {rest} RENAME CONSTRAINT {name} TO {name}_default")
+        op.execute(f"ALTER TABLE {rest} RENAME CONSTRAINT pk_{table} TO pk_{table}_default")
+        op.execute(f"ALTER TABLE {rest} DROP CONSTRAINT fk_{table}_search_id_searches")
         if table == "nodes":
             op.execute("ALTER INDEX ix_nodes_parent RENAME TO ix_nodes_parent_default")
         op.execute(
@@ -62,4 +58,8 @@ def downgrade() -> None:
         op.execute(f"DROP TABLE {table}")
         op.execute(f"ALTER TABLE {table}_whole RENAME TO {table}")
         _constrain(table, key)
+        op.execute(
+            f"ALTER TABLE {table} ADD CONSTRAINT fk_{table}_search_id_searches "
+            "FOREIGN KEY (search_id) REFERENCES searches (id)"
+        )
     op.execute(VIEW)
