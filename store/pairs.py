@@ -8,9 +8,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from store.bulk import insert_rows
+from store.database import Store
 from store.recording import unpack_tokens
 from store.schema import (
     DatasetItem,
+    DatasetRow,
     NodeRow,
     NodeText,
     PreferencePair,
@@ -82,6 +84,24 @@ def freeze_pairs(session: Session, dataset_id: int, min_margin: float = 0.1) -> 
                "margin", "reason")  # fmt: skip
     insert_rows(session, PreferencePair, columns, rows)
     return len(rows)
+
+
+def freeze_missing_pairs(store: Store) -> int:
+    """Write down the pairs of datasets that have none, a dataset a transaction; how many pairs.
+
+    Rounds that ended before pairs were kept have none until then.
+    """
+    with store.session() as session:
+        ids = session.scalars(
+            select(DatasetRow.id)
+            .where(DatasetRow.id.not_in(select(PreferencePair.dataset_id)))
+            .order_by(DatasetRow.id)
+        ).all()
+    num = 0
+    for dataset_id in ids:
+        with store.session() as session:
+            num += freeze_pairs(session, dataset_id)
+    return num
 
 
 def paired_texts(

@@ -12,6 +12,7 @@ from store.check import INVARIANTS, check_store
 from store.database import migrate, open_store
 from store.dictionary import dictionary as data_dictionary
 from store.export import datasets_of, exported, write_rows
+from store.pairs import freeze_missing_pairs
 from store.trimming import trim
 
 
@@ -37,6 +38,11 @@ def check(flags: dict[str, Any], file: str, as_json: bool) -> None:
 def migrate_store(flags: dict[str, Any], file: str) -> None:
     config, _ = load(flags, file)
     migrate(config.store)
+    store = open_store(config.store, must_exist=True)
+    num = freeze_missing_pairs(store)
+    store.close()
+    if num:
+        print(f"{num:,} preference pairs of earlier datasets were written down", file=sys.stderr)
     print(f"{config.store} is up to date", file=sys.stderr)
 
 

@@ -12,7 +12,7 @@ from store.database import Store
 from store.datasets import freeze_dataset
 from store.export import KINDS, datasets_of, exported, write_rows
 from store.inspection import ask_question, read_tree
-from store.pairs import freeze_pairs, stored_pairs
+from store.pairs import freeze_missing_pairs, freeze_pairs, stored_pairs
 from store.schema import (
     NodeRow,
     NodeText,
@@ -64,6 +64,15 @@ def test_frozen_pairs_are_those_that_training_reads(store: Store) -> None:
     assert not any(check_store(store).values())
     trim(store, "r", keep=0, is_real=True)
     assert not any(check_store(store).values())
+
+
+def test_datasets_of_before_get_their_pairs_once(store: Store) -> None:
+    dataset_id = frozen(store)
+    num = freeze_missing_pairs(store)
+    assert num > 0 and freeze_missing_pairs(store) == 0
+    with store.session() as session:
+        owners = session.scalars(select(PreferencePair.dataset_id)).all()
+    assert owners == [dataset_id] * num
 
 
 @pytest.mark.parametrize(
