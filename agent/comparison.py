@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from agent.custody import models_after
-from agent.intervals import mcnemar_p, paired_difference
+from agent.gate import judge
 from search.errors import NotFoundError, UsageError
 from store.database import Store
 from store.schema import ENDED, EvaluationItem, EvaluationRow, Round, Run
@@ -81,16 +81,14 @@ def compare_rounds(store: Store, run: str, before: int, after: int) -> list[dict
 
 def _compared(session: Session, mine: EvaluationRow, theirs: EvaluationRow) -> dict[str, Any]:
     old, new = _correct(session, mine.id), _correct(session, theirs.id)
+    found = judge(old, new, 1.0)
     keys = old.keys() & new.keys()
-    gained = sum(new[k] and not old[k] for k in keys)
-    lost = sum(old[k] and not new[k] for k in keys)
-    difference, low, high = paired_difference(gained, lost, len(keys))
     return {
-        "mode": mine.mode, "n": len(keys), "before": sum(old[k] for k in keys) / len(keys),
-        "after": sum(new[k] for k in keys) / len(keys), "gained": gained, "lost": lost,
-        "same": len(keys) - gained - lost, "difference": difference, "low": low, "high": high,
-        "p": mcnemar_p(gained, lost), "policy_before": mine.policy_version,
-        "policy_after": theirs.policy_version,
+        "mode": mine.mode, "n": found.n, "before": sum(old[k] for k in keys) / found.n,
+        "after": sum(new[k] for k in keys) / found.n, "gained": found.gained, "lost": found.lost,
+        "same": found.n - found.gained - found.lost, "difference": found.difference,
+        "low": found.low, "high": found.high, "p": found.p,
+        "policy_before": mine.policy_version, "policy_after": theirs.policy_version,
     }  # fmt: skip
 
 
