@@ -5,7 +5,8 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import create_engine, text
+
+from tests.databases import new_database
 
 
 @pytest.fixture(scope="session")
@@ -24,10 +25,4 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/store.db"
     base = request.getfixturevalue("postgres_server")
-    name = f"t{uuid4().hex[:12]}"
-    engine = create_engine(base, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    engine.dispose()
-    head, _, query = base.partition("?")
-    return f"{head.rpartition('/')[0]}/{name}{'?' + query if query else ''}"
+    return new_database(base, f"t{uuid4().hex[:12]}")

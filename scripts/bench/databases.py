@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import create_engine, text
+from tests.databases import new_database
 
 
 class Databases:
@@ -24,12 +24,7 @@ class Databases:
         if self._server is None:
             return f"sqlite:///{self.folder}/{name}.db"
         base = self._server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
-        engine = create_engine(base, isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:
-            connection.execute(text(f"CREATE DATABASE {name}"))
-        engine.dispose()
-        head, _, query = base.partition("?")
-        return f"{head.rpartition('/')[0]}/{name}{'?' + query if query else ''}"
+        return new_database(base, name)
 
     def stop(self) -> None:
         """Stop the server at once, as a crash would: no checkpoint, no goodbye."""
