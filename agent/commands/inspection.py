@@ -14,6 +14,7 @@ from agent.commands.settings import load
 from agent.drift import critic_drift
 from store.database import Store, open_store
 from store.inspection import (
+    Answer,
     ask_question,
     ask_sql,
     list_rounds,
@@ -161,10 +162,7 @@ def sql(
     flags: dict[str, Any], file: str, statement: str, limit: int, timeout_s: float, as_json: bool
 ) -> None:
     answer = ask_sql(_store(flags, file)[0], statement, limit, timeout_s)
-    rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
-    _print([{k: _cell(v) for k, v in row.items()} for row in rows], as_json)
-    if answer.is_cut:
-        print(f"truncated after {limit} rows; raise --limit", file=sys.stderr)
+    _print_answer(answer, limit, as_json)
 
 
 def ask(
@@ -185,6 +183,10 @@ def ask(
         return
     store, run = _store(flags, file)
     answer = ask_question(store, name, given | {"run": run}, limit, timeout_s)
+    _print_answer(answer, limit, as_json)
+
+
+def _print_answer(answer: Answer, limit: int, as_json: bool) -> None:
     _print(
         [dict(zip(answer.columns, map(_cell, row), strict=True)) for row in answer.rows], as_json
     )
