@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from sqlalchemy import text
 
 from store.database import Store
+from store.partitions import PARTITIONED
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ INVARIANTS = (
         " UNION ALL ".join(
             f"SELECT DISTINCT x.search_id FROM {table} x "
             "WHERE NOT EXISTS (SELECT 1 FROM searches s WHERE s.id = x.search_id)"
-            for table in ("nodes", "node_texts", "critic_scores", "simulations")
+            for table in PARTITIONED
         ),
     ),
     Invariant(

@@ -8,6 +8,8 @@ down_revision = "0005"
 branch_labels = None
 depends_on = None
 
+_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
 
 def upgrade() -> None:
     # Not in batches: these would put a copy in the table's place, which views on SQLite forbid.
@@ -19,13 +21,9 @@ def upgrade() -> None:
     )
     op.create_table(
         "preference_pairs",
-        sa.Column(
-            "dataset_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
-        ),
+        sa.Column("dataset_id", _ID, nullable=False),
         sa.Column("position", sa.Integer(), nullable=False),
-        sa.Column(
-            "search_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
-        ),
+        sa.Column("search_id", _ID, nullable=False),
         sa.Column("parent_ix", sa.Integer(), nullable=False),
         sa.Column("chosen_ix", sa.Integer(), nullable=False),
         sa.Column("rejected_ix", sa.Integer(), nullable=False),
@@ -42,9 +40,7 @@ def upgrade() -> None:
     op.create_index("ix_preference_pairs_margin", "preference_pairs", ["dataset_id", "margin"])
     op.create_table(
         "train_metrics",
-        sa.Column(
-            "checkpoint_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
-        ),
+        sa.Column("checkpoint_id", _ID, nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("step", sa.Integer(), nullable=False),
         sa.Column("value", sa.Double(), nullable=False),
