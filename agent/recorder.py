@@ -22,6 +22,7 @@ from store.schema import Run
 from store.spool import Holder, Spool
 
 TRY_EVERY_S = 1.0
+PAUSE_S = 0.2
 
 Commit = Callable[[], None]
 
@@ -138,4 +139,4 @@ class Recorder:
                 f"found meanwhile is kept in {self.spool.path}",
                 "when it answers again, run the same command again",
             )
-        time.sleep(min(TRY_EVERY_S, 0.2))
+        time.sleep(PAUSE_S)

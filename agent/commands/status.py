@@ -36,7 +36,7 @@ def run(flags: dict[str, Any], file: str, as_json: bool) -> None:
         actors = session.scalars(
             select(ActorRow).where(ActorRow.run_id == found.id).order_by(ActorRow.role)
         ).all()
-        is_held = bool(found.owner) and left_us(found, clock_us(session)) > 0
+        is_held = left_us(found, clock_us(session)) > 0
     document: dict[str, Any] = {
         "run": found.name, "task": found.task, "store": config.store,
         "worked_on_by": found.owner if is_held else None,
