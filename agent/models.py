@@ -76,8 +76,8 @@ def model_set(refs: Mapping[str, ModelRef]) -> ModelSet:
 def register(
     session: Session, role: str, checkpoint: Checkpoint, parent: str | None = None,
     round_id: int | None = None, dataset_id: int | None = None,
-) -> None:  # fmt: skip
-    """A row for a checkpoint that is not known yet; one that was damaged is ready again."""
+) -> CheckpointRow:  # fmt: skip
+    """The row of a checkpoint, new if it is not known yet; one that was damaged is ready again."""
     known = session.scalars(
         select(CheckpointRow).where(
             CheckpointRow.role == role, CheckpointRow.version == checkpoint.version
@@ -86,17 +86,16 @@ def register(
     if known is not None:
         known.status, known.manifest_sha = "ready", checkpoint.manifest_sha
         known.path = str(checkpoint.path.resolve())
-    else:
-        session.add(
-            CheckpointRow(
-                role=role, version=checkpoint.version, path=str(checkpoint.path.resolve()),
-                parent_version=parent, round_id=round_id, dataset_id=dataset_id, status="ready",
-                num_bytes=checkpoint.num_bytes, manifest_sha=checkpoint.manifest_sha,
-                report=checkpoint.notes.get("report", {}),
-                created_ts=now_us(),
-            )
-        )  # fmt: skip
-        session.flush()
+        return known
+    row = CheckpointRow(
+        role=role, version=checkpoint.version, path=str(checkpoint.path.resolve()),
+        parent_version=parent, round_id=round_id, dataset_id=dataset_id, status="ready",
+        num_bytes=checkpoint.num_bytes, manifest_sha=checkpoint.manifest_sha,
+        report=checkpoint.notes.get("report", {}), created_ts=now_us(),
+    )  # fmt: skip
+    session.add(row)
+    session.flush()
+    return row
 
 
 def register_trained(
@@ -106,14 +105,9 @@ def register_trained(
     parent = session.scalars(
         select(CheckpointRow.version).where(CheckpointRow.version == trained.parent_version)
     ).first()
-    register(session, trained.role, checkpoint, parent, round_id, dataset_id)
-    row_id = session.scalars(
-        select(CheckpointRow.id).where(
-            CheckpointRow.role == trained.role, CheckpointRow.version == checkpoint.version
-        )
-    ).one()
+    row = register(session, trained.role, checkpoint, parent, round_id, dataset_id)
     for step, loss in trained.curve:
-        session.merge(TrainMetric(checkpoint_id=row_id, name="loss", step=step, value=loss))
+        session.merge(TrainMetric(checkpoint_id=row.id, name="loss", step=step, value=loss))
 
 
 def refs_of(session: Session, versions: Mapping[str, str]) -> dict[str, ModelRef]:
