@@ -2,7 +2,6 @@
 
 import json
 import sqlite3
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -31,13 +30,10 @@ class Lock:
         self.path = path
         self.is_held = False
 
-    def hold(self, seconds: float = 0.0) -> None:
-        """For so long, in the background; until `release` with 0."""
+    def hold(self) -> None:
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
         connection.execute("BEGIN IMMEDIATE")
         self._connection, self.is_held = connection, True
-        if seconds:
-            threading.Timer(seconds, self.release).start()
 
     def release(self) -> None:
         self._connection.execute("ROLLBACK")
@@ -65,23 +61,32 @@ def test_a_store_that_is_away_for_a_while_changes_no_result(
     run_rounds(tmp_path / "calm", checkpoint)
     lock = Lock(tmp_path / "stormy" / "store.db")
     spooled: list[int] = []
-    told: list[str] = []
-    add = Spool.add
+    passed: list[str] = []
+    add, journal, commit = Spool.add, Recorder.journal, Recorder.commit
 
     def counted(self: Spool, entries: Any) -> None:
         spooled.append(len(entries))
         add(self, entries)
 
-    def hit(name: str) -> None:
-        if name == "after-claim" and name not in told:
-            lock.hold(3.0)
-        told.append(name)
+    def journal_without_store(self: Recorder, entries: Any) -> None:
+        if "away" not in passed:
+            passed.append("away")
+            lock.hold()
+        journal(self, entries)
+
+    def commit_that_waits(self: Recorder, write: Any) -> None:
+        commit(self, write)
+        if lock.is_held:
+            passed.append("waits")
+            lock.release()
 
     monkeypatch.setattr(Spool, "add", counted)
-    monkeypatch.setattr(failpoints, "hit", hit)
+    monkeypatch.setattr(Recorder, "journal", journal_without_store)
+    monkeypatch.setattr(Recorder, "commit", commit_that_waits)
+    monkeypatch.setattr(failpoints, "hit", passed.append)
     with Improver(settings(tmp_path / "stormy", checkpoint), Silent()).started() as improver:
         improver.run_round()
-    assert spooled and "after-drain" in told and not lock.is_held
+    assert spooled and "after-drain" in passed[passed.index("waits") :]
     assert contents(tmp_path / "stormy") == contents(tmp_path / "calm")
     assert not list((tmp_path / "stormy" / "checkpoints").glob("spool-*"))
 
