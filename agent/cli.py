@@ -26,6 +26,7 @@ from agent.cli_options import (
     Simulations,
     StoreUrl,
     TaskName,
+    call,
     command_of,
     flags_of,
 )
@@ -82,7 +83,7 @@ def improve_command(
         seed=seed, hosting__ray_address=ray_address, hosting__hosting=hosting,
         critics__use_tool=False if no_tool else None,
     )  # fmt: skip
-    command_of("improve").run(flags, config, rounds, dry_run, fresh, as_json)
+    call("improve.run", flags, config, rounds, dry_run, fresh, as_json)
 
 
 @app.command("solve")
@@ -117,7 +118,7 @@ def solve_command(
         critics__use_tool=False if no_tool else None,
     )  # fmt: skip
     text = sys.stdin.read() if question == "-" else question
-    command_of("solve").run(text, flags, config, as_json)
+    call("solve.run", flags, config, text, as_json)
 
 
 @app.command("evaluate")
@@ -163,11 +164,9 @@ def evaluate_command(
         hosting__hosting=hosting or "inline", critics__use_tool=False if no_tool else None,
     )  # fmt: skip
     if compare:
-        command_of("compare").run(compare, num_problems, flags, config, as_json)
+        call("compare.run", flags, config, compare, num_problems, as_json)
         return
-    command_of("evaluate").run(
-        mode or [], num_problems, samples, budget or [], flags, config, as_json
-    )
+    call("evaluate.run", flags, config, mode or [], num_problems, samples, budget or [], as_json)
 
 
 @app.command("models")
@@ -180,7 +179,7 @@ def models_command(store: StoreUrl = None, config: ConfigFile = "", as_json: Jso
 
         ratchet models --json
     """
-    command_of("models").run(flags_of(None, store=store), config, as_json)
+    call("models.run", flags_of(None, store=store), config, as_json)
 
 
 @app.command("status")
@@ -195,7 +194,7 @@ def status_command(
 
         ratchet status --run stories --json
     """
-    command_of("status").run(flags_of(None, store=store, run=run), config, as_json)
+    call("status.run", flags_of(None, store=store, run=run), config, as_json)
 
 
 @app.command("doctor")
@@ -208,7 +207,7 @@ def doctor_command(store: StoreUrl = None, config: ConfigFile = "", as_json: Jso
 
         ratchet doctor --json
     """
-    command_of("doctor").run(flags_of(None, store=store), config, as_json)
+    call("doctor.run", flags_of(None, store=store), config, as_json)
 
 
 @config_app.command("show")

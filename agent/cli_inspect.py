@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from agent.cli_options import ConfigFile, Json, RunName, StoreUrl, command_of, flags_of
+from agent.cli_options import ConfigFile, Json, RunName, StoreUrl, call, flags_of
 
 inspect_app = typer.Typer(no_args_is_help=True, help="Read what the store holds.")
 
@@ -19,7 +19,7 @@ def inspect_rounds(store: StoreUrl = None, config: ConfigFile = "", as_json: Jso
 
         ratchet inspect rounds --json
     """
-    command_of("inspection").rounds(flags_of(None, store=store), config, as_json)
+    call("inspection.rounds", flags_of(None, store=store), config, as_json)
 
 
 @inspect_app.command("critics")
@@ -34,7 +34,7 @@ def inspect_critics(
 
         ratchet inspect critics --json
     """
-    command_of("inspection").critics(flags_of(None, store=store, run=run), config, as_json)
+    call("inspection.critics", flags_of(None, store=store, run=run), config, as_json)
 
 
 @inspect_app.command("searches")
@@ -57,7 +57,7 @@ def inspect_searches(
         ratchet inspect searches --round 1 --unsolved --limit 50
     """
     flags = flags_of(None, store=store, run=run)
-    command_of("inspection").searches(flags, config, round_number, unsolved, gained, limit, as_json)
+    call("inspection.searches", flags, config, round_number, unsolved, gained, limit, as_json)
 
 
 @inspect_app.command("tree")
@@ -81,9 +81,7 @@ def inspect_tree(
 
         ratchet inspect tree 17 --after 3
     """
-    command_of("inspection").tree(
-        flags_of(None, store=store), config, search_id, after, all_, as_json
-    )
+    call("inspection.tree", flags_of(None, store=store), config, search_id, after, all_, as_json)
 
 
 @inspect_app.command("trajectories")
@@ -105,7 +103,7 @@ def inspect_trajectories(
         ratchet inspect trajectories --round 2 --limit 100 --json
     """
     flags = flags_of(None, store=store, run=run)
-    command_of("inspection").trajectories(flags, config, round_number, kept, limit, as_json)
+    call("inspection.trajectories", flags, config, round_number, kept, limit, as_json)
 
 
 @inspect_app.command("siblings")
@@ -124,7 +122,7 @@ def inspect_siblings(
 
         ratchet inspect siblings 17 4 --json
     """
-    command_of("inspection").siblings(flags_of(None, store=store), config, search_id, node, as_json)
+    call("inspection.siblings", flags_of(None, store=store), config, search_id, node, as_json)
 
 
 @inspect_app.command("compare")
@@ -144,9 +142,7 @@ def inspect_compare(
 
         ratchet inspect compare 1 3 --run long --json
     """
-    command_of("inspection").compare(
-        flags_of(None, store=store, run=run), config, before, after, as_json
-    )
+    call("inspection.compare", flags_of(None, store=store, run=run), config, before, after, as_json)
 
 
 @inspect_app.command("plot")
@@ -164,7 +160,7 @@ def inspect_plot(
 
         ratchet inspect plot --run long --out long.svg
     """
-    command_of("inspection").plot(flags_of(None, store=store, run=run), config, out)
+    call("inspection.plot", flags_of(None, store=store, run=run), config, out)
 
 
 @inspect_app.command("sql")
@@ -184,9 +180,7 @@ def inspect_sql(
 
         ratchet inspect sql "SELECT * FROM trajectories WHERE NOT is_correct" --limit 5 --json
     """
-    command_of("inspection").sql(
-        flags_of(None, store=store), config, statement, limit, timeout, as_json
-    )
+    call("inspection.sql", flags_of(None, store=store), config, statement, limit, timeout, as_json)
 
 
 @inspect_app.command("ask")
@@ -218,6 +212,7 @@ def inspect_ask(
         ratchet inspect ask lineage --sql
     """
     given = {"round": round_number, "search": search, "checkpoint": checkpoint}
-    command_of("inspection").ask(
-        flags_of(None, store=store, run=run), config, question, given, sql, limit, timeout, as_json
-    )
+    call(
+        "inspection.ask", flags_of(None, store=store, run=run), config, question, given, sql, limit,
+        timeout, as_json,
+    )  # fmt: skip

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from agent.config import load_config
+
 ConfigFile = Annotated[str, typer.Option("--config", help="TOML file; ratchet.toml if it is there")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="any setting, as section.key=value; repeatable")
@@ -24,6 +26,16 @@ RayAddress = Annotated[str | None, typer.Option("--ray-address", help="Ray clust
 def command_of(name: str) -> Any:
     """A command's module, imported when it is wanted: help must not wait for torch."""
     return importlib.import_module(f"agent.commands.{name}")
+
+
+def call(name: str, flags: dict[str, Any], file: str, *arguments: Any) -> None:
+    """Run `module.function` of the commands with the settings in force, which come first.
+
+    They are read before the module is imported: a wrong one is told at once.
+    """
+    config, _ = load_config(flags, file)
+    module, _, function = name.partition(".")
+    getattr(command_of(module), function)(config, *arguments)
 
 
 def flags_of(given: list[str] | None, **named: Any) -> dict[str, Any]:

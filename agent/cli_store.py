@@ -11,6 +11,7 @@ from agent.cli_options import (
     RunName,
     StoreUrl,
     TaskName,
+    call,
     command_of,
     flags_of,
 )
@@ -28,7 +29,7 @@ def store_init(store: StoreUrl = None, config: ConfigFile = "") -> None:
 
         ratchet store init --store postgresql+psycopg://ratchet@db/ratchet
     """
-    command_of("storekeeping").init(flags_of(None, store=store), config)
+    call("storekeeping.init", flags_of(None, store=store), config)
 
 
 @store_app.command("check")
@@ -41,7 +42,7 @@ def store_check(store: StoreUrl = None, config: ConfigFile = "", as_json: Json =
 
         ratchet store check --json
     """
-    command_of("storekeeping").check(flags_of(None, store=store), config, as_json)
+    call("storekeeping.check", flags_of(None, store=store), config, as_json)
 
 
 @store_app.command("migrate")
@@ -54,7 +55,7 @@ def store_migrate(store: StoreUrl = None, config: ConfigFile = "") -> None:
 
         ratchet store migrate --store sqlite:////data/ratchet.db
     """
-    command_of("storekeeping").migrate_store(flags_of(None, store=store), config)
+    call("storekeeping.migrate_store", flags_of(None, store=store), config)
 
 
 @store_app.command("vacuum")
@@ -76,9 +77,7 @@ def store_vacuum(
 
         ratchet store vacuum --keep 5 --yes
     """
-    command_of("storekeeping").vacuum(
-        flags_of(None, store=store, run=run), config, keep, yes, as_json
-    )
+    call("storekeeping.vacuum", flags_of(None, store=store, run=run), config, keep, yes, as_json)
 
 
 @store_app.command("export")
@@ -102,10 +101,8 @@ def store_export(
 
         ratchet store export dpo --round 2 --out pairs.parquet
     """
-    command_of("storekeeping").export(
-        flags_of(None, store=store, run=run, task=task, problems=problems), config, kind, out,
-        round_number, overwrite, as_json,
-    )  # fmt: skip
+    flags = flags_of(None, store=store, run=run, task=task, problems=problems)
+    call("storekeeping.export", flags, config, kind, out, round_number, overwrite, as_json)
 
 
 @store_app.command("dictionary")

@@ -104,14 +104,12 @@ class TrainingStage:
         """The policy's job, by the method that is set."""
         config = self.config.training
         path = str(policy.path)
+        texts = [*self.found, *self.earlier, *right]
         if config.method == "sft":
-            texts = [*self.found, *self.earlier, *right]
             dev: list[Example] = []
             if config.trainer == "own":  # TRL's early stop saves a checkpoint at every look
                 texts, dev = with_dev(texts)
-            num_steps, num_rows = rows_to_train(config, len(texts))
-            replayed = self.teacher.replayed(self.number, num_rows)
-            examples = mixed_examples(texts, replayed, config.replay_share, num_rows)
+            num_steps, examples = self._with_replay(texts)
             settings = base.model_copy(update={"num_steps": num_steps})
             if config.trainer == "trl":
                 return trl_sft_job, (path, examples, settings, config.lora_rank, seed)
@@ -134,9 +132,17 @@ class TrainingStage:
         settings = base.model_copy(update={"max_epochs": config.max_epochs})
         if config.trainer == "trl":
             return trl_dpo_job, (path, pairs, settings, config.beta, config.lora_rank, seed)
+        _, beside = self._with_replay(texts)
         return preference_job, (
-            path, pairs, settings, preference_settings(config), seed,
+            path, pairs, beside, settings, preference_settings(config), seed,
         )  # fmt: skip
+
+    def _with_replay(self, texts: Sequence[Example]) -> tuple[int, list[Example]]:
+        """(steps, rows): the texts as often as it takes, and demonstrations among them."""
+        config = self.config.training
+        num_steps, num_rows = rows_to_train(config, len(texts))
+        replayed = self.teacher.replayed(self.number, num_rows)
+        return num_steps, mixed_examples(texts, replayed, config.replay_share, num_rows)
 
     def _pairs(self, tokenizer: Tokenizer) -> list[PairExample]:
         with self.context.store.session() as session:

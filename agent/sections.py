@@ -91,7 +91,7 @@ class PolicyTraining(Section):
         0.1, ge=0, le=1, description="DPO: least difference in Q between a pair's steps"
     )
     beta: float = Field(0.1, gt=0, description="DPO: hold on the reference")
-    sft_weight: float = Field(1.0, ge=0, description="DPO: weight of the chosen step's likelihood")
+    sft_weight: float = Field(1.0, ge=0, description="DPO: weight of the texts' likelihood")
     reference_update: Literal["soft", "hard"] = Field("soft", description="TR-DPO: how it moves")
     reference_alpha: float = Field(0.6, gt=0, le=1, description="TR-DPO: share of the policy")
     reference_steps: int = Field(64, ge=1, description="TR-DPO: steps between updates (tau)")

@@ -7,7 +7,6 @@ from sqlalchemy import select
 
 from agent.actors import make_hosts
 from agent.commands.output import emit, share, table
-from agent.commands.settings import load
 from agent.config import Config
 from agent.context import make_models
 from agent.coordinator import ModelSet
@@ -23,10 +22,7 @@ from store.database import open_store, sqlite_path
 from store.schema import CheckpointRow
 
 
-def run(
-    named: tuple[str, str], num_problems: int, flags: dict[str, Any], file: str, as_json: bool
-) -> None:
-    config, _ = load(flags, file)
+def run(config: Config, named: tuple[str, str], num_problems: int, as_json: bool) -> None:
     refs = [_found(name, config) for name in named]
     task = open_task(config.task, config.problems)
     problems = task.held_out(num_problems, config.evaluation.seed)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.commands.output import emit, table
-from agent.commands.settings import load
+from agent.config import Config
 from agent.models import base_checkpoints
 from kernels.dispatch import OPERATIONS, implementation
 from search.errors import RatchetError
@@ -22,8 +22,7 @@ FLOORS = {"torch": "2.10", "transformers": "5.3", "vllm": "0.22.1", "ray": "2.52
 Check = dict[str, Any]
 
 
-def run(flags: dict[str, Any], file: str, as_json: bool) -> None:
-    config, _ = load(flags, file)
+def run(config: Config, as_json: bool) -> None:
     checks = [*_versions(), *_machine(config.store), *_models(config), *_store(config.store)]
     if as_json:
         emit(checks)

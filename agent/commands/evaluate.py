@@ -7,17 +7,16 @@ from typing import Any
 
 from agent.commands.output import emit, share, table
 from agent.commands.session import asking
-from agent.commands.settings import load
+from agent.config import Config
 from agent.evaluation import MODES, Plan, benchmark_digest, evaluate
 from agent.progress import make_progress
 from search.errors import UsageError
 
 
 def run(
-    modes: Sequence[str], num_problems: int, samples: int, budgets: Sequence[int],
-    flags: dict[str, Any], file: str, as_json: bool,
+    config: Config, modes: Sequence[str], num_problems: int, samples: int,
+    budgets: Sequence[int], as_json: bool,
 ) -> None:  # fmt: skip
-    config, _ = load(flags, file)
     unknown = [m for m in modes if m not in MODES]
     if unknown:
         raise UsageError(f"unknown mode {unknown[0]!r}", f"use one of: {', '.join(MODES)}")

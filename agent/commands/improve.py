@@ -8,7 +8,6 @@ from rich.console import Console
 from rich.table import Table
 
 from agent.commands.output import emit, share
-from agent.commands.settings import load
 from agent.config import Config
 from agent.evaluation import Report
 from agent.examiner import Figures
@@ -28,10 +27,7 @@ TOKENS_PER_S = 4_000
 RESERVE_BYTES = 200_000_000
 
 
-def run(
-    flags: dict[str, Any], file: str, rounds: int, dry_run: bool, fresh: bool, as_json: bool
-) -> None:
-    config, _ = load(flags, file)
+def run(config: Config, rounds: int, dry_run: bool, fresh: bool, as_json: bool) -> None:
     if dry_run:
         _plan(config, rounds, as_json)
         return

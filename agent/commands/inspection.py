@@ -10,7 +10,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from agent.commands.output import emit, table
-from agent.commands.settings import load
+from agent.config import Config
 from agent.drift import critic_drift
 from store.database import Store, open_store
 from store.inspection import (
@@ -26,8 +26,7 @@ from store.inspection import (
 from store.questions import BY_NAME, QUESTIONS
 
 
-def _store(flags: dict[str, Any], file: str) -> tuple[Store, str]:
-    config, _ = load(flags, file)
+def _store(config: Config) -> tuple[Store, str]:
     return open_store(config.store, must_exist=True), config.run
 
 
@@ -38,28 +37,28 @@ def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
         table(rows)
 
 
-def rounds(flags: dict[str, Any], file: str, as_json: bool) -> None:
-    _print(list_rounds(_store(flags, file)[0]), as_json)
+def rounds(config: Config, as_json: bool) -> None:
+    _print(list_rounds(_store(config)[0]), as_json)
 
 
-def critics(flags: dict[str, Any], file: str, as_json: bool) -> None:
-    store, run = _store(flags, file)
+def critics(config: Config, as_json: bool) -> None:
+    store, run = _store(config)
     _print(critic_drift(store, run), as_json)
 
 
 def searches(
-    flags: dict[str, Any], file: str, round_number: int | None, unsolved: bool, gained: bool,
+    config: Config, round_number: int | None, unsolved: bool, gained: bool,
     limit: int, as_json: bool,
 ) -> None:  # fmt: skip
-    store, run = _store(flags, file)
+    store, run = _store(config)
     _print(list_searches(store, run, round_number, unsolved, gained, limit), as_json)
 
 
 def trajectories(
-    flags: dict[str, Any], file: str, round_number: int | None, kept: bool, limit: int,
+    config: Config, round_number: int | None, kept: bool, limit: int,
     as_json: bool,
 ) -> None:  # fmt: skip
-    store, run = _store(flags, file)
+    store, run = _store(config)
     found = list_trajectories(store, run, round_number, kept, limit)
     if as_json:
         emit(found)
@@ -68,10 +67,10 @@ def trajectories(
 
 
 def tree(
-    flags: dict[str, Any], file: str, search_id: int, after: int | None, show_all: bool,
+    config: Config, search_id: int, after: int | None, show_all: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
-    nodes = read_tree(_store(flags, file)[0], search_id, after)
+    nodes = read_tree(_store(config)[0], search_id, after)
     if as_json:
         emit(nodes)
         return
@@ -95,11 +94,11 @@ def tree(
 
 
 def compare(
-    flags: dict[str, Any], file: str, before: int, after: int, as_json: bool
+    config: Config, before: int, after: int, as_json: bool
 ) -> None:  # fmt: skip
     from agent.comparison import compare_rounds  # brings torch, which other questions do without
 
-    store, run = _store(flags, file)
+    store, run = _store(config)
     rows = compare_rounds(store, run, before, after)
     if as_json:
         emit(rows)
@@ -117,8 +116,8 @@ def compare(
     )  # fmt: skip
 
 
-def siblings(flags: dict[str, Any], file: str, search_id: int, parent: int, as_json: bool) -> None:
-    rows = read_siblings(_store(flags, file)[0], search_id, parent)
+def siblings(config: Config, search_id: int, parent: int, as_json: bool) -> None:
+    rows = read_siblings(_store(config)[0], search_id, parent)
     if as_json:
         emit(rows)
         return
@@ -133,10 +132,10 @@ def siblings(flags: dict[str, Any], file: str, search_id: int, parent: int, as_j
         console.print(line)
 
 
-def plot(flags: dict[str, Any], file: str, out: str) -> None:
+def plot(config: Config, out: str) -> None:
     from agent.plots import plot_run
 
-    store, run = _store(flags, file)
+    store, run = _store(config)
     plot_run(store, run, Path(out).expanduser())
     print(out)
 
@@ -158,15 +157,13 @@ def _label(node: dict[str, Any]) -> str:
     )
 
 
-def sql(
-    flags: dict[str, Any], file: str, statement: str, limit: int, timeout_s: float, as_json: bool
-) -> None:
-    answer = ask_sql(_store(flags, file)[0], statement, limit, timeout_s)
+def sql(config: Config, statement: str, limit: int, timeout_s: float, as_json: bool) -> None:
+    answer = ask_sql(_store(config)[0], statement, limit, timeout_s)
     _print_answer(answer, limit, as_json)
 
 
 def ask(
-    flags: dict[str, Any], file: str, name: str, given: dict[str, Any], shows_sql: bool,
+    config: Config, name: str, given: dict[str, Any], shows_sql: bool,
     limit: int, timeout_s: float, as_json: bool,
 ) -> None:  # fmt: skip
     if not name:
@@ -181,7 +178,7 @@ def ask(
     if shows_sql and name in BY_NAME:
         print(BY_NAME[name].sql)
         return
-    store, run = _store(flags, file)
+    store, run = _store(config)
     answer = ask_question(store, name, given | {"run": run}, limit, timeout_s)
     _print_answer(answer, limit, as_json)
 

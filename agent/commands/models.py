@@ -6,13 +6,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from agent.commands.output import emit, table
-from agent.commands.settings import load
+from agent.config import Config
 from store.database import open_store
 from store.schema import CheckpointRow, Round, SpeculationRow
 
 
-def run(flags: dict[str, Any], file: str, as_json: bool) -> None:
-    config, _ = load(flags, file)
+def run(config: Config, as_json: bool) -> None:
     store = open_store(config.store, must_exist=True)
     with store.session() as session:
         found = session.execute(

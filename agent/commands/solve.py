@@ -8,7 +8,6 @@ from rich.markup import escape
 
 from agent.commands.output import emit
 from agent.commands.session import asking
-from agent.commands.settings import load
 from agent.config import Config
 from agent.tasks.registry import open_task
 from agent.tasks.task import Task, problem_id
@@ -21,8 +20,7 @@ from search.trajectory import trajectory
 from search.tree import Node
 
 
-def run(question: str, flags: dict[str, Any], file: str, as_json: bool) -> None:
-    config, _ = load(flags, file)
+def run(config: Config, question: str, as_json: bool) -> None:
     task = open_task(config.task, config.problems)
     text = task.read(question)
     document = _solve(config, task, text)

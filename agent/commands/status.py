@@ -6,15 +6,14 @@ from typing import Any
 from sqlalchemy import func, select
 
 from agent.commands.output import emit, table
-from agent.commands.settings import load
+from agent.config import Config
 from search.errors import NotFoundError
 from store.database import now_us, open_store
 from store.leases import clock_us, left_us
 from store.schema import ActorRow, Round, Run, SearchRow
 
 
-def run(flags: dict[str, Any], file: str, as_json: bool) -> None:
-    config, _ = load(flags, file)
+def run(config: Config, as_json: bool) -> None:
     store = open_store(config.store, must_exist=True)
     with store.session() as session:
         found = session.scalars(select(Run).where(Run.name == config.run)).one_or_none()

@@ -3,10 +3,9 @@
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from agent.commands.output import emit, table
-from agent.commands.settings import load
+from agent.config import Config
 from agent.tasks.registry import open_task
 from store.check import INVARIANTS, check_store
 from store.database import migrate, open_store
@@ -16,14 +15,12 @@ from store.pairs import freeze_missing_pairs
 from store.trimming import trim
 
 
-def init(flags: dict[str, Any], file: str) -> None:
-    config, _ = load(flags, file)
+def init(config: Config) -> None:
     open_store(config.store).close()
     print(f"{config.store} is ready", file=sys.stderr)
 
 
-def check(flags: dict[str, Any], file: str, as_json: bool) -> None:
-    config, _ = load(flags, file)
+def check(config: Config, as_json: bool) -> None:
     found = check_store(open_store(config.store, must_exist=True))
     rules = {i.name: i.rule for i in INVARIANTS}
     rows = [{"invariant": n, "violations": v, "rule": rules[n]} for n, v in found.items()]
@@ -35,8 +32,7 @@ def check(flags: dict[str, Any], file: str, as_json: bool) -> None:
         raise SystemExit(7)
 
 
-def migrate_store(flags: dict[str, Any], file: str) -> None:
-    config, _ = load(flags, file)
+def migrate_store(config: Config) -> None:
     migrate(config.store)
     store = open_store(config.store, must_exist=True)
     num = freeze_missing_pairs(store)
@@ -46,8 +42,7 @@ def migrate_store(flags: dict[str, Any], file: str) -> None:
     print(f"{config.store} is up to date", file=sys.stderr)
 
 
-def vacuum(flags: dict[str, Any], file: str, keep: int, is_real: bool, as_json: bool) -> None:
-    config, _ = load(flags, file)
+def vacuum(config: Config, keep: int, is_real: bool, as_json: bool) -> None:
     store = open_store(config.store, must_exist=True)
     freed = trim(store, config.run, keep, is_real)
     if as_json:
@@ -62,10 +57,9 @@ def vacuum(flags: dict[str, Any], file: str, keep: int, is_real: bool, as_json: 
 
 
 def export(
-    flags: dict[str, Any], file: str, kind: str, out: str, round_number: int | None,
+    config: Config, kind: str, out: str, round_number: int | None,
     overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    config, _ = load(flags, file)
     store = open_store(config.store, must_exist=True)
     task = open_task(config.task, config.problems)
     path = Path(out).expanduser()

@@ -98,13 +98,13 @@ def policy_job(
 
 
 def preference_job(
-    parent_path: str, pairs: Sequence[PairExample], settings: TrainingSettings,
-    preference: PreferenceSettings, seed: int, place: Place,
+    parent_path: str, pairs: Sequence[PairExample], texts: Sequence[Example],
+    settings: TrainingSettings, preference: PreferenceSettings, seed: int, place: Place,
 ) -> Trained:  # fmt: skip
-    """Train the policy on pairs (DPO, TR-DPO) and publish it."""
+    """Train the policy on pairs (DPO, TR-DPO), and on texts beside them, and publish it."""
     parent, decoder = _opened(parent_path, place)
     curve = Curve(place)
-    report = train_preference(decoder, pairs, settings, preference, seed, curve.report)
+    report = train_preference(decoder, pairs, texts, settings, preference, seed, curve.report)
     method = "dpo" if preference.reference_update == "none" else "tr-dpo"
     return _published(
         decoder, parent, "policy", asdict(report) | {"method": method}, seed, place, curve

@@ -4,8 +4,10 @@ DPO (Rafailov et al., arXiv 2305.18290) lowers -log sigmoid(beta (margin of the 
 the reference)), margins being log-probability of the chosen less that of the rejected option. Its
 reference never moves. TR-DPO (Gorbatovski et al., arXiv 2404.09656) moves it every
 `reference_steps` steps: softly, reference <- alpha policy + (1 - alpha) reference, or hard, which
-is alpha = 1. The negative log-likelihood of the chosen option is added (arXiv 2404.19733), because
-both probabilities sink together otherwise.
+is alpha = 1. The negative log-likelihood of whole texts is added, as in iterative reasoning
+preference optimisation (Pang et al., arXiv 2404.19733): kept ones, because the probabilities of
+both options sink together otherwise, and replayed ones, because a policy forgets what it no longer
+sees.
 """
 
 import copy
@@ -13,14 +15,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from agent.engine.batch import padded
 from agent.engine.decoder import Decoder
+from agent.training.examples import Example, batches
 from agent.training.fit import Batch, Progress, ends_of, fit, planned_steps
 from agent.training.optimizer import TrainingSettings
+from agent.training.policy import learned_logprobs
 from kernels import dispatch
 
 ReferenceUpdate = Literal["none", "soft", "hard"]
@@ -40,7 +45,7 @@ class PreferenceSettings:
     beta: float = 0.1
     """How strongly the policy is held to its reference."""
     sft_weight: float = 1.0
-    """Of the chosen options' negative log-likelihood."""
+    """Of the texts' mean negative log-likelihood a token."""
     reference_update: ReferenceUpdate = "none"
     reference_alpha: float = 0.6
     """Share of the policy in a soft update."""
@@ -61,25 +66,36 @@ class PreferenceReport:
 def train_preference(
     decoder: Decoder,
     pairs: Sequence[PairExample],
+    texts: Sequence[Example],
     settings: TrainingSettings,
     preference: PreferenceSettings,
     seed: int,
     progress: Progress | None = None,
 ) -> PreferenceReport:
-    """Train in place; the same arguments give the same weights. Raises DivergedError."""
+    """Train in place; the same arguments give the same weights. Raises DivergedError.
+
+    A step takes half a batch of pairs and, where there are texts and they have a weight, a whole
+    one of texts.
+    """
     num_steps = planned_steps(len(pairs), settings)
     reference = copy.deepcopy(decoder).eval().requires_grad_(False)
     wins: list[float] = []
+    num_drawn = num_steps if texts and preference.sft_weight else 0
+    rng = np.random.default_rng((seed, 1))
+    drawn = batches([len(t.tokens) for t in texts], settings.batch_size, num_drawn, rng)
 
     def loss_of(batch: Batch) -> Tensor:
         part = [pairs[i] for i in batch.rows]
-        chosen, rejected, num_chosen = _logprobs(decoder, part)
+        chosen, rejected = _logprobs(decoder, part)
         with torch.no_grad():
-            old_chosen, old_rejected, _ = _logprobs(reference, part)
+            old_chosen, old_rejected = _logprobs(reference, part)
         gain = (chosen - old_chosen) - (rejected - old_rejected)
         wins.append(float((gain > 0).float().mean()))
         loss = -F.logsigmoid(preference.beta * gain).mean()
-        return loss - preference.sft_weight * (chosen / num_chosen).mean()
+        if rows := next(drawn, []):
+            logprobs = learned_logprobs(decoder, [texts[i] for i in rows])
+            loss = loss - preference.sft_weight * logprobs.mean()
+        return loss
 
     def after_step(step: int) -> None:
         if step % preference.reference_steps == 0:
@@ -103,8 +119,8 @@ def follow(reference: Decoder, policy: Decoder, settings: PreferenceSettings) ->
         old.lerp_(new, share)
 
 
-def _logprobs(decoder: Decoder, pairs: Sequence[PairExample]) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probability of each pair's chosen and rejected option, [B]; tokens of the chosen."""
+def _logprobs(decoder: Decoder, pairs: Sequence[PairExample]) -> tuple[Tensor, Tensor]:
+    """Log-probability of each pair's chosen and rejected option, [B]."""
     rows = [p.given + p.chosen for p in pairs] + [p.given + p.rejected for p in pairs]
     device = decoder.model.norm.weight.device
     tokens_BT, lengths_B = padded(rows)
@@ -118,5 +134,4 @@ def _logprobs(decoder: Decoder, pairs: Sequence[PairExample]) -> tuple[Tensor, T
     ).logprob
     row = torch.nonzero(judged)[:, 0]
     sums = torch.zeros(len(rows), device=device).index_add(0, row, found.float())
-    num_chosen = torch.tensor([len(p.chosen) for p in pairs], device=device)
-    return sums[: len(pairs)], sums[len(pairs) :], num_chosen
+    return sums[: len(pairs)], sums[len(pairs) :]

@@ -2,14 +2,16 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.cli import app, config_app, inspect_app, store_app
+from agent.cli import app, config_app, inspect_app, main, store_app
 from agent.tasks.registry import EMBEDDED
 from tests.agent.conftest import write_checkpoint
 from tests.agent.small import ROOT, SMALL, improve, places
@@ -23,6 +25,25 @@ def ratchet(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "agent", *arguments], cwd=cwd, capture_output=True, text=True,
         timeout=120, env=environment | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
+
+
+@pytest.fixture
+def typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """The command in this process, typed in an empty folder: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    for name in [n for n in os.environ if n.startswith("RATCHET_")]:
+        monkeypatch.delenv(name)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["ratchet", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -73,14 +94,29 @@ WRONG: list[tuple[list[str], int, str]] = [
 
 @pytest.mark.parametrize(("arguments", "code", "word"), WRONG, ids=lambda v: str(v)[:40])
 def test_a_wrong_command_says_what_and_how_to_mend_it(
-    arguments: list[str], code: int, word: str, tmp_path: Path
-) -> None:
-    done = ratchet(*arguments, cwd=tmp_path)
-    assert done.returncode == code, done.stderr
-    assert word in done.stderr
-    assert done.stdout == ""
-    assert "Traceback" not in done.stderr
+    arguments: list[str], code: int, word: str, tmp_path: Path,
+    typed: Callable[..., tuple[int, str, str]],
+) -> None:  # fmt: skip
+    ended, said, complained = typed(*arguments)
+    assert (ended, said) == (code, ""), complained
+    assert word in complained
+    assert "Traceback" not in complained
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_setting_is_told_before_a_model_library_is_imported(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom agent.cli import main\n"
+        "sys.argv = ['ratchet', 'improve', '--set', 'training.num_step=3']\n"
+        "try: main()\nexcept SystemExit as ended: print(ended.code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        env={k: v for k, v in os.environ.items() if not k.startswith("RATCHET_")}
+        | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.stdout.split() == ["2", "False"], done.stderr
+    assert "training.num_steps" in done.stderr
 
 
 def test_an_error_is_a_document_where_json_is_wanted(tmp_path: Path) -> None:
@@ -191,7 +227,7 @@ def test_a_whole_round_runs_on_real_gsm8k_problems(tmp_path: Path) -> None:
 
     policy = write_text_checkpoint(tmp_path / "llama", file)
     flags = SMALL | {
-        "task": "jsonl", "problems": str(file), "problems_per_round": 20, "num_seeds": 50,
+        "task": "jsonl", "problems": str(file), "problems_per_round": 8, "num_seeds": 50,
         "evaluation.num_problems": 10, "evaluation.num_search_problems": 2,
         # Long and warm enough for a random model to end some of its texts.
         "hosting.text_tokens": 150, "search.num_rollouts": 4, "search.rollout_temperature": 1.0,
@@ -203,7 +239,7 @@ def test_a_whole_round_runs_on_real_gsm8k_problems(tmp_path: Path) -> None:
     assert row["stage"] in ("promoted", "kept")
     assert row["verdict"]["n"] == 10
     questions = stored(tmp_path, "inspect", "searches", "--limit", "20")
-    assert len(questions) == 20 and all(q["reference"] for q in questions)
+    assert len(questions) == 8 and all(q["reference"] for q in questions)
 
 
 def test_two_policies_are_compared_paired_on_the_same_problems(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from agent.engine.checkpoint import inspect_checkpoint, load_decoder
 from agent.engine.decoder import Decoder
 from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
+from agent.training.examples import Example
 from agent.training.optimizer import TrainingSettings
 from agent.training.policy_gradient import (
     GradientSettings,
@@ -29,6 +30,8 @@ PAIRS = [
     for i in range(6)
     for j in range(6)
 ]
+
+TEXTS = [Example(p.given + p.chosen, len(p.given)) for p in PAIRS]
 
 
 def opened(checkpoint: Path) -> Decoder:
@@ -50,9 +53,9 @@ def test_dpo_starts_at_log_two_and_comes_to_prefer_the_chosen_options(checkpoint
     before = margin(decoder)
     preference = PreferenceSettings(beta=0.5, sft_weight=0.0)
     one_step = SETTINGS.model_copy(update={"num_steps": 1})
-    first = train_preference(copy.deepcopy(decoder), PAIRS, one_step, preference, 0)
+    first = train_preference(copy.deepcopy(decoder), PAIRS, [], one_step, preference, 0)
     assert first.first_loss == pytest.approx(0.693147, abs=1e-4)
-    report = train_preference(decoder, PAIRS, SETTINGS, preference, 0)
+    report = train_preference(decoder, PAIRS, [], SETTINGS, preference, 0)
     assert report.last_loss < 0.5 * report.first_loss
     assert report.accuracy > 0.95 and margin(decoder) > before + 1
 
@@ -77,7 +80,7 @@ def test_a_reference_that_follows_changes_what_is_learned(checkpoint: Path) -> N
     for update in ("none", "soft", "hard"):
         decoder = opened(checkpoint)
         settings = PreferenceSettings(reference_update=update, reference_steps=10)  # type: ignore[arg-type]
-        train_preference(decoder, PAIRS, SETTINGS, settings, 0)
+        train_preference(decoder, PAIRS, TEXTS, SETTINGS, settings, 0)
         weights[update] = torch.cat([p.detach().flatten() for p in decoder.parameters()])
     assert not torch.equal(weights["none"], weights["soft"])
     assert not torch.equal(weights["soft"], weights["hard"])
@@ -88,7 +91,7 @@ def test_preference_training_repeats_itself(checkpoint: Path) -> None:
     for seed in (1, 1, 2):
         decoder = opened(checkpoint)
         short = SETTINGS.model_copy(update={"num_steps": 5})
-        train_preference(decoder, PAIRS, short, PreferenceSettings(), seed)
+        train_preference(decoder, PAIRS, TEXTS, short, PreferenceSettings(), seed)
         made.append(torch.cat([p.detach().flatten() for p in decoder.parameters()]))
     assert torch.equal(made[0], made[1]) and not torch.equal(made[0], made[2])
 
