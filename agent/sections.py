@@ -91,7 +91,9 @@ class PolicyTraining(Section):
         0.1, ge=0, le=1, description="DPO: least difference in Q between a pair's steps"
     )
     beta: float = Field(0.1, gt=0, description="DPO: hold on the reference")
-    sft_weight: float = Field(1.0, ge=0, description="DPO: weight of the texts' likelihood")
+    sft_weight: float = Field(
+        10.0, ge=0, description="DPO (own trainer): weight of kept and replayed texts"
+    )
     reference_update: Literal["soft", "hard"] = Field("soft", description="TR-DPO: how it moves")
     reference_alpha: float = Field(0.6, gt=0, le=1, description="TR-DPO: share of the policy")
     reference_steps: int = Field(64, ge=1, description="TR-DPO: steps between updates (tau)")

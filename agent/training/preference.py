@@ -44,7 +44,7 @@ class PairExample:
 class PreferenceSettings:
     beta: float = 0.1
     """How strongly the policy is held to its reference."""
-    sft_weight: float = 1.0
+    sft_weight: float = 10.0
     """Of the texts' mean negative log-likelihood a token."""
     reference_update: ReferenceUpdate = "none"
     reference_alpha: float = 0.6
