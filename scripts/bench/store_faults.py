@@ -5,8 +5,6 @@ Each is done to the real thing and counted: S1 to S12 of the names below. Nothin
 
 import multiprocessing
 import random
-import shutil
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -16,15 +14,16 @@ from typing import Any
 from alembic import command
 from databases import Databases
 from report import Row, counted, missing
-from sqlalchemy import event, func, select, text, update
+from sqlalchemy import func, select, text, update
 from store_damage import damaged_checkpoints, non_finite_scores, non_finite_weights
+from store_disk import full_disk, full_server
 from store_kills import ROOT, SEED, command_for, environment
 from store_world import finished, planned, record
 
-from search.errors import BusyError, ResourceError, StoreAwayError, StoreError
+from search.errors import BusyError, StoreAwayError, StoreError
 from store import leases
 from store.check import check_store
-from store.database import Store, alembic_config, now_us, open_store, sqlite_path
+from store.database import Store, alembic_config, now_us, open_store
 from store.leases import RunLease
 from store.schema import Event, Run, SearchRow
 
@@ -39,6 +38,7 @@ def faults(databases: Databases, is_quick: bool) -> list[Row]:
         rows += non_finite_weights()
         rows += non_finite_scores()
     else:
+        rows += full_server(20 // few, databases.folder)
         rows += server_away(databases, 3.0 if is_quick else 30.0, is_quick)
         rows += cut_connections(databases, 100 // few)
     rows += races(databases, 100 // few)
@@ -46,55 +46,6 @@ def faults(databases: Databases, is_quick: bool) -> list[Row]:
     rows += versions(databases)
     rows += clocks(databases)
     return rows
-
-
-def full_disk(databases: Databases, num: int) -> list[Row]:
-    """S1. A file that may grow by n pages more, n = 1, 2, ..., while searches are recorded."""
-    url = databases.new("template")
-    template = open_store(url)
-    ids, search = planned(template, 40), finished()
-    with template.session() as session:
-        pages = session.execute(text("PRAGMA page_count")).scalar_one()
-    template.close()
-    source = sqlite_path(url)
-    assert source is not None
-    unclear = corrupt = broken = lost = 0
-    for more in range(1, num + 1):
-        path = source.with_name(f"full-{more}.db")
-        shutil.copyfile(source, path)
-        store = open_store(f"sqlite:///{path}")
-        _bound(store, pages + more)
-        ended = 0
-        try:
-            for search_id in ids:
-                ended += record(store, search_id, search)
-        except ResourceError as error:
-            unclear += str(path) not in error.message or "free" not in error.fix
-        store.close()
-        again = open_store(f"sqlite:///{path}")
-        with again.session() as session:
-            corrupt += session.execute(text("PRAGMA integrity_check")).scalar_one() != "ok"
-            left = session.scalars(select(SearchRow.id).where(SearchRow.status == "running")).all()
-        broken += sum(check_store(again).values())
-        lost += len(ids) - len(left) != ended
-        lost += sum(not record(again, i, search) for i in left)
-        broken += sum(check_store(again).values())
-        again.close()
-        path.unlink()
-    return [
-        counted("s1_corrupt_sqlite", corrupt, "files", num, "integrity_check, full at n pages"),
-        counted("s1_unclear_errors_sqlite", unclear, "errors", num, "naming path and way out"),
-        counted("s1_broken_sqlite", broken, "violations", num, "and after the rest is recorded"),
-        counted("s1_lost_sqlite", lost, "searches", num, "40 searches each"),
-    ]
-
-
-def _bound(store: Store, most: int) -> None:
-    store.engine.dispose()
-
-    @event.listens_for(store.engine, "connect")
-    def bound(connection: sqlite3.Connection, _: object) -> None:
-        connection.execute(f"PRAGMA max_page_count = {most}")
 
 
 def server_away(databases: Databases, away_s: float, is_quick: bool) -> list[Row]:
