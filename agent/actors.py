@@ -1,208 +1,27 @@
-"""Where the five models live: Ray actors, or, for one-off commands and tests, this process.
+"""The models as Ray actors, one a role.
 
-Both answer the same calls. A call that finds its actor dead waits for the restart that Ray makes
-and is sent again as it was; hosts are idempotent, so nothing is done twice with effect.
+A call that finds its actor dead waits for the restart that Ray makes and is sent again as it was;
+hosts are idempotent, so nothing is done twice with effect.
 """
 
-import importlib.util
 import logging
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from agent.engine.checkpoint import inspect_checkpoint
-from agent.engine.hosts import (
-    KEPT_MODELS,
-    ROLES,
-    CalledDrafts,
-    GeneratorHost,
-    HostSettings,
-    ModelRef,
-    make_host,
-)
-from agent.engine.lookup import LookupDrafts
+from agent.engine.hosts import ROLES, HostSettings, ModelRef
 from agent.engine.requests import TextRequest
-from agent.engine.speculative import Drafter, DraftSource
-from search.errors import CheckpointError, ResourceError, UsageError
+from agent.policy_host import Speculation, host_of
+from search.errors import ResourceError, UsageError
 
 RECOVERY_S = 180.0
 MAX_DEATHS = 20
-COST_ROWS = (1, 4, 16, 64)
 
 log = logging.getLogger("ratchet")
-
-
-@dataclass(frozen=True, slots=True)
-class Speculation:
-    """Whether rollouts are drafted: `auto` by measured cost, `always`, or `never`."""
-
-    mode: str = "auto"
-    draft_tokens: int = 4
-    source: str = "both"
-    """`model`, `lookup`, or `both`: whichever has the better acceptance for its cost."""
-
-
-class Hosts(Protocol):
-    """Batched calls to the hosted models."""
-
-    def call(self, role: str, method: str, *arguments: Any) -> Any:
-        """The answer of one host. Blocks; safe from several threads."""
-        ...
-
-    def call_many(self, calls: Sequence[tuple[str, str, tuple[Any, ...]]]) -> list[Any]:
-        """Answers of several hosts at once, in order."""
-        ...
-
-    def texts(
-        self, policy: ModelRef, drafter: ModelRef | None, requests: Sequence[TextRequest],
-        speculation: Speculation,
-    ) -> Any:  # fmt: skip
-        """Completions by the policy, drafted by the drafter where that pays."""
-        ...
-
-    def health(self) -> dict[str, dict[str, Any]]: ...
-
-    def close(self) -> None: ...
-
-
-class PolicyHost(GeneratorHost):
-    """The policy's host, which knows how to reach the drafter."""
-
-    def __init__(self, role: str, settings: HostSettings) -> None:
-        super().__init__(role, settings)
-        self._drafters: dict[tuple[str, str], Drafter] = {}
-
-    def drafted_texts(
-        self,
-        policy: ModelRef,
-        drafter: ModelRef | None,
-        requests: Sequence[TextRequest],
-        speculation: Speculation,
-        draft: Callable[..., list[list[int]]],
-    ) -> Any:
-        """Completions, drafted where that pays and the policy's self-test allows it."""
-        if speculation.mode == "never" or self.settings.engine == "vllm":
-            return self.texts(policy, requests)
-        key = (policy.version, drafter.version if drafter else "")
-        if key not in self._drafters:
-            self._drafters[key] = self._drafter(policy, drafter, speculation, draft)
-            while len(self._drafters) > KEPT_MODELS:
-                self._drafters.pop(next(iter(self._drafters)))
-        return self.texts(policy, requests, self._drafters[key])
-
-    def _drafter(
-        self, policy: ModelRef, drafter: ModelRef | None, speculation: Speculation,
-        draft: Callable[..., list[list[int]]],
-    ) -> Drafter:  # fmt: skip
-        sources: list[DraftSource] = []
-        if drafter is not None and speculation.source in ("model", "both"):
-            known, drafted = (
-                inspect_checkpoint(ref.path).architecture.vocab_size for ref in (policy, drafter)
-            )
-            if known != drafted:
-                raise CheckpointError(
-                    f"the drafter in {drafter.path} has {drafted} tokens, the policy {known}",
-                    "use a drafter with the policy's own vocabulary, such as one cut from it",
-                )
-            sources.append(CalledDrafts(draft, drafter))
-        if speculation.source in ("lookup", "both"):
-            sources.append(LookupDrafts())
-        engine = self._model(policy)
-        made = Drafter(
-            sources,
-            speculation.draft_tokens,
-            speculation.mode,
-            selftest=engine.selftest,
-            policy=policy.version,
-            drafter=drafter.version if drafter else "",
-        )
-        if speculation.mode == "auto":
-            made.costs = self.measure_costs(policy, sources, COST_ROWS)
-        return made
-
-    def health(self) -> dict[str, Any]:
-        last = next(reversed(self._drafters.values()), None) if self._drafters else None
-        return super().health() | {"pid": os.getpid(), "speculation": last and last.report()}
-
-
-def _make(role: str, settings: HostSettings) -> Any:
-    return PolicyHost(role, settings) if role == "policy" else make_host(role, settings)
-
-
-class InlineHosts:
-    """All hosts in this process: quick to start, one model call at a time for each role."""
-
-    def __init__(self, settings: HostSettings) -> None:
-        self._hosts = {role: _make(role, settings) for role in ROLES}
-        self._locks = {role: threading.Lock() for role in ROLES}
-
-    def call(self, role: str, method: str, *arguments: Any) -> Any:
-        with self._locks[role]:
-            return getattr(self._hosts[role], method)(*arguments)
-
-    def call_many(self, calls: Sequence[tuple[str, str, tuple[Any, ...]]]) -> list[Any]:
-        return [self.call(role, method, *arguments) for role, method, arguments in calls]
-
-    def texts(
-        self, policy: ModelRef, drafter: ModelRef | None, requests: Sequence[TextRequest],
-        speculation: Speculation,
-    ) -> Any:  # fmt: skip
-        def draft(*arguments: Any) -> list[list[int]]:
-            return list(self.call("drafter", "draft", *arguments))
-
-        return self.call("policy", "drafted_texts", policy, drafter, requests, speculation, draft)
-
-    def health(self) -> dict[str, dict[str, Any]]:
-        return {
-            role: {"pid": os.getpid(), "state": "alive", "restarts": 0} | host.health()
-            for role, host in self._hosts.items()
-        }
-
-    def close(self) -> None:
-        self._hosts.clear()
-
-
-class _Actor:
-    """What runs in a Ray actor: one host. Decorated at the edge, in `RayHosts`."""
-
-    def __init__(self, role: str, settings: HostSettings) -> None:
-        self.host = _make(role, settings)
-
-    def run(self, method: str, *arguments: Any) -> Any:
-        return getattr(self.host, method)(*arguments)
-
-    def drafted_texts(
-        self, policy: ModelRef, drafter: ModelRef | None, requests: Sequence[TextRequest],
-        speculation: Speculation, drafter_actor: Any,
-    ) -> Any:  # fmt: skip
-        import ray
-
-        def draft(*arguments: Any) -> list[list[int]]:
-            try:
-                found: list[list[int]] = ray.get(drafter_actor.run.remote("draft", *arguments))
-                return found
-            except ray.exceptions.RayActorError:
-                # Without drafts the policy writes the same tokens, only one at a time.
-                return [[] for _ in arguments[1]]
-
-        return self.host.drafted_texts(policy, drafter, requests, speculation, draft)
-
-    def health(self) -> dict[str, Any]:
-        return {"pid": os.getpid()} | self.host.health()
-
-
-@dataclass(slots=True)
-class _Handle:
-    actor: Any
-    pid: int = 0
-    restarts: int = 0
-    num_waiting: int = 0
-    """Calls sent to it and not answered yet."""
-    last: dict[str, Any] = field(default_factory=dict)
 
 
 def _knock(address: str) -> None:
@@ -247,6 +66,45 @@ def start_ray(address: str) -> bool:
             "free some memory and disk under /tmp, or use --hosting inline",
         ) from error
     return True
+
+
+class _Actor:
+    """What runs in a Ray actor: one host. Decorated at the edge, in `RayHosts`."""
+
+    def __init__(self, role: str, settings: HostSettings) -> None:
+        self.host = host_of(role, settings)
+
+    def run(self, method: str, *arguments: Any) -> Any:
+        return getattr(self.host, method)(*arguments)
+
+    def drafted_texts(
+        self, policy: ModelRef, drafter: ModelRef | None, requests: Sequence[TextRequest],
+        speculation: Speculation, drafter_actor: Any,
+    ) -> Any:  # fmt: skip
+        import ray
+
+        def draft(*arguments: Any) -> list[list[int]]:
+            try:
+                found: list[list[int]] = ray.get(drafter_actor.run.remote("draft", *arguments))
+                return found
+            except ray.exceptions.RayActorError:
+                # Without drafts the policy writes the same tokens, only one at a time.
+                return [[] for _ in arguments[1]]
+
+        return self.host.drafted_texts(policy, drafter, requests, speculation, draft)
+
+    def health(self) -> dict[str, Any]:
+        return {"pid": os.getpid()} | self.host.health()
+
+
+@dataclass(slots=True)
+class _Handle:
+    actor: Any
+    pid: int = 0
+    restarts: int = 0
+    num_waiting: int = 0
+    """Calls sent to it and not answered yet."""
+    last: dict[str, Any] = field(default_factory=dict)
 
 
 class RayHosts:
@@ -366,20 +224,3 @@ class RayHosts:
             self._ray.kill(handle.actor, no_restart=True)
         if self.owns_cluster:
             self._ray.shutdown()
-
-
-def make_hosts(hosting: str, settings: HostSettings, ray_address: str = "") -> Hosts:
-    """Raises UsageError for settings that this environment or each other rule out."""
-    if settings.engine == "vllm" and importlib.util.find_spec("vllm") is None:
-        raise UsageError(
-            "hosting.engine is 'vllm', but vLLM is not installed",
-            "pip install -e '.[vllm]', or set hosting.engine to torch",
-        )
-    if hosting == "ray":
-        return RayHosts(settings, ray_address)
-    if settings.workers > 1:
-        raise UsageError(
-            f"hosting.workers is {settings.workers}, but inline hosting is one process",
-            "set hosting.workers to 1, or use --hosting ray",
-        )
-    return InlineHosts(settings)

@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from agent.actors import Hosts, Speculation
 from agent.config import Config
 from agent.coordinator import Limits, Models, ModelSet
 from agent.engine.hosts import ModelRef
 from agent.engine.tokenizer import Tokenizer
+from agent.hosting import Hosts
 from agent.models import model_set
+from agent.policy_host import Speculation
 from agent.progress import Progress
 from agent.tasks.task import Task
 from agent.training.examples import Example

@@ -4,10 +4,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from agent.actors import Hosts, Speculation
 from agent.engine.hosts import ModelRef
 from agent.engine.requests import Generated, LineRequest, Lines, ScoreRequest, Text, TextRequest
 from agent.engine.tokenizer import Tokenizer
+from agent.hosting import Hosts
+from agent.policy_host import Speculation
 from agent.tasks.task import Task
 from critics.blend import blend
 from critics.calibration import Calibration

@@ -3,7 +3,7 @@
 import threading
 from typing import Any
 
-from agent.actors import Hosts
+from agent.hosting import Hosts
 from agent.progress import Progress
 from search.errors import BusyError, RatchetError
 from store.database import Store, now_us

@@ -10,13 +10,13 @@ from pathlib import Path
 from sqlalchemy import func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from agent.actors import Hosts, make_hosts
 from agent.config import Config
 from agent.context import RunContext
 from agent.custody import current_models, damaged
 from agent.engine.hosts import HostSettings, ModelRef
 from agent.engine.tokenizer import Tokenizer
 from agent.heartbeat import Heartbeat
+from agent.hosting import Hosts, make_hosts
 from agent.models import as_ref, base_checkpoints, register, register_trained
 from agent.progress import Progress
 from agent.round import Outcome, RoundRunner, next_number, open_round

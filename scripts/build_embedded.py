@@ -31,7 +31,6 @@ from tokenizers import Tokenizer as FastTokenizer
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from agent.actors import InlineHosts, Speculation  # noqa: E402
 from agent.coordinator import Limits, Models, ModelSet  # noqa: E402
 from agent.engine.checkpoint import Checkpoint, inspect_checkpoint, load_decoder  # noqa: E402
 from agent.engine.decoder import Architecture, Decoder  # noqa: E402
@@ -39,6 +38,8 @@ from agent.engine.hosts import HostSettings, ModelRef  # noqa: E402
 from agent.engine.tokenizer import Tokenizer  # noqa: E402
 from agent.evaluation import Plan, evaluate, sample_rollouts  # noqa: E402
 from agent.examinee import Examinee  # noqa: E402
+from agent.hosting import InlineHosts  # noqa: E402
+from agent.policy_host import Speculation  # noqa: E402
 from agent.sections import CriticSettings  # noqa: E402
 from agent.tasks.registry import EMBEDDED, open_task  # noqa: E402
 from agent.tasks.task import Task  # noqa: E402

@@ -5,7 +5,6 @@ from typing import Any
 
 from sqlalchemy import select
 
-from agent.actors import make_hosts
 from agent.commands.output import emit, share, table
 from agent.config import Config
 from agent.context import make_models
@@ -14,6 +13,7 @@ from agent.engine.hosts import ModelRef, reference
 from agent.evaluation import Plan, benchmark_digest, bits_per_character, evaluate
 from agent.examiner import NUM_WORKED
 from agent.gate import judge
+from agent.hosting import make_hosts
 from agent.progress import make_progress
 from agent.run import host_settings
 from agent.tasks.registry import open_task

@@ -7,12 +7,12 @@ from tempfile import TemporaryDirectory
 
 from sqlalchemy import select
 
-from agent.actors import Hosts, make_hosts
 from agent.config import Config
 from agent.context import make_models
 from agent.coordinator import Models
 from agent.custody import current_models
 from agent.engine.hosts import ModelRef
+from agent.hosting import Hosts, make_hosts
 from agent.models import as_ref, base_checkpoints, model_set
 from agent.run import host_settings
 from agent.tasks.registry import open_task

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from agent.engine.requests import LineRequest, Lines, ScoreRequest, Text, TextRequest
-from agent.engine.selftest import SelfTest
-from agent.engine.speculative import Drafter
+from agent.engine.speculative import Drafter, SelfTest
 from search.settings import ProposalRule
 
 

@@ -9,20 +9,18 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from agent.engine.requests import Text, TextRequest
-from agent.engine.speculative import Drafter
+from agent.engine.speculative import Drafter, SelfTest
 
 NUM_TOKENS = 3
 NUM_LIKELY = 5
 """Most probable tokens that are told apart at each place; the others are one."""
 LEAST_EXPECTED = 5.0
-LEAST_P = 1e-4
 SECONDS = 8.0
 BATCH = 512
 
@@ -39,32 +37,6 @@ class Sampler(Protocol):
     def next_logprobs(self, rows: Sequence[tuple[int, ...]]) -> Tensor:
         """log p(next token | row) at temperature 1, [N, V]."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class SelfTest:
-    """What the test came to."""
-
-    statistic: float
-    """Pearson's chi-square."""
-    df: int
-    p_value: float
-    num_texts: int
-    num_drafted: int
-    num_accepted: int
-    temperature: float
-    seconds: float
-
-    @property
-    def is_passed(self) -> bool:
-        return self.p_value >= LEAST_P
-
-    def describe(self) -> str:
-        return (
-            f"chi-square {self.statistic:.0f} at {self.df} degrees of freedom, "
-            f"p = {self.p_value:.2g}, {self.num_texts} texts at temperature {self.temperature:g}, "
-            f"{self.num_accepted} of {self.num_drafted} drafted tokens accepted"
-        )
 
 
 def run_selftest(

@@ -15,12 +15,9 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from agent.engine.requests import TextRequest
-
-if TYPE_CHECKING:
-    from agent.engine.selftest import SelfTest
 
 log = logging.getLogger("ratchet")
 
@@ -28,6 +25,8 @@ WORTHWHILE = 1.1
 """Least expected speed-up that a draft is made for."""
 MEMORY = 0.98
 """Weight of what was seen before in the running acceptance, a drafted token."""
+LEAST_P = 1e-4
+"""Of the self-test; below it there are no drafts above temperature 0."""
 TRIAL_EVERY = 128
 """Steps after which a source that does not pay is tried once more, where any could pay."""
 
@@ -113,6 +112,32 @@ class Record:
         return self.num_accepted / self.num_drafts if self.num_drafts else 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class SelfTest:
+    """What the test of an engine's law (agent/engine/selftest.py) came to."""
+
+    statistic: float
+    """Pearson's chi-square."""
+    df: int
+    p_value: float
+    num_texts: int
+    num_drafted: int
+    num_accepted: int
+    temperature: float
+    seconds: float
+
+    @property
+    def is_passed(self) -> bool:
+        return self.p_value >= LEAST_P
+
+    def describe(self) -> str:
+        return (
+            f"chi-square {self.statistic:.0f} at {self.df} degrees of freedom, "
+            f"p = {self.p_value:.2g}, {self.num_texts} texts at temperature {self.temperature:g}, "
+            f"{self.num_accepted} of {self.num_drafted} drafted tokens accepted"
+        )
+
+
 @dataclass(slots=True)
 class Drafter:
     """Sources of drafts and what is known of their worth."""
@@ -129,7 +154,7 @@ class Drafter:
     policy: str = ""
     drafter: str = ""
     """Versions of the two models."""
-    verdict: "SelfTest | None" = None
+    verdict: SelfTest | None = None
     """What that test came to; empty before."""
     _num_steps: int = 0
 

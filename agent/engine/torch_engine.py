@@ -21,8 +21,8 @@ from agent.engine.memory import in_smaller_batches
 from agent.engine.network import Network
 from agent.engine.packed import packed_logprobs
 from agent.engine.requests import Generated, LineRequest, Lines, ScoreRequest, Text, TextRequest
-from agent.engine.selftest import SelfTest, run_selftest
-from agent.engine.speculative import Drafter
+from agent.engine.selftest import run_selftest
+from agent.engine.speculative import Drafter, SelfTest
 from agent.engine.steps import Steps
 from agent.engine.texts import StopOf, TextBatch
 from search.boundary import Boundary

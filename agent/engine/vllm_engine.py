@@ -21,8 +21,8 @@ from agent.engine.checkpoint import Checkpoint
 from agent.engine.enumeration import Enumeration, Partial
 from agent.engine.lines import CONTINUATIONS, LEAST_LOGPROB
 from agent.engine.requests import Generated, LineRequest, Lines, ScoreRequest, Text, TextRequest
-from agent.engine.selftest import SelfTest, run_selftest
-from agent.engine.speculative import Drafter
+from agent.engine.selftest import run_selftest
+from agent.engine.speculative import Drafter, SelfTest
 from agent.engine.steps import Steps
 from search.boundary import Boundary
 from search.errors import ResourceError, TaskError, UsageError

@@ -25,12 +25,12 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from report import missing, share, show, write  # noqa: E402
 
-from agent.actors import make_hosts  # noqa: E402
 from agent.config import Config, load_config  # noqa: E402
 from agent.context import make_models  # noqa: E402
 from agent.coordinator import Models  # noqa: E402
 from agent.evaluation import Plan, evaluate, sample_rollouts  # noqa: E402
 from agent.examinee import Examinee  # noqa: E402
+from agent.hosting import make_hosts  # noqa: E402
 from agent.models import as_ref, base_checkpoints, model_set  # noqa: E402
 from agent.run import host_settings  # noqa: E402
 from agent.tasks.registry import open_task  # noqa: E402

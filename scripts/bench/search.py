@@ -33,11 +33,11 @@ from free_world import speed  # noqa: E402
 from replayed import replay  # noqa: E402
 from report import Row, missing, repeats, share, show, write  # noqa: E402
 
-from agent.actors import InlineHosts, make_hosts  # noqa: E402
 from agent.config import load_config  # noqa: E402
 from agent.context import make_models  # noqa: E402
 from agent.coordinator import Models  # noqa: E402
 from agent.engine.hosts import ROLES, HostSettings, reference  # noqa: E402
+from agent.hosting import InlineHosts, make_hosts  # noqa: E402
 from agent.intervals import paired_difference  # noqa: E402
 from agent.models import as_ref, base_checkpoints, model_set  # noqa: E402
 from agent.run import host_settings  # noqa: E402

@@ -23,10 +23,10 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    from agent.actors import make_hosts
     from agent.config import load_config
     from agent.context import make_models
     from agent.engine.hosts import HostSettings
+    from agent.hosting import make_hosts
     from agent.models import as_ref, base_checkpoints, model_set
     from agent.tasks.registry import open_task
     from search import frontier

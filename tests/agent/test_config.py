@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.actors import make_hosts
 from agent.config import Config, known_keys, load_config
 from agent.engine.hosts import HostSettings
 from agent.gate import judge
+from agent.hosting import make_hosts
 from agent.intervals import mcnemar_p, paired_difference, wilson
 from search.errors import SearchSettingsError, UsageError
 

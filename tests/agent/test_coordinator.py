@@ -4,12 +4,12 @@ import math
 
 import pytest
 
-from agent.actors import make_hosts
 from agent.config import load_config
 from agent.context import make_models
 from agent.coordinator import NEUTRAL, Models
 from agent.engine.requests import ScoreRequest
 from agent.evaluation import Plan, bits_per_character, evaluate
+from agent.hosting import make_hosts
 from agent.models import as_ref, base_checkpoints, model_set
 from agent.run import host_settings
 from agent.tasks.registry import open_task

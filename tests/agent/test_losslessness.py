@@ -14,8 +14,8 @@ from torch import Tensor
 from agent.engine.drafting import ModelDrafts
 from agent.engine.lookup import LookupDrafts
 from agent.engine.requests import Text, TextRequest
-from agent.engine.selftest import LEAST_P, chi_square, p_value, run_selftest
-from agent.engine.speculative import Drafter
+from agent.engine.selftest import chi_square, p_value, run_selftest
+from agent.engine.speculative import LEAST_P, Drafter
 from agent.engine.verification import (
     Verdict,
     draw,

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from agent.actors import InlineHosts, RayHosts, Speculation, make_hosts
+from agent.actors import RayHosts
 from agent.engine.hosts import ROLES, HostSettings, reference
 from agent.engine.requests import LineRequest, TextRequest
+from agent.hosting import InlineHosts, make_hosts
+from agent.policy_host import Speculation
 from search.errors import CheckpointError, UsageError
 from tests.agent.conftest import write_checkpoint
 from tests.agent.small import improve

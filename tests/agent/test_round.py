@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from sqlalchemy import select, text
 
-from agent.actors import InlineHosts
 from agent.comparison import compare_rounds
 from agent.config import load_config
+from agent.hosting import InlineHosts
 from agent.imagination import Imagination, Imagined
 from agent.plots import plot_run
 from agent.progress import Silent

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from agent.actors import InlineHosts
 from agent.config import load_config
 from agent.context import make_models
 from agent.coordinator import Models, ModelSet
 from agent.engine.hosts import HostSettings, ModelRef
 from agent.engine.requests import Generated, Text
+from agent.hosting import InlineHosts
 from agent.imagination import Imagination
 from agent.schemes import TEMPLATES, Writer, cleaned
 from agent.tasks.jsonl import SYSTEM_MESSAGES, Jsonl

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from agent.actors import PolicyHost, Speculation
 from agent.engine.drafting import ModelDrafts
 from agent.engine.hosts import HostSettings, reference
 from agent.engine.lookup import LookupDrafts
 from agent.engine.requests import TextRequest
 from agent.engine.speculative import Costs, Drafter, Record, expected_speedup, expected_tokens
 from agent.engine.torch_engine import TorchEngine
+from agent.policy_host import PolicyHost, Speculation
 from search.errors import CheckpointError
 from tests.agent.conftest import write_checkpoint
 from tests.agent.engines import engine
