@@ -9,6 +9,11 @@ The shipped critics on texts that the policy samples for labelled problems which
 from, and, within a problem, on the options of one state. `auc_outcome_tool` lets the tool's word
 overrule the outcome critic. Then the search of the same held-out problems with all critics and
 with each one's weight set to zero, with the tool and without.
+
+`auc_value_rollouts` ranks some of the value critic's states by what a value is an estimate of: the
+share of sixteen further rollouts of the policy that end right; `auc_value_same_states` is the
+critic on the same ones, `auc_node_value` the blend that a search gives them, which has one greedy
+rollout's outcome score in it.
 """
 
 import argparse
@@ -40,9 +45,13 @@ from critics.calibration import (  # noqa: E402
     expected_calibration_error,
     reliability,
 )
+from search.interfaces import EvaluateRequest  # noqa: E402
+from search.randomness import derive_seed  # noqa: E402
+from search.state import State  # noqa: E402
 
 LABELLED_SEED = 20_261_124
 HELD_OUT_SEED = 20_261_125
+NUM_ROLLOUTS = 16
 Scored = tuple[list[float], list[float]]
 """Scores and labels."""
 
@@ -82,11 +91,40 @@ def scored_texts(models: Models, num: int) -> dict[str, Scored]:
         for r in rollouts
         for d in range(r.state.depth + 1)
     ]
+    some = beginnings[:: max(1, len(beginnings) // (4 * num))]
+    found["value_rollouts"] = (shares_right(models, examinee, [s for s, _ in some]),
+                               [y for _, y in some])  # fmt: skip
+    found["value_same_states"] = (
+        [s.value or 0.0 for s in models.value_scores([s for s, _ in some])], [y for _, y in some]
+    )  # fmt: skip
+    blended = models.evaluate([EvaluateRequest(s, 0) for s, _ in some])
+    found["node_value"] = ([e.value or 0.0 for e in blended], [y for _, y in some])
     values = models.value_scores([s for s, _ in beginnings])
     known = [(v.value, y) for v, (_, y) in zip(values, beginnings, strict=True)
              if v.value is not None]  # fmt: skip
     found["value"] = ([v for v, _ in known], [y for _, y in known])
     return found
+
+
+def shares_right(models: Models, examinee: Examinee, states: Sequence[State]) -> list[float]:
+    """For each state the share of the policy's rollouts at temperature 1 that end right."""
+    open_ones = [s for s in states if not s.is_terminal for _ in range(NUM_ROLLOUTS)]
+    seeds = [derive_seed(LABELLED_SEED, i, "rollout") for i in range(len(open_ones))]
+    ends = iter([
+        end
+        for start in range(0, len(open_ones), 4096)
+        for end in models.completed(
+            open_ones[start : start + 4096], 1.0, seeds[start : start + 4096]
+        )
+    ])  # fmt: skip
+    shares = []
+    for state in states:
+        known = state.is_terminal
+        group = [models.checked(state, [])] if known else [next(ends) for _ in range(NUM_ROLLOUTS)]
+        shares.append(
+            sum(end is not None and examinee.is_correct(end) for end in group) / len(group)
+        )
+    return shares
 
 
 def critic_rows(found: dict[str, Scored]) -> list[dict[str, Any]]:
