@@ -12,6 +12,7 @@ from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
 from agent.training.examples import Example
 from agent.training.optimizer import TrainingSettings
+from agent.training.policy import mean_loss
 from agent.training.policy_gradient import (
     GradientSettings,
     StoredState,
@@ -58,6 +59,22 @@ def test_dpo_starts_at_log_two_and_comes_to_prefer_the_chosen_options(checkpoint
     report = train_preference(decoder, PAIRS, [], SETTINGS, preference, 0)
     assert report.last_loss < 0.5 * report.first_loss
     assert report.accuracy > 0.95 and margin(decoder) > before + 1
+
+
+def test_texts_beside_the_pairs_are_learned_and_with_weight_zero_left_out(
+    checkpoint: Path,
+) -> None:
+    other = [Example((9, 13, 8, 2, 12, 1), 4)]
+    losses, weights = {}, {}
+    for name, weight, texts in (("beside", 10.0, other), ("zero", 0.0, other), ("none", 10.0, [])):
+        decoder = opened(checkpoint)
+        settings = PreferenceSettings(sft_weight=weight)
+        report = train_preference(decoder, PAIRS, texts, SETTINGS, settings, 0)
+        losses[name] = mean_loss(decoder, other)
+        weights[name] = torch.cat([p.detach().flatten() for p in decoder.parameters()])
+        assert report.accuracy > 0.9
+    assert losses["beside"] < 0.2 < 1.0 < losses["none"]
+    assert torch.equal(weights["zero"], weights["none"])
 
 
 def test_a_hard_update_makes_the_reference_the_policy_and_a_soft_one_mixes(
