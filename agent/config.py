@@ -161,6 +161,18 @@ def _check_training(training: PolicyTraining) -> None:
             "weights",
             "set training.trainer to trl, or training.lora_rank to 0",
         )
+    if training.quantization != "none" and not training.lora_rank:
+        raise UsageError(
+            f"setting 'training.quantization' is {training.quantization!r}, but quantized weights "
+            "cannot be trained, only adapters on them",
+            "set training.lora_rank, such as 16, or training.quantization to none",
+        )
+    if training.quantization != "none" and importlib.util.find_spec("bitsandbytes") is None:
+        raise UsageError(
+            f"setting 'training.quantization' is {training.quantization!r}, but bitsandbytes is "
+            "not installed",
+            "pip install -e '.[trl]', or set training.quantization to none",
+        )
     if training.trainer == "trl" and training.method not in ("sft", "dpo"):
         raise UsageError(
             f"setting 'training.method' is {training.method!r}, which training.trainer 'trl' does "

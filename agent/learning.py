@@ -24,6 +24,7 @@ from agent.training.policy_gradient import StoredState
 from agent.training.preference import PairExample
 from agent.training.publish import NonFiniteError
 from agent.training.recipe import (
+    adapter_settings,
     as_examples,
     drafter_settings,
     gradient_settings,
@@ -112,7 +113,7 @@ class TrainingStage:
             num_steps, examples = self._with_replay(texts)
             settings = base.model_copy(update={"num_steps": num_steps})
             if config.trainer == "trl":
-                return trl_sft_job, (path, examples, settings, config.lora_rank, seed)
+                return trl_sft_job, (path, examples, settings, adapter_settings(config), seed)
             return policy_job, (path, examples, dev, settings, seed)
         if config.method == "dr-po":
             with self.context.store.session() as session:
@@ -131,7 +132,9 @@ class TrainingStage:
             )
         settings = base.model_copy(update={"max_epochs": config.max_epochs})
         if config.trainer == "trl":
-            return trl_dpo_job, (path, pairs, settings, config.beta, config.lora_rank, seed)
+            return trl_dpo_job, (
+                path, pairs, settings, config.beta, adapter_settings(config), seed,
+            )  # fmt: skip
         _, beside = self._with_replay(texts)
         return preference_job, (
             path, pairs, beside, settings, preference_settings(config), seed,

@@ -10,6 +10,7 @@ from agent.training.examples import Example
 from agent.training.optimizer import TrainingSettings
 from agent.training.policy_gradient import GradientSettings
 from agent.training.preference import PairExample, PreferenceSettings, ReferenceUpdate
+from agent.training.trl_jobs import AdapterSettings
 from search.randomness import derive_seed
 from store.datasets import StoredText
 from store.pairs import StoredPair
@@ -112,6 +113,10 @@ def preference_settings(config: PolicyTraining) -> PreferenceSettings:
     return PreferenceSettings(
         config.beta, config.sft_weight, update, config.reference_alpha, config.reference_steps
     )
+
+
+def adapter_settings(config: PolicyTraining) -> AdapterSettings:
+    return AdapterSettings(config.lora_rank, config.quantization)
 
 
 def gradient_settings(config: PolicyTraining) -> GradientSettings:

@@ -2,15 +2,17 @@
 
 Rows are the store's token ids; nothing is tokenised again. What an adapter learned is merged into
 the weights that are published, so every engine can load them, and the adapter itself is kept
-beside them. Optional: `pip install -e '.[trl]'`.
+beside them. QLoRA (Dettmers et al., arXiv 2305.14314) holds the weights under the adapter in four
+bits while it trains; it is merged into the whole ones. Optional: `pip install -e '.[trl]'`.
 """
 
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -26,9 +28,17 @@ from agent.training.publish import publish
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
+@dataclass(frozen=True, slots=True)
+class AdapterSettings:
+    rank: int = 0
+    """Of the LoRA adapter; 0 trains all weights."""
+    quantization: Literal["none", "nf4"] = "none"
+    """Of the weights under the adapter."""
+
+
 def trl_sft_job(
-    parent_path: str, examples: Sequence[Example], settings: TrainingSettings, lora_rank: int,
-    seed: int, place: Place,
+    parent_path: str, examples: Sequence[Example], settings: TrainingSettings,
+    adapter: AdapterSettings, seed: int, place: Place,
 ) -> Trained:  # fmt: skip
     """Supervised fine-tuning on texts, their prompts masked. Raises DivergedError."""
     from datasets import Dataset
@@ -47,16 +57,16 @@ def trl_sft_job(
         config = SFTConfig(output_dir=scratch, max_length=None, **common)
         return SFTTrainer(
             model=model, args=config, train_dataset=rows(examples), processing_class=tokenizer,
-            peft_config=_lora(lora_rank, settings),
+            peft_config=_lora(adapter.rank),
         )  # fmt: skip
 
     steps = planned_steps(len(examples), settings)
-    return _trained(parent_path, trainer, settings, steps, lora_rank, "sft", seed, place)
+    return _trained(parent_path, trainer, settings, steps, adapter, "sft", seed, place)
 
 
 def trl_dpo_job(
     parent_path: str, pairs: Sequence[PairExample], settings: TrainingSettings, beta: float,
-    lora_rank: int, seed: int, place: Place,
+    adapter: AdapterSettings, seed: int, place: Place,
 ) -> Trained:  # fmt: skip
     """Direct preference optimisation on sibling pairs. Raises DivergedError."""
     from datasets import Dataset
@@ -79,14 +89,14 @@ def trl_dpo_job(
         config = DPOConfig(output_dir=scratch, beta=beta, max_length=None, **common)
         return TokenTrainer(
             model=model, args=config, train_dataset=data, processing_class=tokenizer,
-            peft_config=_lora(lora_rank, settings),
+            peft_config=_lora(adapter.rank),
         )  # fmt: skip
 
     steps = planned_steps(len(pairs), settings)
-    return _trained(parent_path, trainer, settings, steps, lora_rank, "dpo", seed, place)
+    return _trained(parent_path, trainer, settings, steps, adapter, "dpo", seed, place)
 
 
-def _lora(rank: int, settings: TrainingSettings) -> Any:
+def _lora(rank: int) -> Any:
     """The adapter's shape; None trains all weights."""
     if not rank:
         return None
@@ -100,7 +110,7 @@ def _lora(rank: int, settings: TrainingSettings) -> Any:
 
 def _trained(
     parent_path: str, make: Callable[[Any, Any, str, dict[str, Any]], Any],
-    settings: TrainingSettings, num_steps: int, lora_rank: int, method: str, seed: int,
+    settings: TrainingSettings, num_steps: int, adapter: AdapterSettings, method: str, seed: int,
     place: Place,
 ) -> Trained:  # fmt: skip
     """Run a trainer, read its loss, merge, publish."""
@@ -111,10 +121,13 @@ def _trained(
     parent = inspect_checkpoint(parent_path)
     device = place.chosen_device()
     transformers.set_seed(seed)
+    transformers.utils.logging.disable_progress_bar()  # the command has one of its own
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        parent.path, dtype=torch.float32 if device == "cpu" else torch.bfloat16,
-        local_files_only=True, use_safetensors=True,
+        parent.path, dtype=dtype, local_files_only=True, use_safetensors=True,
+        quantization_config=_quantization(adapter, dtype),
     )  # fmt: skip
+    weight_bytes = model.get_memory_footprint()
     tokenizer = _tokenizer(parent.path)
     common: dict[str, Any] = {
         "max_steps": num_steps, "per_device_train_batch_size": settings.batch_size,
@@ -140,22 +153,24 @@ def _trained(
             )
         first, last = ends_of(losses)
         report = {
-            "method": method, "trainer": "trl", "lora_rank": lora_rank, "num_steps": num_steps,
+            "method": method, "trainer": "trl", "lora_rank": adapter.rank,
+            "quantization": adapter.quantization, "weight_bytes": weight_bytes,
+            "num_steps": num_steps,
             "first_loss": first, "last_loss": last,
         }  # fmt: skip
-        adapter = Path(scratch) / "adapter"
+        made = Path(scratch) / "adapter"
         trained = trainer.model
-        if lora_rank:
-            trained.save_pretrained(adapter, safe_serialization=True)
-            trained = trained.merge_and_unload()
+        if adapter.rank:
+            trained.save_pretrained(made, safe_serialization=True)
+            trained = _merged(parent.path, made)
         decoder = load_decoder(parent)
         wanted = dict(decoder.named_parameters())
         weights = {k: v for k, v in trained.state_dict().items() if k in wanted}
         decoder.load_state_dict(weights, strict=False)
         folder = Path(place.folder)
         child = publish(decoder, parent, folder, "policy", {"report": report, "seed": seed})
-        if lora_rank:
-            _keep_adapter(adapter, folder / f"adapter-{child.version}")
+        if adapter.rank:
+            _keep_adapter(made, folder / f"adapter-{child.version}")
     return Trained(
         "policy",
         child.version,
@@ -165,6 +180,28 @@ def _trained(
         report,
         curve.points,
     )
+
+
+def _quantization(adapter: AdapterSettings, dtype: torch.dtype) -> Any:
+    if adapter.quantization == "none":
+        return None
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type=adapter.quantization,
+        bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype,
+    )  # fmt: skip
+
+
+def _merged(path: Path, adapter: Path) -> Any:
+    """The parent's whole weights with the adapter's added, however they were held in training."""
+    import transformers
+    from peft import PeftModel
+
+    whole = transformers.AutoModelForCausalLM.from_pretrained(
+        path, dtype=torch.float32, local_files_only=True, use_safetensors=True
+    )
+    return PeftModel.from_pretrained(whole, adapter).merge_and_unload()
 
 
 def _tokenizer(path: Path) -> Any:

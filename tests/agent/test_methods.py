@@ -122,6 +122,7 @@ def test_without_pairs_the_round_is_kept_and_says_what_to_do(
     [
         ({"training.lora_rank": 4}, "our own loop trains all weights"),
         ({"training.trainer": "trl", "training.method": "dr-po"}, "does not offer"),
+        ({"training.trainer": "trl", "training.quantization": "nf4"}, "cannot be trained"),
         ({"training.method": "ppo"}, "training.method"),
         ({"hosting.training_workers": 2}, "needs hosting.hosting ray"),
         ({"bundle": "nowhere"}, "bundle 'nowhere' has no"),
