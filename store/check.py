@@ -119,8 +119,8 @@ INVARIANTS = (
         "LEFT JOIN nodes r ON r.search_id = p.search_id AND r.ix = p.rejected_ix "
         "WHERE c.ix IS NULL OR r.ix IS NULL OR c.ix = r.ix OR c.parent_ix <> p.parent_ix "
         "OR r.parent_ix <> p.parent_ix OR abs(p.margin - (CASE WHEN c.visits > 0 "
-        "THEN c.value_sum / c.visits ELSE 0 END) + (CASE WHEN r.visits > 0 AND r.prune_reason "
-        "IS NULL THEN r.value_sum / r.visits ELSE 0 END)) > 1e-9",
+        "AND c.unsound_reason IS NULL THEN c.value_sum / c.visits ELSE 0 END) + (CASE WHEN "
+        "r.visits > 0 AND r.unsound_reason IS NULL THEN r.value_sum / r.visits ELSE 0 END)) > 1e-9",
     ),
     Invariant(
         "lineage", "a trained checkpoint's parent is known",

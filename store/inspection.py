@@ -379,7 +379,7 @@ def read_tree(store: Store, search_id: int, after: int | None = None) -> list[di
             {
                 "ix": n.ix, "parent": n.parent_ix, "depth": n.depth, "text": step, "n": visits[i],
                 "q": sums[i] / visits[i] if visits[i] else None, "p": n.prior,
-                "value": n.value, "stop": n.stop, "pruned": n.prune_reason,
+                "value": n.value, "stop": n.stop, "unsound": n.unsound_reason,
                 "critics": scores.get(n.ix, {}), "principal": n.ix in line,
             }
             for i, (n, step) in enumerate(rows)

@@ -47,13 +47,13 @@ class _Child:
     value_sum: float
     prior: float
     stop: str
-    prune_reason: str | None
+    unsound_reason: str | None
     num_tokens: int
     text: str
 
     @property
     def q(self) -> float:
-        return self.value_sum / self.visits if self.visits and not self.prune_reason else 0.0
+        return self.value_sum / self.visits if self.visits and not self.unsound_reason else 0.0
 
 
 def stored_pairs(
@@ -67,7 +67,7 @@ def stored_pairs(
     for row, tokens, done, taken, worse, num_tokens in _compared(session, dataset_id, min_margin):
         yield StoredPair(
             unpack_tokens(row.prompt_tokens), tokens[:done], tokens[done : done + num_tokens],
-            worse.text, worse.num_tokens, worse.stop, taken.q - worse.q, worse.prune_reason or "",
+            worse.text, worse.num_tokens, worse.stop, taken.q - worse.q, worse.unsound_reason or "",
         )  # fmt: skip
 
 
@@ -75,7 +75,7 @@ def freeze_pairs(session: Session, dataset_id: int, min_margin: float = 0.1) -> 
     """Write the pairs of a dataset down; how many."""
     rows = [
         (dataset_id, i, row.search_id, taken.parent_ix, taken.ix, worse.ix, taken.q - worse.q,
-         worse.prune_reason or "")
+         worse.unsound_reason or "")
         for i, (row, _, _, taken, worse, _) in enumerate(
             _compared(session, dataset_id, min_margin)
         )
@@ -146,7 +146,7 @@ def _compared(
 
 def _worse(taken: _Child, siblings: list[_Child], min_margin: float) -> _Child | None:
     others = [c for c in siblings if c.ix != taken.ix]
-    refuted = [c for c in others if c.prune_reason]
+    refuted = [c for c in others if c.unsound_reason]
     if refuted:
         return max(refuted, key=lambda c: (c.prior, -c.ix))
     lower = [c for c in others if c.visits and taken.visits and taken.q - c.q >= min_margin]
@@ -166,6 +166,6 @@ def _children(session: Session, search_id: int) -> dict[int, list[_Child]]:
         assert node.parent_ix is not None
         found[node.parent_ix].append(_Child(
             node.ix, node.parent_ix, node.visits, node.value_sum, node.prior or 0.0,
-            node.stop or "", node.prune_reason, node.num_tokens, text,
+            node.stop or "", node.unsound_reason, node.num_tokens, text,
         ))  # fmt: skip
     return found

@@ -36,7 +36,7 @@ GROUP BY s.status ORDER BY s.status""",
     Question(
         "tree", "What did this search look at?",
         """SELECT n.ix, n.parent_ix, n.depth, n.visits,
-       n.value_sum / nullif(n.visits, 0) AS q, n.prior, n.stop, n.prune_reason, t.text
+       n.value_sum / nullif(n.visits, 0) AS q, n.prior, n.stop, n.unsound_reason, t.text
 FROM nodes n LEFT JOIN node_texts t ON t.search_id = n.search_id AND t.ix = n.ix
 WHERE n.search_id = :search ORDER BY n.ix""",
         ("search",),
@@ -136,11 +136,11 @@ FROM ranked GROUP BY critic ORDER BY critic""",
 FROM searches s WHERE s.round_id = ({ROUND}) AND s.status IN ('done', 'failed')""",
     ),
     Question(
-        "shape", "How deep and how wide are the trees, and how much was pruned?",
+        "shape", "How deep and how wide are the trees, and how much was unsound?",
         f"""SELECT n.depth, count(*) AS nodes,
        sum(CASE WHEN n.visits > 0 THEN 1 ELSE 0 END) AS visited,
        avg(n.visits) AS visits,
-       sum(CASE WHEN n.prune_reason IS NOT NULL THEN 1 ELSE 0 END) AS pruned,
+       sum(CASE WHEN n.unsound_reason IS NOT NULL THEN 1 ELSE 0 END) AS unsound,
        count(*) * 1.0 / (SELECT count(*) FROM searches x WHERE x.round_id = min(s.round_id))
        AS nodes_per_search
 FROM searches s JOIN nodes n ON n.search_id = s.id

@@ -206,7 +206,7 @@ def drop_journals(session: Session, search_ids: Sequence[int]) -> None:
 
 _NODE_COLUMNS = (
     "search_id", "ix", "parent_ix", "depth", "visits", "value_sum", "own_evaluations", "prior",
-    "value", "stop", "prune_reason", "num_tokens",
+    "value", "stop", "unsound_reason", "num_tokens",
 )  # fmt: skip
 _SCORE_COLUMNS = ("search_id", "ix", "critic", "seq", "version", "score", "reason")
 
@@ -235,7 +235,7 @@ def _write_nodes(session: Session, search_id: int, search: Search) -> None:
             nodes.append(
                 (search_id, ix, node.ix, depth, edge.visits, edge.value_sum,
                  child.num_evaluations if child else 0, edge.prior, child.value if child else None,
-                 option.stop, edge.prune_reason or None, len(option.tokens))
+                 option.stop, edge.unsound_reason or None, len(option.tokens))
             )  # fmt: skip
             texts.append((search_id, ix, option.text))
     insert_rows(session, NodeRow, _NODE_COLUMNS, nodes)

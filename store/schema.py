@@ -164,8 +164,9 @@ class NodeRow(Base):
     prior: Mapped[float | None]
     value: Mapped[float | None]
     stop: Mapped[str | None]
-    prune_reason: Mapped[str | None]
-    """Why the option may not be taken; its node was never visited."""
+    unsound_reason: Mapped[str | None]
+    """What the task's tool found wrong with the option; such a node is visited only if
+    `search.unsound` allows it."""
     num_tokens: Mapped[int] = mapped_column(SmallInteger)
 
 

@@ -7,6 +7,7 @@ guided by the evaluator, succeeds.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from search.interfaces import (
     EvaluateRequest,
@@ -68,3 +69,11 @@ class DigitWorld:
             outcome = Score("outcome", "v", float(written == state.problem_id))
             rollouts = (Rollout(state, state.depth, 0, None, outcome, written),)
         return Evaluation(value, (Score("value", "v", value),), rollouts, 1)
+
+
+class Refuted(DigitWorld):
+    """Its tool refutes the most probable option, which is always a wrong one."""
+
+    def _proposal(self, state: State, count: int) -> Proposal:
+        found = super()._proposal(state, count)
+        return replace(found, unsound=("wrong digit", *([""] * (len(found.options) - 1))))

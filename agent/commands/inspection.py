@@ -148,12 +148,12 @@ def _label(node: dict[str, Any]) -> str:
         f"{name} {', '.join(number(v) for v in values)}" for name, values in node["critics"].items()
     )
     mark = {"end": " ■", "length": " …"}.get(node["stop"] or "", "")
-    pruned = f" [red]pruned: {escape(node['pruned'])}[/]" if node["pruned"] else ""
+    unsound = f" [red]unsound: {escape(node['unsound'])}[/]" if node["unsound"] else ""
     step = escape((node["text"] or "").strip())
     lead = "[green]▸[/] " if node.get("principal") else ""
     return (
         f"{lead}[bold]{step}[/]{mark}  [dim]N {node['n']}  Q {number(node['q'])}  "
-        f"P {number(node['p'])}  {critics}[/]{pruned}"
+        f"P {number(node['p'])}  {critics}[/]{unsound}"
     )
 
 

@@ -23,7 +23,7 @@ from search.score import Score
 from search.settings import MergeRule, RootRule, SearchSettings
 from search.state import Option, State
 from search.trajectory import trajectory
-from tests.fakes import DigitWorld, root
+from tests.fakes import DigitWorld, Refuted, root
 
 PLAIN = SearchSettings(simulations=40, min_width=4, max_width=4, stop_value=2.0, importance=0.0)
 
@@ -499,14 +499,6 @@ def test_a_search_ends_when_its_answer_stayed_the_same_or_passed_the_gate() -> N
     gated = searched("31", replace(PLAIN, stop_unchecked_value=1.0))
     chosen = gated.result().chosen
     assert gated.stop_reason == "solved" and chosen is not None and chosen.rollout.answer == "31"
-
-
-class Refuted(DigitWorld):
-    """Its tool refutes the most probable option, which is always a wrong one."""
-
-    def _proposal(self, state: State, count: int) -> Proposal:
-        found = super()._proposal(state, count)
-        return replace(found, unsound=("wrong digit", *([""] * (len(found.options) - 1))))
 
 
 def test_what_the_tool_refutes_is_pruned_discounted_or_kept_as_the_settings_say() -> None:

@@ -7,6 +7,8 @@ import pytest
 from sqlalchemy import select, text, update
 
 from search.errors import UsageError
+from search.mcts import Search
+from search.settings import UnsoundRule
 from store.check import check_store
 from store.database import Store
 from store.datasets import freeze_dataset
@@ -24,12 +26,13 @@ from store.schema import (
 )
 from store.selection import SelectionRule
 from store.trimming import trim
-from tests.store.test_store import count, recorded
+from tests.fakes import Refuted
+from tests.store.test_store import count, finished_search, recorded
 
 
-def frozen(store: Store) -> int:
+def frozen(store: Store, search: Search | None = None) -> int:
     """Id of a dataset with what a search found; its round has ended."""
-    recorded(store)
+    recorded(store, search)
     rule = SelectionRule(min_outcome=0.0, must_be_sound=False, must_answer=False)
     with store.session() as session:
         row = session.scalars(select(Round)).one()
@@ -44,6 +47,25 @@ def frozen(store: Store) -> int:
 def rows_of(store: Store, kind: str, dataset_id: int) -> list[dict[str, object]]:
     with store.session() as session:
         return list(exported(session, kind, [dataset_id], lambda problem: f"{problem}="))
+
+
+@pytest.mark.parametrize("unsound", ["prune", "discount", "keep"])
+def test_what_the_tool_found_wrong_is_stored_and_is_worst_under_every_rule(
+    store: Store, unsound: UnsoundRule
+) -> None:
+    search = finished_search("31", Refuted(), unsound)
+    found = sum(bool(e.unsound_reason) for n in search.nodes for e in n.edges)
+    dataset_id = frozen(store, search)
+    with store.session() as session:
+        freeze_pairs(session, dataset_id)
+        visits = session.scalars(
+            select(NodeRow.visits).where(NodeRow.unsound_reason == "wrong digit")
+        ).all()
+        pairs = list(stored_pairs(session, dataset_id))
+    assert len(visits) == found > 0
+    assert (sum(visits) == 0) is (unsound == "prune")
+    assert pairs and {p.reason for p in pairs} == {"wrong digit"}
+    assert not any(check_store(store).values())
 
 
 def test_frozen_pairs_are_those_that_training_reads(store: Store) -> None:

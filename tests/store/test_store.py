@@ -18,7 +18,7 @@ from search import frontier
 from search.errors import BusyError, NotFoundError, ResourceError, StoreError, UsageError
 from search.mcts import Search
 from search.replay import Simulation, rebuild
-from search.settings import SearchSettings
+from search.settings import SearchSettings, UnsoundRule
 from search.state import Problem
 from store import leases
 from store.check import check_store
@@ -60,9 +60,11 @@ def new_round(store: Store, digits: tuple[str, ...] = ("31", "12")) -> tuple[int
         return run.id, row.id, list(searches)
 
 
-def finished_search(digits: str = "31") -> Search:
-    world = DigitWorld()
-    settings = SearchSettings(simulations=12, min_width=4, max_width=4)
+def finished_search(
+    digits: str = "31", world: DigitWorld | None = None, unsound: UnsoundRule = "prune"
+) -> Search:
+    world = world or DigitWorld()
+    settings = SearchSettings(simulations=12, min_width=4, max_width=4, unsound=unsound)
     search = Search(root(digits), settings, seed=7)
     frontier.run([search], world, world)
     return search
@@ -74,13 +76,13 @@ def record(store: Store, search_id: int, fence: int, search: Search, digits: str
     )
 
 
-def recorded(store: Store) -> int:
+def recorded(store: Store, search: Search | None = None) -> int:
     """Id of a search that was claimed, run and written."""
     _, _, ids = new_round(store)
     with store.session() as session:
         session.execute(update(Run).values(fence=1))
         claim(session, ids[:1], fence=1)
-    assert record(store, ids[0], 1, finished_search())
+    assert record(store, ids[0], 1, search or finished_search())
     return ids[0]
 
 
