@@ -110,7 +110,7 @@ class TrainingStage:
             dev: list[Example] = []
             if config.trainer == "own":  # TRL's early stop saves a checkpoint at every look
                 texts, dev = with_dev(texts)
-            num_steps, examples = self._with_replay(texts)
+            num_steps, examples = self._with_replay(texts, seed)
             settings = base.model_copy(update={"num_steps": num_steps})
             if config.trainer == "trl":
                 return trl_sft_job, (path, examples, settings, adapter_settings(config), seed)
@@ -135,17 +135,18 @@ class TrainingStage:
             return trl_dpo_job, (
                 path, pairs, settings, config.beta, adapter_settings(config), seed,
             )  # fmt: skip
-        _, beside = self._with_replay(texts)
+        _, beside = self._with_replay(texts, seed)
         return preference_job, (
             path, pairs, beside, settings, preference_settings(config), seed,
         )  # fmt: skip
 
-    def _with_replay(self, texts: Sequence[Example]) -> tuple[int, list[Example]]:
+    def _with_replay(self, texts: Sequence[Example], seed: int) -> tuple[int, list[Example]]:
         """(steps, rows): the texts as often as it takes, and demonstrations among them."""
         config = self.config.training
-        num_steps, num_rows = rows_to_train(config, len(texts))
+        has_replay = bool(self.context.demonstrations)
+        num_steps, num_rows = rows_to_train(config, len(texts), has_replay)
         replayed = self.teacher.replayed(self.number, num_rows)
-        return num_steps, mixed_examples(texts, replayed, config.replay_share, num_rows)
+        return num_steps, mixed_examples(texts, replayed, config.replay_share, num_rows, seed)
 
     def _pairs(self, tokenizer: Tokenizer) -> list[PairExample]:
         with self.context.store.session() as session:
@@ -173,6 +174,7 @@ class TrainingStage:
 
 
 def is_worth_having(trained: Trained) -> bool:
-    """A retrained critic replaces the old one unless it ranks held-out texts worse."""
+    """A retrained critic replaces the old one unless it ranks held-out texts worse, or nobody knows
+    how it ranks them."""
     before, after = trained.report.get("parent_auc"), trained.report.get("auc")
-    return before is None or after is None or after >= before
+    return before is None or (after is not None and after >= before)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from agent.context import RunContext
+from agent.decontamination import Decontamination
 from agent.engine.checkpoint import inspect_checkpoint
 from agent.engine.hosts import ModelRef
 from agent.engine.tokenizer import Tokenizer
@@ -21,6 +22,7 @@ from agent.training.recipe import (
 from agent.training.replay import drawn
 from agent.workshop import Job
 from search.randomness import derive_seed
+from search.state import Problem
 from store.pairs import stored_pairs
 from store.verdicts import StoredVerdict, dataset_window, stored_verdicts
 
@@ -81,7 +83,7 @@ class Teacher:
     def label(self, refs: Mapping[str, ModelRef], number: int) -> Labelled:
         """Sample the policy on the labelled problems and judge what it wrote."""
         config = self.context.config
-        problems = self.context.task.labelled(config.critics.num_labelled, config.seed)
+        problems = self.labelled_problems()
         models = self.context.models_for(refs)
         self.context.progress.stage("labelling", len(problems), "problems")
         seed = derive_seed(config.seed, number, "label")
@@ -97,6 +99,20 @@ class Teacher:
                 f"{texts[labelled.suspects[0]][:60]!r}: the policy keeps coming to another one"
             )
         return labelled
+
+    def labelled_problems(self) -> list[Problem]:
+        """Problems with known answers that give no held-out one away."""
+        config, task = self.context.config, self.context.task
+        held_out = task.held_out(config.evaluation.num_problems, config.evaluation.seed)
+        guard = Decontamination(held_out, task.key)
+        found = task.labelled(config.critics.num_labelled, config.seed)
+        clean = [p for p in found if not guard.leak(p.text)]
+        if len(clean) < len(found):
+            self.context.progress.say(
+                f"warning: {len(found) - len(clean)} of {len(found)} labelled problems share their "
+                "key or thirteen words with a held-out one and are left out"
+            )
+        return clean
 
     def replayed(self, number: int, num_rows: int) -> list[Example]:
         """Demonstrations of the run's base policy to mix in; none where none are known."""

@@ -22,7 +22,9 @@ class Calibration:
 def fit_calibration(
     logits: Sequence[float], labels: Sequence[float], steps: int = 50
 ) -> Calibration:
-    """Maximum likelihood by Newton's method on Platt's smoothed targets (Platt 1999).
+    """Maximum likelihood by Newton's method on Platt's smoothed targets (Platt 1999), with steps
+    halved until the likelihood rises (Lin, Lin and Weng 2007): log-odds of whole texts may lie
+    anywhere, and where the first guess is far away the curvature there says little.
 
     One class only gives no information about the scale: the identity comes back.
     """
@@ -31,17 +33,31 @@ def fit_calibration(
     if good == 0 or bad == 0:
         return Calibration()
     target = np.where(y > 0.5, (good + 1) / (good + 2), 1 / (bad + 2))
-    design = np.stack([x, np.ones_like(x)], axis=1)
-    weights = np.array([1.0, 0.0])
+    middle, spread = float(x.mean()), float(x.std()) or 1.0
+    design = np.stack([(x - middle) / spread, np.ones_like(x)], axis=1)
+    share = float(target.mean())
+    weights = np.array([0.0, math.log(share / (1 - share))])
+    loss = _cross_entropy(design @ weights, target)
     for _ in range(steps):
         p = 1 / (1 + np.exp(-np.clip(design @ weights, -30, 30)))
         gradient = design.T @ (p - target)
-        hessian = (design * (p * (1 - p))[:, None]).T @ design + 1e-6 * np.eye(2)
+        hessian = (design * (p * (1 - p))[:, None]).T @ design + 1e-9 * np.eye(2)
         move = np.linalg.solve(hessian, gradient)
-        weights = weights - np.clip(move, -2, 2)
-        if float(np.abs(move).max()) < 1e-9:
+        share_taken = 1.0
+        while (found := _cross_entropy(design @ (weights - share_taken * move), target)) > loss:
+            share_taken /= 2
+            if share_taken < 1e-9:
+                break
+        if share_taken < 1e-9 or float(np.abs(share_taken * move).max()) < 1e-9:
             break
-    return Calibration(float(weights[0]), float(weights[1]))
+        weights, loss = weights - share_taken * move, found
+    scale = float(weights[0]) / spread
+    return Calibration(scale, float(weights[1]) - scale * middle)
+
+
+def _cross_entropy(logits: np.ndarray, target: np.ndarray) -> float:
+    """Sum over the rows of -target log p - (1 - target) log (1 - p)."""
+    return float((np.logaddexp(0, logits) - target * logits).sum())
 
 
 def auc(scores: Sequence[float], labels: Sequence[float]) -> float | None:

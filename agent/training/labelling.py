@@ -96,7 +96,10 @@ def label_rollouts(
     for group in siblings:
         for row in sibling_examples(group):
             put(process, group.state.problem_id, row)
-    right = worth_repeating(rollouts, is_correct)
+    # What measures the critics later must not be learned by heart by the policy.
+    right = worth_repeating(
+        [r for r in rollouts if not is_held_out(r.state.problem_id)], is_correct
+    )
     return Labelled(
         value, process, outcome, len(value.train) + len(value.held_out), right,
         suspicious(rollouts, is_correct),

@@ -77,7 +77,8 @@ def train_preference(
     A step takes half a batch of pairs and, where there are texts and they have a weight, a whole
     one of texts.
     """
-    num_steps = planned_steps(len(pairs), settings)
+    num_pairs = max(1, settings.batch_size // 2)
+    num_steps = planned_steps(len(pairs), settings.model_copy(update={"batch_size": num_pairs}))
     reference = copy.deepcopy(decoder).eval().requires_grad_(False)
     wins: list[float] = []
     num_drawn = num_steps if texts and preference.sft_weight else 0
@@ -103,7 +104,7 @@ def train_preference(
 
     losses = fit(
         decoder, [len(p.given) + max(len(p.chosen), len(p.rejected)) for p in pairs],
-        max(1, settings.batch_size // 2), settings, num_steps, seed, loss_of, progress,
+        num_pairs, settings, num_steps, seed, loss_of, progress,
         after_step=after_step,
     )  # fmt: skip
     return PreferenceReport(num_steps, len(pairs), *ends_of(losses), ends_of(wins)[1])

@@ -4,6 +4,7 @@ Files are written into a directory of their own, flushed, checked for non-finite
 directory is renamed into place; its name carries the digest, which is the version.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ from store.leases import is_gone, owner_name
 _COPIED = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json",
 )  # fmt: skip
+CRITICS = ("value", "process", "outcome")
 DEMONSTRATIONS = "demonstrations.jsonl"
 """What a policy was taught with; goes with it from version to version (agent.training.replay)."""
 
@@ -89,6 +91,10 @@ def _write(
     config.pop("torch_dtype", None)
     if "layer_types" in config:
         config["layer_types"] = config["layer_types"][: decoder.arch.num_layers]
+    if role in CRITICS:
+        # A critic measured anew is another one, though its weights may be those of before.
+        measured = json.dumps(notes, sort_keys=True, default=str).encode()
+        config["ratchet_notes"] = hashlib.sha256(measured).hexdigest()[:16]
     if decoder.is_critic:
         config |= {"num_labels": 1, "id2label": {"0": "score"}, "label2id": {"score": 0}}
     _dump(path / "config.json", config)

@@ -1,7 +1,11 @@
 """From configuration and a checkpoint's own notes to the settings of each training job."""
 
+import hashlib
+import random
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+import numpy as np
 
 from agent.engine.checkpoint import Checkpoint
 from agent.engine.tokenizer import Tokenizer
@@ -53,15 +57,17 @@ def drafter_settings(config: PolicyTraining, base: TrainingSettings) -> Training
 
 
 def mixed_examples(
-    texts: Sequence[Example], replayed: Sequence[Example], share: float, num_rows: int
+    texts: Sequence[Example], replayed: Sequence[Example], share: float, num_rows: int, seed: int
 ) -> list[Example]:
     """`num_rows` training rows: all texts in turn, and among them `share` of demonstrations.
 
-    The texts come round again as often as it takes; the demonstrations are as many different
-    ones as there are.
+    The texts come round again as often as it takes, in an order of `seed`: where there is no room
+    for all, no round and no kind of them is left out. The demonstrations are as many different ones
+    as there are.
     """
     num_replayed = round(share * num_rows) if replayed else 0
-    rows = [texts[i % len(texts)] for i in range(num_rows - num_replayed)]
+    order = random.Random(seed).sample(texts, len(texts))
+    rows = [order[i % len(order)] for i in range(num_rows - num_replayed)]
     return rows + [replayed[i % len(replayed)] for i in range(num_replayed)]
 
 
@@ -69,9 +75,9 @@ def as_examples(texts: Sequence[StoredText]) -> list[Example]:
     return [Example(t.prompt_tokens + t.tokens, len(t.prompt_tokens)) for t in texts]
 
 
-def rows_to_train(config: PolicyTraining, num_texts: int) -> tuple[int, int]:
+def rows_to_train(config: PolicyTraining, num_texts: int, has_replay: bool) -> tuple[int, int]:
     """(steps, rows): as many steps as set, but no text more often than `max_epochs` times."""
-    most = config.max_epochs * num_texts / (1 - config.replay_share)
+    most = config.max_epochs * num_texts / (1 - config.replay_share * has_replay)
     num_steps = max(1, min(config.num_steps, int(most // config.batch_size)))
     return num_steps, num_steps * config.batch_size
 
@@ -98,14 +104,22 @@ MOST_DEV = 128
 
 
 def with_dev(texts: Sequence[Example]) -> tuple[list[Example], list[Example]]:
-    """(to train on, to stop early by): every twentieth text is set aside, while there are enough.
+    """(to train on, to stop early by): the texts of one problem in twenty are set aside, while
+    there are enough.
 
-    Equal texts are on one side only: the dev set would say nothing otherwise.
+    The problem's digest decides, so that its texts are on one side, and on the same one in every
+    round: the dev set would say nothing otherwise.
     """
     unique = list(dict.fromkeys(texts))
-    dev = unique[DEV_SHARE - 1 :: DEV_SHARE][:MOST_DEV] if len(unique) >= 10 * DEV_SHARE else []
-    aside = set(dev)
-    return [t for t in texts if t not in aside], dev
+    if len(unique) < 10 * DEV_SHARE:
+        return list(texts), []
+    dev = [t for t in unique if _is_aside(t)][:MOST_DEV]
+    return [t for t in texts if not _is_aside(t)], dev
+
+
+def _is_aside(text: Example) -> bool:
+    prompt = np.asarray(text.tokens[: text.num_prompt], "<u4").tobytes()
+    return int.from_bytes(hashlib.sha256(prompt).digest()[:4], "big") % DEV_SHARE == 0
 
 
 def preference_settings(config: PolicyTraining) -> PreferenceSettings:

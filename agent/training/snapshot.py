@@ -8,6 +8,8 @@ from torch import nn
 
 MOST_MEASURED = 512
 """Held-out rows looked at each time."""
+OVERFITTED = 1.1
+"""A policy's last weights are kept unless their loss is so many times the best one's."""
 
 
 class Snapshot:
@@ -21,14 +23,19 @@ class Snapshot:
         one of the candidates if the model `may_stay` as it was.
 
         A policy may not: texts that it found itself are likeliest under the weights that wrote
-        them, so their loss would always call it best untrained; that is for the gate to say.
+        them, so their loss would always call it best untrained; that is for the gate to say. And
+        its last weights, which the falling rate has settled, answer better than earlier ones of
+        about the same loss (LOG.md): only clear overfitting brings those back.
         """
         self.model = model
         self.measure = measure
         self.every = max(1, math.ceil(num_steps / num_looks))
         self.best_loss = math.inf
         self.best_step = 0
+        self.last_loss = math.inf
+        self.last_step = 0
         self.first_loss = math.nan
+        self.tolerance = 1.0 if may_stay else OVERFITTED
         self._best: dict[str, torch.Tensor] = {}
         if measure is not None:
             self.look(0)
@@ -48,13 +55,16 @@ class Snapshot:
         with torch.inference_mode():
             loss = self.measure()
         self.model.train(was_training)
+        self.last_loss, self.last_step = loss, step
         if loss < self.best_loss:
             self.best_loss, self.best_step = loss, step
             self._best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
 
     def restore(self) -> None:
         """Give the model its best weights back; without a finite look it stays as it is."""
-        if self._best:
+        if self.last_loss <= self.tolerance * self.best_loss:
+            self.best_loss, self.best_step = self.last_loss, self.last_step
+        elif self._best:
             self.model.load_state_dict(self._best)
 
     def report(self, losses: Sequence[float]) -> dict[str, float]:

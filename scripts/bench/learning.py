@@ -167,11 +167,12 @@ def control(improver: Improver, config: Config, rounds: Sequence[dict[str, Any]]
     for number, steps in enumerate((r["reports"]["policy"]["num_steps"] for r in rounds), 1):
         num_rows = steps * base.batch_size
         replayed = drawn(improver.demonstrations, num_rows, config.seed + number)
-        rows = mixed_examples(replayed, [], 0, num_rows)
+        rows = mixed_examples(replayed, [], 0, num_rows, config.seed + number)
         if arm == "unfiltered":
             assert loop_store is not None
             texts += sampled(improver, refs, loop_store, number, config.seed)
-            rows = mixed_examples(texts, replayed, config.training.replay_share, num_rows)
+            rows = mixed_examples(texts, replayed, config.training.replay_share, num_rows,
+                                  config.seed + number)  # fmt: skip
         place = Place(str(improver.folder))
         trained = policy_job(
             refs["policy"].path, rows, [], base.model_copy(update={"num_steps": steps}),

@@ -28,6 +28,7 @@ from agent.training.labelling import (
 )
 from agent.training.optimizer import TrainingSettings
 from agent.training.policy import train_policy
+from agent.training.publish import publish
 from agent.training.recipe import as_examples, mixed_examples, rows_to_train, with_dev
 from agent.training.snapshot import Snapshot
 from agent.training.token_critics import measure_token_critic, token_logprob, train_token_critic
@@ -184,8 +185,10 @@ def test_dev_texts_are_set_aside_whole_and_only_when_there_are_enough() -> None:
     assert with_dev(few) == (few, [])
     many = [Example((i % 300, 1), 1) for i in range(600)]
     train, dev = with_dev(many)
-    assert len(dev) == 15 and not set(train) & set(dev)
-    assert len(train) == 600 - 2 * 15
+    assert 5 <= len(dev) <= 25 and not set(train) & set(dev)
+    assert len(train) == 600 - 2 * len(dev)
+    _, later = with_dev([Example((i, 1), 1) for i in range(250, 900)])
+    assert {t for t in later if t.tokens[0] < 300} == {t for t in dev if t.tokens[0] >= 250}
 
 
 def test_a_wrong_option_goes_wrong_where_it_leaves_its_good_siblings() -> None:
@@ -235,6 +238,33 @@ def test_the_weights_kept_are_those_that_did_best_on_held_out_texts() -> None:
     assert (snapshot.first_loss, snapshot.best_loss, snapshot.best_step) == (3.0, 1.0, 1)
 
 
+@pytest.mark.parametrize(("last", "kept"), [(1.05, 2.0), (1.2, 1.0)])
+def test_a_policy_keeps_its_last_weights_unless_they_are_clearly_overfitted(
+    last: float, kept: float
+) -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    losses = iter([0.5, 1.0, last])
+    snapshot = Snapshot(model, lambda: next(losses), 2, 2, may_stay=False)
+    for step in (1, 2):
+        torch.nn.init.constant_(model.weight, float(step))
+        snapshot.after(step, 2)
+    snapshot.restore()
+    assert (float(model.weight.detach()), snapshot.best_step) == (kept, int(kept))
+
+
+def test_a_critic_that_stays_as_it_was_is_published_with_its_measurement(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    parent = inspect_checkpoint(checkpoint)
+    decoder = load_decoder(parent)
+    made = [
+        publish(decoder, parent, tmp_path, "outcome", {"report": report})
+        for report in ({}, {"auc": 0.4}, {"auc": 0.4})
+    ]
+    assert made[0].version != made[1].version == made[2].version
+    assert made[1].notes["report"] == {"auc": 0.4}
+
+
 @pytest.mark.parametrize(("may_stay", "kept"), [(True, 0.0), (False, 2.0)])
 def test_a_policy_may_not_stay_as_it_was_a_critic_may(may_stay: bool, kept: float) -> None:
     model = torch.nn.Linear(1, 1, bias=False)
@@ -250,15 +280,23 @@ def test_a_policy_may_not_stay_as_it_was_a_critic_may(may_stay: bool, kept: floa
 
 def test_replayed_demonstrations_make_up_their_share() -> None:
     texts = as_examples([StoredText((1,), (2, 3))] * 65)
-    mixed = mixed_examples(texts, ROWS, 0.35, 200)
+    mixed = mixed_examples(texts, ROWS, 0.35, 200, 0)
     assert mixed.count(Example((1, 2, 3), 1)) == 130
     assert len(mixed) == 200
     assert set(mixed[130:]) == set(ROWS)
-    assert mixed_examples(texts, [], 0.35, 10) == [Example((1, 2, 3), 1)] * 10
+    assert mixed_examples(texts, [], 0.35, 10, 0) == [Example((1, 2, 3), 1)] * 10
+
+
+def test_where_there_is_no_room_for_all_texts_none_of_their_kinds_is_left_out() -> None:
+    texts = [Example((i, 1), 1) for i in range(1000)]
+    rows = mixed_examples(texts, [], 0.0, 100, 3)
+    assert len(set(rows)) == 100 and 30 < sum(r.tokens[0] >= 500 for r in rows) < 70
+    assert rows == mixed_examples(texts, [], 0.0, 100, 3) != mixed_examples(texts, [], 0.0, 100, 4)
 
 
 def test_few_finds_mean_few_steps() -> None:
     config = PolicyTraining(num_steps=400, batch_size=10, max_epochs=4, replay_share=0.5)
-    assert rows_to_train(config, 50) == (40, 400)
-    assert rows_to_train(config, 100_000) == (400, 4000)
-    assert rows_to_train(config, 1)[0] == 1
+    assert rows_to_train(config, 50, True) == (40, 400)
+    assert rows_to_train(config, 50, False) == (20, 200)
+    assert rows_to_train(config, 100_000, True) == (400, 4000)
+    assert rows_to_train(config, 1, True)[0] == 1

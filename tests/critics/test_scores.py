@@ -1,6 +1,7 @@
 """Scores: a missing one is no zero; calibration and its measures agree with hand-made cases."""
 
 import math
+import random
 
 import pytest
 
@@ -73,6 +74,23 @@ def test_calibration_restores_the_true_frequency() -> None:
 
 def test_one_class_leaves_the_scores_as_they_are() -> None:
     assert fit_calibration([1.0, 2.0], [1, 1]) == Calibration()
+
+
+@pytest.mark.parametrize(("good", "bad", "spread"), [(-3, -8, 4), (-55, -70, 13), (5, -25, 15)])
+def test_calibration_finds_log_odds_wherever_they_lie(good: int, bad: int, spread: int) -> None:
+    rng = random.Random(good)
+    labels = [i % 2 for i in range(400)]
+    logits = [rng.gauss(good if y else bad, spread) for y in labels]
+    fitted = fit_calibration(logits, labels)
+    scores = [fitted.apply(x) for x in logits]
+    # The mean of the scores is that of the labels only at the maximum of the likelihood.
+    assert sum(scores) / len(scores) == pytest.approx(0.5, abs=0.01)
+    constant = brier([0.5] * len(labels), labels)
+    found = brier(scores, labels)
+    assert constant is not None and found is not None and found < constant - 0.02
+
+
+def test_the_identity_has_no_overflow() -> None:
     assert Calibration().apply(-800.0) == pytest.approx(0.0)
     assert math.isfinite(Calibration().apply(800.0))
 
