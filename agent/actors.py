@@ -16,6 +16,7 @@ from typing import Any
 from agent.engine.hosts import ROLES, HostSettings, ModelRef
 from agent.engine.requests import TextRequest
 from agent.policy_host import Speculation, host_of
+from agent.shares import gpu_share
 from search.errors import ResourceError, UsageError
 
 RECOVERY_S = 180.0
@@ -121,7 +122,8 @@ class RayHosts:
                 f"device {settings.device!r} is asked for, but the cluster has no GPU",
                 "leave hosting.device at auto, or set it to cpu",
             )
-        share = min(1.0, gpus / (len(ROLES) - 1 + settings.workers)) if gpus else 0.0
+        names = [*ROLES, *(f"policy-{i}" for i in range(1, settings.workers))]
+        share = gpu_share(gpus, len(names), settings.device)
         threads = str(settings.threads)
         # Health answers from a thread of its own, however long a model call takes.
         setattr(_Actor, "health", ray.method(concurrency_group="health")(_Actor.health))  # noqa: B010
@@ -133,7 +135,6 @@ class RayHosts:
             concurrency_groups={"health": 1},
             runtime_env={"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
         )(_Actor)
-        names = [*ROLES, *(f"policy-{i}" for i in range(1, settings.workers))]
         self._handles = {
             name: _Handle(remote.remote(name.partition("-")[0], settings)) for name in names
         }

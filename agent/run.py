@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from agent.config import Config
 from agent.context import RunContext
 from agent.custody import current_models, damaged
-from agent.engine.hosts import HostSettings, ModelRef
+from agent.engine.hosts import ROLES, HostSettings, ModelRef
 from agent.engine.tokenizer import Tokenizer
 from agent.heartbeat import Heartbeat
 from agent.hosting import Hosts, make_hosts
@@ -272,7 +272,7 @@ class Improver:
         hosting = self.config.hosting
         workshop = Workshop(
             hosting.hosting, self.folder, hosting.threads, hosting.device,
-            hosting.training_workers,
+            hosting.training_workers, len(ROLES) - 1 + hosting.workers,
         )  # fmt: skip
         return RunContext(
             self.config, self.store, self.lease, self.hosts, self.task, workshop, self.progress,

@@ -8,10 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from agent.engine.hosts import ROLES
+from agent.engine.memory import is_out_of_memory
 from agent.progress import Progress
 from agent.ray_train import train_policy_together
+from agent.shares import gpu_share
 from agent.training.jobs import Place, Trained, policy_job
 from search.errors import ResourceError
+
+MEMORY_FIX = "free memory or lower training.batch_size, then run the same command again"
 
 Job = tuple[Callable[..., Trained], tuple[Any, ...]]
 """A job and its arguments, all but the last one, which is its Place."""
@@ -21,11 +26,14 @@ class Workshop:
     """Runs jobs and reports the first one's progress."""
 
     def __init__(
-        self, hosting: str, folder: Path, threads: int, device: str, workers: int = 1
-    ) -> None:
-        """`workers` processes train a policy together (hosting ray, our own trainer, SFT)."""
+        self, hosting: str, folder: Path, threads: int, device: str, workers: int = 1,
+        num_actors: int = len(ROLES),
+    ) -> None:  # fmt: skip
+        """`workers` processes train a policy together (hosting ray, our own trainer, SFT), beside
+        so many actors that stay."""
         self.hosting = hosting
         self.workers = workers
+        self.num_actors = num_actors
         self.place = Place(str(folder.resolve()), threads, device)
 
     def run(self, jobs: Sequence[Job], progress: Progress) -> list[Trained]:
@@ -49,46 +57,61 @@ class Workshop:
                 rest = [i for i in range(len(jobs)) if i not in done]
                 done |= zip(
                     rest,
-                    _run_on_ray([jobs[i] for i in rest], [places[i] for i in rest], progress),
+                    self._run_on_ray([jobs[i] for i in rest], [places[i] for i in rest], progress),
                     strict=True,
                 )
                 return [done[i] for i in range(len(jobs))]
-            return [
-                job(*arguments, place) for (job, arguments), place in zip(jobs, places, strict=True)
-            ]
+            return [_run_here(job, place) for job, place in zip(jobs, places, strict=True)]
+
+    def _run_on_ray(
+        self, jobs: Sequence[Job], places: Sequence[Place], progress: Progress
+    ) -> list[Trained]:
+        import ray
+
+        if not jobs:
+            return []
+        gpus = float(ray.cluster_resources().get("GPU", 0))
+        threads = str(places[0].threads)
+        pending = []
+        for (job, arguments), place in zip(jobs, places, strict=True):
+            remote = ray.remote(job).options(
+                num_cpus=1,
+                num_gpus=gpu_share(gpus, self.num_actors, self.place.device),
+                max_retries=3,
+                runtime_env={"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
+            )
+            pending.append(remote.remote(*arguments, place))
+        left = list(pending)
+        while left:
+            _, left = ray.wait(left, num_returns=len(left), timeout=0.5)
+            _show(places[0], progress)
+        try:
+            results: list[Trained] = ray.get(pending)
+            return results
+        except ray.exceptions.RayTaskError as error:
+            cause = error.cause if isinstance(error.cause, Exception) else error
+            raise (_without_memory(cause) or cause) from error
+        except (ray.exceptions.OutOfMemoryError, ray.exceptions.WorkerCrashedError) as error:
+            raise ResourceError(
+                f"a training job was killed: {str(error).splitlines()[0]}", MEMORY_FIX
+            ) from error
 
 
-def _run_on_ray(jobs: Sequence[Job], places: Sequence[Place], progress: Progress) -> list[Trained]:
-    import ray
-
-    if not jobs:
-        return []
-    gpus = float(ray.cluster_resources().get("GPU", 0))
-    threads = str(places[0].threads)
-    pending = []
-    for (job, arguments), place in zip(jobs, places, strict=True):
-        remote = ray.remote(job).options(
-            num_cpus=1,
-            num_gpus=min(0.5, gpus / 10) if gpus else 0,
-            max_retries=3,
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
-        )
-        pending.append(remote.remote(*arguments, place))
-    left = list(pending)
-    while left:
-        _, left = ray.wait(left, num_returns=len(left), timeout=0.5)
-        _show(places[0], progress)
+def _run_here(job: Job, place: Place) -> Trained:
+    function, arguments = job
     try:
-        results: list[Trained] = ray.get(pending)
-        return results
-    except ray.exceptions.RayTaskError as error:
-        cause = error.cause if isinstance(error.cause, Exception) else error
-        raise cause from error
-    except (ray.exceptions.OutOfMemoryError, ray.exceptions.WorkerCrashedError) as error:
-        raise ResourceError(
-            f"a training job was killed: {str(error).splitlines()[0]}",
-            "free memory or lower training.batch_size, then run the same command again",
-        ) from error
+        return function(*arguments, place)
+    except Exception as error:
+        if (told := _without_memory(error)) is not None:
+            raise told from error
+        raise
+
+
+def _without_memory(error: Exception) -> ResourceError | None:
+    """What to tell of a job that ran out of memory; None for any other error."""
+    if not is_out_of_memory(error):
+        return None
+    return ResourceError(f"a training job ran out of memory: {error}", MEMORY_FIX)
 
 
 def _show(place: Place, progress: Progress) -> None:

@@ -46,6 +46,7 @@ def total(value: float) -> float:
     """The sum of a number over the ranks."""
     if world_size() == 1:
         return value
-    held = torch.tensor([value], dtype=torch.float64)
+    on_gpu = distributed.get_backend() == "nccl"
+    held = torch.tensor([value], dtype=torch.float64, device="cuda" if on_gpu else "cpu")
     distributed.all_reduce(held)
     return float(held[0])

@@ -1,5 +1,6 @@
 """Several processes train the same weights as one, up to the order of sums."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,10 +9,12 @@ import torch
 
 from agent.engine.checkpoint import inspect_checkpoint, load_decoder
 from agent.ray_train import train_policy_together
+from agent.shares import NUM_JOBS, gpu_share
 from agent.training.examples import Example
 from agent.training.jobs import Place, policy_job
 from agent.training.optimizer import TrainingSettings
 from agent.training.ranks import own_rows, rank, world_size
+from search.errors import ResourceError
 
 SETTINGS = TrainingSettings(num_steps=6, batch_size=5, learning_rate=3e-3, max_epochs=100)
 ROWS = [Example((3 + i, 13, 3 + j, 2, 3 + i, 1), 4) for i in range(6) for j in range(6)]
@@ -19,6 +22,24 @@ ROWS = [Example((3 + i, 13, 3 + j, 2, 3 + i, 1), 4) for i in range(6) for j in r
 
 def test_outside_a_process_group_there_is_one_rank() -> None:
     assert (rank(), world_size(), own_rows([1, 2, 3])) == (0, 1, [1, 2, 3])
+
+
+def test_more_workers_than_the_cluster_has_room_for_are_refused_at_once(
+    cluster: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    place = Place(str(tmp_path), device="cpu", job_id="t")
+    with pytest.raises(ResourceError, match="64 training workers") as caught:
+        train_policy_together((str(checkpoint), ROWS, [], SETTINGS, 3), place, 64)
+    assert "hosting.training_workers" in caught.value.fix
+
+
+@pytest.mark.parametrize("gpus", [1, 2, 3, 4, 7, 8, 16])
+@pytest.mark.parametrize("num_actors", [5, 6, 9])
+def test_actors_and_training_jobs_fit_on_the_gpus_together(gpus: int, num_actors: int) -> None:
+    share = gpu_share(gpus, num_actors, "auto")
+    assert 0 < share <= 1
+    assert gpus * math.floor(1 / share + 1e-9) >= num_actors + NUM_JOBS
+    assert gpu_share(gpus, num_actors, "cpu") == gpu_share(0, num_actors, "auto") == 0
 
 
 def test_two_workers_under_ray_train_learn_what_one_learns(
