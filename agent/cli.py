@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer.exceptions import TyperException
 
 from agent.cli_inspect import inspect_app
 from agent.cli_options import (
@@ -31,13 +32,15 @@ from agent.cli_options import (
     flags_of,
 )
 from agent.cli_store import store_app
-from search.errors import RatchetError
+from search.errors import RatchetError, UsageError
 
 app = typer.Typer(
     name="ratchet", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
     rich_markup_mode="markdown", help=__doc__,
     context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
+INLINE = {"hosting.hosting": "inline", "hosting.training_workers": 1}
+"""What a command that only asks takes where nobody says otherwise."""
 config_app = typer.Typer(no_args_is_help=True, help="Show the settings in force.")
 app.add_typer(inspect_app, name="inspect")
 app.add_typer(store_app, name="store")
@@ -114,11 +117,11 @@ def solve_command(
     """
     flags = flags_of(
         set_, search__simulations=simulations, policy=policy, task=task, problems=problems,
-        store=store, run=run, seed=seed, hosting__hosting=hosting or "inline",
+        store=store, run=run, seed=seed, hosting__hosting=hosting,
         critics__use_tool=False if no_tool else None,
     )  # fmt: skip
     text = sys.stdin.read() if question == "-" else question
-    call("solve.run", flags, config, text, as_json)
+    call("solve.run", flags, config, text, as_json, defaults=INLINE)
 
 
 @app.command("evaluate")
@@ -131,7 +134,7 @@ def evaluate_command(
     samples: Annotated[int, typer.Option("--samples", min=1, help="texts a problem")] = 8,
     budget: Annotated[
         list[int] | None,
-        typer.Option("--simulations", help="budget of mode search; repeatable"),
+        typer.Option("--simulations", min=1, help="budget of mode search; repeatable"),
     ] = None,
     compare: Annotated[
         tuple[str, str] | None,
@@ -161,12 +164,21 @@ def evaluate_command(
     """
     flags = flags_of(
         set_, policy=policy, task=task, problems=problems, store=store, run=run, seed=seed,
-        hosting__hosting=hosting or "inline", critics__use_tool=False if no_tool else None,
+        hosting__hosting=hosting, critics__use_tool=False if no_tool else None,
     )  # fmt: skip
     if compare:
-        call("compare.run", flags, config, compare, num_problems, as_json)
+        unused = {"--mode": mode, "--simulations": budget, "--policy": policy}
+        if given := [name for name, value in unused.items() if value]:
+            raise UsageError(
+                f"--compare measures two policies greedily and does not take {given[0]}",
+                f"leave {given[0]} out",
+            )
+        call("compare.run", flags, config, compare, num_problems, as_json, defaults=INLINE)
         return
-    call("evaluate.run", flags, config, mode or [], num_problems, samples, budget or [], as_json)
+    call(
+        "evaluate.run", flags, config, mode or [], num_problems, samples, budget or [], as_json,
+        defaults=INLINE,
+    )  # fmt: skip
 
 
 @app.command("models")
@@ -243,6 +255,16 @@ def report(error: RatchetError, as_json: bool) -> None:
         console.print(f"[bold]Fix:[/] {escape(error.fix)}")
 
 
+def _usage_error(error: TyperException) -> UsageError:
+    """What the option parser refused, with the value that was given."""
+    message = str(getattr(error, "format_message", lambda: "")()).rstrip(".")
+    options = getattr(getattr(error, "param", None), "opts", ())
+    given = [v for name, v in zip(sys.argv, sys.argv[1:], strict=False) if name in options]
+    value = f" (given: {given[-1]!r})" if given else ""
+    path = getattr(getattr(error, "ctx", None), "command_path", "ratchet")
+    return UsageError(message and message + value, f"see `{path} --help`")
+
+
 class _Stopped(BaseException):
     """A signal asked the process to end; not an Exception, so that nothing swallows it."""
 
@@ -260,7 +282,13 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     try:
-        app()
+        if code := app(standalone_mode=False):
+            raise SystemExit(code)
+    except TyperException as error:
+        told = _usage_error(error)
+        if told.message:  # else it has shown its help
+            report(told, "--json" in sys.argv)
+        raise SystemExit(told.exit_code) from None
     except RatchetError as error:
         report(error, "--json" in sys.argv)
         if os.environ.get("RATCHET_DEBUG") == "1":

@@ -1,6 +1,7 @@
 """Options that several commands share, and how their values become settings."""
 
 import importlib
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +15,9 @@ Set = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
 StoreUrl = Annotated[str | None, typer.Option("--store", help="SQLAlchemy URL of the store")]
 RunName = Annotated[str | None, typer.Option("--run", help="name of the run")]
-TaskName = Annotated[str | None, typer.Option("--task", help="expressions, stories or jsonl")]
+TaskName = Annotated[
+    str | None, typer.Option("--task", help="expressions, stories, game24 or jsonl")
+]
 Policy = Annotated[str | None, typer.Option("--policy", help="checkpoint directory")]
 Problems = Annotated[str | None, typer.Option("--problems", help="JSONL file for --task jsonl")]
 Seed = Annotated[int | None, typer.Option("--seed", help="of everything random")]
@@ -28,12 +31,16 @@ def command_of(name: str) -> Any:
     return importlib.import_module(f"agent.commands.{name}")
 
 
-def call(name: str, flags: dict[str, Any], file: str, *arguments: Any) -> None:
+def call(
+    name: str, flags: dict[str, Any], file: str, *arguments: Any,
+    defaults: Mapping[str, Any] | None = None,
+) -> None:  # fmt: skip
     """Run `module.function` of the commands with the settings in force, which come first.
 
-    They are read before the module is imported: a wrong one is told at once.
+    They are read before the module is imported: a wrong one is told at once. `defaults` are the
+    command's own, under what anybody sets.
     """
-    config, _ = load_config(flags, file)
+    config, _ = load_config(flags, file, defaults)
     module, _, function = name.partition(".")
     getattr(command_of(module), function)(config, *arguments)
 

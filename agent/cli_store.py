@@ -102,7 +102,7 @@ def store_export(
         ratchet store export dpo --round 2 --out pairs.parquet
     """
     flags = flags_of(None, store=store, run=run, task=task, problems=problems)
-    call("storekeeping.export", flags, config, kind, out, round_number, overwrite, as_json)
+    call("storekeeping.export", flags, config, task, kind, out, round_number, overwrite, as_json)
 
 
 @store_app.command("dictionary")

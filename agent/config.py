@@ -31,7 +31,8 @@ from search.errors import SearchSettingsError, UsageError
 from search.settings import SearchSettings
 
 DEFAULT_FILE = "ratchet.toml"
-NOT_SETTINGS = ("RATCHET_FAILPOINT", "RATCHET_DEBUG", "RATCHET_JOB_ID")
+NOT_SETTINGS = ("RATCHET_FAILPOINT", "RATCHET_DEBUG", "RATCHET_JOB_ID", "RATCHET_KERNELS")
+KERNELS = ("", "auto", "twin", "triton")
 
 
 class Config(Section):
@@ -153,6 +154,19 @@ def _listed(value: Any) -> Any:
     return value
 
 
+def _check_kernels(switch: str) -> None:
+    if switch not in KERNELS:
+        raise UsageError(
+            f"environment variable RATCHET_KERNELS is {switch!r}",
+            "set it to auto, twin or triton, or unset it",
+        )
+    if switch == "triton" and importlib.util.find_spec("triton") is None:
+        raise UsageError(
+            "environment variable RATCHET_KERNELS is 'triton', which is not installed",
+            "pip install triton, or set it to auto or twin",
+        )
+
+
 def _check_training(training: PolicyTraining) -> None:
     """Settings that do not go together."""
     if training.trainer == "own" and training.lora_rank:
@@ -203,9 +217,13 @@ def _check_workers(config: Config) -> None:
         )
 
 
-def load_config(flags: Mapping[str, Any], file: str = "") -> tuple[Config, list[Setting]]:
+def load_config(
+    flags: Mapping[str, Any], file: str = "", defaults: Mapping[str, Any] | None = None
+) -> tuple[Config, list[Setting]]:
     """The configuration and where each value came from. Raises UsageError naming key and value."""
-    given = _from_file(file) | _from_environment()
+    _check_kernels(os.environ.get("RATCHET_KERNELS", ""))
+    own = {key: Setting(key, value, "default") for key, value in (defaults or {}).items()}
+    given = own | _from_file(file) | _from_environment()
     for key, value in flags.items():
         if value is not None:
             _check_key(key, "a flag")
@@ -236,7 +254,7 @@ def load_config(flags: Mapping[str, Any], file: str = "") -> tuple[Config, list[
             "set search.proposal to distinct or sampled, or hosting.engine to torch",
         )
     _check_training(config.training)
-    if config.hosting.training_workers > 1:
+    if config.hosting.training_workers > 1 and not defaults:
         _check_workers(config)
     if config.imagination.schemes and config.task != "jsonl":
         raise UsageError(

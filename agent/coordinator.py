@@ -41,6 +41,14 @@ class ModelSet:
     aucs: Mapping[str, float] = field(default_factory=dict)
     """Each critic's AUC on held-out labelled texts, as far as it was measured."""
 
+    def distrusted(self, min_auc: float) -> dict[str, str]:
+        """Critic to why its scores do not count, of those measured to rank too badly."""
+        return {
+            role: f"held-out AUC {auc:.2f} is under {min_auc:g}"
+            for role, auc in self.aucs.items()
+            if auc < min_auc
+        }
+
     @property
     def policy(self) -> ModelRef:
         return self.refs["policy"]
@@ -85,11 +93,7 @@ class Models:
         self.limits = limits
         self.use_tool = use_tool and bool(task.tool)
         self.speculation = speculation
-        self.distrusted = {
-            role: f"held-out AUC {auc:.2f} is under {min_auc:g}"
-            for role, auc in models.aucs.items()
-            if auc < min_auc
-        }
+        self.distrusted = models.distrusted(min_auc)
         name = settings.boundary
         self.boundary = boundary_named(name) if name else task.boundary
         self.steps = tokenizer.steps(self.boundary)

@@ -45,6 +45,7 @@ class Plan:
             return limits | {
                 "mode": self.mode, "seed": self.seed, "search": models.settings.as_dict(),
                 "use_tool": models.use_tool, "weights": dict(models.weights),
+                "distrusted": sorted(models.distrusted),
                 "option_tokens": models.limits.option_tokens,
             }  # fmt: skip
         return limits | {"mode": self.mode, "samples": self.samples, "seed": self.seed,

@@ -4,8 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.context import RunContext
+from agent.coordinator import Models
+from agent.engine.checkpoint import inspect_checkpoint
 from agent.engine.hosts import ModelRef
 from agent.evaluation import Plan, Report, benchmark_digest, bits_per_character, evaluate
+from agent.tasks.task import Demonstration
 from search.state import Problem
 from store.evaluations import find_evaluation, record_evaluation
 
@@ -42,14 +45,8 @@ class Examiner:
     def compression(self, refs: Mapping[str, ModelRef]) -> float | None:
         """Bits per character of held-out worked texts: forgetting shows there."""
         worked = self.context.task.worked(NUM_WORKED, self.context.config.evaluation.seed)
-        room = self.context.max_positions
         models = self.context.models_for(refs)
-        fitting = [
-            w for w in worked
-            if len(models.tokenizer.encode(models.task.prompt(w.problem.text) + "".join(w.steps)))
-            < room
-        ]  # fmt: skip
-        return bits_per_character(models, fitting)
+        return bits_per_character(models, that_fit(models, worked, refs["policy"].path))
 
     def evaluated(
         self, refs: Mapping[str, ModelRef], problems: Sequence[Problem], plan: Plan,
@@ -73,3 +70,15 @@ class Examiner:
         with self.context.store.session() as session:
             record_evaluation(session, used, settings, sha, report, report.interval, round_id)
         return report
+
+
+def that_fit(
+    models: Models, worked: Sequence[Demonstration], policy_path: str
+) -> list[Demonstration]:
+    """The worked texts that the policy's context holds."""
+    room = inspect_checkpoint(policy_path).architecture.max_positions
+
+    def text(w: Demonstration) -> str:
+        return models.task.prompt(w.problem.text) + "".join(w.steps)
+
+    return [w for w in worked if len(models.tokenizer.encode(text(w))) < room]

@@ -15,6 +15,7 @@ from agent.decontamination import Decontamination
 from agent.schemes import Source, Written
 from agent.tasks.operators import Operator
 from agent.tasks.task import Task, generator, is_held_out
+from search.errors import TaskError
 from search.state import Problem
 
 BAND_WEIGHT = 4.0
@@ -97,7 +98,12 @@ class Imagination:
         if text.refused:
             found.refused[f"{text.scheme}: {text.refused}"] += 1
             return
-        problem = replace(self.task.written(text.text), origin=f"{text.scheme}:{text.parent.id}")
+        try:
+            written = self.task.written(text.text)
+        except TaskError:
+            found.refused[f"{text.scheme}: no problem of this task"] += 1
+            return
+        problem = replace(written, origin=f"{text.scheme}:{text.parent.id}")
         if self._is_new(problem, known, found):
             self._add(found, problem, text.scheme, known, num, wordings, seed)
 

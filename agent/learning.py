@@ -8,7 +8,7 @@ from agent.context import RunContext
 from agent.engine.checkpoint import Checkpoint, inspect_checkpoint
 from agent.engine.hosts import ModelRef
 from agent.engine.tokenizer import Tokenizer
-from agent.models import refs_of
+from agent.models import model_set, refs_of
 from agent.teacher import Teacher
 from agent.training.examples import Example
 from agent.training.fit import DivergedError
@@ -37,6 +37,7 @@ from agent.training.recipe import (
 )
 from agent.training.trl_jobs import trl_dpo_job, trl_sft_job
 from agent.workshop import Job
+from search.errors import RatchetError
 from search.randomness import derive_seed
 from store.datasets import dataset_of, earlier_datasets, read_dataset, stored_states
 from store.pairs import stored_pairs
@@ -90,7 +91,7 @@ class TrainingStage:
         jobs.insert(0, self.policy_job(policy, base, right, seed))
         self.context.progress.stage("training", base.num_steps, "steps")
         failpoints.hit("while-training")
-        trained = self.context.workshop.run(jobs, self.context.progress)
+        trained = self._finished(self.context.workshop.run(jobs, self.context.progress))
         failpoints.hit("after-policy")
         self.context.progress.update(base.num_steps)
         candidates = {t.role: t for t in trained if is_worth_having(t)}
@@ -98,6 +99,17 @@ class TrainingStage:
         if drafter is not None:
             candidates["drafter"] = drafter
         return Lesson(trained, candidates)
+
+    def _finished(self, results: Sequence[Trained | RatchetError]) -> list[Trained]:
+        """What was trained. The first job's error, the policy's, is raised; a critic that cannot be
+        trained stays as it is."""
+        policy = results[0]
+        if isinstance(policy, RatchetError):
+            raise policy
+        for error in results:
+            if isinstance(error, RatchetError):
+                self.context.progress.say(f"warning: a critic was not trained: {error.message}")
+        return [result for result in results if isinstance(result, Trained)]
 
     def policy_job(
         self, policy: Checkpoint, base: TrainingSettings, right: Sequence[Example], seed: int
@@ -116,6 +128,12 @@ class TrainingStage:
                 return trl_sft_job, (path, examples, settings, adapter_settings(config), seed)
             return policy_job, (path, examples, dev, settings, seed)
         if config.method == "dr-po":
+            reason = model_set(self.refs).distrusted(self.config.critics.min_auc).get("outcome")
+            if reason:
+                raise NothingToLearnError(
+                    f"the outcome critic, whose scores are the reward, is not trusted: {reason}; "
+                    "raise critics.num_labelled, or set training.method to sft"
+                )
             with self.context.store.session() as session:
                 states = [
                     StoredState(tokens, num_prompt)
@@ -166,6 +184,8 @@ class TrainingStage:
         job: Job = (drafter_job, (policy.path, self.found, settings, seed))
         try:
             (drafter,) = self.context.workshop.run([job], progress)
+            if isinstance(drafter, RatchetError):
+                raise drafter
             progress.update(settings.num_steps)
             return drafter
         except (DivergedError, NonFiniteError) as error:

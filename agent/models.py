@@ -24,7 +24,7 @@ def base_checkpoints(config: Config) -> dict[str, Checkpoint]:
     A policy directory of the user's has no critics and no drafter yet: they are made from it.
     """
     if config.policy:
-        return {"policy": _policy(Path(config.policy).expanduser())}
+        return {"policy": policy_at(Path(config.policy).expanduser())}
     found: dict[str, Checkpoint] = {}
     for role in ROLES:
         path = Path(config.bundle).expanduser() / role if config.bundle else \
@@ -44,7 +44,8 @@ def base_checkpoints(config: Config) -> dict[str, Checkpoint]:
     return found
 
 
-def _policy(path: Path) -> Checkpoint:
+def policy_at(path: Path) -> Checkpoint:
+    """A policy of the user's. Raises CheckpointError for anything else."""
     checkpoint = inspect_checkpoint(path)
     role = checkpoint.notes.get("role", "policy")
     if checkpoint.is_critic or role in CRITICS:

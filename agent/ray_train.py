@@ -44,7 +44,7 @@ def train_policy_together(arguments: Arguments, place: Place, workers: int) -> T
         ),
         run_config=RunConfig(
             name=f"ratchet-{place.job_id}", storage_path=str(storage),
-            failure_config=FailureConfig(max_failures=1, controller_failure_limit=1),
+            failure_config=FailureConfig(max_failures=1, controller_failure_limit=5),
         ),
     )  # fmt: skip
     try:

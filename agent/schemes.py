@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from agent.coordinator import Models
+from agent.engine.checkpoint import inspect_checkpoint
 from agent.engine.hosts import ModelRef
 from agent.engine.requests import ScoreRequest, Text, TextRequest
 from search.randomness import derive_seed
@@ -77,11 +78,15 @@ class Writer:
             )
             for i, prompt in enumerate(prompts)
         ]  # fmt: skip
-        texts: list[Text] = self.models.hosts.call("policy", "texts", self.writer, requests)
-        found = [
-            "" if t.error else cleaned(tokenizer.decode(t.generated.tokens), p.text)
-            for p, t in zip(drawn, texts, strict=True)
-        ]
+        room = inspect_checkpoint(self.writer.path).architecture.max_positions
+        fitting = [i for i, r in enumerate(requests) if len(r.prefix) < room]
+        texts: list[Text] = self.models.hosts.call(
+            "policy", "texts", self.writer, [requests[i] for i in fitting]
+        )
+        found = [""] * num  # several long problems may be more than the writer can hold
+        for i, t in zip(fitting, texts, strict=True):
+            if not t.error:
+                found[i] = cleaned(tokenizer.decode(t.generated.tokens), drawn[i].text)
         verdicts = iter(self._judged([text for text in found if text]))
         return [
             Written(

@@ -13,9 +13,12 @@ from agent.engine.memory import is_out_of_memory
 from agent.progress import Progress
 from agent.ray_train import train_policy_together
 from agent.shares import gpu_share
+from agent.training.fit import DivergedError
 from agent.training.jobs import Place, Trained, policy_job
-from search.errors import ResourceError
+from agent.training.publish import NonFiniteError
+from search.errors import RatchetError, ResourceError
 
+FAILED_TRAINING = (DivergedError, NonFiniteError)
 MEMORY_FIX = "free memory or lower training.batch_size, then run the same command again"
 
 Job = tuple[Callable[..., Trained], tuple[Any, ...]]
@@ -36,8 +39,9 @@ class Workshop:
         self.num_actors = num_actors
         self.place = Place(str(folder.resolve()), threads, device)
 
-    def run(self, jobs: Sequence[Job], progress: Progress) -> list[Trained]:
-        """All results, in order. An error of a job is raised as it was there."""
+    def run(self, jobs: Sequence[Job], progress: Progress) -> list[Trained | RatchetError]:
+        """All results, in order; of a job whose training failed by itself, why. Any other error is
+        raised as it was there."""
         with tempfile.TemporaryDirectory(prefix="ratchet-jobs-") as scratch:
             places = [
                 replace(
@@ -51,8 +55,8 @@ class Workshop:
                 together = [
                     i for i, (job, _) in enumerate(jobs) if self.workers > 1 and job is policy_job
                 ]
-                done = {
-                    i: train_policy_together(jobs[i][1], places[i], self.workers) for i in together
+                done: dict[int, Trained | RatchetError] = {
+                    i: self._together(jobs[i][1], places[i]) for i in together
                 }
                 rest = [i for i in range(len(jobs)) if i not in done]
                 done |= zip(
@@ -65,7 +69,7 @@ class Workshop:
 
     def _run_on_ray(
         self, jobs: Sequence[Job], places: Sequence[Place], progress: Progress
-    ) -> list[Trained]:
+    ) -> list[Trained | RatchetError]:
         import ray
 
         if not jobs:
@@ -85,22 +89,39 @@ class Workshop:
         while left:
             _, left = ray.wait(left, num_returns=len(left), timeout=0.5)
             _show(places[0], progress)
+        return [_fetched(one) for one in pending]
+
+    def _together(self, arguments: tuple[Any, ...], place: Place) -> Trained | RatchetError:
         try:
-            results: list[Trained] = ray.get(pending)
-            return results
-        except ray.exceptions.RayTaskError as error:
-            cause = error.cause if isinstance(error.cause, Exception) else error
-            raise (_without_memory(cause) or cause) from error
-        except (ray.exceptions.OutOfMemoryError, ray.exceptions.WorkerCrashedError) as error:
-            raise ResourceError(
-                f"a training job was killed: {str(error).splitlines()[0]}", MEMORY_FIX
-            ) from error
+            return train_policy_together(arguments, place, self.workers)
+        except FAILED_TRAINING as error:
+            return error
 
 
-def _run_here(job: Job, place: Place) -> Trained:
+def _fetched(pending: Any) -> Trained | RatchetError:
+    """The result of one Ray task."""
+    import ray
+
+    try:
+        result: Trained = ray.get(pending)
+        return result
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause if isinstance(error.cause, Exception) else error
+        if isinstance(cause, FAILED_TRAINING):
+            return cause
+        raise (_without_memory(cause) or cause) from error
+    except (ray.exceptions.OutOfMemoryError, ray.exceptions.WorkerCrashedError) as error:
+        raise ResourceError(
+            f"a training job was killed: {str(error).splitlines()[0]}", MEMORY_FIX
+        ) from error
+
+
+def _run_here(job: Job, place: Place) -> Trained | RatchetError:
     function, arguments = job
     try:
         return function(*arguments, place)
+    except FAILED_TRAINING as error:
+        return error
     except Exception as error:
         if (told := _without_memory(error)) is not None:
             raise told from error

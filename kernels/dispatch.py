@@ -39,7 +39,7 @@ def is_interpreted() -> bool:
 
 def is_fused(device: torch.device) -> bool:
     """Whether Triton runs what lies on this device. Raises RuntimeError for a switch in vain."""
-    forced = os.environ.get(SWITCH, "auto")
+    forced = os.environ.get(SWITCH) or "auto"
     if forced == "triton":
         if not _has_triton():
             raise RuntimeError(f"{SWITCH}=triton, and triton is not installed; unset it")

@@ -145,11 +145,16 @@ def _engine(url: str, must_exist: bool) -> Engine:
             )  # fmt: skip
         except ModuleNotFoundError as error:
             raise UsageError(
-                "PostgreSQL needs the psycopg driver", "pip install 'ratchet-llm[postgres]'"
+                "PostgreSQL needs the psycopg driver", "pip install -e '.[postgres]'"
             ) from error
     path = sqlite_path(url)
+    if path is None or str(path) == ":memory:":
+        raise UsageError(
+            f"store URL {url!r} names no file",
+            "write sqlite:///PATH or sqlite:////FULL/PATH",
+        )
     if path is not None:
-        if must_exist and not path.is_file():
+        if must_exist and not (path.is_file() and path.stat().st_size):
             raise NotFoundError(
                 f"there is no store at {path}", "run `ratchet improve` first, or give --store"
             )

@@ -20,6 +20,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from search.errors import ResourceError, UsageError
+from store.names import check_round
 from store.schema import DatasetItem, DatasetRow, ProblemRow, Round, Run, TrajectoryRow
 
 KINDS = ("sft", "dpo", "kto", "prm", "value", "rl")
@@ -29,7 +30,9 @@ RowMaker = Callable[[Session, int, PromptOf], Iterator[dict[str, Any]]]
 
 
 def datasets_of(session: Session, run: str, round_number: int | None) -> list[int]:
-    """Ids of a run's frozen datasets, oldest first. Raises UsageError where there is none."""
+    """Ids of a run's frozen datasets, oldest first. Raises NotFoundError for an unknown run or
+    round, UsageError where there is no dataset."""
+    check_round(session, run, round_number)
     query = (
         select(DatasetRow.id)
         .join(Round, Round.id == DatasetRow.round_id)

@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from search.errors import NotFoundError, UsageError
 from search.replay import Simulation, rebuild
 from store.database import Store, sqlite_path
+from store.names import check_names, check_round, run_named
 from store.questions import BY_NAME
 from store.schema import (
     CriticScore,
@@ -51,6 +52,7 @@ def outcome_scores(store: Store, run: str) -> list[tuple[int, str, float, bool |
     scored text of a run, by round. What is right is None where nobody knows the answer.
     """
     with store.session() as session:
+        run_named(session, run)
         rows = session.execute(
             select(
                 Round.number, Round.models, TrajectoryRow.outcome, TrajectoryRow.is_correct,
@@ -100,6 +102,8 @@ def ask_question(
         raise UsageError(
             f"the question {name!r} needs a {missing[0]}", f"give --{missing[0]} as well"
         )
+    with store.session() as session:
+        check_names(session, bound)
     path = sqlite_path(store.url)
     if path is not None:
         return _ask_sqlite(path, question.sql, bound, max_rows, timeout_s)
@@ -254,6 +258,7 @@ def list_searches(
             SearchRow.is_correct.is_(True), SearchRow.root_rollout_correct.is_(False)
         )
     with store.session() as session:
+        check_round(session, run, round_number)
         return [
             {
                 "search": s.id, "round": number, "problem": problem, "reference": reference,
@@ -283,6 +288,7 @@ def list_trajectories(
     if kept:
         query = query.where(TrajectoryRow.id.in_(select(DatasetItem.trajectory_id)))
     with store.session() as session:
+        check_round(session, run, round_number)
         return [
             {
                 "trajectory": t.id, "search": t.search_id, "round": number, "problem": problem,

@@ -145,6 +145,8 @@ def _compared(
 
 
 def _worse(taken: _Child, siblings: list[_Child], min_margin: float) -> _Child | None:
+    if taken.unsound_reason:
+        return None  # nothing is worse than what a tool refuted
     others = [c for c in siblings if c.ix != taken.ix]
     refuted = [c for c in others if c.unsound_reason]
     if refuted:

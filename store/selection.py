@@ -76,11 +76,14 @@ class SelectionRule:
         kept: list[Selected] = []
         for group in groups.values():
             answer, support, size = supported[group[0].family]
-            if support < self.min_support:
+            if size > 1 and support < self.min_support:
                 continue
             if size == 1:
                 # A problem in one wording only: the search's own answer counts.
                 answer = next((f.answer for f in group if f.is_chosen), None)
+                support = max((_vote(f) for f in group if f.answer == answer), default=0.0)
+                if support < self.min_support:
+                    continue
                 group = [f for f in group if f.is_chosen or f.answer is not None]
             fitting = [f for f in group if f.answer == answer and self.admits(f)]
             fitting.sort(
@@ -118,6 +121,11 @@ def distance(left: Sequence[str], right: Sequence[str]) -> int:
     return max(len(left), len(right)) - same
 
 
+def _vote(find: Find) -> float:
+    """What a text says for its answer: its outcome score, or 1 where the tool found it sound."""
+    return 1.0 if find.is_sound else (find.outcome or 0.0)
+
+
 def _support(finds: Sequence[Find]) -> dict[str, tuple[str | None, float, int]]:
     """Family to its best supported answer, what supports it, and how many searches it has.
 
@@ -128,9 +136,8 @@ def _support(finds: Sequence[Find]) -> dict[str, tuple[str | None, float, int]]:
     for find in finds:
         searches[find.family].add(find.search_id)
         if find.answer is not None:
-            score = 1.0 if find.is_sound else (find.outcome or 0.0)
             by_search = best[find.family][find.answer]
-            by_search[find.search_id] = max(by_search.get(find.search_id, 0.0), score)
+            by_search[find.search_id] = max(by_search.get(find.search_id, 0.0), _vote(find))
     found: dict[str, tuple[str | None, float, int]] = {}
     for family, members in searches.items():
         sums = {answer: sum(by.values()) for answer, by in best[family].items()}

@@ -12,6 +12,7 @@ from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.orm import Session
 
 from store.database import Store
+from store.names import run_named
 from store.schema import (
     ENDED,
     CriticScore,
@@ -55,6 +56,7 @@ def trim(store: Store, run: str, keep: int, is_real: bool) -> Freed:
     """
     freed = Freed()
     with store.session() as session:
+        run_named(session, run)
         rounds = rounds_to_trim(session, run, keep)
         searches = session.scalars(
             select(SearchRow.id)

@@ -9,11 +9,12 @@ from agent.commands.output import emit, share, table
 from agent.config import Config
 from agent.context import make_models
 from agent.coordinator import ModelSet
-from agent.engine.hosts import ModelRef, reference
+from agent.engine.hosts import ModelRef
 from agent.evaluation import Plan, benchmark_digest, bits_per_character, evaluate
-from agent.examiner import NUM_WORKED
+from agent.examiner import NUM_WORKED, that_fit
 from agent.gate import judge
 from agent.hosting import make_hosts
+from agent.models import as_ref, policy_at
 from agent.progress import make_progress
 from agent.run import host_settings
 from agent.tasks.registry import open_task
@@ -43,7 +44,8 @@ def run(config: Config, named: tuple[str, str], num_problems: int, as_json: bool
             rows.append(
                 {"policy": ref.version, "n": report.n, "correct": report.num_correct, "low": low,
                  "high": high, "tokens_per_problem": report.num_tokens / report.n,
-                 "bits_per_character": bits_per_character(models, worked)}
+                 "bits_per_character": bits_per_character(
+                     models, that_fit(models, worked, ref.path))}
             )  # fmt: skip
             correct.append(report.correct)
     finally:
@@ -79,7 +81,7 @@ def _rounded(bits: float | None) -> str:
 def _found(name: str, config: Config) -> ModelRef:
     """A policy by its directory, or by its version in the store. Raises NotFoundError."""
     if Path(name).expanduser().is_dir():
-        return reference(Path(name).expanduser(), "policy")
+        return as_ref("policy", policy_at(Path(name).expanduser()))
     path = sqlite_path(config.store)
     row = None
     if path is None or path.is_file():

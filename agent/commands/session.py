@@ -21,6 +21,7 @@ from agent.training.initial import initial_models_job
 from agent.training.jobs import Place
 from search.errors import NotFoundError, UsageError
 from store.database import open_store, sqlite_path
+from store.names import run_named
 from store.schema import Run
 
 
@@ -43,14 +44,19 @@ def _last_models(config: Config) -> dict[str, ModelRef] | None:
     """Models after the run's last round; None without such a run, or with a policy of one's own."""
     path = sqlite_path(config.store)
     if config.policy or (path is not None and not path.is_file()):
+        if not config.policy and config.run != "default":
+            raise NotFoundError(
+                f"there is no run {config.run!r}: there is no store at {path}",
+                "give its --store, or leave --run out to ask the base models",
+            )
         return None
     store = open_store(config.store, must_exist=True)
     try:
         with store.session() as session:
             run = session.scalars(select(Run).where(Run.name == config.run)).one_or_none()
+            if run is None and config.run != "default":
+                run_named(session, config.run)
         if run is None:
-            if config.run != "default":
-                raise NotFoundError(f"there is no run {config.run!r}", "see `ratchet status`")
             return None
         if run.task != config.task:
             if config.run == "default":

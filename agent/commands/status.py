@@ -7,22 +7,16 @@ from sqlalchemy import func, select
 
 from agent.commands.output import emit, table
 from agent.config import Config
-from search.errors import NotFoundError
 from store.database import now_us, open_store
 from store.leases import clock_us, left_us
-from store.schema import ActorRow, Round, Run, SearchRow
+from store.names import run_named
+from store.schema import ActorRow, Round, SearchRow
 
 
 def run(config: Config, as_json: bool) -> None:
     store = open_store(config.store, must_exist=True)
     with store.session() as session:
-        found = session.scalars(select(Run).where(Run.name == config.run)).one_or_none()
-        if found is None:
-            names = session.scalars(select(Run.name)).all()
-            raise NotFoundError(
-                f"there is no run {config.run!r} in {config.store}",
-                f"name one of: {', '.join(names)}" if names else "run `ratchet improve` first",
-            )
+        found = run_named(session, config.run)
         last = session.scalars(
             select(Round).where(Round.run_id == found.id).order_by(Round.number.desc())
         ).first()

@@ -7,10 +7,12 @@ from pathlib import Path
 from agent.commands.output import emit, table
 from agent.config import Config
 from agent.tasks.registry import open_task
+from search.errors import UsageError
 from store.check import INVARIANTS, check_store
 from store.database import migrate, open_store
 from store.dictionary import dictionary as data_dictionary
 from store.export import datasets_of, exported, write_rows
+from store.names import run_named
 from store.pairs import freeze_missing_pairs
 from store.trimming import trim
 
@@ -57,13 +59,18 @@ def vacuum(config: Config, keep: int, is_real: bool, as_json: bool) -> None:
 
 
 def export(
-    config: Config, kind: str, out: str, round_number: int | None,
+    config: Config, task_name: str | None, kind: str, out: str, round_number: int | None,
     overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
     store = open_store(config.store, must_exist=True)
-    task = open_task(config.task, config.problems)
     path = Path(out).expanduser()
     with store.session() as session:
+        run = run_named(session, config.run)
+        if task_name not in (None, run.task):
+            raise UsageError(
+                f"run {run.name!r} is of task {run.task!r}, not {task_name!r}", "leave --task out"
+            )
+        task = open_task(run.task, config.problems or run.config.get("problems", ""))
         datasets = datasets_of(session, config.run, round_number)
         num = write_rows(exported(session, kind, datasets, task.prompt), path, overwrite)
     if as_json:

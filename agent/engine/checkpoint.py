@@ -46,6 +46,17 @@ class Checkpoint:
 def inspect_checkpoint(path: Path | str) -> Checkpoint:
     """Look a directory through without loading it. Raises CheckpointError with the way out."""
     path = Path(path)
+    try:
+        return _inspected(path)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise CheckpointError(
+            f"config.json or an index of {path} holds a value that cannot be: "
+            f"{type(error).__name__}: {error}",
+            "give a plain checkpoint as transformers writes it",
+        ) from error
+
+
+def _inspected(path: Path) -> Checkpoint:
     if not path.is_dir():
         raise CheckpointError(
             f"checkpoint directory {str(path)!r} is not there",
@@ -62,6 +73,8 @@ def inspect_checkpoint(path: Path | str) -> Checkpoint:
                 "use a plain checkpoint without remote code or quantised weights",
             )
     architecture = Architecture.from_config(config)
+    if not all(isinstance(name, str) for name in config.get("architectures") or []):
+        raise TypeError(f"'architectures' is {config['architectures']!r}")
     shards = _shards(path)
     digest = hashlib.sha256((path / "config.json").read_bytes())
     num_bytes = 0
@@ -69,6 +82,9 @@ def inspect_checkpoint(path: Path | str) -> Checkpoint:
         digest.update(bytes.fromhex(files.get(shard.name) or file_sha(shard)))
         num_bytes += shard.stat().st_size
     notes = _read_json(path, "ratchet.json") if (path / "ratchet.json").is_file() else {}
+    for name in ("report", "training"):
+        if not isinstance(notes.get(name, {}), dict):
+            raise TypeError(f"ratchet.json: {name!r} is {notes[name]!r}")
     manifest = file_sha(path / MANIFEST) if files else ""
     return Checkpoint(
         path, digest.hexdigest()[:16], architecture, config, notes, num_bytes, manifest

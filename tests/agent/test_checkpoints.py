@@ -45,6 +45,30 @@ def test_remote_code_is_refused(checkpoint: Path) -> None:
         inspect_checkpoint(checkpoint)
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("config.json", {"num_hidden_layers": None}),
+        ("config.json", {"hidden_size": "abc"}),
+        ("config.json", {"architectures": [1]}),
+        ("config.json", {"rope_parameters": [1]}),
+        ("ratchet.json", {"report": [1]}),
+        ("ratchet.json", {"training": "fast"}),
+    ],
+    ids=str,
+)
+def test_a_value_that_cannot_be_is_refused_by_name(
+    checkpoint: Path, name: str, change: dict[str, object]
+) -> None:
+    file = checkpoint / name
+    found = json.loads(file.read_text()) if file.is_file() else {}
+    file.write_text(json.dumps(found | change))
+    (checkpoint / "manifest.json").unlink(missing_ok=True)
+    with pytest.raises(CheckpointError, match=checkpoint.name) as caught:
+        inspect_checkpoint(checkpoint)
+    assert caught.value.fix
+
+
 def test_a_link_out_of_the_directory_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside.safetensors"
     (checkpoint / "model.safetensors").rename(outside)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from agent.cli import app, config_app, inspect_app, main, store_app
+from agent.config import load_config
 from agent.tasks.registry import EMBEDDED
 from tests.agent.conftest import write_checkpoint
 from tests.agent.small import ROOT, SMALL, improve, places
@@ -89,6 +90,13 @@ WRONG: list[tuple[list[str], int, str]] = [
     (["inspect", "rounds"], 3, "ratchet improve"),
     (["status"], 3, "ratchet improve"),
     (["models"], 3, "ratchet improve"),
+    (["improve", "--rounds", "0"], 2, "'0'"),
+    (["improve", "--set", "training.max_epochs=inf"], 2, "max_epochs"),
+    (["inspect", "tree", "abc"], 2, "search_id"),
+    (["inspect", "rounds", "--store", "sqlite:///"], 2, "sqlite:///"),
+    (["evaluate", "--simulations", "0"], 2, "'0'"),
+    (["evaluate", "--compare", "a", "b", "--mode", "search"], 2, "--mode"),
+    (["solve", "1+2", "--run", "nosuch"], 3, "nosuch"),
 ]
 
 
@@ -181,6 +189,54 @@ def test_what_a_round_left_can_be_inspected(played: Path) -> None:
     status = stored(played, "status")
     assert status["searches"] == {"done": 10} and status["worked_on_by"] is None
     assert len(status["actors"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["inspect", "searches", "--run", "zz"], "zz"),
+        (["inspect", "trajectories", "--round", "7"], "no round 7"),
+        (["inspect", "critics", "--run", "zz"], "zz"),
+        (["inspect", "ask", "cost", "--round", "9"], "no round 9"),
+        (["inspect", "ask", "tree", "--search", "99"], "no search 99"),
+        (["inspect", "ask", "lineage", "--checkpoint", "nosuch"], "nosuch"),
+        (["store", "vacuum", "--run", "zz"], "zz"),
+        (["store", "export", "sft", "--out", "x.jsonl", "--run", "zz"], "zz"),
+    ],
+    ids=str,
+)
+def test_a_name_that_the_store_does_not_know_is_told(
+    played: Path, arguments: list[str], word: str, typed: Callable[..., tuple[int, str, str]]
+) -> None:
+    code, said, complained = typed(*arguments, "--store", places(played)["store"])
+    assert (code, said) == (3, "") and word in complained
+
+
+def test_an_empty_file_is_no_store_and_stays_empty(
+    tmp_path: Path, typed: Callable[..., tuple[int, str, str]]
+) -> None:
+    (tmp_path / "empty.db").touch()
+    code, said, _ = typed("inspect", "rounds", "--store", f"sqlite:///{tmp_path}/empty.db")
+    assert (code, said) == (3, "") and (tmp_path / "empty.db").stat().st_size == 0
+
+
+def test_the_switch_of_the_kernels_is_no_setting_but_checked(
+    monkeypatch: pytest.MonkeyPatch, typed: Callable[..., tuple[int, str, str]]
+) -> None:
+    monkeypatch.setenv("RATCHET_KERNELS", "fast")
+    code, _, complained = typed("config", "show")
+    assert code == 2 and "'fast'" in complained
+    monkeypatch.setenv("RATCHET_KERNELS", "twin")
+    load_config({})
+
+
+def test_an_export_takes_the_runs_own_task(
+    played: Path, typed: Callable[..., tuple[int, str, str]]
+) -> None:
+    store = places(played)["store"]
+    code, _, complained = typed("store", "export", "sft", "--out", "x.jsonl", "--task", "stories",
+                                "--store", store)  # fmt: skip
+    assert code == 2 and "'expressions'" in complained
 
 
 def test_tables_are_readable_text_when_piped(played: Path) -> None:

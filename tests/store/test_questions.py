@@ -13,7 +13,7 @@ from store.check import check_store
 from store.database import Store
 from store.inspection import ask_question, ask_sql
 from store.questions import QUESTIONS
-from store.schema import Base, NodeRow, SearchRow
+from store.schema import Base, CheckpointRow, NodeRow, SearchRow
 from tests.store.test_store import count, recorded
 
 
@@ -24,6 +24,9 @@ def given(search_id: int = 1) -> dict[str, object]:
 @pytest.mark.parametrize("name", [q.name for q in QUESTIONS])
 def test_every_question_is_one_select_that_both_databases_answer(store: Store, name: str) -> None:
     search_id = recorded(store)
+    with store.session() as session:
+        session.add(CheckpointRow(role="policy", version="policy-1", path="p", status="ready",
+                                  num_bytes=1, report={}, created_ts=0))  # fmt: skip
     answer = ask_question(store, name, given(search_id))
     assert len(set(answer.columns)) == len(answer.columns) > 2
     assert not any(check_store(store).values())
@@ -99,6 +102,12 @@ def test_what_cannot_be_asked_names_the_way_out(store: Store) -> None:
         ask_question(store, "tree", {"run": "r"})
     with pytest.raises(NotFoundError, match="has no round"):
         ask_question(store, "cost", {"run": "nobody"})
+    recorded(store)
+    for parameter, value in (("run", "s"), ("round", 2), ("search", 99), ("checkpoint", "x")):
+        name = {"search": "tree", "checkpoint": "lineage"}.get(parameter, "cost")
+        with pytest.raises(NotFoundError, match=str(value)) as unknown:
+            ask_question(store, name, given() | {parameter: value})
+        assert unknown.value.fix
 
 
 def hostile(num: int) -> Iterator[str]:

@@ -40,6 +40,14 @@ def test_each_rule_drops_what_it_names() -> None:
     assert kept(replace(RULE, must_answer=False), replace(FIND, answer=None)) == [1]
 
 
+def test_support_is_that_of_the_answer_that_is_kept() -> None:
+    chosen = replace(FIND, outcome=0.1, is_sound=None)
+    other = replace(FIND, id=2, answer="9", outcome=0.95, is_sound=None, is_chosen=False)
+    rule = SelectionRule(min_outcome=0.0, min_support=0.8)
+    assert kept(rule, chosen, other) == []
+    assert kept(rule, replace(chosen, outcome=0.85), other) == [1]
+
+
 def test_the_best_of_a_search_differ_by_the_steps_asked_for() -> None:
     others = [
         replace(FIND, id=2, is_chosen=False, outcome=0.95, steps=("x\n", "7")),
