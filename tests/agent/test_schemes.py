@@ -69,13 +69,31 @@ def task(tmp_path: Path) -> Jsonl:
     return Jsonl(file)
 
 
-@pytest.fixture
-def models(task: Jsonl, tmp_path: Path) -> Models:
+def models_holding(num_positions: int, task: Jsonl, folder: Path) -> Models:
+    """Models whose writer holds so many tokens."""
     config, _ = load_config({})
-    ref = ModelRef("policy", "v", str(write_checkpoint(tmp_path / "policy")))
+    policy = write_checkpoint(folder / "policy")
+    known = json.loads((policy / "config.json").read_text())
+    known["max_position_embeddings"] = num_positions
+    (policy / "config.json").write_text(json.dumps(known))
+    ref = ModelRef("policy", "v", str(policy))
     made = make_models(config, Scribe(), ModelSet({"policy": ref}), task)
     made.tokenizer = Bytes()  # type: ignore[assignment]
     return made
+
+
+@pytest.fixture
+def models(task: Jsonl, tmp_path: Path) -> Models:
+    return models_holding(2048, task, tmp_path)
+
+
+def test_what_is_too_long_for_the_writer_is_refused_and_not_asked(
+    task: Jsonl, tmp_path: Path
+) -> None:
+    short = models_holding(64, task, tmp_path)
+    found = Writer(short, short.models.policy, seed=1).write("lamini", task.seeds(10, 0), 5)
+    assert [w.refused for w in found] == ["no problem"] * 5
+    assert short.hosts.asked == []  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("scheme", sorted(TEMPLATES))
