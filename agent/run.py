@@ -17,7 +17,7 @@ from agent.engine.hosts import ROLES, HostSettings, ModelRef
 from agent.engine.tokenizer import Tokenizer
 from agent.heartbeat import Heartbeat
 from agent.hosting import Hosts, make_hosts
-from agent.models import as_ref, base_checkpoints, register, register_trained
+from agent.models import as_ref, base_checkpoints, policy_at, register, register_trained
 from agent.progress import Progress
 from agent.round import Outcome, RoundRunner, next_number, open_round
 from agent.tasks.registry import open_task
@@ -26,9 +26,10 @@ from agent.teacher import CRITIC_ROLES, Teacher
 from agent.training.initial import initial_models_job
 from agent.training.jobs import Trained
 from agent.training.publish import copied, sweep
+from agent.training.recipe import policy_settings
 from agent.training.replay import read_demonstrations
 from agent.workshop import Workshop
-from search.errors import RatchetError, StoreAwayError, TaskError, UsageError
+from search.errors import CheckpointError, RatchetError, StoreAwayError, TaskError, UsageError
 from store.database import RETRY_S, Store, now_us, open_store
 from store.leases import RunLease
 from store.recording import add_event, add_problems
@@ -72,6 +73,8 @@ class Improver:
         self.base = base_checkpoints(config)
         self.max_positions = self.base["policy"].architecture.max_positions
         tokenizer = Tokenizer(self.base["policy"].path)
+        policy_settings(config.training, self.base["policy"])
+        self._check_writer()
         self._check_problems(tokenizer)
         self.demonstrations = read_demonstrations(
             self.base["policy"].path, self.task, tokenizer, self.max_positions
@@ -87,6 +90,19 @@ class Improver:
         self.hosts: Hosts | None = None
         self.start_s = 0.0
         self.heartbeat: Heartbeat | None = None
+
+    def _check_writer(self) -> None:
+        """A model that writes problems is asked in the policy's own tokens."""
+        named = self.config.imagination.writer
+        if not named:
+            return
+        writer = policy_at(Path(named).expanduser())
+        ours, theirs = (c.path / "tokenizer.json" for c in (self.base["policy"], writer))
+        if ours.read_bytes() != theirs.read_bytes():
+            raise CheckpointError(
+                f"the writer in {writer.path} has another tokenizer than the policy",
+                "set imagination.writer to a model of the policy's family, or leave it out",
+            )
 
     def _check_problems(self, tokenizer: Tokenizer) -> None:
         """Every problem that is known now must be spellable, and fit the context."""

@@ -44,6 +44,15 @@ def as_number(text: str) -> Fraction | None:
         return None
 
 
+def normal_form(text: str) -> str:
+    """One way to write an answer, so that equal numbers count as one answer in a vote: `72` for
+    72.0 and $72; any other text as it is."""
+    value = as_number(text)
+    if value is None:
+        return text.strip()
+    return str(value.numerator) if value.denominator == 1 else str(value)
+
+
 def same_answer(left: str, right: str) -> bool | None:
     """Whether two answers are equal as numbers or as texts; None when that cannot be told here."""
     if left.strip() == right.strip():

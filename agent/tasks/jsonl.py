@@ -18,7 +18,7 @@ from agent.tasks.algebra import Algebra
 from agent.tasks.operators import Operator
 from agent.tasks.task import Demonstration, check_text, generator, is_held_out, problem_id
 from agent.tasks.verifier import Verifier
-from critics.answer import final_answer, same_answer
+from critics.answer import final_answer, normal_form, same_answer
 from critics.calculator import equation_holds
 from search.boundary import NEWLINE
 from search.errors import TaskError
@@ -117,7 +117,8 @@ class Jsonl:
         return " ".join(text.lower().split())
 
     def answer_of(self, steps: Sequence[str]) -> str | None:
-        return final_answer("".join(steps))
+        found = final_answer("".join(steps))
+        return None if found is None else normal_form(found)
 
     def is_correct(self, answer: str | None, reference: str) -> bool:
         if answer is None:

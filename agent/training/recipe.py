@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from agent.engine.checkpoint import Checkpoint
 from agent.engine.tokenizer import Tokenizer
@@ -15,13 +16,17 @@ from agent.training.optimizer import TrainingSettings
 from agent.training.policy_gradient import GradientSettings
 from agent.training.preference import PairExample, PreferenceSettings, ReferenceUpdate
 from agent.training.trl_jobs import AdapterSettings
+from search.errors import CheckpointError
 from search.randomness import derive_seed
 from store.datasets import StoredText
 from store.pairs import StoredPair
 
 
 def policy_settings(config: PolicyTraining, checkpoint: Checkpoint) -> TrainingSettings:
-    """Settings of the policy's job: what is set, else what the checkpoint's notes recommend."""
+    """Settings of the policy's job: what is set, else what the checkpoint's notes recommend.
+
+    Raises CheckpointError for notes that recommend what cannot be.
+    """
     values: dict[str, Any] = dict(checkpoint.notes.get("training", {}))
     for name in ("learning_rate", "matrix_learning_rate", "optimizer", "position_span"):
         if getattr(config, name) is not None:
@@ -31,7 +36,16 @@ def policy_settings(config: PolicyTraining, checkpoint: Checkpoint) -> TrainingS
         "batch_size": config.batch_size,
         "max_epochs": 1.0,
     }
-    return TrainingSettings.model_validate(values)
+    try:
+        return TrainingSettings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        raise CheckpointError(
+            f"ratchet.json of {checkpoint.path} recommends training.{name} = {first['input']!r}: "
+            f"{first['msg'].lower()}",
+            "mend or remove the file's 'training'",
+        ) from error
 
 
 def critic_settings(

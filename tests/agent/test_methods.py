@@ -126,6 +126,7 @@ def test_without_pairs_the_round_is_kept_and_says_what_to_do(
         ({"training.method": "ppo"}, "training.method"),
         ({"hosting.training_workers": 2}, "needs hosting.hosting ray"),
         ({"bundle": "nowhere"}, "bundle 'nowhere' has no"),
+        ({"imagination.writer": "/nowhere"}, "/nowhere"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_before_a_model_is_loaded(

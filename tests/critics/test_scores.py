@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from critics.answer import as_number, boxed, final_answer, same_answer
+from critics.answer import as_number, boxed, final_answer, normal_form, same_answer
 from critics.blend import blend
 from critics.calibration import (
     Calibration,
@@ -70,6 +70,14 @@ def test_calibration_restores_the_true_frequency() -> None:
     fitted = fit_calibration(logits, labels)
     assert fitted.apply(2.0) == pytest.approx(0.7, abs=0.02)
     assert fitted.apply(-2.0) == pytest.approx(0.1, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("72.0", "72"), ("$72", "72"), ("1,234", "1234"), ("3.50", "7/2"), (" x+1 ", "x+1")],
+)
+def test_equal_numbers_have_one_form(text: str, wanted: str) -> None:
+    assert normal_form(text) == wanted
 
 
 def test_one_class_leaves_the_scores_as_they_are() -> None:
