@@ -129,7 +129,8 @@ _BOUNDS = {
 """A host that has gone silent counts as away after some 15 s."""
 
 
-def _engine(url: str, must_exist: bool) -> Engine:
+def check_url(url: str) -> URL:
+    """Raises UsageError for a URL that no store can have; nothing is opened."""
     parsed = parse_url(url)
     backend = parsed.get_backend_name()
     if backend not in ("sqlite", "postgresql"):
@@ -137,6 +138,16 @@ def _engine(url: str, must_exist: bool) -> Engine:
             f"store URL {url!r} names {backend!r}, which is not supported",
             "use sqlite:///PATH or postgresql+psycopg://USER@HOST/DATABASE",
         )
+    if backend == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise UsageError(
+            f"store URL {url!r} names no file", "write sqlite:///PATH or sqlite:////FULL/PATH"
+        )
+    return parsed
+
+
+def _engine(url: str, must_exist: bool) -> Engine:
+    parsed = check_url(url)
+    backend = parsed.get_backend_name()
     if backend == "postgresql":
         try:
             return create_engine(
@@ -148,11 +159,6 @@ def _engine(url: str, must_exist: bool) -> Engine:
                 "PostgreSQL needs the psycopg driver", "pip install -e '.[postgres]'"
             ) from error
     path = sqlite_path(url)
-    if path is None or str(path) == ":memory:":
-        raise UsageError(
-            f"store URL {url!r} names no file",
-            "write sqlite:///PATH or sqlite:////FULL/PATH",
-        )
     if path is not None:
         if must_exist and not (path.is_file() and path.stat().st_size):
             raise NotFoundError(

@@ -17,7 +17,7 @@ from agent.round import Outcome
 from agent.run import Improver
 from agent.tasks.registry import open_task
 from search.errors import ResourceError
-from store.database import sqlite_path
+from store.database import check_url, sqlite_path
 
 # Means over rounds of the embedded default: tokens and stored bytes of one search, and generated
 # tokens a second of one CPU thread. `--dry-run` says that they are estimates.
@@ -66,11 +66,13 @@ def _check_disk(config: Config) -> None:
 
 def _plan(config: Config, rounds: int, as_json: bool) -> None:
     """What the rounds would do and cost; loads no model and starts no actor."""
+    check_url(config.store)
     task = open_task(config.task, config.problems)
     base = base_checkpoints(config)
     held_out = task.held_out(config.evaluation.num_problems, config.evaluation.seed)
     searches = rounds * config.problems_per_round
-    tokens = searches * config.search.simulations * TOKENS_PER_SIMULATION
+    each = config.search.simulations * TOKENS_PER_SIMULATION
+    tokens = searches * min(each, config.tokens_per_problem or each)
     size = base["policy"].num_bytes
     plan = {
         "run": config.run, "task": config.task, "store": config.store,

@@ -94,6 +94,7 @@ WRONG: list[tuple[list[str], int, str]] = [
     (["improve", "--set", "training.max_epochs=inf"], 2, "max_epochs"),
     (["inspect", "tree", "abc"], 2, "search_id"),
     (["inspect", "rounds", "--store", "sqlite:///"], 2, "sqlite:///"),
+    (["improve", "--dry-run", "--store", "mysql://x/y"], 2, "mysql"),
     (["evaluate", "--simulations", "0"], 2, "'0'"),
     (["evaluate", "--compare", "a", "b", "--mode", "search"], 2, "--mode"),
     (["solve", "1+2", "--run", "nosuch"], 3, "nosuch"),

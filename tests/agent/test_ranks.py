@@ -11,6 +11,7 @@ from agent.engine.checkpoint import inspect_checkpoint, load_decoder
 from agent.ray_train import train_policy_together
 from agent.shares import NUM_JOBS, gpu_share
 from agent.training.examples import Example
+from agent.training.fit import DivergedError
 from agent.training.jobs import Place, policy_job
 from agent.training.optimizer import TrainingSettings
 from agent.training.ranks import own_rows, rank, world_size
@@ -22,6 +23,21 @@ ROWS = [Example((3 + i, 13, 3 + j, 2, 3 + i, 1), 4) for i in range(6) for j in r
 
 def test_outside_a_process_group_there_is_one_rank() -> None:
     assert (rank(), world_size(), own_rows([1, 2, 3])) == (0, 1, [1, 2, 3])
+
+
+def test_a_loss_that_diverges_in_several_workers_ends_like_in_one(
+    cluster: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("pyarrow", reason="Ray Train is not installed: pip install -e '.[train]'")
+    wild = SETTINGS.model_copy(update={"learning_rate": 1e38, "max_gradient_norm": 1e38})
+    arguments = (str(checkpoint), ROWS, [], wild, 3)
+    with pytest.raises(DivergedError) as alone:
+        policy_job(*arguments, Place(str(tmp_path / "one"), device="cpu"))
+    place = Place(str(tmp_path / "two"), device="cpu", job_id="t")
+    with pytest.raises(DivergedError) as together:
+        train_policy_together(arguments, place, 2)
+    assert together.value.fix == alone.value.fix
+    assert list((tmp_path / "two").iterdir()) == []
 
 
 def test_more_workers_than_the_cluster_has_room_for_are_refused_at_once(
