@@ -31,7 +31,6 @@ def train_policy_together(arguments: Arguments, place: Place, workers: int) -> T
 
     uses_gpu = place.device.startswith("cuda")
     _check_room(workers, uses_gpu)
-
     result_file = Path(place.folder) / f".trained-{place.job_id}.json"
     storage = Path(place.folder).resolve() / f".ray-train-{place.job_id}"
     storage.mkdir(parents=True, exist_ok=True)
@@ -85,11 +84,14 @@ def _check_room(workers: int, uses_gpu: bool) -> None:
     """Ray Train itself would wait for ever."""
     import ray
 
-    free = ray.available_resources()
-    for name in ("CPU", "GPU") if uses_gpu else ("CPU",):
-        has = int(free.get(name, 0))
+    # CPUs are waited for while others use them; whole GPUs that the actors share never come free.
+    room = {"CPU": ray.cluster_resources().get("CPU", 0)}
+    if uses_gpu:
+        room["GPU"] = ray.available_resources().get("GPU", 0)
+    for name, has in room.items():
         if has < workers:
             raise ResourceError(
-                f"{workers} training workers need a {name} each, and the cluster has {has} free",
-                f"set hosting.training_workers to {max(1, has)}",
+                f"{workers} training workers need a {name} each, and the cluster has room for "
+                f"{int(has)}",
+                f"set hosting.training_workers to {max(1, int(has))}",
             )
