@@ -61,7 +61,6 @@ def cluster() -> Iterator[str]:
     info = ray.init(
         address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
         namespace="ratchet",
-        num_gpus=1,  # a number only: actors and training jobs must share it without waiting
     )  # fmt: skip
     yield str(info.address_info["gcs_address"])
     ray.shutdown()
