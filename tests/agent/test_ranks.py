@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from agent.engine.checkpoint import inspect_checkpoint, load_decoder
 from agent.ray_train import train_policy_together
@@ -29,8 +30,11 @@ def test_a_loss_that_diverges_in_several_workers_ends_like_in_one(
     cluster: str, checkpoint: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("pyarrow", reason="Ray Train is not installed: pip install -e '.[train]'")
-    wild = SETTINGS.model_copy(update={"learning_rate": 1e38, "max_gradient_norm": 1e38})
-    arguments = (str(checkpoint), ROWS, [], wild, 3)
+    tensors = load_file(checkpoint / "model.safetensors")
+    tensors["model.norm.weight"].fill_(3e38)  # finite, but no product with it is
+    save_file(tensors, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    (checkpoint / "manifest.json").unlink(missing_ok=True)
+    arguments = (str(checkpoint), ROWS, [], SETTINGS, 3)
     with pytest.raises(DivergedError) as alone:
         policy_job(*arguments, Place(str(tmp_path / "one"), device="cpu"))
     place = Place(str(tmp_path / "two"), device="cpu", job_id="t")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, text, update
 
-from search.errors import UsageError
+from search.errors import NotFoundError, UsageError
 from search.mcts import Search
 from search.settings import UnsoundRule
 from store.check import check_store
@@ -180,7 +180,7 @@ def test_an_export_that_cannot_be_made_says_why(store: Store, tmp_path: Path) ->
     with pytest.raises(UsageError, match="is there already"):
         write_rows(iter([]), tmp_path / "x.jsonl", False)
     assert (tmp_path / "x.jsonl").read_text() == "mine"
-    with store.session() as session, pytest.raises(UsageError, match="round 9 of run 'r'"):
+    with store.session() as session, pytest.raises(NotFoundError, match="run 'r' has no round 9"):
         datasets_of(session, "r", 9)
 
 
