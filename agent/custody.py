@@ -13,8 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from agent.engine.checkpoint import inspect_checkpoint
-from agent.engine.hosts import ModelRef
-from agent.teacher import CRITIC_ROLES
+from agent.engine.hosts import CRITIC_ROLES, ModelRef
 from search.errors import CheckpointError
 from store.database import Store
 from store.recording import add_event

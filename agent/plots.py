@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from agent.comparison import Key, evaluations_of, models_by_round
-from agent.teacher import CRITIC_ROLES
+from agent.engine.hosts import CRITIC_ROLES
 from search.errors import ResourceError, UsageError
 from store.database import Store
 from store.inspection import ask_question

@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from agent.config import Config
 from agent.context import RunContext
 from agent.custody import current_models, damaged
-from agent.engine.hosts import ROLES, HostSettings, ModelRef
+from agent.engine.hosts import CRITIC_ROLES, ROLES, HostSettings, ModelRef
 from agent.engine.tokenizer import Tokenizer
 from agent.heartbeat import Heartbeat
 from agent.hosting import Hosts, make_hosts
@@ -22,7 +22,7 @@ from agent.progress import Progress
 from agent.round import Outcome, RoundRunner, next_number, open_round
 from agent.tasks.registry import open_task
 from agent.tasks.task import Task
-from agent.teacher import CRITIC_ROLES, Teacher
+from agent.teacher import Teacher
 from agent.training.initial import initial_models_job
 from agent.training.jobs import Trained
 from agent.training.publish import copied, sweep

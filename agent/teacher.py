@@ -6,7 +6,7 @@ from pathlib import Path
 from agent.context import RunContext
 from agent.decontamination import Decontamination
 from agent.engine.checkpoint import inspect_checkpoint
-from agent.engine.hosts import ModelRef
+from agent.engine.hosts import CRITIC_ROLES, ModelRef
 from agent.engine.tokenizer import Tokenizer
 from agent.examinee import Examinee
 from agent.training.examples import CriticExample, Example
@@ -25,8 +25,6 @@ from search.randomness import derive_seed
 from search.state import Problem
 from store.pairs import stored_pairs
 from store.verdicts import StoredVerdict, dataset_window, stored_verdicts
-
-CRITIC_ROLES = ("value", "process", "outcome")
 
 
 class Teacher:

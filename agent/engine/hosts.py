@@ -29,7 +29,8 @@ from agent.engine.vllm_engine import VllmEngine
 from critics.heads import log_odds
 from search.errors import CheckpointError, ResourceError
 
-ROLES = ("policy", "drafter", "value", "process", "outcome")
+CRITIC_ROLES = ("value", "process", "outcome")
+ROLES = ("policy", "drafter", *CRITIC_ROLES)
 KEPT_MODELS = 2
 
 

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from agent.engine.checkpoint import Checkpoint, inspect_checkpoint
 from agent.engine.decoder import Decoder
+from agent.engine.hosts import CRITIC_ROLES
 from agent.engine.manifest import MANIFEST, write_manifest
 from search.errors import CheckpointError, RatchetError, ResourceError
 from store.leases import is_gone, owner_name
@@ -24,7 +25,6 @@ from store.leases import is_gone, owner_name
 _COPIED = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json",
 )  # fmt: skip
-CRITICS = ("value", "process", "outcome")
 DEMONSTRATIONS = "demonstrations.jsonl"
 """What a policy was taught with; goes with it from version to version (agent.training.replay)."""
 
@@ -91,7 +91,7 @@ def _write(
     config.pop("torch_dtype", None)
     if "layer_types" in config:
         config["layer_types"] = config["layer_types"][: decoder.arch.num_layers]
-    if role in CRITICS:
+    if role in CRITIC_ROLES:
         # A critic measured anew is another one, though its weights may be those of before.
         measured = json.dumps(notes, sort_keys=True, default=str).encode()
         config["ratchet_notes"] = hashlib.sha256(measured).hexdigest()[:16]
