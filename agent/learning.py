@@ -106,10 +106,7 @@ class TrainingStage:
         policy = results[0]
         if isinstance(policy, RatchetError):
             raise policy
-        for error in results:
-            if isinstance(error, RatchetError):
-                self.context.progress.say(f"warning: a critic was not trained: {error.message}")
-        return [result for result in results if isinstance(result, Trained)]
+        return [policy, *self.teacher.trained_critics(results[1:])]
 
     def policy_job(
         self, policy: Checkpoint, base: TrainingSettings, right: Sequence[Example], seed: int

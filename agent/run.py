@@ -24,12 +24,11 @@ from agent.tasks.registry import open_task
 from agent.tasks.task import Task
 from agent.teacher import Teacher
 from agent.training.initial import initial_models_job
-from agent.training.jobs import Trained
 from agent.training.publish import copied, sweep
 from agent.training.recipe import policy_settings
 from agent.training.replay import read_demonstrations
 from agent.workshop import Workshop
-from search.errors import CheckpointError, RatchetError, StoreAwayError, TaskError, UsageError
+from search.errors import CheckpointError, StoreAwayError, TaskError, UsageError
 from store.database import RETRY_S, Store, now_us, open_store
 from store.leases import RunLease
 from store.recording import add_event, add_problems
@@ -352,10 +351,7 @@ class Improver:
         jobs = teacher.critic_jobs(refs, 0, teacher.label(refs, 0))
         self.progress.stage("critics", self.config.critics.steps, "steps")
         results = context.workshop.run(jobs, self.progress) if jobs else []
-        trained_critics = [t for t in results if isinstance(t, Trained)]
-        for error in results:
-            if isinstance(error, RatchetError):
-                self.progress.say(f"warning: a critic was not trained: {error.message}")
+        trained_critics = teacher.trained_critics(results)
         with self.store.session() as session:
             for trained in trained_critics:
                 register_trained(session, trained, None, None)

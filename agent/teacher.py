@@ -1,6 +1,6 @@
 """What a round's models learn from: labelled texts for the critics, demonstrations to replay."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agent.context import RunContext
@@ -10,7 +10,7 @@ from agent.engine.hosts import CRITIC_ROLES, ModelRef
 from agent.engine.tokenizer import Tokenizer
 from agent.examinee import Examinee
 from agent.training.examples import CriticExample, Example
-from agent.training.jobs import critic_job
+from agent.training.jobs import Trained, critic_job
 from agent.training.labelling import Labelled, tree_rows
 from agent.training.preference import PairExample
 from agent.training.recipe import (
@@ -21,6 +21,7 @@ from agent.training.recipe import (
 )
 from agent.training.replay import drawn
 from agent.workshop import Job
+from search.errors import RatchetError
 from search.randomness import derive_seed
 from search.state import Problem
 from store.pairs import stored_pairs
@@ -97,6 +98,13 @@ class Teacher:
                 f"{texts[labelled.suspects[0]][:60]!r}: the policy keeps coming to another one"
             )
         return labelled
+
+    def trained_critics(self, results: Sequence[Trained | RatchetError]) -> list[Trained]:
+        """What came of the critics' jobs; one that cannot be trained stays as it is."""
+        for error in results:
+            if isinstance(error, RatchetError):
+                self.context.progress.say(f"warning: a critic was not trained: {error.message}")
+        return [result for result in results if isinstance(result, Trained)]
 
     def labelled_problems(self) -> list[Problem]:
         """Problems with known answers that give no held-out one away."""

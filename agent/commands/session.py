@@ -53,9 +53,11 @@ def _last_models(config: Config) -> dict[str, ModelRef] | None:
     store = open_store(config.store, must_exist=True)
     try:
         with store.session() as session:
-            run = session.scalars(select(Run).where(Run.name == config.run)).one_or_none()
-            if run is None and config.run != "default":
-                run_named(session, config.run)
+            run = (
+                session.scalars(select(Run).where(Run.name == config.run)).one_or_none()
+                if config.run == "default"
+                else run_named(session, config.run)
+            )
         if run is None:
             return None
         if run.task != config.task:
