@@ -129,16 +129,7 @@ def _trained(
     )  # fmt: skip
     weight_bytes = model.get_memory_footprint()
     tokenizer = _tokenizer(parent.path)
-    common: dict[str, Any] = {
-        "max_steps": num_steps, "per_device_train_batch_size": settings.batch_size,
-        "learning_rate": settings.learning_rate, "warmup_steps": round(
-            settings.warmup_share * num_steps
-        ), "weight_decay": settings.weight_decay, "max_grad_norm": settings.max_gradient_norm,
-        "lr_scheduler_type": "linear", "seed": seed, "data_seed": seed, "report_to": "none",
-        "save_strategy": "no", "logging_steps": 1, "disable_tqdm": True, "use_cpu": device == "cpu",
-        "bf16": device != "cpu", "fp16": False,
-        "dataloader_pin_memory": False,
-    }  # fmt: skip
+    common = _common(settings, num_steps, device, seed)
     curve = Curve(place)
     with tempfile.TemporaryDirectory(prefix="ratchet-trl-") as scratch:
         trainer = make(model, tokenizer, scratch, common)
@@ -180,6 +171,20 @@ def _trained(
         report,
         curve.points,
     )
+
+
+def _common(settings: TrainingSettings, num_steps: int, device: str, seed: int) -> dict[str, Any]:
+    """What every trainer's configuration holds."""
+    return {
+        "max_steps": num_steps, "per_device_train_batch_size": settings.batch_size,
+        "learning_rate": settings.learning_rate, "warmup_steps": round(
+            settings.warmup_share * num_steps
+        ), "weight_decay": settings.weight_decay, "max_grad_norm": settings.max_gradient_norm,
+        "lr_scheduler_type": "linear", "seed": seed, "data_seed": seed, "report_to": "none",
+        "save_strategy": "no", "logging_steps": 1, "disable_tqdm": True, "use_cpu": device == "cpu",
+        "bf16": device != "cpu", "fp16": False,
+        "dataloader_pin_memory": False,
+    }  # fmt: skip
 
 
 def _quantization(adapter: AdapterSettings, dtype: torch.dtype) -> Any:
