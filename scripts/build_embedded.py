@@ -31,16 +31,17 @@ from tokenizers import Tokenizer as FastTokenizer
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from agent.coordinator import Limits, Models, ModelSet  # noqa: E402
-from agent.engine.checkpoint import Checkpoint, inspect_checkpoint, load_decoder  # noqa: E402
-from agent.engine.decoder import Architecture, Decoder  # noqa: E402
-from agent.engine.hosts import HostSettings, ModelRef  # noqa: E402
+from agent.checkpoints.checkpoint import Checkpoint, inspect_checkpoint, load_decoder  # noqa: E402
+from agent.checkpoints.publish import publish  # noqa: E402
+from agent.config.settings import CriticSettings  # noqa: E402
 from agent.engine.tokenizer import Tokenizer  # noqa: E402
-from agent.evaluation import Plan, evaluate, sample_rollouts  # noqa: E402
-from agent.examinee import Examinee  # noqa: E402
-from agent.hosting import InlineHosts  # noqa: E402
-from agent.policy_host import Speculation  # noqa: E402
-from agent.sections import CriticSettings  # noqa: E402
+from agent.evaluation.answering import Plan, evaluate, sample_rollouts  # noqa: E402
+from agent.hosting.hosts import InlineHosts  # noqa: E402
+from agent.hosting.model_host import HostSettings, ModelRef  # noqa: E402
+from agent.hosting.policy_host import Speculation  # noqa: E402
+from agent.networks.llama import Architecture, Decoder  # noqa: E402
+from agent.rounds.label_sampling import Examinee  # noqa: E402
+from agent.search_models import Limits, Models, ModelSet  # noqa: E402
 from agent.tasks.registry import EMBEDDED, open_task  # noqa: E402
 from agent.tasks.task import Task  # noqa: E402
 from agent.training.critics import critic_from_policy  # noqa: E402
@@ -49,8 +50,7 @@ from agent.training.examples import Example  # noqa: E402
 from agent.training.jobs import measured_critic, trained_critic  # noqa: E402
 from agent.training.optimizer import TrainingSettings  # noqa: E402
 from agent.training.policy import train_policy  # noqa: E402
-from agent.training.publish import publish  # noqa: E402
-from agent.training.replay import demonstration_example, write_demonstrations  # noqa: E402
+from agent.training.rehearsal import demonstration_example, write_demonstrations  # noqa: E402
 from search.settings import SearchSettings  # noqa: E402
 
 RECIPES: dict[str, dict[str, Any]] = {

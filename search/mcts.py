@@ -21,9 +21,9 @@ from search.expansion import ALL_DRAWN, note_value, num_wanted, widened
 from search.interfaces import EvaluateRequest, Evaluation, ExpandRequest, Proposal, Rollout
 from search.merge import Merge, join, rule_of
 from search.randomness import derive_seed, gamma, gumbel
-from search.replay import Simulation
 from search.selection import RULES, UNSEEN
 from search.settings import SearchSettings
+from search.simulation_log import Simulation
 from search.state import Option, State, probability
 from search.tree import Edge, Node, new_root
 

@@ -15,7 +15,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from search.errors import NotFoundError, UsageError
-from search.replay import Simulation, rebuild
+from search.simulation_log import Simulation, rebuild
 from store.database import Store, sqlite_path
 from store.names import check_names, check_round, run_named
 from store.questions import BY_NAME

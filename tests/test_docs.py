@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cli import app, config_app, inspect_app, store_app
+from agent.cli.app import app, config_app, inspect_app, store_app
 from store.dictionary import dictionary
 from store.schema import Base
 

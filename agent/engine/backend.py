@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from agent.engine.draft_choice import Drafter, SelfTest
 from agent.engine.requests import LineRequest, Lines, ScoreRequest, Text, TextRequest
-from agent.engine.speculative import Drafter, SelfTest
 from search.settings import ProposalRule
 
 

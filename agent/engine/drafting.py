@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from agent.engine.cache import Cache, Ids
 from agent.engine.feed import feed, prefill
-from agent.engine.kv_tree import KVTree
-from agent.engine.network import Network
+from agent.engine.job_cache import Cache, Ids
+from agent.engine.prefix_cache import KVTree
 from agent.engine.requests import TextRequest
 from agent.engine.sampling import Law
+from agent.networks.llama_inference import Network
 
 MAX_TEXTS = 1024
 """Texts that a session keeps its place in."""

@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agent.engine.cache import Cache, Ids
-from agent.engine.kv_tree import KVTree
-from agent.engine.network import Network, Places
+from agent.engine.job_cache import Cache, Ids
+from agent.engine.prefix_cache import KVTree
+from agent.networks.llama_inference import Network, Places
 
 PREFILL_CELLS = 16384
 """Queries of one prefill, jobs times the longest, at most."""

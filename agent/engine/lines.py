@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agent.engine.cache import Cache, Ids
 from agent.engine.enumeration import Enumeration, Partial, StopOf
 from agent.engine.feed import placed, prefill, within
-from agent.engine.kv_tree import Attachment, KVTree, Segment
-from agent.engine.network import Network
+from agent.engine.job_cache import Cache, Ids
+from agent.engine.prefix_cache import Attachment, KVTree, Segment
 from agent.engine.requests import Generated, LineRequest, Lines
+from agent.networks.llama_inference import Network
 from kernels.noise import follow, gumbel
 
 NEVER = float("-inf")

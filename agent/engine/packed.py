@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agent.engine.cache import Cache, Ids
 from agent.engine.feed import placed, within
-from agent.engine.network import Network
+from agent.engine.job_cache import Cache, Ids
+from agent.networks.llama_inference import Network
 
 MAX_TOKENS = 1024
 """Of one pack, unless a single row is longer."""

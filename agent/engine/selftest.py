@@ -14,8 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from agent.engine.draft_choice import Drafter, SelfTest
 from agent.engine.requests import Text, TextRequest
-from agent.engine.speculative import Drafter, SelfTest
 
 NUM_TOKENS = 3
 NUM_LIKELY = 5

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agent.engine.cache import Cache, Ids
+from agent.engine.draft_choice import NONE, Drafter, Drafts
 from agent.engine.feed import feed, prefill, within
-from agent.engine.kv_tree import KVTree
-from agent.engine.network import Network
+from agent.engine.job_cache import Cache, Ids
+from agent.engine.prefix_cache import KVTree
 from agent.engine.requests import Generated, Text, TextRequest
 from agent.engine.sampling import Law
-from agent.engine.speculative import NONE, Drafter, Drafts
+from agent.networks.llama_inference import Network
 from search.state import Stop
 
 NO_DRAFT = -1

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer as FastTokenizer
 
-from agent.engine.steps import Steps
+from agent.engine.option_ends import Steps
 from search.boundary import Boundary
 from search.errors import CheckpointError, TaskError
 

@@ -12,19 +12,19 @@ import numpy as np
 import torch
 
 from agent.engine.backend import Capabilities
-from agent.engine.cache import Cache
-from agent.engine.decoder import Decoder
+from agent.engine.draft_choice import Drafter, SelfTest
 from agent.engine.feed import feed, prefill
-from agent.engine.kv_tree import KVTree
+from agent.engine.job_cache import Cache
 from agent.engine.lines import LineBatch
 from agent.engine.memory import in_smaller_batches
-from agent.engine.network import Network
+from agent.engine.option_ends import Steps
 from agent.engine.packed import packed_logprobs
+from agent.engine.prefix_cache import KVTree
 from agent.engine.requests import Generated, LineRequest, Lines, ScoreRequest, Text, TextRequest
 from agent.engine.selftest import run_selftest
-from agent.engine.speculative import Drafter, SelfTest
-from agent.engine.steps import Steps
 from agent.engine.texts import StopOf, TextBatch
+from agent.networks.llama import Decoder
+from agent.networks.llama_inference import Network
 from search.boundary import Boundary
 from search.errors import TaskError
 from search.settings import ProposalRule

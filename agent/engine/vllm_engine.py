@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agent.checkpoints.checkpoint import Checkpoint
 from agent.engine.backend import Capabilities
-from agent.engine.checkpoint import Checkpoint
+from agent.engine.draft_choice import Drafter, SelfTest
 from agent.engine.enumeration import Enumeration, Partial
 from agent.engine.lines import CONTINUATIONS, LEAST_LOGPROB
+from agent.engine.option_ends import Steps
 from agent.engine.requests import Generated, LineRequest, Lines, ScoreRequest, Text, TextRequest
 from agent.engine.selftest import run_selftest
-from agent.engine.speculative import Drafter, SelfTest
-from agent.engine.steps import Steps
 from search.boundary import Boundary
 from search.errors import ResourceError, TaskError, UsageError
 from search.settings import ProposalRule

@@ -7,11 +7,11 @@ import torch
 from torch.nn import functional as F
 
 from agent.engine.batch import padded
-from agent.engine.decoder import Architecture, Decoder
+from agent.networks.llama import Architecture, Decoder
+from agent.training.early_stop import MOST_MEASURED, Snapshot
 from agent.training.examples import LabelledExample
 from agent.training.fit import Batch, Progress, fit, planned_steps
 from agent.training.optimizer import TrainingSettings
-from agent.training.snapshot import MOST_MEASURED, Snapshot
 from critics.calibration import (
     Calibration,
     auc,

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 
 from agent.engine.batch import padded
-from agent.engine.decoder import Decoder
+from agent.networks.llama import Decoder
 from agent.training.examples import Example
 
 

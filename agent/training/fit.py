@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agent.engine.decoder import Decoder
+from agent.networks.llama import Decoder
+from agent.training.early_stop import Snapshot
 from agent.training.examples import batches, stretched_positions
 from agent.training.optimizer import Optimizer, TrainingSettings
 from agent.training.ranks import add_gradients, own_rows, rank, total, world_size
-from agent.training.snapshot import Snapshot
 from search.errors import RatchetError
 
 Progress = Callable[[int, int, float], None]

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 
-from agent.engine.checkpoint import inspect_checkpoint, load_decoder
+from agent.checkpoints.checkpoint import inspect_checkpoint, load_decoder
+from agent.checkpoints.publish import publish
 from agent.training.critics import critic_from_policy
 from agent.training.drafter import cut_drafter
 from agent.training.jobs import Place, Trained
-from agent.training.publish import publish
 
 
 def initial_models_job(policy_path: str, place: Place) -> list[Trained]:

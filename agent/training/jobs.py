@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 
-from agent.engine.checkpoint import Checkpoint, inspect_checkpoint, load_decoder
-from agent.engine.decoder import Decoder
+from agent.checkpoints.checkpoint import Checkpoint, inspect_checkpoint, load_decoder
+from agent.checkpoints.publish import publish
+from agent.engine.option_ends import Steps
 from agent.engine.requests import ScoreRequest
-from agent.engine.steps import Steps
 from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
+from agent.networks.llama import Decoder
 from agent.training.critics import measure_critic, read_calibration, train_critic
 from agent.training.drafter import cut_drafter, expected_acceptance
 from agent.training.examples import CriticExample, Example, judged_rows, scalar_rows
@@ -28,7 +29,6 @@ from agent.training.optimizer import TrainingSettings
 from agent.training.policy import train_policy
 from agent.training.policy_gradient import GradientSettings, StoredState, train_policy_gradient
 from agent.training.preference import PairExample, PreferenceSettings, train_preference
-from agent.training.publish import publish
 from agent.training.ranks import rank
 from agent.training.token_critics import measure_token_critic, train_token_critic
 from critics.heads import log_odds

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from agent.engine.batch import padded
-from agent.engine.decoder import Decoder
+from agent.networks.llama import Decoder
+from agent.training.early_stop import Snapshot
 from agent.training.examples import Example
 from agent.training.fit import Batch, Progress, ends_of, fit, planned_steps
 from agent.training.optimizer import TrainingSettings
-from agent.training.snapshot import Snapshot
 from kernels import dispatch
 
 

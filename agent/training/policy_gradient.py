@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from agent.engine.batch import padded
-from agent.engine.decoder import Decoder
 from agent.engine.requests import TextRequest
 from agent.engine.torch_engine import TorchEngine
+from agent.networks.llama import Decoder
 from agent.training.fit import DivergedError, Progress, ends_of
 from agent.training.optimizer import Optimizer, TrainingSettings
 from kernels import dispatch

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from agent.engine.batch import padded
-from agent.engine.decoder import Decoder
+from agent.networks.llama import Decoder
 from agent.training.examples import Example, batches
 from agent.training.fit import Batch, Progress, ends_of, fit, planned_steps
 from agent.training.optimizer import TrainingSettings

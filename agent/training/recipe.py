@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from agent.engine.checkpoint import Checkpoint
+from agent.checkpoints.checkpoint import Checkpoint
+from agent.config.settings import CriticSettings, PolicyTraining
 from agent.engine.tokenizer import Tokenizer
-from agent.sections import CriticSettings, PolicyTraining
 from agent.training.examples import Example
 from agent.training.optimizer import TrainingSettings
 from agent.training.policy_gradient import GradientSettings

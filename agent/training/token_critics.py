@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from agent.engine.batch import padded
-from agent.engine.decoder import Decoder
+from agent.networks.llama import Decoder
 from agent.training.critics import measured
+from agent.training.early_stop import MOST_MEASURED, Snapshot
 from agent.training.examples import JudgedExample
 from agent.training.fit import Batch, Progress, fit, planned_steps
 from agent.training.optimizer import TrainingSettings
-from agent.training.snapshot import MOST_MEASURED, Snapshot
 from critics.heads import LEAST_DOUBT, log_odds
 from kernels import dispatch
 

@@ -16,14 +16,14 @@ from typing import Any, Literal
 
 import torch
 
-from agent.engine.checkpoint import inspect_checkpoint, load_decoder
+from agent.checkpoints.checkpoint import inspect_checkpoint, load_decoder
+from agent.checkpoints.publish import publish
 from agent.engine.tokenizer import Tokenizer
 from agent.training.examples import Example
 from agent.training.fit import DivergedError, ends_of, planned_steps
 from agent.training.jobs import Curve, Place, Trained
 from agent.training.optimizer import TrainingSettings
 from agent.training.preference import PairExample
-from agent.training.publish import publish
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from agent.coordinator import Models
-from agent.evaluation import sample_rollouts
+from agent.evaluation.answering import sample_rollouts
+from agent.search_models import Models
 from critics.rollout import scored
 from search import frontier
 from search.interfaces import ExpandRequest, Rollout

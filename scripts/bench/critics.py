@@ -30,14 +30,14 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from report import missing, share, show, write  # noqa: E402
 
-from agent.config import Config, load_config  # noqa: E402
-from agent.context import make_models  # noqa: E402
-from agent.coordinator import Models  # noqa: E402
-from agent.evaluation import Plan, evaluate, sample_rollouts  # noqa: E402
-from agent.examinee import Examinee  # noqa: E402
-from agent.hosting import make_hosts  # noqa: E402
-from agent.models import as_ref, base_checkpoints, model_set  # noqa: E402
-from agent.run import host_settings  # noqa: E402
+from agent.checkpoints.registry import as_ref, base_checkpoints, model_set  # noqa: E402
+from agent.config.load import Config, load_config  # noqa: E402
+from agent.evaluation.answering import Plan, evaluate, sample_rollouts  # noqa: E402
+from agent.hosting.hosts import make_hosts  # noqa: E402
+from agent.rounds.context import make_models  # noqa: E402
+from agent.rounds.label_sampling import Examinee  # noqa: E402
+from agent.rounds.run import host_settings  # noqa: E402
+from agent.search_models import Models  # noqa: E402
 from agent.tasks.registry import open_task  # noqa: E402
 from critics.calibration import (  # noqa: E402
     auc,

@@ -32,20 +32,20 @@ import throughput  # noqa: E402
 from build_embedded import RECIPES, empty_checkpoint  # noqa: E402
 from report import Row, missing, repeats, show, write  # noqa: E402
 
-from agent.engine.cache import Cache  # noqa: E402
-from agent.engine.checkpoint import inspect_checkpoint, load_decoder  # noqa: E402
-from agent.engine.decoder import Decoder  # noqa: E402
+from agent.checkpoints.checkpoint import inspect_checkpoint, load_decoder  # noqa: E402
+from agent.engine.draft_choice import Drafter, DraftSource, expected_speedup  # noqa: E402
 from agent.engine.drafting import ModelDrafts  # noqa: E402
 from agent.engine.feed import prefill  # noqa: E402
-from agent.engine.hosts import draft_costs  # noqa: E402
-from agent.engine.kv_tree import KVTree  # noqa: E402
+from agent.engine.job_cache import Cache  # noqa: E402
 from agent.engine.lookup import LookupDrafts  # noqa: E402
 from agent.engine.packed import packs  # noqa: E402
+from agent.engine.prefix_cache import KVTree  # noqa: E402
 from agent.engine.requests import ScoreRequest, TextRequest  # noqa: E402
 from agent.engine.selftest import run_selftest  # noqa: E402
-from agent.engine.speculative import Drafter, DraftSource, expected_speedup  # noqa: E402
 from agent.engine.tokenizer import Tokenizer  # noqa: E402
 from agent.engine.torch_engine import TorchEngine  # noqa: E402
+from agent.hosting.model_host import draft_costs  # noqa: E402
+from agent.networks.llama import Decoder  # noqa: E402
 from agent.tasks.registry import open_task  # noqa: E402
 
 TOKEN_BATCHES = [1, 16, 64]

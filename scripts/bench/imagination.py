@@ -24,8 +24,8 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from report import share, show, write  # noqa: E402
 
-from agent.decontamination import Decontamination  # noqa: E402
-from agent.imagination import Imagination  # noqa: E402
+from agent.imagination.decontamination import Decontamination  # noqa: E402
+from agent.imagination.imagine import Imagination  # noqa: E402
 from agent.tasks.registry import open_task  # noqa: E402
 from agent.tasks.task import Task  # noqa: E402
 from search.state import Problem  # noqa: E402

@@ -36,14 +36,14 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from report import missing, repeats, share, show, write  # noqa: E402
 
-from agent.config import Config, load_config  # noqa: E402
-from agent.custody import current_models  # noqa: E402
-from agent.engine.checkpoint import inspect_checkpoint  # noqa: E402
-from agent.engine.hosts import ModelRef  # noqa: E402
-from agent.evaluation import Plan, Report, evaluate, sample_rollouts  # noqa: E402
-from agent.examiner import Examiner  # noqa: E402
+from agent.checkpoints.checkpoint import inspect_checkpoint  # noqa: E402
+from agent.checkpoints.custody import current_models  # noqa: E402
+from agent.config.load import Config, load_config  # noqa: E402
+from agent.evaluation.answering import Plan, Report, evaluate, sample_rollouts  # noqa: E402
+from agent.hosting.model_host import ModelRef  # noqa: E402
 from agent.progress import Silent  # noqa: E402
-from agent.run import Improver  # noqa: E402
+from agent.rounds.evaluation_stage import Examiner  # noqa: E402
+from agent.rounds.run import Improver  # noqa: E402
 from agent.tasks.registry import open_task  # noqa: E402
 from agent.training.examples import Example  # noqa: E402
 from agent.training.jobs import Place, policy_job  # noqa: E402
@@ -51,7 +51,7 @@ from agent.training.recipe import (  # noqa: E402
     mixed_examples,
     policy_settings,
 )
-from agent.training.replay import drawn  # noqa: E402
+from agent.training.rehearsal import drawn  # noqa: E402
 from search.errors import RatchetError  # noqa: E402
 from store.recording import as_problem  # noqa: E402
 from store.schema import (  # noqa: E402

@@ -27,14 +27,14 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 from learning import HELD_OUT_SEED, removed  # noqa: E402
 from report import repeats, share, show, write  # noqa: E402
 
-from agent.config import load_config  # noqa: E402
-from agent.engine.checkpoint import inspect_checkpoint  # noqa: E402
-from agent.engine.hosts import ModelRef  # noqa: E402
-from agent.evaluation import Plan, evaluate  # noqa: E402
-from agent.examiner import Examiner  # noqa: E402
-from agent.learning import TrainingStage  # noqa: E402
+from agent.checkpoints.checkpoint import inspect_checkpoint  # noqa: E402
+from agent.config.load import load_config  # noqa: E402
+from agent.evaluation.answering import Plan, evaluate  # noqa: E402
+from agent.hosting.model_host import ModelRef  # noqa: E402
 from agent.progress import Silent  # noqa: E402
-from agent.run import Improver  # noqa: E402
+from agent.rounds.evaluation_stage import Examiner  # noqa: E402
+from agent.rounds.run import Improver  # noqa: E402
+from agent.rounds.training_stage import TrainingStage  # noqa: E402
 from agent.training.jobs import Place  # noqa: E402
 from agent.training.recipe import policy_settings  # noqa: E402
 from search.randomness import derive_seed  # noqa: E402

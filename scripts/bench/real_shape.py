@@ -30,13 +30,13 @@ from build_embedded import bytes_tokenizer  # noqa: E402
 from report import missing, show, write  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
-from agent.config import load_config  # noqa: E402
-from agent.engine.decoder import Architecture, Decoder  # noqa: E402
-from agent.engine.hosts import GeneratorHost, HostSettings, reference  # noqa: E402
+from agent.checkpoints.registry import refs_of  # noqa: E402
+from agent.config.load import load_config  # noqa: E402
 from agent.engine.requests import TextRequest  # noqa: E402
-from agent.models import refs_of  # noqa: E402
+from agent.hosting.model_host import GeneratorHost, HostSettings, reference  # noqa: E402
+from agent.networks.llama import Architecture, Decoder  # noqa: E402
 from agent.progress import Silent  # noqa: E402
-from agent.run import Improver  # noqa: E402
+from agent.rounds.run import Improver  # noqa: E402
 from agent.tasks.stories import Stories  # noqa: E402
 from store.schema import CheckpointRow, Round  # noqa: E402
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from agent.intervals import wilson
-from agent.run import code_version
+from agent.evaluation.intervals import wilson
+from agent.rounds.run import code_version
 
 Row = dict[str, Any]
 

@@ -33,14 +33,14 @@ from free_world import speed  # noqa: E402
 from replayed import replay  # noqa: E402
 from report import Row, missing, repeats, share, show, write  # noqa: E402
 
-from agent.config import load_config  # noqa: E402
-from agent.context import make_models  # noqa: E402
-from agent.coordinator import Models  # noqa: E402
-from agent.engine.hosts import ROLES, HostSettings, reference  # noqa: E402
-from agent.hosting import InlineHosts, make_hosts  # noqa: E402
-from agent.intervals import paired_difference  # noqa: E402
-from agent.models import as_ref, base_checkpoints, model_set  # noqa: E402
-from agent.run import host_settings  # noqa: E402
+from agent.checkpoints.registry import as_ref, base_checkpoints, model_set  # noqa: E402
+from agent.config.load import load_config  # noqa: E402
+from agent.evaluation.intervals import paired_difference  # noqa: E402
+from agent.hosting.hosts import InlineHosts, make_hosts  # noqa: E402
+from agent.hosting.model_host import ROLES, HostSettings, reference  # noqa: E402
+from agent.rounds.context import make_models  # noqa: E402
+from agent.rounds.run import host_settings  # noqa: E402
+from agent.search_models import Models  # noqa: E402
 from agent.tasks.registry import open_task  # noqa: E402
 from search import frontier  # noqa: E402
 from search.mcts import Search  # noqa: E402

@@ -23,11 +23,11 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    from agent.config import load_config
-    from agent.context import make_models
-    from agent.engine.hosts import HostSettings
-    from agent.hosting import make_hosts
-    from agent.models import as_ref, base_checkpoints, model_set
+    from agent.checkpoints.registry import as_ref, base_checkpoints, model_set
+    from agent.config.load import load_config
+    from agent.hosting.hosts import make_hosts
+    from agent.hosting.model_host import HostSettings
+    from agent.rounds.context import make_models
     from agent.tasks.registry import open_task
     from search import frontier
     from search.mcts import Search

@@ -13,11 +13,11 @@ from sqlalchemy import select
 from store_kills import SEED
 from store_world import ScoredWorld
 
-from agent.custody import current_models, fault_of
-from agent.engine.checkpoint import inspect_checkpoint, load_decoder
-from agent.models import register
+from agent.checkpoints.checkpoint import inspect_checkpoint, load_decoder
+from agent.checkpoints.custody import current_models, fault_of
+from agent.checkpoints.publish import NonFiniteError, publish
+from agent.checkpoints.registry import register
 from agent.tasks.registry import embedded_path
-from agent.training.publish import NonFiniteError, publish
 from critics.outcome import OutcomeCritic
 from search import frontier
 from search.interfaces import EvaluateRequest, Evaluation

@@ -14,7 +14,7 @@ from report import Row, missing, repeats
 from sqlalchemy import create_engine, func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from agent.failpoints import POINTS
+from agent.rounds.failpoints import POINTS
 from store.check import check_store
 from store.database import open_store
 from store.schema import ENDED, CheckpointRow, Round, SearchRow, TrajectoryRow
@@ -63,7 +63,7 @@ class Watch:
 
 def command_for(url: str, folder: Path, **more: object) -> list[str]:
     """A round of the embedded default, made small."""
-    from tests.agent.small import SMALL
+    from tests.agent.rounds.small import SMALL
 
     settings = SMALL | {"store": url, "checkpoints": str(folder / "checkpoints"),
                         "task": "expressions", "search.unsound": "prune"} | more  # fmt: skip

@@ -18,9 +18,9 @@ from search.interfaces import Evaluation, Proposal, Rollout
 from search.journal import Entry, entry_of, resume
 from search.mcts import Expansion, Leaf, Search
 from search.randomness import gamma
-from search.replay import rebuild
 from search.score import Score
 from search.settings import MergeRule, RootRule, SearchSettings
+from search.simulation_log import rebuild
 from search.state import Option, State
 from search.trajectory import trajectory
 from tests.fakes import DigitWorld, Refuted, root

@@ -17,8 +17,8 @@ from sqlalchemy import event, func, inspect, select, text, update
 from search import frontier
 from search.errors import BusyError, NotFoundError, ResourceError, StoreError, UsageError
 from search.mcts import Search
-from search.replay import Simulation, rebuild
 from search.settings import SearchSettings, UnsoundRule
+from search.simulation_log import Simulation, rebuild
 from search.state import Problem
 from store import leases
 from store.check import check_store

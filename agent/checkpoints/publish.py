@@ -1,0 +1,180 @@
+"""New weights reach a reader whole or not at all.
+
+Files are written into a directory of their own, flushed, checked for non-finite values, and the
+directory is renamed into place; its name carries the digest, which is the version.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from agent.checkpoints.checkpoint import Checkpoint, inspect_checkpoint
+from agent.checkpoints.manifest import MANIFEST, write_manifest
+from agent.hosting.model_host import CRITIC_ROLES
+from agent.networks.llama import Decoder
+from search.errors import CheckpointError, RatchetError, ResourceError
+from store.leases import is_gone, owner_name
+
+_COPIED = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json",
+)  # fmt: skip
+DEMONSTRATIONS = "demonstrations.jsonl"
+"""What a policy was taught with; goes from version to version (agent.training.rehearsal)."""
+
+
+class NonFiniteError(RatchetError):
+    """The trained weights are not all finite."""
+
+
+def publish(
+    decoder: Decoder,
+    parent: Checkpoint,
+    folder: Path,
+    role: str,
+    notes: dict[str, Any],
+    dtype: torch.dtype = torch.float32,
+) -> Checkpoint:
+    """Write a checkpoint below `folder` and return it. Raises NonFiniteError or ResourceError.
+
+    config.json and the tokenizer are the parent's; the number of layers and the kind of head are
+    the decoder's. The same weights and notes published twice give the same directory.
+    """
+    tensors = {
+        name: parameter.detach().to("cpu", dtype).contiguous()
+        for name, parameter in decoder.named_parameters()
+    }
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise NonFiniteError(f"{name} of the trained {role} is not finite", "lower the rate")
+    scratch = folder / f".writing {owner_name()} {uuid.uuid4().hex}"
+    try:
+        scratch.mkdir(parents=True)
+        _write(scratch, decoder, parent, role, notes, tensors, dtype)
+        version = inspect_checkpoint(scratch).version
+        final = folder / f"{role}-{version}"
+        if final.exists() and is_sound(final, version):
+            shutil.rmtree(scratch)
+        else:
+            set_aside(final)
+            os.replace(scratch, final)
+            _flush(folder)
+        return inspect_checkpoint(final)
+    except OSError as error:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise ResourceError(
+            f"cannot write the {role} checkpoint below {folder}: {error}",
+            "free some space and run the same command again",
+        ) from error
+
+
+def _write(
+    path: Path, decoder: Decoder, parent: Checkpoint, role: str, notes: dict[str, Any],
+    tensors: dict[str, torch.Tensor], dtype: torch.dtype,
+) -> None:  # fmt: skip
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    family = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}[
+        decoder.arch.model_type
+    ]
+    head = "ForSequenceClassification" if decoder.is_critic else "ForCausalLM"
+    config = parent.config | {
+        "architectures": [family + head],
+        "num_hidden_layers": decoder.arch.num_layers,
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+    config.pop("torch_dtype", None)
+    if "layer_types" in config:
+        config["layer_types"] = config["layer_types"][: decoder.arch.num_layers]
+    if role in CRITIC_ROLES:
+        # A critic measured anew is another one, though its weights may be those of before.
+        measured = json.dumps(notes, sort_keys=True, default=str).encode()
+        config["ratchet_notes"] = hashlib.sha256(measured).hexdigest()[:16]
+    if decoder.is_critic:
+        config |= {"num_labels": 1, "id2label": {"0": "score"}, "label2id": {"score": 0}}
+    _dump(path / "config.json", config)
+    kept = {k: parent.notes[k] for k in ("task", "training") if k in parent.notes}
+    _dump(path / "ratchet.json", kept | {"role": role, "parent": parent.version} | notes)
+    for name in (*_COPIED, *([DEMONSTRATIONS] if role == "policy" else [])):
+        if (parent.path / name).is_file():
+            shutil.copyfile(parent.path / name, path / name)
+    num_parameters = sum(tensor.numel() for tensor in tensors.values())
+    write_manifest(path, {"dtype": str(dtype).removeprefix("torch."), "is_finite": True,
+                          "num_parameters": num_parameters})  # fmt: skip
+    _flush_all(path)
+
+
+def _flush_all(path: Path) -> None:
+    for file in path.iterdir():
+        _flush(file)
+    _flush(path)
+
+
+def _dump(file: Path, value: dict[str, Any]) -> None:
+    file.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def copied(checkpoint: Checkpoint, folder: Path, role: str) -> Checkpoint:
+    """The same checkpoint below `folder`, so that a store does not lean on where the code lies."""
+    final = folder / f"{role}-{checkpoint.version}"
+    if not (final.exists() and is_sound(final, checkpoint.version)):
+        scratch = folder / f".writing {owner_name()} {uuid.uuid4().hex}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(checkpoint.path, scratch)
+            if not (scratch / MANIFEST).is_file():
+                write_manifest(scratch, {})
+            _flush_all(scratch)
+            set_aside(final)
+            os.replace(scratch, final)
+            _flush(folder)
+        except OSError as error:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise ResourceError(
+                f"cannot copy the {role} checkpoint below {folder}: {error}",
+                "free some space, or choose another --checkpoints",
+            ) from error
+    return inspect_checkpoint(final)
+
+
+def is_sound(path: Path, version: str) -> bool:
+    """Whether a directory is whole and holds this version."""
+    try:
+        return inspect_checkpoint(path).version == version
+    except CheckpointError:
+        return False
+
+
+def set_aside(path: Path) -> Path | None:
+    """Rename a damaged directory, so that its name is free again; where to, if there was one."""
+    if not path.exists():
+        return None
+    damaged = path.with_name(f"{path.name}.damaged-{uuid.uuid4().hex[:8]}")
+    os.replace(path, damaged)
+    _flush(path.parent)
+    return damaged
+
+
+def sweep(folder: Path) -> int:
+    """Remove what killed processes of this host left half-written; returns how many."""
+    left = [
+        path
+        for path in (folder.glob(".writing *") if folder.is_dir() else [])
+        if is_gone(path.name.removeprefix(".writing ").rpartition(" ")[0])
+    ]
+    for path in left:
+        shutil.rmtree(path, ignore_errors=True)
+    return len(left)

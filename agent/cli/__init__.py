@@ -1,0 +1,1 @@
+"""The command line: the application, its options, and one file a command."""

@@ -1,0 +1,304 @@
+"""The command line: data on stdout, talk on stderr, `--json` for programs."""
+
+import json
+import logging
+import os
+import signal
+import sys
+import traceback
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from typer.exceptions import TyperException
+
+from agent.cli.inspect_app import inspect_app
+from agent.cli.options import (
+    ConfigFile,
+    Hosting,
+    Json,
+    Policy,
+    Problems,
+    RayAddress,
+    RunName,
+    Seed,
+    Set,
+    Simulations,
+    StoreUrl,
+    TaskName,
+    call,
+    command_of,
+    flags_of,
+)
+from agent.cli.store_app import store_app
+from search.errors import RatchetError, UsageError
+
+app = typer.Typer(
+    name="ratchet", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
+    rich_markup_mode="markdown", help=__doc__,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip
+INLINE = {"hosting.hosting": "inline", "hosting.training_workers": 1}
+"""What a command that only asks takes where nobody says otherwise."""
+config_app = typer.Typer(no_args_is_help=True, help="Show the settings in force.")
+app.add_typer(inspect_app, name="inspect")
+app.add_typer(store_app, name="store")
+app.add_typer(config_app, name="config")
+
+
+@app.command("improve")
+def improve_command(
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="rounds to finish")] = 1,
+    problems_per_round: Annotated[int | None, typer.Option("--problems-per-round")] = None,
+    simulations: Simulations = None,
+    policy: Policy = None,
+    task: TaskName = None,
+    problems: Problems = None,
+    store: StoreUrl = None,
+    checkpoints: Annotated[str | None, typer.Option("--checkpoints", help="folder")] = None,
+    run: RunName = None,
+    seed: Seed = None,
+    ray_address: RayAddress = None,
+    hosting: Hosting = None,
+    no_tool: Annotated[bool, typer.Option("--no-tool", help="search without the tool")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and its cost")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="give an unfinished round up and start the next one")
+    ] = False,
+    config: ConfigFile = "",
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Run self-improvement rounds; goes on where an interrupted one stopped.
+
+    Examples:
+
+        ratchet improve
+
+        ratchet improve --rounds 3 --task stories --run stories
+
+        ratchet improve --task jsonl --problems train.jsonl --policy ./my-llama --dry-run
+    """
+    flags = flags_of(
+        set_, problems_per_round=problems_per_round, search__simulations=simulations,
+        policy=policy, task=task, problems=problems, store=store, checkpoints=checkpoints, run=run,
+        seed=seed, hosting__ray_address=ray_address, hosting__hosting=hosting,
+        critics__use_tool=False if no_tool else None,
+    )  # fmt: skip
+    call("improve.run", flags, config, rounds, dry_run, fresh, as_json)
+
+
+@app.command("solve")
+def solve_command(
+    question: Annotated[str, typer.Argument(help="the problem; `-` reads it from stdin")],
+    simulations: Simulations = None,
+    policy: Policy = None,
+    task: TaskName = None,
+    problems: Problems = None,
+    store: StoreUrl = None,
+    run: RunName = None,
+    seed: Seed = None,
+    hosting: Hosting = None,
+    no_tool: Annotated[bool, typer.Option("--no-tool", help="search without the tool")] = False,
+    config: ConfigFile = "",
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Search for the answer to one question and show how it was found.
+
+    The models are those of the run's last round, or the embedded ones before the first.
+
+    Examples:
+
+        ratchet solve "7+2*3-4+5*6-1"
+
+        ratchet solve --task stories --json - < question.txt
+    """
+    flags = flags_of(
+        set_, search__simulations=simulations, policy=policy, task=task, problems=problems,
+        store=store, run=run, seed=seed, hosting__hosting=hosting,
+        critics__use_tool=False if no_tool else None,
+    )  # fmt: skip
+    text = sys.stdin.read() if question == "-" else question
+    call("solve.run", flags, config, text, as_json, defaults=INLINE)
+
+
+@app.command("evaluate")
+def evaluate_command(
+    mode: Annotated[
+        list[str] | None,
+        typer.Option("--mode", help="greedy, majority, best-of-n, wordings or search; repeatable"),
+    ] = None,
+    num_problems: Annotated[int, typer.Option("--num-problems", min=1, help="held-out")] = 200,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="texts a problem")] = 8,
+    budget: Annotated[
+        list[int] | None,
+        typer.Option("--simulations", min=1, help="budget of mode search; repeatable"),
+    ] = None,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option("--compare", metavar="A B", help="two policies: directories or versions"),
+    ] = None,
+    policy: Policy = None,
+    task: TaskName = None,
+    problems: Problems = None,
+    store: StoreUrl = None,
+    run: RunName = None,
+    seed: Seed = None,
+    hosting: Hosting = None,
+    no_tool: Annotated[bool, typer.Option("--no-tool", help="search without the tool")] = False,
+    config: ConfigFile = "",
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a policy on held-out problems, each accuracy with n, interval and tokens.
+
+    Examples:
+
+        ratchet evaluate
+
+        ratchet evaluate --mode greedy --mode search --simulations 4 --simulations 16
+
+        ratchet evaluate --compare ./before ./after --num-problems 600
+    """
+    flags = flags_of(
+        set_, policy=policy, task=task, problems=problems, store=store, run=run, seed=seed,
+        hosting__hosting=hosting, critics__use_tool=False if no_tool else None,
+    )  # fmt: skip
+    if compare:
+        unused = {"--mode": mode, "--simulations": budget, "--policy": policy}
+        if given := [name for name, value in unused.items() if value]:
+            raise UsageError(
+                f"--compare measures two policies greedily and does not take {given[0]}",
+                f"leave {given[0]} out",
+            )
+        call("compare.run", flags, config, compare, num_problems, as_json, defaults=INLINE)
+        return
+    call(
+        "evaluate.run", flags, config, mode or [], num_problems, samples, budget or [], as_json,
+        defaults=INLINE,
+    )  # fmt: skip
+
+
+@app.command("models")
+def models_command(store: StoreUrl = None, config: ConfigFile = "", as_json: Json = False) -> None:
+    """List the checkpoints with their lineage and what was measured of them.
+
+    Examples:
+
+        ratchet models
+
+        ratchet models --json
+    """
+    call("models.run", flags_of(None, store=store), config, as_json)
+
+
+@app.command("status")
+def status_command(
+    store: StoreUrl = None, run: RunName = None, config: ConfigFile = "", as_json: Json = False
+) -> None:
+    """Show who works on a run, its open round, and the health of its actors.
+
+    Examples:
+
+        ratchet status
+
+        ratchet status --run stories --json
+    """
+    call("status.run", flags_of(None, store=store, run=run), config, as_json)
+
+
+@app.command("doctor")
+def doctor_command(store: StoreUrl = None, config: ConfigFile = "", as_json: Json = False) -> None:
+    """Check this machine: versions, security floors, disk, store, devices.
+
+    Examples:
+
+        ratchet doctor
+
+        ratchet doctor --json
+    """
+    call("doctor.run", flags_of(None, store=store), config, as_json)
+
+
+@config_app.command("show")
+def config_show(
+    origin: Annotated[
+        bool, typer.Option("--origin", help="say where each value comes from")
+    ] = False,
+    config: ConfigFile = "",
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Print every setting in force.
+
+    Examples:
+
+        ratchet config show --origin
+
+        RATCHET_SEARCH__SIMULATIONS=4 ratchet config show --origin --json
+    """
+    command_of("config").run(origin, flags_of(set_), config, as_json)
+
+
+def report(error: RatchetError, as_json: bool) -> None:
+    """What went wrong, and the way out, on stderr."""
+    if as_json:
+        document = {"error": {"code": type(error).__name__, "message": error.message,
+                              "next": error.fix}}  # fmt: skip
+        print(json.dumps(document), file=sys.stderr)
+        return
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console.print(f"[red]Error:[/] {escape(error.message)}")
+    if error.fix:
+        console.print(f"[bold]Fix:[/] {escape(error.fix)}")
+
+
+def _usage_error(error: TyperException) -> UsageError:
+    """What the option parser refused, with the value that was given."""
+    message = str(getattr(error, "format_message", lambda: "")()).rstrip(".")
+    options = getattr(getattr(error, "param", None), "opts", ())
+    given = [v for name, v in zip(sys.argv, sys.argv[1:], strict=False) if name in options]
+    value = f" (given: {given[-1]!r})" if given else ""
+    path = getattr(getattr(error, "ctx", None), "command_path", "ratchet")
+    return UsageError(message and message + value, f"see `{path} --help`")
+
+
+class _Stopped(BaseException):
+    """A signal asked the process to end; not an Exception, so that nothing swallows it."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+
+def _stop(number: int, _: object) -> NoReturn:
+    raise _Stopped(128 + number)
+
+
+def main() -> None:
+    """Entry point: every error of ours becomes a message, a fix and an exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
+    try:
+        if code := app(standalone_mode=False):
+            raise SystemExit(code)
+    except TyperException as error:
+        told = _usage_error(error)
+        if told.message:  # else it has shown its help
+            report(told, "--json" in sys.argv)
+        raise SystemExit(told.exit_code) from None
+    except RatchetError as error:
+        report(error, "--json" in sys.argv)
+        if os.environ.get("RATCHET_DEBUG") == "1":
+            traceback.print_exc()
+        raise SystemExit(error.exit_code) from None
+    except _Stopped as stopped:
+        print("\nStopped; what was committed is saved. Run the same command to go on.",
+              file=sys.stderr)  # fmt: skip
+        raise SystemExit(stopped.code) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""`ratchet evaluate --compare A B`: two policies on the same held-out problems, paired."""
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+
+from agent.checkpoints.registry import as_ref, policy_at
+from agent.cli.output import emit, share, table
+from agent.config.load import Config
+from agent.evaluation.answering import Plan, benchmark_digest, bits_per_character, evaluate
+from agent.evaluation.gate import judge
+from agent.hosting.hosts import make_hosts
+from agent.hosting.model_host import ModelRef
+from agent.progress import make_progress
+from agent.rounds.context import make_models
+from agent.rounds.evaluation_stage import NUM_WORKED, that_fit
+from agent.rounds.run import host_settings
+from agent.search_models import ModelSet
+from agent.tasks.registry import open_task
+from search.errors import NotFoundError
+from store.database import open_store, sqlite_path
+from store.schema import CheckpointRow
+
+
+def run(config: Config, named: tuple[str, str], num_problems: int, as_json: bool) -> None:
+    refs = [_found(name, config) for name in named]
+    task = open_task(config.task, config.problems)
+    problems = task.held_out(num_problems, config.evaluation.seed)
+    worked = task.worked(NUM_WORKED, config.evaluation.seed)
+    progress = make_progress(quiet=as_json)
+    hosts = make_hosts(config.hosting.hosting, host_settings(config), config.hosting.ray_address)
+    rows: list[dict[str, Any]] = []
+    correct = []
+    try:
+        for ref in refs:
+            models = make_models(config, hosts, ModelSet({"policy": ref}), task)
+            progress.stage("evaluating", len(problems), f"problems, {ref.version}")
+            report = evaluate(
+                models, problems, Plan("greedy"), config.hosting.cohort,
+                lambda done, solved: progress.update(done, solved=solved),
+            )  # fmt: skip
+            low, high = report.interval
+            rows.append(
+                {"policy": ref.version, "n": report.n, "correct": report.num_correct, "low": low,
+                 "high": high, "tokens_per_problem": report.num_tokens / report.n,
+                 "bits_per_character": bits_per_character(
+                     models, that_fit(models, worked, ref.path))}
+            )  # fmt: skip
+            correct.append(report.correct)
+    finally:
+        progress.close()
+        hosts.close()
+    verdict = judge(
+        correct[0], correct[1], config.evaluation.gate_p,
+        (rows[0]["bits_per_character"], rows[1]["bits_per_character"]),
+    )  # fmt: skip
+    if as_json:
+        emit({"task": config.task, "benchmark": benchmark_digest(problems), "policies": rows,
+              "verdict": verdict.as_dict()})  # fmt: skip
+        return
+    table(
+        [
+            {"policy": r["policy"],
+             "greedy [95 %]": share(r["correct"], r["n"], r["low"], r["high"]),
+             "tokens a problem": round(r["tokens_per_problem"]),
+             "bits a character": _rounded(r["bits_per_character"])}
+            for r in rows
+        ]
+    )  # fmt: skip
+    print(
+        f"B over A: {100 * verdict.difference:+.1f} points [{100 * verdict.low:+.1f}, "
+        f"{100 * verdict.high:+.1f}]; {verdict.reason}"
+    )
+
+
+def _rounded(bits: float | None) -> str:
+    return "-" if bits is None else f"{bits:.4f}"
+
+
+def _found(name: str, config: Config) -> ModelRef:
+    """A policy by its directory, or by its version in the store. Raises NotFoundError."""
+    if Path(name).expanduser().is_dir():
+        return as_ref("policy", policy_at(Path(name).expanduser()))
+    path = sqlite_path(config.store)
+    row = None
+    if path is None or path.is_file():
+        store = open_store(config.store, must_exist=True)
+        with store.session() as session:
+            row = session.scalars(
+                select(CheckpointRow).where(
+                    CheckpointRow.role == "policy", CheckpointRow.version == name
+                )
+            ).one_or_none()
+        store.close()
+    if row is None:
+        raise NotFoundError(
+            f"{name!r} is neither a directory nor a policy of {config.store}",
+            "see `ratchet models` for the versions",
+        )
+    return ModelRef("policy", row.version, row.path)

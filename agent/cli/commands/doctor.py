@@ -1,0 +1,103 @@
+"""`ratchet doctor`: is this machine fit, and what to do where it is not."""
+
+import importlib.metadata
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from agent.checkpoints.registry import base_checkpoints
+from agent.cli.output import emit, table
+from agent.config.load import Config
+from kernels.dispatch import OPERATIONS, implementation
+from search.errors import RatchetError
+from store.check import check_store
+from store.database import open_store, sqlite_path
+
+FLOORS = {"torch": "2.10", "transformers": "5.3", "vllm": "0.22.1", "ray": "2.52"}
+"""Versions below these have published security flaws."""
+
+Check = dict[str, Any]
+
+
+def run(config: Config, as_json: bool) -> None:
+    checks = [*_versions(), *_machine(config.store), *_models(config), *_store(config.store)]
+    if as_json:
+        emit(checks)
+    else:
+        table(checks)
+    if any(c["verdict"] == "bad" for c in checks):
+        raise SystemExit(7)
+
+
+def _check(name: str, is_good: bool, found: str, fix: str = "", is_fatal: bool = True) -> Check:
+    verdict = "good" if is_good else "bad" if is_fatal else "note"
+    return {"check": name, "verdict": verdict, "found": found, "fix": "" if is_good else fix}
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(
+        int("".join(c for c in p if c.isdigit()) or 0) for p in version.split("+")[0].split(".")
+    )
+
+
+def _versions() -> Iterator[Check]:
+    yield _check(
+        "python", sys.version_info >= (3, 11), platform.python_version(), "use 3.11 or newer"
+    )
+    for name, floor in FLOORS.items():
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            yield _check(name, name == "vllm", "not installed", f"pip install {name}")
+            continue
+        is_good = _number(version) >= _number(floor)
+        yield _check(name, is_good, version, f"pip install -U '{name}>={floor}'")
+    try:
+        other = importlib.metadata.version("kernels")
+    except importlib.metadata.PackageNotFoundError:
+        return
+    yield _check(
+        "package kernels", False, f"PyPI kernels {other} shadows ours", "pip uninstall kernels"
+    )
+
+
+def _machine(store: str) -> Iterator[Check]:
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU only"
+    yield _check("device", True, device)
+    yield _check("kernels", True, ", ".join(map(implementation, OPERATIONS)))
+    path = sqlite_path(store)
+    folder = (path.parent if path else Path()).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    yield _check("free disk", free > 2_000_000_000, f"{free / 1e9:.1f} GB at {folder}",
+                 "free some space; a round of the embedded default needs about 0.3 GB",
+                 free < 500_000_000)  # fmt: skip
+    shared = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").exists() else 0
+    yield _check("shared memory", shared > 500_000_000, f"{shared / 1e9:.1f} GB in /dev/shm",
+                 "Ray falls back to /tmp, which is slower", False)  # fmt: skip
+
+
+def _models(config: Any) -> Iterator[Check]:
+    try:
+        base = base_checkpoints(config)
+    except RatchetError as error:
+        yield _check("policy", False, error.message, error.fix)
+        return
+    for role, checkpoint in base.items():
+        yield _check(role, True, f"{checkpoint.version}, {checkpoint.num_bytes / 1e6:.1f} MB")
+
+
+def _store(url: str) -> Iterator[Check]:
+    try:
+        store = open_store(url, must_exist=True)
+        broken = {name: n for name, n in check_store(store).items() if n}
+        yield _check("store", not broken, f"{url}: {broken or 'all invariants hold'}",
+                     "see `ratchet store check`")  # fmt: skip
+    except RatchetError as error:
+        yield _check("store", False, error.message, error.fix, error.exit_code != 3)

@@ -1,0 +1,61 @@
+"""`ratchet evaluate`: accuracy on held-out problems by mode and budget."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from agent.cli.output import emit, share, table
+from agent.config.load import Config
+from agent.evaluation.answering import MODES, Plan, benchmark_digest, evaluate
+from agent.open_models import asking
+from agent.progress import make_progress
+from search.errors import UsageError
+
+
+def run(
+    config: Config, modes: Sequence[str], num_problems: int, samples: int,
+    budgets: Sequence[int], as_json: bool,
+) -> None:  # fmt: skip
+    unknown = [m for m in modes if m not in MODES]
+    if unknown:
+        raise UsageError(f"unknown mode {unknown[0]!r}", f"use one of: {', '.join(MODES)}")
+    progress = make_progress(quiet=as_json)
+    rows: list[dict[str, Any]] = []
+    with asking(config) as (models, task, refs):
+        problems = task.held_out(num_problems, config.evaluation.seed)
+        plain = models.settings
+        for mode in [m for m in MODES if m in (modes or MODES)]:
+            for budget in (budgets or [plain.simulations]) if mode == "search" else [0]:
+                models.settings = replace(plain, simulations=budget) if budget else plain
+                name = f"{mode} {budget}" if budget else mode
+                progress.stage("evaluating", len(problems), f"problems, {name}")
+                plan = Plan(mode, samples=samples, seed=config.seed)
+                report = evaluate(
+                    models, problems, plan, config.hosting.cohort,
+                    lambda done, solved: progress.update(done, solved=solved),
+                )  # fmt: skip
+                low, high = report.interval
+                rows.append(
+                    {"mode": name, "n": report.n, "correct": report.num_correct, "low": low,
+                     "high": high, "unanswered": report.num_unanswered,
+                     "tokens_per_problem": report.num_tokens / report.n,
+                     "seconds": report.seconds}
+                )  # fmt: skip
+    progress.close()
+    if as_json:
+        emit(
+            {"task": config.task, "benchmark": benchmark_digest(problems),
+             "models": {role: ref.version for role, ref in refs.items()}, "seed": config.seed,
+             "config_sha": config.digest(), "results": rows}
+        )  # fmt: skip
+        return
+    print(f"policy {refs['policy'].version}, {len(problems)} held-out problems", file=sys.stderr)
+    table(
+        [
+            {"mode": r["mode"], "accuracy [95 %]": share(r["correct"], r["n"], r["low"], r["high"]),
+             "unanswered": r["unanswered"], "tokens a problem": round(r["tokens_per_problem"]),
+             "seconds": round(r["seconds"], 1)}
+            for r in rows
+        ]
+    )  # fmt: skip

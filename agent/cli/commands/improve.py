@@ -1,0 +1,179 @@
+"""`ratchet improve`: rounds, or the plan of them."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from agent.checkpoints.registry import base_checkpoints
+from agent.cli.output import emit, share
+from agent.config.load import Config
+from agent.evaluation.answering import Report
+from agent.progress import make_progress
+from agent.rounds.evaluation_stage import Figures
+from agent.rounds.round import Outcome
+from agent.rounds.run import Improver
+from agent.tasks.registry import open_task
+from search.errors import ResourceError
+from store.database import check_url, sqlite_path
+
+# Means over rounds of the embedded default: tokens and stored bytes of one search, and generated
+# tokens a second of one CPU thread. `--dry-run` says that they are estimates.
+TOKENS_PER_SIMULATION = 40
+BYTES_PER_SEARCH = 12_000
+TOKENS_PER_S = 4_000
+RESERVE_BYTES = 200_000_000
+
+
+def run(config: Config, rounds: int, dry_run: bool, fresh: bool, as_json: bool) -> None:
+    if dry_run:
+        _plan(config, rounds, as_json)
+        return
+    _check_disk(config)
+    progress = make_progress(quiet=as_json)
+    outcomes: list[dict[str, Any]] = []
+    with Improver(config, progress).started() as improver:
+        progress.say(f"run {config.run!r}, store {config.store}, task {config.task}")
+        if fresh:
+            improver.give_up_open_round()
+        for _ in range(rounds):
+            outcome = improver.run_round()
+            progress.close()
+            document = _document(outcome, improver.start_s)
+            outcomes.append(document)
+            if not as_json:
+                _show(outcome, config, improver.start_s)
+    if as_json:
+        emit({"run": config.run, "store": config.store, "rounds": outcomes})
+
+
+def _check_disk(config: Config) -> None:
+    """Refuse to begin what the disk cannot hold."""
+    for place in (config.checkpoints, str(sqlite_path(config.store) or config.checkpoints)):
+        path = Path(place).expanduser().absolute()
+        while not path.exists():
+            path = path.parent
+        free = shutil.disk_usage(path).free
+        needed = RESERVE_BYTES + config.problems_per_round * BYTES_PER_SEARCH
+        if free < needed:
+            raise ResourceError(
+                f"{path} has {free:,} bytes free, a round needs about {needed:,}",
+                "free some space, or choose another place with --store and --checkpoints",
+            )
+
+
+def _plan(config: Config, rounds: int, as_json: bool) -> None:
+    """What the rounds would do and cost; loads no model and starts no actor."""
+    check_url(config.store)
+    task = open_task(config.task, config.problems)
+    base = base_checkpoints(config)
+    held_out = task.held_out(config.evaluation.num_problems, config.evaluation.seed)
+    searches = rounds * config.problems_per_round
+    each = config.search.simulations * TOKENS_PER_SIMULATION
+    tokens = searches * min(each, config.tokens_per_problem or each)
+    size = base["policy"].num_bytes
+    plan = {
+        "run": config.run, "task": config.task, "store": config.store,
+        "policy": str(base["policy"].path), "policy_version": base["policy"].version,
+        "rounds": rounds, "problems": searches,
+        "simulations_at_most": searches * config.search.simulations,
+        "tokens_about": tokens,
+        "training_steps_about": rounds * config.training.num_steps,
+        "held_out_problems": len(held_out),
+        "seconds_about": round(
+            tokens / TOKENS_PER_S
+            * max(1.0, base["policy"].architecture.hidden_size
+                  * base["policy"].architecture.num_layers / 384) ** 2
+        ),
+        "disk_bytes_about": searches * BYTES_PER_SEARCH + rounds * 10 * size,
+        "checkpoints_to_write": rounds * 5 + (0 if len(base) == 5 else 7),
+        "note": "estimates from the embedded default on one CPU thread",
+    }  # fmt: skip
+    if as_json:
+        emit(plan)
+        return
+    grid = Table(title="Plan (nothing was started)", title_justify="left", show_header=False)
+    for key, value in plan.items():
+        grid.add_row(key, f"{value:,}" if isinstance(value, int) else str(value))
+    Console().print(grid)
+
+
+def _figures(report: Report | None) -> dict[str, Any] | None:
+    if report is None:
+        return None
+    low, high = report.interval
+    return {"n": report.n, "correct": report.num_correct, "low": low, "high": high,
+            "tokens": report.num_tokens, "seconds": report.seconds}  # fmt: skip
+
+
+def _document(outcome: Outcome, start_s: float) -> dict[str, Any]:
+    def side(figures: Figures | None) -> dict[str, Any] | None:
+        if figures is None:
+            return None
+        return {"policy": figures.policy, "greedy": _figures(figures.greedy),
+                "search": _figures(figures.search)}  # fmt: skip
+
+    return {
+        "round": outcome.number, "stage": outcome.stage, "verdict": outcome.verdict,
+        "before": side(outcome.before), "after": side(outcome.after),
+        "seconds": {"starting": round(start_s, 1)} | outcome.timings,
+    }  # fmt: skip
+
+
+def _show(outcome: Outcome, config: Config, start_s: float) -> None:
+    console = Console()
+    grid = Table(title=f"Round {outcome.number}", title_justify="left")
+    for name in ("held-out problems", "n", "before", "after"):
+        grid.add_column(name)
+
+    def row(name: str, before: Report | None, after: Report | None) -> None:
+        if before is None or after is None:
+            return
+        cells = [share(r.num_correct, r.n, *r.interval) for r in (before, after)]
+        grid.add_row(name, str(after.n), *cells)
+
+    if outcome.before and outcome.after:
+        row("greedy", outcome.before.greedy, outcome.after.greedy)
+        search = "with search" + ("" if config.critics.use_tool else ", no tool")
+        row(search, outcome.before.search, outcome.after.search)
+        console.print(grid)
+    verdict = outcome.verdict
+    colour = {"promoted": "green", "kept": "yellow"}.get(outcome.stage, "red")
+    console.print(f"[{colour}]{outcome.stage}[/]: {verdict.get('reason', '')}", highlight=False)
+    if verdict.get("n"):
+        console.print(
+            f"gate: {verdict['rule']}; difference {100 * verdict['difference']:+.1f} points "
+            f"[{100 * verdict['low']:+.1f}, {100 * verdict['high']:+.1f}], n = {verdict['n']}",
+            highlight=False,
+        )
+    spent = {"starting": start_s} | outcome.timings
+    console.print(
+        "seconds: " + ", ".join(f"{k} {v:.0f}" for k, v in spent.items()), highlight=False
+    )
+    console.print(f"store: {config.store}\n", highlight=False)
+    default = Config()
+    options = {
+        "task": config.task, "run": config.run, "store": config.store, "policy": config.policy,
+        "problems": config.problems, "checkpoints": config.checkpoints,
+    }  # fmt: skip
+    given = {k: f" --{k} {v}" for k, v in options.items() if v != getattr(default, k)}
+
+    def flags(*names: str) -> str:
+        return "".join(given.get(name, "") for name in names)
+
+    question = {
+        "expressions": "7+2*3-4+5*6-1",
+        "stories": "Ben has 9 pens. Ben loses 4 pens. How many pens does Ben have?",
+    }.get(config.task)
+    lines = [
+        f"ratchet improve{flags(*options)}",
+        f"ratchet inspect searches --gained{flags('store', 'run')}",
+        f"ratchet models{flags('store')}",
+    ]
+    if question:
+        lines[2] = f'ratchet solve "{question}"{flags("task", "store", "run")}'
+    console.print("Next:", highlight=False)
+    for line in lines:
+        console.print(f"  {line}", highlight=False, soft_wrap=True)

@@ -1,0 +1,83 @@
+"""`ratchet store`: init, check, migrate, vacuum, export, dictionary."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from agent.cli.output import emit, table
+from agent.config.load import Config
+from agent.tasks.registry import open_task
+from search.errors import UsageError
+from store.check import INVARIANTS, check_store
+from store.database import migrate, open_store
+from store.dictionary import dictionary as data_dictionary
+from store.export import datasets_of, exported, write_rows
+from store.names import run_named
+from store.pairs import freeze_missing_pairs
+from store.trimming import trim
+
+
+def init(config: Config) -> None:
+    open_store(config.store).close()
+    print(f"{config.store} is ready", file=sys.stderr)
+
+
+def check(config: Config, as_json: bool) -> None:
+    found = check_store(open_store(config.store, must_exist=True))
+    rules = {i.name: i.rule for i in INVARIANTS}
+    rows = [{"invariant": n, "violations": v, "rule": rules[n]} for n, v in found.items()]
+    if as_json:
+        emit(rows)
+    else:
+        table(rows)
+    if any(found.values()):
+        raise SystemExit(7)
+
+
+def migrate_store(config: Config) -> None:
+    migrate(config.store)
+    store = open_store(config.store, must_exist=True)
+    num = freeze_missing_pairs(store)
+    store.close()
+    if num:
+        print(f"{num:,} preference pairs of earlier datasets were written down", file=sys.stderr)
+    print(f"{config.store} is up to date", file=sys.stderr)
+
+
+def vacuum(config: Config, keep: int, is_real: bool, as_json: bool) -> None:
+    store = open_store(config.store, must_exist=True)
+    freed = trim(store, config.run, keep, is_real)
+    if as_json:
+        emit(asdict(freed) | {"done": is_real})
+        return
+    table([{k.replace("num_", ""): v for k, v in asdict(freed).items()}])
+    if not freed.searches:
+        print(f"nothing to free: run {config.run!r} has no round older than its last {keep}",
+              file=sys.stderr)  # fmt: skip
+    elif not is_real:
+        print("nothing was changed; --yes frees this", file=sys.stderr)
+
+
+def export(
+    config: Config, task_name: str | None, kind: str, out: str, round_number: int | None,
+    overwrite: bool, as_json: bool,
+) -> None:  # fmt: skip
+    store = open_store(config.store, must_exist=True)
+    path = Path(out).expanduser()
+    with store.session() as session:
+        run = run_named(session, config.run)
+        if task_name not in (None, run.task):
+            raise UsageError(
+                f"run {run.name!r} is of task {run.task!r}, not {task_name!r}", "leave --task out"
+            )
+        task = open_task(run.task, config.problems or run.config.get("problems", ""))
+        datasets = datasets_of(session, config.run, round_number)
+        num = write_rows(exported(session, kind, datasets, task.prompt), path, overwrite)
+    if as_json:
+        emit({"kind": kind, "rows": num, "path": str(path)})
+    else:
+        print(f"{num} rows -> {path}", file=sys.stderr)
+
+
+def dictionary() -> None:
+    print(data_dictionary(), end="")

@@ -1,0 +1,225 @@
+"""`ratchet inspect`: what the store holds, and questions to it."""
+
+from typing import Annotated
+
+import typer
+
+from agent.cli.options import ConfigFile, Json, RunName, StoreUrl, call, flags_of
+
+inspect_app = typer.Typer(no_args_is_help=True, help="Read what the store holds.")
+
+
+@inspect_app.command("rounds")
+def inspect_rounds(store: StoreUrl = None, config: ConfigFile = "", as_json: Json = False) -> None:
+    """All rounds: stage, problems solved, accuracy before and after, verdict.
+
+    Examples:
+
+        ratchet inspect rounds
+
+        ratchet inspect rounds --json
+    """
+    call("inspect_store.rounds", flags_of(None, store=store), config, as_json)
+
+
+@inspect_app.command("critics")
+def inspect_critics(
+    store: StoreUrl = None, run: RunName = None, config: ConfigFile = "", as_json: Json = False
+) -> None:
+    """What the outcome critic gave to searches, against the truth, by round (drift).
+
+    Examples:
+
+        ratchet inspect critics
+
+        ratchet inspect critics --json
+    """
+    call("inspect_store.critics", flags_of(None, store=store, run=run), config, as_json)
+
+
+@inspect_app.command("searches")
+def inspect_searches(
+    round_number: Annotated[int | None, typer.Option("--round", help="only this round")] = None,
+    unsolved: Annotated[bool, typer.Option("--unsolved", help="only those not solved")] = False,
+    gained: Annotated[bool, typer.Option("--gained", help="solved, though not greedily")] = False,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000)] = 20,
+    store: StoreUrl = None,
+    run: RunName = None,
+    config: ConfigFile = "",
+    as_json: Json = False,
+) -> None:
+    """Searches of a run, newest round first.
+
+    Examples:
+
+        ratchet inspect searches --gained
+
+        ratchet inspect searches --round 1 --unsolved --limit 50
+    """
+    flags = flags_of(None, store=store, run=run)
+    call("inspect_store.searches", flags, config, round_number, unsolved, gained, limit, as_json)
+
+
+@inspect_app.command("tree")
+def inspect_tree(
+    search_id: Annotated[int, typer.Argument(max=2**63 - 1, help="number of a search")],
+    after: Annotated[
+        int | None, typer.Option("--after", min=0, help="as it was after so many simulations")
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="also options that were never taken")] = False,
+    store: StoreUrl = None,
+    config: ConfigFile = "",
+    as_json: Json = False,
+) -> None:
+    """One search as a tree: N, Q, P and critic scores of every node.
+
+    Examples:
+
+        ratchet inspect tree 17
+
+        ratchet inspect tree 17 --all
+
+        ratchet inspect tree 17 --after 3
+    """
+    call("inspect_store.tree", flags_of(None, store=store), config, search_id, after, all_, as_json)
+
+
+@inspect_app.command("trajectories")
+def inspect_trajectories(
+    round_number: Annotated[int | None, typer.Option("--round", help="only this round")] = None,
+    kept: Annotated[bool, typer.Option("--kept", help="only those that were trained on")] = False,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000)] = 5,
+    store: StoreUrl = None,
+    run: RunName = None,
+    config: ConfigFile = "",
+    as_json: Json = False,
+) -> None:
+    """Finished texts with their scores.
+
+    Examples:
+
+        ratchet inspect trajectories --kept
+
+        ratchet inspect trajectories --round 2 --limit 100 --json
+    """
+    flags = flags_of(None, store=store, run=run)
+    call("inspect_store.trajectories", flags, config, round_number, kept, limit, as_json)
+
+
+@inspect_app.command("siblings")
+def inspect_siblings(
+    search_id: Annotated[int, typer.Argument(max=2**63 - 1, help="number of a search")],
+    node: Annotated[int, typer.Argument(min=0, help="the node whose options are compared")] = 0,
+    store: StoreUrl = None,
+    config: ConfigFile = "",
+    as_json: Json = False,
+) -> None:
+    """The options of one node, most visited first, each with how it differs from the first.
+
+    Examples:
+
+        ratchet inspect siblings 17
+
+        ratchet inspect siblings 17 4 --json
+    """
+    call("inspect_store.siblings", flags_of(None, store=store), config, search_id, node, as_json)
+
+
+@inspect_app.command("compare")
+def inspect_compare(
+    before: Annotated[int, typer.Argument(min=0, help="a round; 0: before the first one")],
+    after: Annotated[int, typer.Argument(min=0, help="another round")],
+    store: StoreUrl = None,
+    run: RunName = None,
+    config: ConfigFile = "",
+    as_json: Json = False,
+) -> None:
+    """Two rounds on the same held-out problems: gained, lost, same, difference with interval.
+
+    Examples:
+
+        ratchet inspect compare 0 1
+
+        ratchet inspect compare 1 3 --run long --json
+    """
+    call(
+        "inspect_store.compare",
+        flags_of(None, store=store, run=run),
+        config,
+        before,
+        after,
+        as_json,
+    )
+
+
+@inspect_app.command("plot")
+def inspect_plot(
+    out: Annotated[str, typer.Option("--out", help="a file: .png, .svg or .pdf")] = "run.png",
+    store: StoreUrl = None,
+    run: RunName = None,
+    config: ConfigFile = "",
+) -> None:
+    """A picture of a run: accuracy by round, calibration of the critics, drafts, search values.
+
+    Examples:
+
+        ratchet inspect plot
+
+        ratchet inspect plot --run long --out long.svg
+    """
+    call("inspect_store.plot", flags_of(None, store=store, run=run), config, out)
+
+
+@inspect_app.command("sql")
+def inspect_sql(
+    statement: Annotated[str, typer.Argument(help="one SELECT")],
+    limit: Annotated[int, typer.Option("--limit", min=1, max=100_000)] = 1000,
+    timeout: Annotated[float, typer.Option("--timeout", min=0.01, help="seconds")] = 1.0,
+    store: StoreUrl = None,
+    config: ConfigFile = "",
+    as_json: Json = False,
+) -> None:
+    """Answer one question in SQL, read-only, bounded in time and rows.
+
+    Examples:
+
+        ratchet inspect sql "SELECT stop_reason, count(*) FROM searches GROUP BY 1"
+
+        ratchet inspect sql "SELECT * FROM trajectories WHERE NOT is_correct" --limit 5 --json
+    """
+    call(
+        "inspect_store.sql", flags_of(None, store=store), config, statement, limit, timeout, as_json
+    )
+
+
+@inspect_app.command("ask")
+def inspect_ask(
+    question: Annotated[str, typer.Argument(help="its name; without one, all are listed")] = "",
+    round_number: Annotated[
+        int | None, typer.Option("--round", help="the run's last one by default")
+    ] = None,
+    search: Annotated[int | None, typer.Option("--search", help="number of a search")] = None,
+    checkpoint: Annotated[str | None, typer.Option("--checkpoint", help="its version")] = None,
+    sql: Annotated[bool, typer.Option("--sql", help="print the SELECT instead")] = False,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=100_000)] = 50,
+    timeout: Annotated[float, typer.Option("--timeout", min=0.01, help="seconds")] = 10.0,
+    store: StoreUrl = None,
+    run: RunName = None,
+    config: ConfigFile = "",
+    as_json: Json = False,
+) -> None:
+    """Answer a question by its name: progress, gained, flips, cost, lineage and more.
+
+    Examples:
+
+        ratchet inspect ask
+
+        ratchet inspect ask cost --round 2
+
+        ratchet inspect ask principal_variation --search 17
+
+        ratchet inspect ask lineage --sql
+    """
+    given = {"round": round_number, "search": search, "checkpoint": checkpoint}
+    flags = flags_of(None, store=store, run=run)
+    call("inspect_store.ask", flags, config, question, given, sql, limit, timeout, as_json)

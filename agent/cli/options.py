@@ -1,0 +1,57 @@
+"""Options that several commands share, and how their values become settings."""
+
+import importlib
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from agent.config.load import load_config
+
+ConfigFile = Annotated[str, typer.Option("--config", help="TOML file; ratchet.toml if it is there")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="any setting, as section.key=value; repeatable")
+]
+Json = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
+StoreUrl = Annotated[str | None, typer.Option("--store", help="SQLAlchemy URL of the store")]
+RunName = Annotated[str | None, typer.Option("--run", help="name of the run")]
+TaskName = Annotated[
+    str | None, typer.Option("--task", help="expressions, stories, game24 or jsonl")
+]
+Policy = Annotated[str | None, typer.Option("--policy", help="checkpoint directory")]
+Problems = Annotated[str | None, typer.Option("--problems", help="JSONL file for --task jsonl")]
+Seed = Annotated[int | None, typer.Option("--seed", help="of everything random")]
+Simulations = Annotated[int | None, typer.Option("--simulations", help="evaluated nodes a search")]
+Hosting = Annotated[str | None, typer.Option("--hosting", help="ray, or inline (this process)")]
+RayAddress = Annotated[str | None, typer.Option("--ray-address", help="Ray cluster to join")]
+
+
+def command_of(name: str) -> Any:
+    """A command's module, imported when it is wanted: help must not wait for torch."""
+    return importlib.import_module(f"agent.cli.commands.{name}")
+
+
+def call(
+    name: str, flags: dict[str, Any], file: str, *arguments: Any,
+    defaults: Mapping[str, Any] | None = None,
+) -> None:  # fmt: skip
+    """Run `module.function` of the commands with the settings in force, which come first.
+
+    They are read before the module is imported: a wrong one is told at once. `defaults` are the
+    command's own, under what anybody sets.
+    """
+    config, _ = load_config(flags, file, defaults)
+    module, _, function = name.partition(".")
+    getattr(command_of(module), function)(config, *arguments)
+
+
+def flags_of(given: list[str] | None, **named: Any) -> dict[str, Any]:
+    """Flags by dotted key; `--set` comes first, so that a named flag wins."""
+    flags: dict[str, Any] = {}
+    for text in given or []:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--set")
+        flags[key.strip()] = value.strip()
+    flags |= {key.replace("__", "."): v for key, v in named.items() if v is not None}
+    return flags

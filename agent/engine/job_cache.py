@@ -1,0 +1,123 @@
+"""Keys and values of the jobs under way, one tensor [jobs, columns, 2 G, D] a layer.
+
+A job's columns only grow: each fed token takes the next one, and what a token may see is said by
+the bias of the forward, not by where it lies. So several continuations of one text share its
+columns, a rejected draft is taken back by not counting it, and nothing is ever moved.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from agent.networks.llama_inference import Network
+
+Ids = NDArray[np.int64]
+FIRST_COLUMNS = 32
+EXPECTED_BYTES = 2**25
+WIDTH = 16
+"""Columns are seen in multiples of this."""
+
+
+class Cache:
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.layers: list[Tensor] = []
+        self.lengths: Ids = np.zeros(0, np.int64)
+        """Columns in use of each job."""
+
+    @property
+    def num_jobs(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def num_columns(self) -> int:
+        """Columns that a forward has to look at."""
+        longest = int(self.lengths.max()) if len(self.lengths) else 0
+        return -(-longest // WIDTH) * WIDTH
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(layer.numel() * layer.element_size() for layer in self.layers)
+
+    def clear(self, max_bytes: int = 2**28) -> None:
+        """Drop all jobs, and the memory too when it has grown beyond a bound."""
+        self.lengths = self.lengths[:0]
+        if self.num_bytes > max_bytes:
+            self.layers = []
+
+    def reserve(self, num_jobs: int, num_columns: int) -> None:
+        """Room for so many jobs and columns, at least; doubles, so that growing stays cheap."""
+        have_jobs, have_columns = self.layers[0].shape[:2] if self.layers else (0, 0)
+        if num_jobs <= have_jobs and num_columns <= have_columns:
+            return
+        jobs = have_jobs if num_jobs <= have_jobs else max(num_jobs, min(2 * have_jobs, 512))
+        columns = max(have_columns, FIRST_COLUMNS)
+        while columns < num_columns:
+            columns *= 2
+        shape = (jobs, columns, *self.network.kv_shape)
+        for i in range(self.network.arch.num_layers):
+            grown = torch.zeros(shape, dtype=self.network.dtype, device=self.network.device)
+            if have_jobs:
+                grown[:have_jobs, :have_columns] = self.layers[i]
+                self.layers[i] = grown
+            else:
+                self.layers.append(grown)
+
+    def expect(self, num_jobs: int, num_columns: int) -> None:
+        """Reserve at once what jobs may come to need, as far as that is little."""
+        affordable = EXPECTED_BYTES // (num_jobs * self.network.kv_bytes)
+        self.reserve(num_jobs, min(num_columns, affordable))
+
+    def open(self, lengths: Sequence[int]) -> Ids:
+        """Indices of new jobs with so many columns, which the caller fills."""
+        first = self.num_jobs
+        self.lengths = np.concatenate((self.lengths, np.asarray(lengths, np.int64)))
+        self.reserve(self.num_jobs, self.num_columns)
+        return np.arange(first, self.num_jobs)
+
+    def copies(self, jobs: Ids) -> Ids:
+        """Indices of new jobs that hold what `jobs` hold."""
+        new = self.open(self.lengths[jobs].tolist())
+        width = int(self.lengths[jobs].max())
+        source = torch.from_numpy(jobs).to(self.network.device)
+        for layer in self.layers:
+            layer[int(new[0]) : int(new[-1]) + 1, :width] = layer[source, :width]
+        return new
+
+    def wipe(self, jobs: Sequence[int]) -> None:
+        """Forget what jobs wrote: a NaN is not hidden by a bias."""
+        if jobs:
+            for layer in self.layers:
+                layer[list(jobs)] = 0
+
+    def append(self, jobs: Ids, counts: Ids) -> Ids:
+        """Take `counts` further columns of the jobs; returns the first of each."""
+        first = self.lengths[jobs].copy()
+        self.lengths[jobs] += counts
+        self.reserve(self.num_jobs, self.num_columns)
+        return first
+
+    def close(self, jobs: Sequence[int]) -> Ids:
+        """Drop jobs. Returns, for each job that stays, its index before, in the new order.
+
+        The last ones move into the gaps, so that little is copied.
+        """
+        gone = set(jobs)
+        order = list(range(self.num_jobs))
+        for job in sorted(gone, reverse=True):
+            last = order.pop()
+            if last != job:
+                order[job] = last
+        kept = np.asarray(order, np.int64)
+        moved = np.flatnonzero(kept != np.arange(len(kept)))
+        if len(moved):
+            source = torch.from_numpy(kept[moved]).to(self.network.device)
+            target = torch.from_numpy(moved).to(self.network.device)
+            width = int(self.lengths[kept[moved]].max())
+            for layer in self.layers:
+                layer[target, :width] = layer[source, :width]
+        self.lengths = self.lengths[kept]
+        return kept

@@ -1,0 +1,1 @@
+"""How good a policy is: answering held-out problems, intervals, and the gate."""

@@ -1,0 +1,223 @@
+"""How good a policy is on held-out problems: greedy, majority vote, best of n, several wordings of
+a problem, and search."""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from agent.engine.requests import ScoreRequest
+from agent.evaluation.intervals import wilson
+from agent.imagination.imagine import wordings_of
+from agent.search_models import Models
+from agent.tasks.task import Demonstration
+from critics.rollout import scored
+from search import frontier
+from search.interfaces import Rollout
+from search.mcts import Search
+from search.randomness import derive_seed
+from search.state import Problem
+from store.evaluations import Answered
+
+Mode = Literal["greedy", "majority", "best-of-n", "wordings", "search"]
+MODES: tuple[Mode, ...] = ("greedy", "majority", "best-of-n", "wordings", "search")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How to answer: the mode and its budget."""
+
+    mode: Mode
+    samples: int = 8
+    """Texts a problem, for majority, best-of-n and wordings."""
+    temperature: float = 0.8
+    seed: int = 0
+
+    def settings(self, models: Models) -> dict[str, Any]:
+        """Everything, besides the weights, that a result of this plan depends on."""
+        limits = {"text_tokens": models.limits.text_tokens}
+        if self.mode == "greedy":
+            return {"mode": self.mode} | limits
+        if self.mode == "search":
+            return limits | {
+                "mode": self.mode, "seed": self.seed, "search": models.settings.as_dict(),
+                "use_tool": models.use_tool, "weights": dict(models.weights),
+                "distrusted": sorted(models.distrusted),
+                "option_tokens": models.limits.option_tokens,
+            }  # fmt: skip
+        return limits | {"mode": self.mode, "samples": self.samples, "seed": self.seed,
+                         "temperature": self.temperature}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One evaluation: answers by problem id, and what they cost."""
+
+    mode: Mode
+    items: dict[str, Answered]
+    num_tokens: int
+    """Generated tokens, all problems and models together."""
+    seconds: float
+
+    @property
+    def n(self) -> int:
+        return len(self.items)
+
+    @property
+    def num_correct(self) -> int:
+        return sum(a.is_correct for a in self.items.values())
+
+    @property
+    def num_unanswered(self) -> int:
+        return sum(a.answer is None for a in self.items.values())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return wilson(self.num_correct, self.n)
+
+    @property
+    def correct(self) -> dict[str, bool]:
+        return {key: a.is_correct for key, a in self.items.items()}
+
+
+def benchmark_digest(problems: Sequence[Problem]) -> str:
+    raw = json.dumps([[p.id, p.answer] for p in problems])
+    return hashlib.sha256(raw.encode()).hexdigest()[:16]
+
+
+def evaluate(
+    models: Models,
+    problems: Sequence[Problem],
+    plan: Plan,
+    cohort: int = 100,
+    on_progress: Callable[[int, float], None] = lambda done, solved: None,
+) -> Report:
+    """Answer the problems and compare with their references, which only this function reads."""
+    started = time.monotonic()
+    answers: dict[str, Answered] = {}
+    tokens = 0
+    for start in range(0, len(problems), cohort):
+        part = problems[start : start + cohort]
+        found = _ANSWERING.get(plan.mode, _sampled)(models, part, plan)
+        for problem, (answer, spent) in zip(part, found, strict=True):
+            is_correct = models.task.is_correct(answer, problem.answer or "")
+            answers[problem.id] = Answered(answer, is_correct)
+            tokens += spent
+        on_progress(len(answers), sum(a.is_correct for a in answers.values()) / len(answers))
+    return Report(plan.mode, answers, tokens, time.monotonic() - started)
+
+
+def _searched(
+    models: Models, problems: Sequence[Problem], plan: Plan
+) -> list[tuple[str | None, int]]:
+    searches = [
+        Search(models.root(p), models.settings, derive_seed(plan.seed, p.id, "evaluate"))
+        for p in problems
+    ]
+    frontier.run(searches, models, models, clock=time.monotonic)
+    found: list[tuple[str | None, int]] = []
+    for search in searches:
+        result = search.result()
+        answer = result.chosen.rollout.answer if result.chosen else None
+        found.append((answer, result.budget.tokens))
+    return found
+
+
+def bits_per_character(models: Models, worked: Sequence[Demonstration]) -> float | None:
+    """What the policy needs to write down the solutions of worked problems, bits a character.
+
+    A model's compression of held-out text tells its ability apart from how its answers are
+    elicited (Huang et al., arXiv 2404.09937). None without texts.
+    """
+    requests, characters = [], 0
+    tokenizer = models.tokenizer
+    for demonstration in worked:
+        prompt = tokenizer.encode(models.task.prompt(demonstration.problem.text))
+        text = "".join(demonstration.steps)
+        tokens = (*prompt, *tokenizer.encode(text, is_start=False))
+        requests.append(ScoreRequest(tokens, len(prompt)))
+        characters += len(text)
+    if not characters:
+        return None
+    found: list[tuple[float, ...]] = models.hosts.call(
+        "policy", "score", models.models.policy, requests
+    )
+    return -sum(map(sum, found)) / math.log(2) / characters
+
+
+def sample_rollouts(
+    models: Models, problems: Sequence[Problem], samples: int, temperature: float, seed: int
+) -> list[list[Rollout]]:
+    """Whole texts of the policy, not checked and not scored; those that failed are left out."""
+    roots = [models.root(p) for p in problems]
+    found = models.completed(
+        [root for root in roots for _ in range(samples)], temperature,
+        [derive_seed(seed, root.problem_id, k, "sample") for root in roots for k in range(samples)],
+    )  # fmt: skip
+    return [
+        [r for r in found[i * samples : (i + 1) * samples] if r is not None]
+        for i in range(len(roots))
+    ]
+
+
+def _sampled(
+    models: Models, problems: Sequence[Problem], plan: Plan
+) -> list[tuple[str | None, int]]:
+    is_greedy = plan.mode == "greedy"
+    groups = sample_rollouts(
+        models, problems, 1 if is_greedy else plan.samples,
+        0.0 if is_greedy else plan.temperature, plan.seed,
+    )  # fmt: skip
+    if plan.mode == "best-of-n":
+        groups = _with_outcomes(models, groups)
+    found: list[tuple[str | None, int]] = []
+    for group in groups:
+        spent = sum(len(o.tokens) for r in group for o in r.state.options)
+        answered = [r for r in group if r.answer is not None]
+        if plan.mode == "majority":
+            votes: dict[str | None, int] = {}
+            for r in answered:
+                votes[r.answer] = votes.get(r.answer, 0) + 1
+            best = max(votes, key=lambda a: votes[a], default=None)
+        elif plan.mode == "best-of-n":
+            # An unscored text is no worst one: it is out of the contest.
+            contest = [(r.outcome.value, r.answer) for r in answered if r.outcome.value is not None]
+            best = max(contest, key=lambda c: c[0], default=(0.0, None))[1]
+        else:
+            best = answered[0].answer if answered else None
+        found.append((best, spent))
+    return found
+
+
+def _with_outcomes(models: Models, groups: Sequence[Sequence[Rollout]]) -> list[list[Rollout]]:
+    flat = [r for group in groups for r in group]
+    scores = iter(models.outcome_scores([r.state for r in flat]))
+    return [[scored(r, next(scores)) for r in group] for group in groups]
+
+
+def _worded(
+    models: Models, problems: Sequence[Problem], plan: Plan
+) -> list[tuple[str | None, int]]:
+    """Greedy answers to several wordings of each problem, weighed by their outcome scores."""
+    families = [[p, *wordings_of(models.task, p, plan.samples - 1, plan.seed)] for p in problems]
+    flat = [p for family in families for p in family]
+    texts = sample_rollouts(models, flat, 1, 0.0, plan.seed)
+    scored_texts = iter(_with_outcomes(models, texts))
+    found: list[tuple[str | None, int]] = []
+    for family in families:
+        votes: dict[str, float] = {}
+        spent = 0
+        for group in (next(scored_texts) for _ in family):
+            for r in group:
+                spent += sum(len(o.tokens) for o in r.state.options[r.num_given :])
+                if r.answer is not None:
+                    score = 0.5 if r.outcome.value is None else r.outcome.value
+                    votes[r.answer] = votes.get(r.answer, 0.0) + score
+        found.append((max(votes, key=lambda a: votes[a], default=None), spent))
+    return found
+
+
+_ANSWERING = {"search": _searched, "wordings": _worded}

@@ -1,0 +1,1 @@
+"""Where the models live: in this process or in Ray actors."""

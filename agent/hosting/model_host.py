@@ -1,0 +1,284 @@
+"""What runs inside an actor: one role, its models by version, and its batched calls.
+
+A call names the weights it wants (`ModelRef`), so a host that was restarted, or that has not seen
+a promotion yet, loads them by itself: calls are idempotent and hosts hold nothing that is not in a
+checkpoint. Two versions are kept, so that old and new can be compared without reloading.
+"""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agent.checkpoints.checkpoint import Checkpoint, inspect_checkpoint, load_decoder
+from agent.engine.backend import RolloutBackend
+from agent.engine.draft_choice import Costs, Drafter, DraftSource, seconds
+from agent.engine.drafting import ModelDrafts
+from agent.engine.feed import feed, prefill
+from agent.engine.job_cache import Cache
+from agent.engine.option_ends import Steps
+from agent.engine.requests import LineRequest, Lines, ScoreRequest, Text, TextRequest
+from agent.engine.tokenizer import Tokenizer
+from agent.engine.torch_engine import TorchEngine
+from agent.engine.vllm_engine import VllmEngine
+from agent.networks.llama import Decoder
+from critics.heads import log_odds
+from search.errors import CheckpointError, ResourceError
+
+CRITIC_ROLES = ("value", "process", "outcome")
+ROLES = ("policy", "drafter", *CRITIC_ROLES)
+KEPT_MODELS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """Which weights: role, digest, and where they lie."""
+
+    role: str
+    version: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostSettings:
+    threads: int = 1
+    device: str = "auto"
+    """`auto` takes cuda where there is one."""
+    engine: str = "torch"
+    """Of the policy: torch or vllm."""
+    batch_rows: int = 512
+    draft_tokens: int = 4
+    kv_bytes: int = 2**28
+    """Of kept prefixes, for each set of weights."""
+    workers: int = 1
+    """Hosts of the policy; each answers whole calls, so how many there are changes no answer."""
+
+    def chosen_device(self) -> str:
+        """Raises ResourceError for a device that this machine lacks."""
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise ResourceError(
+                f"device {self.device!r} is asked for, but this machine has no CUDA device",
+                "leave hosting.device at auto, or set it to cpu",
+            )
+        if self.device != "auto":
+            return self.device
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class Host(ABC):
+    """Loads models on demand and keeps the last two."""
+
+    def __init__(self, role: str, settings: HostSettings) -> None:
+        torch.set_num_threads(settings.threads)
+        self.role = role
+        self.settings = settings
+        self.device = settings.chosen_device()
+        self.started = time.monotonic()
+        self.num_calls = 0
+        self._models: dict[str, tuple[Checkpoint, Any]] = {}
+
+    def load(self, ref: ModelRef) -> str:
+        """Make the weights ready; returns their version. Raises CheckpointError."""
+        self._model(ref)
+        return ref.version
+
+    def health(self) -> dict[str, Any]:
+        return {
+            "role": self.role,
+            "versions": list(self._models),
+            "device": self.device,
+            "calls": self.num_calls,
+            "up_s": round(time.monotonic() - self.started, 1),
+        }
+
+    def _model(self, ref: ModelRef) -> Any:
+        self.num_calls += 1
+        if ref.version in self._models:
+            self._models[ref.version] = self._models.pop(ref.version)
+            return self._models[ref.version][1]
+        checkpoint = self._inspected(ref)
+        dtype = torch.bfloat16 if self.device.startswith("cuda") else torch.float32
+        model = self._wrap(checkpoint, load_decoder(checkpoint, dtype, self.device))
+        self._models[ref.version] = (checkpoint, model)
+        while len(self._models) > KEPT_MODELS:
+            self._models.pop(next(iter(self._models)))
+        return model
+
+    @staticmethod
+    def _inspected(ref: ModelRef) -> Checkpoint:
+        checkpoint = inspect_checkpoint(ref.path)
+        if checkpoint.version != ref.version:
+            raise CheckpointError(
+                f"the weights in {ref.path} are {checkpoint.version}, not {ref.version}",
+                "the files changed after they were registered; restore them",
+            )
+        return checkpoint
+
+    @abstractmethod
+    def _wrap(self, checkpoint: Checkpoint, decoder: Decoder) -> TorchEngine:
+        """The engine that answers this role's calls."""
+
+
+class GeneratorHost(Host):
+    """Hosts the policy or the drafter."""
+
+    def __init__(self, role: str, settings: HostSettings) -> None:
+        super().__init__(role, settings)
+        self._sessions: dict[str, ModelDrafts] = {}
+        self._vllm: VllmEngine | None = None
+
+    def _wrap(self, checkpoint: Checkpoint, decoder: Decoder) -> TorchEngine:
+        tokenizer = Tokenizer(checkpoint.path)
+        if tokenizer.vocab_size > checkpoint.architecture.vocab_size:
+            raise CheckpointError(
+                f"the tokenizer in {checkpoint.path} has {tokenizer.vocab_size} tokens, the model "
+                f"{checkpoint.architecture.vocab_size}",
+                "use tokenizer and weights of the same model",
+            )
+        settings = self.settings
+        return TorchEngine(
+            decoder, tokenizer.steps, tokenizer.end_ids, settings.batch_rows, checkpoint.version,
+            settings.kv_bytes,
+        )  # fmt: skip
+
+    def _engine(self, ref: ModelRef) -> RolloutBackend:
+        """The backend with these weights. vLLM keeps one set and changes it between calls."""
+        if self.settings.engine != "vllm" or self.role != "policy":
+            found: RolloutBackend = self._model(ref)
+            return found
+        self.num_calls += 1
+        if self._vllm is None or self._vllm.version != ref.version:
+            checkpoint = self._inspected(ref)
+            if self._vllm is None:
+                tokenizer = Tokenizer(checkpoint.path)
+                self._vllm = VllmEngine(
+                    checkpoint, tokenizer.steps, tokenizer.end_ids, device=self.device
+                )
+            else:
+                self._vllm.update_weights(checkpoint, checkpoint.version)
+        return self._vllm
+
+    def load(self, ref: ModelRef) -> str:
+        return self._engine(ref).version
+
+    def lines(self, ref: ModelRef, requests: Sequence[LineRequest]) -> list[Lines]:
+        engine = self._engine(ref)
+        return engine.lines(requests)
+
+    def texts(
+        self, ref: ModelRef, requests: Sequence[TextRequest], drafter: Drafter | None = None
+    ) -> list[Text]:
+        engine = self._engine(ref)
+        return engine.texts(requests, drafter)
+
+    def score(self, ref: ModelRef, requests: Sequence[ScoreRequest]) -> list[tuple[float, ...]]:
+        engine = self._engine(ref)
+        return engine.score(requests)
+
+    def draft(
+        self, ref: ModelRef, requests: Sequence[TextRequest], done: Sequence[Sequence[int]],
+        lengths: Sequence[int],
+    ) -> list[list[int]]:  # fmt: skip
+        """Guess how texts go on, with the same noise that the policy will use."""
+        engine: TorchEngine = self._model(ref)
+        session = self._sessions.get(ref.version)
+        if session is None:
+            session = ModelDrafts(engine.network, ref.version, self.settings.kv_bytes)
+            self._sessions = {ref.version: session}
+        return session.draft(requests, done, lengths)
+
+    def measure_costs(
+        self, ref: ModelRef, sources: Sequence[DraftSource], rows: Sequence[int]
+    ) -> dict[int, Costs]:
+        """Seconds of steps and drafts by number of texts; one token of text is context enough."""
+        engine: TorchEngine = self._model(ref)
+        most = self.settings.draft_tokens
+        start = tuple([max(engine.ends)] * min(32, engine.network.arch.max_positions // 2))
+        return {num: draft_costs(engine, sources, start, num, most) for num in rows}
+
+
+@torch.inference_mode()
+def draft_costs(
+    engine: TorchEngine, sources: Sequence[DraftSource], prefix: tuple[int, ...], num: int,
+    most: int,
+) -> Costs:  # fmt: skip
+    """Seconds of a step and of a drafted token with `num` texts, up to `most` drafted."""
+    requests = [TextRequest(prefix, most + 2, 1.0, i, group=-1 - i) for i in range(num)]
+    cache = Cache(engine.network)
+    jobs = prefill(engine.network, cache, engine.tree, [prefix] * num).jobs
+    jobs.sort()
+
+    def step(tokens: int) -> None:
+        feed(engine.network, cache, jobs, [[prefix[-1]] * tokens] * num)
+        cache.lengths -= tokens
+
+    done = [[prefix[-1]] for _ in requests]
+    sizes = sorted({1, 2, most + 1})
+    return Costs(
+        {k: seconds(lambda k=k: step(k)) for k in sizes},  # type: ignore[misc]
+        {
+            s.name: seconds(lambda s=s: s.draft(requests, done, [most] * num)) / most  # type: ignore[misc]
+            for s in sources
+        },
+    )
+
+
+class CriticHost(Host):
+    """Hosts a scalar critic. Beginnings of texts that it has read before are not read again."""
+
+    def _wrap(self, checkpoint: Checkpoint, decoder: Decoder) -> TorchEngine:
+        settings = self.settings
+        return TorchEngine(
+            decoder, Steps.none, (), settings.batch_rows, checkpoint.version, settings.kv_bytes
+        )
+
+    def scores(self, ref: ModelRef, requests: Sequence[ScoreRequest]) -> list[float]:
+        """Raw logit of each row: read at its last token, or the log-odds of its judged tokens.
+
+        Rows longer than the context, or with nothing to judge, give NaN.
+        """
+        engine: TorchEngine = self._model(ref)
+        results = [float("nan")] * len(requests)
+        longest = engine.network.arch.max_positions
+        fitting = [
+            i for i, r in enumerate(requests) if 0 < r.num_given < len(r.tokens) <= longest
+        ] if not engine.network.is_critic else [
+            i for i, r in enumerate(requests) if 0 < len(r.tokens) <= longest
+        ]  # fmt: skip
+        if not fitting:
+            return results
+        if engine.network.is_critic:
+            logits = engine.last_logits([requests[i].tokens for i in fitting])[:, 0].tolist()
+        else:
+            logits = [log_odds(x) for x in engine.tail_logprobs([requests[i] for i in fitting])]
+        for i, logit in zip(fitting, logits, strict=True):
+            results[i] = logit
+        return results
+
+
+def make_host(role: str, settings: HostSettings) -> Host:
+    return (GeneratorHost if role in ("policy", "drafter") else CriticHost)(role, settings)
+
+
+@dataclass(slots=True)
+class CalledDrafts:
+    """A drafter behind any callable: in this process, or another actor's method."""
+
+    call: Callable[..., list[list[int]]]
+    ref: ModelRef
+    name: str = "model"
+
+    def draft(
+        self, requests: Sequence[TextRequest], done: Sequence[Sequence[int]], lengths: Sequence[int]
+    ) -> list[list[int]]:
+        return self.call(self.ref, requests, done, lengths)
+
+
+def reference(path: Path | str, role: str) -> ModelRef:
+    """The ModelRef of a checkpoint directory. Raises CheckpointError."""
+    checkpoint = inspect_checkpoint(path)
+    return ModelRef(role, checkpoint.version, str(Path(path).resolve()))

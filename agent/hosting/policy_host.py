@@ -1,0 +1,97 @@
+"""The policy's host, which drafts where that pays, and the hosts of all roles."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agent.checkpoints.checkpoint import inspect_checkpoint
+from agent.engine.draft_choice import Drafter, DraftSource
+from agent.engine.lookup import LookupDrafts
+from agent.engine.requests import TextRequest
+from agent.hosting.model_host import (
+    KEPT_MODELS,
+    CalledDrafts,
+    GeneratorHost,
+    HostSettings,
+    ModelRef,
+    make_host,
+)
+from search.errors import CheckpointError
+
+COST_ROWS = (1, 4, 16, 64)
+
+
+@dataclass(frozen=True, slots=True)
+class Speculation:
+    """Whether rollouts are drafted: `auto` by measured cost, `always`, or `never`."""
+
+    mode: str = "auto"
+    draft_tokens: int = 4
+    source: str = "both"
+    """`model`, `lookup`, or `both`: whichever has the better acceptance for its cost."""
+
+
+class PolicyHost(GeneratorHost):
+    """The policy's host, which knows how to reach the drafter."""
+
+    def __init__(self, role: str, settings: HostSettings) -> None:
+        super().__init__(role, settings)
+        self._drafters: dict[tuple[str, str], Drafter] = {}
+
+    def drafted_texts(
+        self,
+        policy: ModelRef,
+        drafter: ModelRef | None,
+        requests: Sequence[TextRequest],
+        speculation: Speculation,
+        draft: Callable[..., list[list[int]]],
+    ) -> Any:
+        """Completions, drafted where that pays and the policy's self-test allows it."""
+        if speculation.mode == "never" or self.settings.engine == "vllm":
+            return self.texts(policy, requests)
+        key = (policy.version, drafter.version if drafter else "")
+        if key not in self._drafters:
+            self._drafters[key] = self._drafter(policy, drafter, speculation, draft)
+            while len(self._drafters) > KEPT_MODELS:
+                self._drafters.pop(next(iter(self._drafters)))
+        return self.texts(policy, requests, self._drafters[key])
+
+    def _drafter(
+        self, policy: ModelRef, drafter: ModelRef | None, speculation: Speculation,
+        draft: Callable[..., list[list[int]]],
+    ) -> Drafter:  # fmt: skip
+        sources: list[DraftSource] = []
+        if drafter is not None and speculation.source in ("model", "both"):
+            known, drafted = (
+                inspect_checkpoint(ref.path).architecture.vocab_size for ref in (policy, drafter)
+            )
+            if known != drafted:
+                raise CheckpointError(
+                    f"the drafter in {drafter.path} has {drafted} tokens, the policy {known}",
+                    "use a drafter with the policy's own vocabulary, such as one cut from it",
+                )
+            sources.append(CalledDrafts(draft, drafter))
+        if speculation.source in ("lookup", "both"):
+            sources.append(LookupDrafts())
+        engine = self._model(policy)
+        made = Drafter(
+            sources,
+            speculation.draft_tokens,
+            speculation.mode,
+            selftest=engine.selftest,
+            policy=policy.version,
+            drafter=drafter.version if drafter else "",
+        )
+        if speculation.mode == "auto":
+            made.costs = self.measure_costs(policy, sources, COST_ROWS)
+        return made
+
+    def health(self) -> dict[str, Any]:
+        last = next(reversed(self._drafters.values()), None) if self._drafters else None
+        return super().health() | {"pid": os.getpid(), "speculation": last and last.report()}
+
+
+def host_of(role: str, settings: HostSettings) -> Any:
+    """The host of a role."""
+    return PolicyHost(role, settings) if role == "policy" else make_host(role, settings)

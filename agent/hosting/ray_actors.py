@@ -1,0 +1,227 @@
+"""The models as Ray actors, one a role.
+
+A call that finds its actor dead waits for the restart that Ray makes and is sent again as it was;
+hosts are idempotent, so nothing is done twice with effect.
+"""
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent.engine.requests import TextRequest
+from agent.hosting.gpu_share import gpu_share
+from agent.hosting.model_host import ROLES, HostSettings, ModelRef
+from agent.hosting.policy_host import Speculation, host_of
+from search.errors import ResourceError, UsageError
+
+RECOVERY_S = 180.0
+MAX_DEATHS = 20
+
+log = logging.getLogger("ratchet")
+
+
+def _knock(address: str) -> None:
+    """Raise OSError at once where nobody listens; Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=5).close()
+
+
+def start_ray(address: str) -> bool:
+    """Join the cluster at `address`, or start a local one. True when this process started it."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray runs its workers at niceness 15, where any other busy process starves them; here they
+    # are the work itself.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    import ray
+
+    if ray.is_initialized():
+        return False
+    quiet: dict[str, Any] = {
+        "namespace": "ratchet", "log_to_driver": False, "logging_level": logging.ERROR,
+        "configure_logging": True,
+    }  # fmt: skip
+    # A job that Ray runs on a cluster finds the cluster in its environment.
+    address = address or os.environ.get("RAY_ADDRESS", "")
+    if address:
+        try:
+            _knock(address)
+            ray.init(address=address, **quiet)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UsageError(
+                f"no Ray cluster answers at {address!r}: {str(error).splitlines()[0]}",
+                "start one with `ray start --head`, or leave --ray-address out",
+            ) from error
+        return False
+    try:
+        ray.init(address="local", include_dashboard=False, **quiet)
+    except (RuntimeError, OSError) as error:
+        raise ResourceError(
+            f"the local Ray cluster did not start: {str(error).splitlines()[0]}",
+            "free some memory and disk under /tmp, or use --hosting inline",
+        ) from error
+    return True
+
+
+class _Actor:
+    """What runs in a Ray actor: one host. Decorated at the edge, in `RayHosts`."""
+
+    def __init__(self, role: str, settings: HostSettings) -> None:
+        self.host = host_of(role, settings)
+
+    def run(self, method: str, *arguments: Any) -> Any:
+        return getattr(self.host, method)(*arguments)
+
+    def drafted_texts(
+        self, policy: ModelRef, drafter: ModelRef | None, requests: Sequence[TextRequest],
+        speculation: Speculation, drafter_actor: Any,
+    ) -> Any:  # fmt: skip
+        import ray
+
+        def draft(*arguments: Any) -> list[list[int]]:
+            try:
+                found: list[list[int]] = ray.get(drafter_actor.run.remote("draft", *arguments))
+                return found
+            except ray.exceptions.RayActorError:
+                # Without drafts the policy writes the same tokens, only one at a time.
+                return [[] for _ in arguments[1]]
+
+        return self.host.drafted_texts(policy, drafter, requests, speculation, draft)
+
+    def health(self) -> dict[str, Any]:
+        return {"pid": os.getpid()} | self.host.health()
+
+
+@dataclass(slots=True)
+class _Handle:
+    actor: Any
+    pid: int = 0
+    restarts: int = 0
+    num_waiting: int = 0
+    """Calls sent to it and not answered yet."""
+    last: dict[str, Any] = field(default_factory=dict)
+
+
+class RayHosts:
+    """One actor a role, several of the policy if so set; restarted by Ray when they die."""
+
+    def __init__(self, settings: HostSettings, address: str = "") -> None:
+        self.owns_cluster = start_ray(address)
+        import ray
+
+        self._ray = ray
+        gpus = float(ray.cluster_resources().get("GPU", 0))
+        if settings.device.startswith("cuda") and not gpus:
+            raise ResourceError(
+                f"device {settings.device!r} is asked for, but the cluster has no GPU",
+                "leave hosting.device at auto, or set it to cpu",
+            )
+        names = [*ROLES, *(f"policy-{i}" for i in range(1, settings.workers))]
+        share = gpu_share(gpus, len(names), settings.device)
+        threads = str(settings.threads)
+        # Health answers from a thread of its own, however long a model call takes.
+        setattr(_Actor, "health", ray.method(concurrency_group="health")(_Actor.health))  # noqa: B010
+        remote = ray.remote(
+            num_cpus=0,
+            num_gpus=share,
+            max_restarts=-1,
+            max_task_retries=0,
+            concurrency_groups={"health": 1},
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
+        )(_Actor)
+        self._handles = {
+            name: _Handle(remote.remote(name.partition("-")[0], settings)) for name in names
+        }
+        self._policies = [h for n, h in self._handles.items() if n.partition("-")[0] == "policy"]
+        self._choosing = threading.Lock()
+
+    def _worker(self, role: str) -> _Handle:
+        """The host that serves a call: of several policies the one with the fewest waiting."""
+        if role != "policy":
+            return self._handles[role]
+        return min(self._policies, key=lambda h: h.num_waiting)
+
+    def _send(self, worker: _Handle, method: str, arguments: tuple[Any, ...]) -> Any:
+        if method == "drafted_texts":
+            drafter = self._handles["drafter"].actor
+            return worker.actor.drafted_texts.remote(*arguments, drafter)
+        return worker.actor.run.remote(method, *arguments)
+
+    def call(self, role: str, method: str, *arguments: Any) -> Any:
+        return self.call_many([(role, method, arguments)])[0]
+
+    def call_many(self, calls: Sequence[tuple[str, str, tuple[Any, ...]]]) -> list[Any]:
+        workers: list[_Handle] = []
+        with self._choosing:
+            for role, _, _ in calls:
+                workers.append(self._worker(role))
+                workers[-1].num_waiting += 1
+        try:
+            sent = [self._send(w, c[1], c[2]) for w, c in zip(workers, calls, strict=True)]
+            return [self._wait(*each) for each in zip(workers, calls, sent, strict=True)]
+        finally:
+            with self._choosing:
+                for worker in workers:
+                    worker.num_waiting -= 1
+
+    def _wait(self, worker: _Handle, call: tuple[str, str, tuple[Any, ...]], pending: Any) -> Any:
+        """The answer, sent again for as long as a restart takes."""
+        deadline, pause, num_deaths = 0.0, 0.25, 0
+        while True:
+            try:
+                return self._ray.get(pending)
+            except self._ray.exceptions.RayTaskError as error:
+                cause = error.cause if isinstance(error.cause, Exception) else error
+                raise cause from error
+            except self._ray.exceptions.RayActorError as error:
+                deadline = deadline or time.monotonic() + RECOVERY_S
+                # A died actor answers again within the deadline; one that this very call kills
+                # each time must not be fed for ever.
+                num_deaths += isinstance(error, self._ray.exceptions.ActorDiedError)
+                if time.monotonic() > deadline or num_deaths > MAX_DEATHS:
+                    raise ResourceError(
+                        f"the {call[0]} actor did not come back within {RECOVERY_S:.0f} s: {error}",
+                        "look at `ratchet status` and the Ray logs, then run the command again",
+                    ) from error
+                log.warning("the %s actor died; sending its call again", call[0])
+                time.sleep(pause)
+                pause = min(2 * pause, 4.0)
+                pending = self._send(worker, call[1], call[2])
+
+    def texts(
+        self, policy: ModelRef, drafter: ModelRef | None, requests: Sequence[TextRequest],
+        speculation: Speculation,
+    ) -> Any:  # fmt: skip
+        return self.call("policy", "drafted_texts", policy, drafter, requests, speculation)
+
+    def health(self) -> dict[str, dict[str, Any]]:
+        """State, pid and number of restarts of each actor; a silent one is `unreachable`."""
+        pending = {role: h.actor.health.remote() for role, h in self._handles.items()}
+        report: dict[str, dict[str, Any]] = {}
+        for role, future in pending.items():
+            handle = self._handles[role]
+            try:
+                handle.last = self._ray.get(future, timeout=5)
+                if handle.pid and handle.last["pid"] != handle.pid:
+                    handle.restarts += 1
+                handle.pid = handle.last["pid"]
+                report[role] = handle.last | {"state": "alive", "restarts": handle.restarts}
+            except self._ray.exceptions.RayError:
+                report[role] = handle.last | {
+                    "role": role, "pid": handle.pid, "state": "unreachable",
+                    "restarts": handle.restarts,
+                }  # fmt: skip
+        return report
+
+    def close(self) -> None:
+        """Stop the actors, and the cluster if this process started it."""
+        for handle in self._handles.values():
+            self._ray.kill(handle.actor, no_restart=True)
+        if self.owns_cluster:
+            self._ray.shutdown()

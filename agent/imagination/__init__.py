@@ -1,0 +1,1 @@
+"""New problems from old ones, and what keeps held-out ones out."""

@@ -1,0 +1,1 @@
+"""What a language model is: one file a family, for training and for inference."""

@@ -1,0 +1,1 @@
+"""What rounds came to, for people."""

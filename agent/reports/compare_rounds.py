@@ -1,0 +1,100 @@
+"""Two rounds side by side: what their models solve of the same held-out problems."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from agent.checkpoints.custody import models_after
+from agent.evaluation.gate import judge
+from search.errors import NotFoundError, UsageError
+from store.database import Store
+from store.schema import ENDED, EvaluationItem, EvaluationRow, Round, Run
+
+Key = tuple[str, str, str]
+"""Mode, benchmark and settings of an evaluation, which make two of them comparable."""
+
+
+def models_by_round(session: Session, run: str) -> dict[int, dict[str, str]]:
+    """Role to version that each ended round left behind; 0 is before the first round.
+
+    Raises NotFoundError for a run without rounds.
+    """
+    rounds = session.scalars(
+        select(Round).join(Run, Run.id == Round.run_id).where(Run.name == run)
+        .order_by(Round.number)
+    ).all()  # fmt: skip
+    if not rounds:
+        raise NotFoundError(f"run {run!r} has no round", "see `ratchet inspect rounds`")
+    return {0: dict(rounds[0].models)} | {
+        row.number: models_after(row) for row in rounds if row.stage in ENDED
+    }
+
+
+def evaluations_of(session: Session, models: Mapping[str, str]) -> dict[Key, EvaluationRow]:
+    """What was measured of a policy, one evaluation a key.
+
+    Of several that differ in critics or drafter, the one with just these models is taken, else the
+    newest.
+    """
+    rows = session.scalars(
+        select(EvaluationRow)
+        .where(EvaluationRow.policy_version == models["policy"])
+        .order_by(EvaluationRow.id)
+    )
+    found: dict[Key, EvaluationRow] = {}
+    for row in rows:
+        key = (row.mode, row.benchmark_sha, repr(sorted(row.settings.items())))
+        if key not in found or not _fits(found[key], models) or _fits(row, models):
+            found[key] = row
+    return found
+
+
+def _fits(row: EvaluationRow, models: Mapping[str, str]) -> bool:
+    return all(models.get(role) == version for role, version in row.models.items())
+
+
+def compare_rounds(store: Store, run: str, before: int, after: int) -> list[dict[str, Any]]:
+    """By mode: accuracy of both, gained, lost, and the paired difference with its 95 % interval.
+
+    Raises NotFoundError for a round that is not there, UsageError when nothing was measured twice.
+    """
+    with store.session() as session:
+        models = models_by_round(session, run)
+        for number in (before, after):
+            if number not in models:
+                raise NotFoundError(
+                    f"run {run!r} has no ended round {number}",
+                    f"it has {', '.join(map(str, models))}; 0 is before the first one",
+                )
+        old = evaluations_of(session, models[before])
+        new = evaluations_of(session, models[after])
+        rows = [_compared(session, old[key], new[key]) for key in old if key in new]
+    if not rows:
+        raise UsageError(
+            f"the policies of rounds {before} and {after} were not measured on the same problems",
+            "see `ratchet evaluate --compare A B`",
+        )
+    return rows
+
+
+def _compared(session: Session, mine: EvaluationRow, theirs: EvaluationRow) -> dict[str, Any]:
+    old, new = _correct(session, mine.id), _correct(session, theirs.id)
+    found = judge(old, new, 1.0)
+    keys = old.keys() & new.keys()
+    return {
+        "mode": mine.mode, "n": found.n, "before": sum(old[k] for k in keys) / found.n,
+        "after": sum(new[k] for k in keys) / found.n, "gained": found.gained, "lost": found.lost,
+        "same": found.n - found.gained - found.lost, "difference": found.difference,
+        "low": found.low, "high": found.high, "p": found.p,
+        "policy_before": mine.policy_version, "policy_after": theirs.policy_version,
+    }  # fmt: skip
+
+
+def _correct(session: Session, evaluation_id: int) -> dict[str, bool]:
+    rows = session.execute(
+        select(EvaluationItem.problem_key, EvaluationItem.is_correct)
+        .where(EvaluationItem.evaluation_id == evaluation_id)
+    )  # fmt: skip
+    return {row.problem_key: row.is_correct for row in rows}

@@ -1,0 +1,1 @@
+"""A run and its rounds: the stages, and what watches over them."""

@@ -1,0 +1,92 @@
+"""The policy sat down before problems with known answers: what it writes, and what is right of it.
+
+Whole texts are sampled and judged by their answers (and the tool, where it speaks). Then some
+states of right texts are gone back to: the policy's most probable options there, most of which no
+sample would have shown, are each judged by the tool or, where it is silent, by where the policy
+gets from them (hard estimation, Math-Shepherd, arXiv 2312.08935). Those are what a search comes
+across, so they are what a process critic must tell apart.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from agent.evaluation.answering import sample_rollouts
+from agent.rounds.context import chunks, judged
+from agent.search_models import Models
+from agent.tasks.task import Task
+from agent.training.labelling import Labelled, Siblings, label_rollouts
+from search.interfaces import ExpandRequest, Rollout
+from search.randomness import derive_seed
+from search.state import Problem, State
+
+HELD_OUT_SHARE = 4
+"""One labelled problem in so many is kept for measuring critics."""
+
+
+class Examinee:
+    def __init__(self, models: Models, task: Task, problems: Sequence[Problem], seed: int) -> None:
+        self.models = models
+        self.task = task
+        self.problems = problems
+        self.seed = seed
+        self._answers = {p.id: p.answer for p in problems}
+
+    def labelled(
+        self, samples: int, states: int, options: int, cohort: int = 250,
+        on_progress: Callable[[int], None] = lambda done: None,
+    ) -> Labelled:  # fmt: skip
+        """Rows for the critics: `samples` texts a problem, `options` at `states` of a right one."""
+        rollouts: list[Rollout] = []
+        siblings: list[Siblings] = []
+        for place, part in enumerate(chunks(self.problems, cohort)):
+            groups = sample_rollouts(self.models, part, samples, 1.0, self.seed)
+            rollouts += [r for group in groups for r in group if r.state.options]
+            siblings += self.siblings(groups, states, options)
+            on_progress(min(len(self.problems), (place + 1) * cohort))
+        return label_rollouts(
+            rollouts, self.is_correct, self.step_is_sound, siblings,
+            lambda key: int(key[:4], 16) % HELD_OUT_SHARE == 0,
+        )  # fmt: skip
+
+    def is_correct(self, rollout: Rollout) -> bool:
+        return bool(judged(self.task, rollout.answer, self._answers[rollout.state.problem_id]))
+
+    def step_is_sound(self, rollout: Rollout, index: int) -> bool | None:
+        state = rollout.state
+        return self.models.check(replace(state, options=state.options[: index + 1])).is_sound
+
+    def siblings(
+        self, groups: Sequence[Sequence[Rollout]], states: int, options: int
+    ) -> list[Siblings]:
+        """Options at states of one right text a problem, each judged."""
+        chosen: list[State] = []
+        for group in groups:
+            right = next((r for r in group if self.is_correct(r) and r.is_sound is not False), None)
+            if right is not None:
+                chosen += self._beginnings(right.state, states)
+        proposals = self.models.propose([ExpandRequest(s, options, 0) for s in chosen])
+        flat = [s.extended(o) for s, p in zip(chosen, proposals, strict=True) for o in p.options]
+        verdicts = iter(self._verdicts(flat))
+        return [
+            Siblings(s, p.options, tuple(next(verdicts) for _ in p.options))
+            for s, p in zip(chosen, proposals, strict=True)
+        ]
+
+    def _beginnings(self, state: State, num: int) -> list[State]:
+        """`num` different states on the way to a text, drawn by its problem."""
+        order = sorted(
+            range(state.depth), key=lambda d: derive_seed(self.seed, state.problem_id, d, "state")
+        )
+        return [replace(state, options=state.options[:d]) for d in sorted(order[:num])]
+
+    def _verdicts(self, states: Sequence[State]) -> list[bool]:
+        """Whether each state's last option is good."""
+        told = [self.models.check(s).is_sound for s in states]
+        unknown = [i for i, verdict in enumerate(told) if verdict is None]
+        open_ones = [i for i in unknown if not states[i].is_terminal]
+        completed = self.models.completed([states[i] for i in open_ones], 0.0, [0] * len(open_ones))
+        ends = dict(zip(open_ones, completed, strict=True))
+        for i in unknown:
+            end = ends[i] if i in ends else self.models.checked(states[i], [])
+            told[i] = end is not None and self.is_correct(end)
+        return [bool(verdict) for verdict in told]

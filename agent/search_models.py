@@ -1,0 +1,303 @@
+"""Between the search, which knows no models, and the hosts, which know no trees."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from agent.engine.requests import Generated, LineRequest, Lines, ScoreRequest, Text, TextRequest
+from agent.engine.tokenizer import Tokenizer
+from agent.hosting.hosts import Hosts
+from agent.hosting.model_host import ModelRef
+from agent.hosting.policy_host import Speculation
+from agent.tasks.task import Task
+from critics.blend import blend
+from critics.calibration import Calibration
+from critics.heads import TrainedCritic
+from critics.outcome import OutcomeCritic
+from critics.process import ProcessCritic
+from critics.rollout import checked_rollout, cut_into_options, scored
+from critics.value import ValueCritic
+from search.boundary import boundary_named
+from search.interfaces import EvaluateRequest, Evaluation, ExpandRequest, Proposal, Rollout
+from search.randomness import derive_seed
+from search.score import Finding, Score
+from search.settings import SearchSettings
+from search.state import Option, Problem, State
+
+log = logging.getLogger("ratchet")
+
+NEUTRAL = 0.5
+"""Value of a state of which no trusted critic says anything."""
+
+CRITICS = {"value": ValueCritic, "process": ProcessCritic, "outcome": OutcomeCritic}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSet:
+    """The five models of a search, and how each critic's logits become probabilities."""
+
+    refs: Mapping[str, ModelRef]
+    calibrations: Mapping[str, Calibration] = field(default_factory=dict)
+    aucs: Mapping[str, float] = field(default_factory=dict)
+    """Each critic's AUC on held-out labelled texts, as far as it was measured."""
+
+    def distrusted(self, min_auc: float) -> dict[str, str]:
+        """Critic to why its scores do not count, of those measured to rank too badly."""
+        return {
+            role: f"held-out AUC {auc:.2f} is under {min_auc:g}"
+            for role, auc in self.aucs.items()
+            if auc < min_auc
+        }
+
+    @property
+    def policy(self) -> ModelRef:
+        return self.refs["policy"]
+
+    @property
+    def versions(self) -> dict[str, str]:
+        return {role: ref.version for role, ref in self.refs.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    option_tokens: int = 48
+    """Longest option."""
+    text_tokens: int = 256
+    """Longest completion."""
+
+
+class Models:
+    """Proposer and evaluator over hosted models, for the problems of one task."""
+
+    def __init__(
+        self,
+        hosts: Hosts,
+        models: ModelSet,
+        tokenizer: Tokenizer,
+        task: Task,
+        settings: SearchSettings,
+        weights: Mapping[str, float],
+        limits: Limits,
+        use_tool: bool,
+        speculation: Speculation,
+        min_auc: float = 0.0,
+    ) -> None:
+        """A critic whose held-out AUC is below `min_auc` gives no scores: over-optimising a
+        critic that ranks like chance is worse than doing without."""
+        self.hosts = hosts
+        self.models = models
+        self.tokenizer = tokenizer
+        self.task = task
+        self.settings = settings
+        self.weights = weights
+        self.limits = limits
+        self.use_tool = use_tool and bool(task.tool)
+        self.speculation = speculation
+        self.distrusted = models.distrusted(min_auc)
+        name = settings.boundary
+        self.boundary = boundary_named(name) if name else task.boundary
+        self.steps = tokenizer.steps(self.boundary)
+        self._texts: dict[str, str] = {}
+
+    def root(self, problem: Problem) -> State:
+        """The state to search from. The reference answer stays behind."""
+        prompt = self.task.prompt(problem.text)
+        self._texts[problem.id] = problem.text
+        return State(problem.id, tuple(self.tokenizer.encode(prompt)), prompt)
+
+    def check(self, state: State) -> Finding:
+        """What the tool says of a state's last option."""
+        if not self.use_tool or not state.options:
+            return Finding(None)
+        problem = self._texts[state.problem_id]
+        if self.boundary.name == self.task.boundary.name:
+            return self.task.check_step(problem, state.steps)
+        # Options of another boundary may hold several of the task's steps, or a part of one.
+        before = self._whole_steps(replace(state, options=state.options[:-1]))
+        steps = self._whole_steps(state)
+        finding = Finding(True, "no step is whole yet")
+        for end in range(len(before) + 1, len(steps) + 1):
+            finding = self.task.check_step(problem, steps[:end])
+            if finding.is_sound is not True:
+                break
+        return finding
+
+    def _whole_steps(self, state: State) -> list[str]:
+        """The text cut at the task's own boundary, less a step that is not whole yet."""
+        steps = self.task.boundary.cut("".join(state.steps))
+        is_whole = state.is_finished or not steps \
+            or self.task.boundary.is_whole(steps[-1], steps[-1][-1])  # fmt: skip
+        return steps if is_whole else steps[:-1]
+
+    def answer_of(self, state: State) -> str | None:
+        """The final answer of a finished text."""
+        return self.task.answer_of(
+            state.steps if self.boundary.name == self.task.boundary.name
+            else self._whole_steps(state)
+        )  # fmt: skip
+
+    def propose(self, requests: Sequence[ExpandRequest]) -> list[Proposal]:
+        lines: list[Lines] = self.hosts.call(
+            "policy", "lines", self.models.policy,
+            [LineRequest(r.state.tokens, r.count, self.limits.option_tokens,
+                         self.settings.proposal, self.settings.temperature, r.seed, self.boundary,
+                         r.known)
+             for r in requests],
+        )  # fmt: skip
+        return [self._proposal(r.state, found) for r, found in zip(requests, lines, strict=True)]
+
+    def _proposal(self, state: State, lines: Lines) -> Proposal:
+        if lines.error:
+            log.warning("no options for problem %s: %s", state.problem_id, lines.error)
+        options = tuple(self._option(line) for line in lines.lines)
+        unsound: list[str] = []
+        for option in options:
+            finding = self.check(state.extended(option))
+            unsound.append(finding.reason or "unsound" if finding.is_sound is False else "")
+        return Proposal(options, tuple(unsound), lines.num_tokens)
+
+    def _option(self, line: Generated) -> Option:
+        text = self.tokenizer.decode(line.tokens)
+        return Option(line.tokens, text, sum(line.logprobs), line.stop)
+
+    def evaluate(self, requests: Sequence[EvaluateRequest]) -> list[Evaluation]:
+        completed, spent = self._rollouts(requests)
+        states = [r.state for r in requests]
+        finished = [
+            rollout.state
+            for group in completed
+            for rollout in group
+            if rollout.state.is_finished and rollout.outcome.value is None
+        ]
+        scores = self._scores({"value": states, "process": states, "outcome": finished})
+        outcome = iter(scores["outcome"])
+        results: list[Evaluation] = []
+        for i, group in enumerate(completed):
+            rollouts = tuple(
+                scored(r, next(outcome)) if r.state.is_finished and r.outcome.value is None else r
+                for r in group
+            )
+            own = (scores["value"][i], scores["process"][i])
+            # A rollout cut off by length never succeeded; it is a zero, not a missing score.
+            ends = tuple(
+                r.outcome if r.state.is_finished else Score("outcome", "", 0.0, "cut off by length")
+                for r in rollouts
+            )
+            is_cut = states[i].is_terminal and not states[i].is_finished
+            value = 0.0 if is_cut else blend((*own, *ends), self.weights)
+            if value is None and self.distrusted:
+                value = NEUTRAL  # nobody to be trusted: the priors alone lead on
+            results.append(
+                Evaluation(value, own, rollouts, spent[i], self._num_calls(requests[i], group))
+            )
+        return results
+
+    def _num_calls(self, request: EvaluateRequest, group: Sequence[Rollout]) -> int:
+        """Requests to models for one evaluation; `group` is not scored yet."""
+        state = request.state
+        rollouts = 0 if state.is_terminal else self.settings.num_rollouts - len(request.known)
+        new = [r for r in group if r.state.is_finished and r.outcome.value is None]
+        own = sum(self._asks(role, state) for role in ("value", "process"))
+        return max(0, rollouts) + own + sum(self._asks("outcome", r.state) for r in new)
+
+    def _asks(self, role: str, state: State) -> bool:
+        return self._is_active(role) and self._critic(role).applies(state)
+
+    def _is_active(self, role: str) -> bool:
+        """The outcome critic judges candidates too, so it is asked whatever its weight."""
+        is_wanted = self.weights.get(role, 0.0) > 0 or role == "outcome"
+        return is_wanted and role not in self.distrusted
+
+    def _scores(self, wanted: Mapping[str, Sequence[State]]) -> dict[str, list[Score]]:
+        """Scores of all critics, their calls under way at the same time."""
+        active = [role for role in wanted if self._is_active(role)]
+        chosen = {role: [s for s in wanted[role] if self._asks(role, s)] for role in active}
+        calling = [role for role in active if chosen[role]]
+        raw: dict[str, list[float]] = {key: [] for key in active}
+        answers = self.hosts.call_many(
+            [(r, "scores", (self.models.refs[r], self._judged(r, chosen[r]))) for r in calling]
+        )
+        raw |= dict(zip(calling, answers, strict=True))
+        return {
+            role: self._critic(role).score(wanted[role], raw[role])
+            if role in active
+            else [self._unasked(role)] * len(wanted[role])
+            for role in wanted
+        }
+
+    def _unasked(self, role: str) -> Score:
+        return Score(role, "", None, self.distrusted.get(role, "weight 0"))
+
+    def _judged(self, role: str, states: Sequence[State]) -> list[ScoreRequest]:
+        critic = self._critic(role)
+        return [ScoreRequest(s.tokens, critic.num_given(s)) for s in states]
+
+    def _critic(self, role: str) -> TrainedCritic:
+        calibration = self.models.calibrations.get(role, Calibration())
+        return CRITICS[role](self.models.refs[role].version, calibration)
+
+    def outcome_scores(self, states: Sequence[State]) -> list[Score]:
+        """The outcome critic on whole texts."""
+        return self._scores({"outcome": states})["outcome"]
+
+    def process_scores(self, states: Sequence[State]) -> list[Score]:
+        """The process critic on the last step of each state."""
+        return self._scores({"process": states})["process"]
+
+    def value_scores(self, states: Sequence[State]) -> list[Score]:
+        """The value critic on states."""
+        return self._scores({"value": states})["value"]
+
+    def _rollouts(
+        self, requests: Sequence[EvaluateRequest]
+    ) -> tuple[list[list[Rollout]], list[int]]:
+        """For each request its completed rollouts and the tokens that they cost."""
+        groups: list[list[Rollout]] = []
+        needed: list[tuple[int, int]] = []
+        for i, request in enumerate(requests):
+            if request.state.is_terminal:
+                groups.append([self.checked(request.state, [])])
+                continue
+            groups.append(list(request.known))
+            missing = range(len(request.known), self.settings.num_rollouts)
+            needed += [(i, derive_seed(request.seed, k)) for k in missing]
+        spent = [0] * len(requests)
+        completed = self.completed(
+            [requests[i].state for i, _ in needed], self.settings.rollout_temperature,
+            [seed for _, seed in needed],
+        )  # fmt: skip
+        for (i, _), rollout in zip(needed, completed, strict=True):
+            if rollout is not None:
+                new = rollout.state.options[rollout.num_given :]
+                spent[i] += sum(len(option.tokens) for option in new)
+                groups[i].append(rollout)
+        return groups, spent
+
+    def completed(
+        self, states: Sequence[State], temperature: float, seeds: Sequence[int]
+    ) -> list[Rollout | None]:
+        """The policy's completion of each state, not scored; None for one that failed."""
+        if not states:
+            return []
+        requests = [
+            TextRequest(s.tokens, self.limits.text_tokens, temperature, seed,
+                        group=derive_seed(0, s.problem_id))
+            for s, seed in zip(states, seeds, strict=True)
+        ]  # fmt: skip
+        texts: list[Text] = self.hosts.texts(
+            self.models.policy, self.models.refs.get("drafter"), requests, self.speculation
+        )
+        return [
+            None if t.error else self.checked(s, self.options_of(t.generated))
+            for s, t in zip(states, texts, strict=True)
+        ]
+
+    def options_of(self, text: Generated) -> list[Option]:
+        """A whole text cut at the boundary."""
+        return cut_into_options(
+            text.tokens, text.logprobs, text.stop, self.steps.ends, self.tokenizer.decode
+        )
+
+    def checked(self, state: State, new: Sequence[Option]) -> Rollout:
+        """The completed state as the tool finds it."""
+        return checked_rollout(state, new, self.check, self.answer_of)

@@ -1,0 +1,252 @@
+"""What may be loaded, what is refused, and how new weights are published."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from agent.checkpoints.checkpoint import inspect_checkpoint, load_decoder
+from agent.checkpoints.publish import NonFiniteError, publish, sweep
+from agent.engine.requests import ScoreRequest, TextRequest
+from agent.engine.tokenizer import Tokenizer
+from agent.hosting.model_host import CriticHost, GeneratorHost, HostSettings, reference
+from search.boundary import NEWLINE
+from search.errors import CheckpointError, TaskError
+from store.leases import owner_name
+from tests.agent.conftest import write_checkpoint
+
+ROOT = Path(__file__).parent.parent.parent.parent
+
+
+def edit_config(path: Path, **changes: object) -> None:
+    file = path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    "name", ["pytorch_model.bin", "model.pt", "weights.pkl", "modeling_evil.py", "a.ckpt", "x.npz"]
+)
+def test_pickled_weights_and_code_are_refused_unopened(checkpoint: Path, name: str) -> None:
+    (checkpoint / name).write_bytes(b"cos\nsystem\n(S'touch /tmp/owned'\ntR.")
+    with pytest.raises(CheckpointError) as error:
+        inspect_checkpoint(checkpoint)
+    assert name in error.value.message and error.value.fix
+
+
+def test_remote_code_is_refused(checkpoint: Path) -> None:
+    edit_config(checkpoint, auto_map={"AutoModel": "modeling_evil.Evil"})
+    with pytest.raises(CheckpointError, match="auto_map"):
+        inspect_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("config.json", {"num_hidden_layers": None}),
+        ("config.json", {"hidden_size": "abc"}),
+        ("config.json", {"architectures": [1]}),
+        ("config.json", {"rope_parameters": [1]}),
+        ("ratchet.json", {"report": [1]}),
+        ("ratchet.json", {"training": "fast"}),
+    ],
+    ids=str,
+)
+def test_a_value_that_cannot_be_is_refused_by_name(
+    checkpoint: Path, name: str, change: dict[str, object]
+) -> None:
+    file = checkpoint / name
+    found = json.loads(file.read_text()) if file.is_file() else {}
+    file.write_text(json.dumps(found | change))
+    (checkpoint / "manifest.json").unlink(missing_ok=True)
+    with pytest.raises(CheckpointError, match=checkpoint.name) as caught:
+        inspect_checkpoint(checkpoint)
+    assert caught.value.fix
+
+
+def test_a_link_out_of_the_directory_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.safetensors"
+    (checkpoint / "model.safetensors").rename(outside)
+    (checkpoint / "model.safetensors").symlink_to(outside)
+    with pytest.raises(CheckpointError, match="link"):
+        inspect_checkpoint(checkpoint)
+
+
+def test_a_directory_that_is_not_there_or_lacks_files_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is not there"):
+        inspect_checkpoint(tmp_path / "none")
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        inspect_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("place", [0, 5, 200, 4000])
+def test_a_changed_byte_is_noticed_before_use(checkpoint: Path, place: int) -> None:
+    ref = reference(checkpoint, "policy")
+    file = checkpoint / "model.safetensors"
+    raw = bytearray(file.read_bytes())
+    raw[place] ^= 0x55
+    file.write_bytes(raw)
+    with pytest.raises(CheckpointError):
+        GeneratorHost("policy", HostSettings()).load(ref)
+
+
+def test_a_truncated_file_is_corrupt(checkpoint: Path) -> None:
+    file = checkpoint / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="corrupt"):
+        load_decoder(inspect_checkpoint(checkpoint))
+
+
+def test_weights_that_are_not_finite_are_refused(checkpoint: Path) -> None:
+    tensors = load_file(checkpoint / "model.safetensors")
+    tensors["model.norm.weight"][3] = float("inf")
+    save_file(tensors, checkpoint / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight.*NaN or infinite"):
+        load_decoder(inspect_checkpoint(checkpoint))
+
+
+def test_weights_of_another_shape_are_refused(checkpoint: Path) -> None:
+    edit_config(checkpoint, intermediate_size=64)
+    with pytest.raises(CheckpointError, match="shape"):
+        load_decoder(inspect_checkpoint(checkpoint))
+
+
+def test_control_tokens_in_user_text_are_plain_characters_or_an_error(checkpoint: Path) -> None:
+    tokenizer = Tokenizer(checkpoint)
+    assert tokenizer.encode("1+2\n") == [4, 13, 5, 2]
+    assert tokenizer.decode([4, 13, 5, 1, 0]) == "1+2"
+    for text in ("</s>", "1+2</s>", "<pad>"):
+        with pytest.raises(TaskError):
+            tokenizer.encode(text)
+    assert tokenizer.steps(NEWLINE).ids == {2}
+
+
+def test_a_model_without_an_end_token_is_refused(checkpoint: Path) -> None:
+    edit_config(checkpoint, eos_token_id=None)
+    with pytest.raises(CheckpointError, match="eos_token_id"):
+        Tokenizer(checkpoint)
+
+
+def test_published_weights_load_in_transformers_and_here(checkpoint: Path, tmp_path: Path) -> None:
+    import transformers
+
+    parent = inspect_checkpoint(checkpoint)
+    decoder = load_decoder(parent)
+    with torch.no_grad():
+        decoder.model.norm.weight += 0.5
+    child = publish(decoder, parent, tmp_path / "out", "policy", {"seed": 1})
+    assert child.path.name == f"policy-{child.version}"
+    assert child.notes["parent"] == parent.version
+    assert child.version != parent.version
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(child.path).eval()
+    tokens = torch.tensor([[4, 13, 5, 2, 7]])
+    with torch.no_grad():
+        torch.testing.assert_close(
+            load_decoder(child).lm_head(load_decoder(child)(tokens)), theirs(tokens).logits,
+            atol=2e-5, rtol=1e-4,
+        )  # fmt: skip
+
+
+def test_a_published_critic_is_a_transformers_classifier(checkpoint: Path, tmp_path: Path) -> None:
+    import transformers
+
+    from agent.training.critics import critic_from_policy
+
+    parent = inspect_checkpoint(checkpoint)
+    policy = load_decoder(parent)
+    critic = critic_from_policy(policy, policy.arch)
+    torch.nn.init.normal_(critic.score.weight, generator=torch.Generator().manual_seed(0))
+    child = publish(critic, parent, tmp_path / "out", "value", {})
+    assert child.is_critic
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(child.path).eval()
+    row = (4, 13, 5, 2, 7)
+    ref = reference(child.path, "value")
+    found = CriticHost("value", HostSettings()).scores(
+        ref, [ScoreRequest(t, 1) for t in (row, row[:3], (3,) * 999)]
+    )
+    with torch.no_grad():
+        assert found[0] == pytest.approx(float(theirs(torch.tensor([row])).logits), abs=1e-4)
+        assert found[1] == pytest.approx(float(theirs(torch.tensor([row[:3]])).logits), abs=1e-4)
+    assert found[2] != found[2]  # longer than the context: no number
+
+
+def test_a_token_critic_gives_the_log_odds_of_its_judged_tokens_whatever_was_kept(
+    checkpoint: Path,
+) -> None:
+    import math
+
+    ref = reference(checkpoint, "process")
+    host = CriticHost("process", HostSettings())
+    rows = [ScoreRequest((4, 13, 5, 2, 7, 8, 9), n) for n in (1, 4, 6)]
+    rows += [ScoreRequest((4, 13, 5, 2), 4), ScoreRequest((3,) * 999, 3), rows[0]]
+    found = host.scores(ref, rows)
+    decoder = load_decoder(inspect_checkpoint(checkpoint))
+    with torch.no_grad():
+        tokens = torch.tensor([rows[0].tokens])
+        logprob = torch.log_softmax(decoder.lm_head(decoder(tokens)), -1)[0]
+    for score, request in zip(found[:3], rows[:3], strict=True):
+        places = range(request.num_given, 7)
+        total = sum(float(logprob[t - 1, tokens[0, t]]) for t in places)
+        expected = total - math.log(-math.expm1(total))
+        assert score == pytest.approx(expected, abs=1e-4)
+    assert math.isnan(found[3]) and math.isnan(found[4])
+    assert found[5] == found[0]
+    assert host.scores(ref, rows[1:2]) == found[1:2]
+
+
+def test_the_same_weights_published_twice_are_one_directory(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    parent = inspect_checkpoint(checkpoint)
+    first = publish(load_decoder(parent), parent, tmp_path / "out", "policy", {})
+    second = publish(load_decoder(parent), parent, tmp_path / "out", "policy", {})
+    assert first.path == second.path
+    assert [p.name for p in (tmp_path / "out").iterdir()] == [first.path.name]
+
+
+def test_weights_that_are_not_finite_are_never_published(checkpoint: Path, tmp_path: Path) -> None:
+    parent = inspect_checkpoint(checkpoint)
+    decoder = load_decoder(parent)
+    with torch.no_grad():
+        decoder.model.norm.weight[0] = float("nan")
+    with pytest.raises(NonFiniteError):
+        publish(decoder, parent, tmp_path / "out", "policy", {})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_half_written_checkpoint_is_swept_away(tmp_path: Path) -> None:
+    host = socket.gethostname()
+    dead, alive = (
+        tmp_path / f".writing {host} 999999 1 abc",
+        tmp_path / f".writing {owner_name()} d",
+    )
+    for path in (dead, alive, tmp_path / ".writing elsewhere 7 1 e", tmp_path / "policy-1"):
+        path.mkdir()
+        (path / "model.safetensors").write_bytes(b"x")
+    assert sweep(tmp_path) == 1
+    assert not dead.exists() and alive.exists() and len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_host_serves_the_version_that_the_call_names(tmp_path: Path) -> None:
+    refs = [reference(write_checkpoint(tmp_path / str(i), seed=i), "policy") for i in range(3)]
+    host = GeneratorHost("policy", HostSettings())
+    ask = [TextRequest((4, 13, 6, 2), 12, 0.0)]
+    texts = [host.texts(ref, ask) for ref in refs]
+    assert texts[0] != texts[1]
+    assert host.texts(refs[0], ask) == texts[0]
+    assert len(host.health()["versions"]) == 2
+
+
+def test_transformers_imports_with_our_kernels_package_first_on_the_path() -> None:
+    code = "from transformers import LlamaForCausalLM; import kernels; print(kernels.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert str(ROOT / "kernels") in done.stdout

@@ -1,0 +1,312 @@
+"""The command line as people type it, right and wrong: one clear message, a fix, an exit code."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.cli.app import app, config_app, inspect_app, main, store_app
+from agent.config.load import load_config
+from agent.tasks.registry import EMBEDDED
+from tests.agent.conftest import write_checkpoint
+from tests.agent.rounds.small import ROOT, SMALL, improve, places
+
+SHARED = ROOT.parent / "shared/data"
+
+
+def ratchet(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RATCHET_")}
+    return subprocess.run(
+        [sys.executable, "-m", "agent", *arguments], cwd=cwd, capture_output=True, text=True,
+        timeout=120, env=environment | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """The command in this process, typed in an empty folder: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    for name in [n for n in os.environ if n.startswith("RATCHET_")]:
+        monkeypatch.delenv(name)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["ratchet", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a store in which one small round was run."""
+    folder = tmp_path_factory.mktemp("played")
+    policy = write_checkpoint(folder / "policy")
+    done = improve(folder, policy)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_every_command_has_two_examples_in_its_help() -> None:
+    commands = [
+        *app.registered_commands, *inspect_app.registered_commands, *config_app.registered_commands,
+        *store_app.registered_commands,
+    ]  # fmt: skip
+    assert len(commands) >= 14
+    for command in commands:
+        text = command.callback.__doc__ or ""
+        assert text.count("    ratchet ") + text.count("ratchet config") >= 2, command.name
+
+
+WRONG: list[tuple[list[str], int, str]] = [
+    (["improve", "--task", "chess"], 2, "chess"),
+    (["improve", "--policy", "/nowhere"], 2, "/nowhere"),
+    (["improve", "--task", "jsonl"], 2, "--problems"),
+    (["improve", "--task", "jsonl", "--problems", "none.jsonl"], 2, "none.jsonl"),
+    (["improve", "--problems", "x.jsonl"], 2, "x.jsonl"),
+    (["improve", "--set", "training.num_step=3"], 2, "training.num_steps"),
+    (["improve", "--set", "nonsense"], 2, "KEY=VALUE"),
+    (["improve", "--store", "mysql://x"], 2, "mysql"),
+    (["improve", "--simulations", "0"], 2, "simulations"),
+    (["improve", "--config", "none.toml"], 2, "none.toml"),
+    (["improve", "--nonsense"], 2, "--nonsense"),
+    (["improve", "--set", "training.lora_rank=8"], 2, "training.trainer"),
+    (["improve", "--set", "training.method=ppo"], 2, "training.method"),
+    (["improve", "--set", "bundle=nowhere"], 2, "nowhere"),
+    (["evaluate", "--compare", "nowhere", "there"], 3, "nowhere"),
+    (["solve", "hello"], 2, "hello"),
+    (["solve", ""], 2, "not an expression"),
+    (["evaluate", "--mode", "guess"], 2, "guess"),
+    (["inspect", "rounds"], 3, "ratchet improve"),
+    (["status"], 3, "ratchet improve"),
+    (["models"], 3, "ratchet improve"),
+    (["improve", "--rounds", "0"], 2, "'0'"),
+    (["improve", "--set", "training.max_epochs=inf"], 2, "max_epochs"),
+    (["inspect", "tree", "abc"], 2, "search_id"),
+    (["inspect", "rounds", "--store", "sqlite:///"], 2, "sqlite:///"),
+    (["improve", "--dry-run", "--store", "mysql://x/y"], 2, "mysql"),
+    (["evaluate", "--simulations", "0"], 2, "'0'"),
+    (["evaluate", "--compare", "a", "b", "--mode", "search"], 2, "--mode"),
+    (["solve", "1+2", "--run", "nosuch"], 3, "nosuch"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "word"), WRONG, ids=lambda v: str(v)[:40])
+def test_a_wrong_command_says_what_and_how_to_mend_it(
+    arguments: list[str], code: int, word: str, tmp_path: Path,
+    typed: Callable[..., tuple[int, str, str]],
+) -> None:  # fmt: skip
+    ended, said, complained = typed(*arguments)
+    assert (ended, said) == (code, ""), complained
+    assert word in complained
+    assert "Traceback" not in complained
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_setting_is_told_before_a_model_library_is_imported(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom agent.cli.app import main\n"
+        "sys.argv = ['ratchet', 'improve', '--set', 'training.num_step=3']\n"
+        "try: main()\nexcept SystemExit as ended: print(ended.code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        env={k: v for k, v in os.environ.items() if not k.startswith("RATCHET_")}
+        | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.stdout.split() == ["2", "False"], done.stderr
+    assert "training.num_steps" in done.stderr
+
+
+def test_an_error_is_a_document_where_json_is_wanted(tmp_path: Path) -> None:
+    done = ratchet("improve", "--task", "chess", "--json", cwd=tmp_path)
+    error = json.loads(done.stderr)["error"]
+    assert set(error) == {"code", "message", "next"} and "chess" in error["message"]
+
+
+def test_the_plan_starts_nothing(tmp_path: Path) -> None:
+    done = ratchet("improve", "--dry-run", "--rounds", "2", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan["problems"] == 5000 and plan["held_out_problems"] == 600
+    assert plan["tokens_about"] > 0 and plan["seconds_about"] > 0 and plan["disk_bytes_about"] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_solve_finds_the_answer_and_shows_its_steps(tmp_path: Path) -> None:
+    done = ratchet("solve", "7+2*3-4", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["answer"] == "9"
+    assert [s["text"] for s in found["steps"]] == ["7+6-4", "13-4", "9"]
+    assert found["is_sound"] is True and found["simulations"] >= 1
+    assert set(found["models"]) == {"policy", "drafter", "value", "process", "outcome"}
+    again = json.loads(ratchet("solve", "7+2*3-4", "--json", cwd=tmp_path).stdout)
+    assert again == found
+
+
+def test_evaluate_reports_each_mode_with_interval_and_tokens(tmp_path: Path) -> None:
+    done = ratchet(
+        "evaluate", "--mode", "greedy", "--mode", "search", "--simulations", "2",
+        "--num-problems", "12", "--json", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)["results"]
+    assert [r["mode"] for r in results] == ["greedy", "search 2"]
+    for r in results:
+        assert r["n"] == 12 and r["low"] <= r["correct"] / 12 <= r["high"]
+        assert r["tokens_per_problem"] > 0
+    assert results[1]["correct"] >= results[0]["correct"]
+
+
+def stored(played: Path, *arguments: str) -> Any:
+    done = ratchet(*arguments, "--store", places(played)["store"], "--json", cwd=played)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_what_a_round_left_can_be_inspected(played: Path) -> None:
+    (row,) = stored(played, "inspect", "rounds")
+    assert row["searches"] == "10/10" and row["stage"] in ("promoted", "kept")
+    searches = stored(played, "inspect", "searches", "--limit", "3")
+    assert len(searches) == 3
+    tree = stored(played, "inspect", "tree", str(searches[0]["search"]))
+    assert tree[0]["parent"] is None and tree[0]["n"] == searches[0]["simulations"]
+    assert isinstance(stored(played, "inspect", "trajectories", "--limit", "2"), list)
+    assert stored(played, "inspect", "sql", "SELECT count(*) AS n FROM searches") == [{"n": 10}]
+    assert all(r["violations"] == 0 for r in stored(played, "store", "check"))
+    models = stored(played, "models")
+    assert {m["role"] for m in models} == {"policy", "drafter", "value", "process", "outcome"}
+    status = stored(played, "status")
+    assert status["searches"] == {"done": 10} and status["worked_on_by"] is None
+    assert len(status["actors"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["inspect", "searches", "--run", "zz"], "zz"),
+        (["inspect", "trajectories", "--round", "7"], "no round 7"),
+        (["inspect", "critics", "--run", "zz"], "zz"),
+        (["inspect", "ask", "cost", "--round", "9"], "no round 9"),
+        (["inspect", "ask", "tree", "--search", "99"], "no search 99"),
+        (["inspect", "ask", "lineage", "--checkpoint", "nosuch"], "nosuch"),
+        (["store", "vacuum", "--run", "zz"], "zz"),
+        (["store", "export", "sft", "--out", "x.jsonl", "--run", "zz"], "zz"),
+    ],
+    ids=str,
+)
+def test_a_name_that_the_store_does_not_know_is_told(
+    played: Path, arguments: list[str], word: str, typed: Callable[..., tuple[int, str, str]]
+) -> None:
+    code, said, complained = typed(*arguments, "--store", places(played)["store"])
+    assert (code, said) == (3, "") and word in complained
+
+
+def test_an_empty_file_is_no_store_and_stays_empty(
+    tmp_path: Path, typed: Callable[..., tuple[int, str, str]]
+) -> None:
+    (tmp_path / "empty.db").touch()
+    code, said, _ = typed("inspect", "rounds", "--store", f"sqlite:///{tmp_path}/empty.db")
+    assert (code, said) == (3, "") and (tmp_path / "empty.db").stat().st_size == 0
+
+
+def test_the_switch_of_the_kernels_is_no_setting_but_checked(
+    monkeypatch: pytest.MonkeyPatch, typed: Callable[..., tuple[int, str, str]]
+) -> None:
+    monkeypatch.setenv("RATCHET_KERNELS", "fast")
+    code, _, complained = typed("config", "show")
+    assert code == 2 and "'fast'" in complained
+    monkeypatch.setenv("RATCHET_KERNELS", "twin")
+    load_config({})
+
+
+def test_an_export_takes_the_runs_own_task(
+    played: Path, typed: Callable[..., tuple[int, str, str]]
+) -> None:
+    store = places(played)["store"]
+    code, _, complained = typed("store", "export", "sft", "--out", "x.jsonl", "--task", "stories",
+                                "--store", store)  # fmt: skip
+    assert code == 2 and "'expressions'" in complained
+
+
+def test_tables_are_readable_text_when_piped(played: Path) -> None:
+    store = places(played)["store"]
+    done = ratchet("inspect", "searches", "--store", store, cwd=played)
+    lines = done.stdout.splitlines()
+    assert lines[0].split("\t")[:2] == ["search", "round"] and len(lines) == 11
+    done = ratchet("inspect", "tree", "1", "--store", store, cwd=played)
+    assert " N " in done.stdout and " Q " in done.stdout
+
+
+def test_doctor_finds_this_machine_fit(played: Path) -> None:
+    checks = {c["check"]: c for c in stored(played, "doctor")}
+    assert checks["torch"]["verdict"] == checks["ray"]["verdict"] == "good"
+    assert checks["store"]["verdict"] == "good"
+
+
+def test_config_show_tells_origins(tmp_path: Path) -> None:
+    (tmp_path / "ratchet.toml").write_text("seed = 3\n")
+    done = ratchet("config", "show", "--origin", "--json", cwd=tmp_path)
+    rows = {r["key"]: r for r in json.loads(done.stdout)}
+    assert rows["seed"]["value"] == 3 and rows["seed"]["origin"] == "ratchet.toml"
+    assert rows["run"]["origin"] == "default"
+
+
+@pytest.mark.parametrize("task", ["expressions", "stories"])
+def test_the_embedded_models_are_whole(task: str) -> None:
+    from agent.checkpoints.checkpoint import inspect_checkpoint, load_decoder
+
+    policy = inspect_checkpoint(EMBEDDED / task / "policy")
+    for role in ("drafter", "value", "process", "outcome"):
+        checkpoint = inspect_checkpoint(EMBEDDED / task / role)
+        assert checkpoint.notes["parent"] == policy.version
+        assert checkpoint.notes["role"] == role
+        load_decoder(checkpoint)
+
+
+def test_a_whole_round_runs_on_real_gsm8k_problems(tmp_path: Path) -> None:
+    """Nobody expects a random model to be right: the round must run to its verdict."""
+    file = SHARED / "gsm8k/train.jsonl"
+    if not file.is_file():
+        pytest.skip(f"GSM8K is not at {file}")
+    from tests.agent.networks.llama import write_text_checkpoint
+
+    policy = write_text_checkpoint(tmp_path / "llama", file)
+    flags = SMALL | {
+        "task": "jsonl", "problems": str(file), "problems_per_round": 8, "num_seeds": 50,
+        "evaluation.num_problems": 10, "evaluation.num_search_problems": 2,
+        # Long and warm enough for a random model to end some of its texts.
+        "hosting.text_tokens": 150, "search.num_rollouts": 4, "search.rollout_temperature": 1.0,
+        "search.max_tokens": 5000,
+    }  # fmt: skip
+    done = improve(tmp_path, policy, **flags)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)["rounds"]
+    assert row["stage"] in ("promoted", "kept")
+    assert row["verdict"]["n"] == 10
+    questions = stored(tmp_path, "inspect", "searches", "--limit", "20")
+    assert len(questions) == 8 and all(q["reference"] for q in questions)
+
+
+def test_two_policies_are_compared_paired_on_the_same_problems(tmp_path: Path) -> None:
+    policy = str(EMBEDDED / "expressions/policy")
+    other = str(write_checkpoint(tmp_path / "other"))
+    done = ratchet("evaluate", "--compare", other, policy, "--num-problems", "40", "--json",
+                   cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    before, after = found["policies"]
+    assert before["correct"] == 0 < after["correct"] and before["n"] == after["n"] == 40
+    assert found["verdict"]["gained"] == after["correct"] and found["verdict"]["is_promoted"]
+    assert before["bits_per_character"] > 1 > after["bits_per_character"]

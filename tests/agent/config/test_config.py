@@ -1,0 +1,123 @@
+"""Settings: later sources win, origins are told, unknown keys name the nearest known one."""
+
+from pathlib import Path
+
+import pytest
+
+from agent.config.load import Config, known_keys, load_config
+from agent.evaluation.gate import judge
+from agent.evaluation.intervals import mcnemar_p, paired_difference, wilson
+from agent.hosting.hosts import make_hosts
+from agent.hosting.model_host import HostSettings
+from search.errors import SearchSettingsError, UsageError
+
+
+def origins(flags: dict[str, object], file: str = "") -> dict[str, tuple[object, str]]:
+    _, settings = load_config(flags, file)
+    return {s.key: (s.value, s.origin) for s in settings}
+
+
+def test_flag_beats_environment_beats_file_beats_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "r.toml"
+    file.write_text("seed = 1\nrun = 'a'\n[search]\nsimulations = 2\nmin_width = 3\n")
+    monkeypatch.setenv("RATCHET_SEARCH__SIMULATIONS", "5")
+    monkeypatch.setenv("RATCHET_RUN", "b")
+    found = origins({"run": "c"}, str(file))
+    assert found["seed"] == (1, str(file))
+    assert found["search.simulations"] == (5, "environment RATCHET_SEARCH__SIMULATIONS")
+    assert found["search.min_width"] == (3, str(file))
+    assert found["run"] == ("c", "flag")
+    assert found["task"] == ("expressions", "default")
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [("serch.simulations", "search.simulations"), ("simulations", "search.simulations"),
+     ("training.num_step", "training.num_steps"), ("polcy", "policy")],
+)  # fmt: skip
+def test_an_unknown_key_names_the_nearest_known_one(key: str, near: str) -> None:
+    with pytest.raises(UsageError) as error:
+        load_config({key: 1})
+    assert key in error.value.message and near in error.value.fix
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("seed", -1), ("training.num_steps", 0), ("training.num_steps", "many"), ("task", "chess"),
+     ("evaluation.gate_p", 1.5), ("hosting.device", "tpu"), ("training.optimizer", "sgd")],
+)  # fmt: skip
+def test_a_bad_value_is_named_with_its_key(key: str, value: object) -> None:
+    with pytest.raises(UsageError) as error:
+        load_config({key: value})
+    assert key in error.value.message and repr(value) in error.value.message
+
+
+def test_contradictory_search_settings_are_refused() -> None:
+    with pytest.raises((SearchSettingsError, UsageError), match="min_width"):
+        load_config({"search.min_width": 99})
+
+
+def test_widths_may_be_lists_from_anywhere(tmp_path: Path) -> None:
+    file = tmp_path / "r.toml"
+    file.write_text("[search]\nmax_width = [16, 8]\n")
+    assert load_config({}, str(file))[0].search.max_width == (16, 8)
+    config, _ = load_config({"search.max_width": "[40, 10]", "search.min_width": "3"})
+    assert (config.search.max_width, config.search.min_width) == ((40, 10), 3)
+    with pytest.raises(UsageError, match=r"'search.max_width' is '\[8;4\]'"):
+        load_config({"search.max_width": "[8;4]"})
+
+
+def test_the_digest_ignores_places_and_hosting_and_nothing_else() -> None:
+    base = Config().digest()
+    assert load_config({"store": "sqlite:///x.db", "hosting.threads": 2})[0].digest() == base
+    for key, value in (("seed", 1), ("search.simulations", 3), ("training.num_steps", 7)):
+        assert load_config({key: value})[0].digest() != base
+
+
+def test_every_setting_says_what_it_is() -> None:
+    for name, info in Config.model_fields.items():
+        if f"{name}" in known_keys():
+            assert info.description, name
+
+
+def test_wilson_interval_of_a_known_case() -> None:
+    low, high = wilson(8, 10)
+    assert (low, high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_mcnemar_is_exact() -> None:
+    assert mcnemar_p(5, 0) == pytest.approx(1 / 32)
+    assert mcnemar_p(3, 3) == pytest.approx(42 / 64)
+    assert mcnemar_p(0, 0) == 1.0
+
+
+def test_the_paired_difference_lies_in_its_interval() -> None:
+    difference, low, high = paired_difference(30, 10, 100)
+    assert difference == pytest.approx(0.2) and low < 0.2 < high and low > 0
+
+
+def test_the_gate_promotes_only_what_is_better_beyond_chance() -> None:
+    before = {str(i): i < 50 for i in range(100)}
+    better = {str(i): i < 60 for i in range(100)}
+    assert judge(before, better, 0.05).is_promoted
+    assert judge(before, better, 0.05).gained == 10
+    slightly = {str(i): i < 52 for i in range(100)}
+    assert not judge(before, slightly, 0.05).is_promoted
+    assert not judge(before, before, 0.05).is_promoted
+    assert not judge(better, before, 0.05).is_promoted
+
+
+def test_settings_that_rule_each_other_out_are_refused_together() -> None:
+    with pytest.raises(UsageError, match="drawn"):
+        load_config({"hosting.engine": "vllm", "search.proposal": "drawn"})
+
+
+def test_an_engine_that_is_not_installed_is_refused_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="not installed"):
+        make_hosts("ray", HostSettings(engine="vllm"))

@@ -1,0 +1,137 @@
+"""Between trees and models: a tool judges the steps of its task, wherever options end."""
+
+import math
+
+import pytest
+
+from agent.checkpoints.registry import as_ref, base_checkpoints, model_set
+from agent.config.load import load_config
+from agent.engine.requests import ScoreRequest
+from agent.evaluation.answering import Plan, bits_per_character, evaluate
+from agent.hosting.hosts import make_hosts
+from agent.rounds.context import make_models
+from agent.rounds.run import host_settings
+from agent.search_models import NEUTRAL, Models
+from agent.tasks.registry import open_task
+from agent.tasks.task import is_held_out
+from search import frontier
+from search.mcts import Search
+from search.state import Option, Problem
+
+EXPRESSION = "7+2*3-4"
+
+
+def models_with(**flags: object) -> Models:
+    config, _ = load_config({"hosting.hosting": "inline"} | flags)
+    refs = {role: as_ref(role, c) for role, c in base_checkpoints(config).items()}
+    hosts = make_hosts("inline", host_settings(config))
+    return make_models(config, hosts, model_set(refs), open_task(config.task, ""))
+
+
+def options(*texts: str) -> tuple[Option, ...]:
+    last = len(texts) - 1
+    return tuple(
+        Option((i,), text, -0.1, "end" if i == last else "boundary") for i, text in enumerate(texts)
+    )
+
+
+@pytest.mark.parametrize(
+    ("boundary", "texts", "verdicts"),
+    [
+        ("newline", ("7+6-4\n", "13-4\n", "9"), [True, True, True]),
+        ("tokens:3", ("7+6", "-4\n", "14-", "4\n", "10"), [True, True, True, False, True]),
+        ("blank_line", ("7+6-4\n13-4\n", "9"), [True, True]),
+        ("blank_line", ("7+6-4\n12-4\n", "8"), [False, True]),
+    ],
+)  # fmt: skip
+def test_the_tool_judges_whole_steps_wherever_options_end(
+    boundary: str, texts: tuple[str, ...], verdicts: list[bool]
+) -> None:
+    models = models_with(**{"search.boundary": boundary})
+    state = models.root(Problem("p", EXPRESSION))
+    found = []
+    for option in options(*texts):
+        state = state.extended(option)
+        found.append(models.check(state).is_sound)
+    assert found == verdicts
+    assert models.answer_of(state) == texts[-1]
+
+
+@pytest.mark.parametrize("boundary", ["newline", "tokens:5", "blank_line"])
+def test_a_problem_is_solved_at_line_level_and_at_others(boundary: str) -> None:
+    models = models_with(**{"search.boundary": boundary})
+    root = models.root(Problem("p", "7+2*3-4+5*6-1"))
+    search = Search(root, models.settings, seed=0)
+    frontier.run([search], models, models)
+    chosen = search.result().chosen
+    assert search.stop_reason == "solved" and chosen is not None
+    assert chosen.rollout.answer == "38" and chosen.rollout.is_sound
+
+
+def test_a_boundary_that_never_comes_ends_cleanly() -> None:
+    models = models_with(**{"search.boundary": "blank_line", "hosting.option_tokens": 4,
+                            "hosting.text_tokens": 6})  # fmt: skip
+    search = Search(models.root(Problem("p", "7+2*3-4+5*6-1")), models.settings, seed=0)
+    frontier.run([search], models, models)
+    assert search.stop_reason == "exhausted"
+    assert search.result().chosen is None
+    assert all(n.pending == 0 for n in search.nodes)
+
+
+def test_a_critic_that_ranks_like_chance_gives_no_scores_and_says_why() -> None:
+    models = models_with(**{"critics.min_auc": 0.9})
+    trusted = dict(models.models.aucs)
+    assert trusted["process"] > 0.9 > trusted["value"]
+    search = Search(models.root(Problem("p", "7+2*3-4+5*6-1")), models.settings, seed=0)
+    frontier.run([search], models, models)
+    scores = [s for n in search.nodes for s in n.scores if s.critic == "value"]
+    assert scores and all(s.value is None and "under 0.9" in s.reason for s in scores)
+    assert search.root.value is not None
+    everyone = models_with()
+    assert not everyone.distrusted
+    nobody = models_with(**{"critics.min_auc": 1.0})
+    search = Search(nobody.root(Problem("p", "7+2*3-4+5*6-1")), nobody.settings, seed=0)
+    frontier.run([search], nobody, nobody)
+    chosen = search.result().chosen
+    assert search.root.value == NEUTRAL and chosen is not None and chosen.rollout.answer == "38"
+
+
+def test_wordings_of_a_problem_answer_together_and_all_their_tokens_count() -> None:
+    models = models_with(**{"critics.use_tool": False})
+    problems = models.task.held_out(24, 0)
+    alone = evaluate(models, problems, Plan("greedy"))
+    one = evaluate(models, problems, Plan("wordings", samples=1))
+    assert {k: a.answer for k, a in one.items.items()} == \
+        {k: a.answer for k, a in alone.items.items()}  # fmt: skip
+    several = evaluate(models, problems, Plan("wordings", samples=6))
+    assert one.num_tokens == alone.num_tokens
+    assert 3 * alone.num_tokens < several.num_tokens < 9 * alone.num_tokens
+    assert several.num_correct >= alone.num_correct
+
+
+def test_bits_per_character_are_those_of_the_policys_own_law() -> None:
+    models = models_with()
+    worked = models.task.worked(20, 0)
+    assert all(is_held_out(models.task.key(w.problem.text)) for w in worked)
+    requests, characters = [], 0
+    for w in worked:
+        prompt = models.tokenizer.encode(models.task.prompt(w.problem.text))
+        text = "".join(w.steps)
+        tokens = (*prompt, *models.tokenizer.encode(text, is_start=False))
+        requests.append(ScoreRequest(tokens, len(prompt)))
+        characters += len(text)
+    found = models.hosts.call("policy", "score", models.models.policy, requests)
+    nats = -sum(sum(row) for row in found)
+    bits = bits_per_character(models, worked)
+    assert bits == pytest.approx(nats / math.log(2) / characters)
+    assert 0 < bits < 1
+    assert bits_per_character(models, []) is None
+
+
+def test_every_request_to_a_model_counts() -> None:
+    """The root asks for a rollout, its value and the rollout's outcome: a budget of 3."""
+    models = models_with(**{"search.max_calls": 3, "search.stop_value": 2.0})
+    search = Search(models.root(Problem("p", "7+2*3-4+5*6-1")), models.settings, seed=0)
+    frontier.run([search], models, models)
+    assert (search.budget.calls, search.budget.simulations) == (3, 1)
+    assert search.stop_reason == "calls"

@@ -1,0 +1,156 @@
+"""Preference and on-policy training: what moves, which way, and the same way every time."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+
+from agent.checkpoints.checkpoint import inspect_checkpoint, load_decoder
+from agent.engine.tokenizer import Tokenizer
+from agent.engine.torch_engine import TorchEngine
+from agent.networks.llama import Decoder
+from agent.training.examples import Example
+from agent.training.optimizer import TrainingSettings
+from agent.training.policy import mean_loss
+from agent.training.policy_gradient import (
+    GradientSettings,
+    StoredState,
+    train_policy_gradient,
+)
+from agent.training.preference import (
+    PairExample,
+    PreferenceSettings,
+    follow,
+    train_preference,
+)
+
+SETTINGS = TrainingSettings(num_steps=60, batch_size=16, learning_rate=2e-3, max_epochs=1000)
+PAIRS = [
+    PairExample((3 + i, 13, 3 + j, 2), (3 + i, 1), (3 + (i + 1) % 6, 1))
+    for i in range(6)
+    for j in range(6)
+]
+
+TEXTS = [Example(p.given + p.chosen, len(p.given)) for p in PAIRS]
+
+
+def opened(checkpoint: Path) -> Decoder:
+    return load_decoder(inspect_checkpoint(checkpoint))
+
+
+def margin(decoder: Decoder) -> float:
+    """Mean log-probability of the chosen first token less the rejected one's."""
+    with torch.no_grad():
+        logits = decoder.lm_head(decoder(torch.tensor([p.given for p in PAIRS])))[:, -1]
+    chosen = torch.tensor([p.chosen[0] for p in PAIRS])
+    rejected = torch.tensor([p.rejected[0] for p in PAIRS])
+    row = torch.arange(len(PAIRS))
+    return float((logits[row, chosen] - logits[row, rejected]).mean())
+
+
+def test_dpo_starts_at_log_two_and_comes_to_prefer_the_chosen_options(checkpoint: Path) -> None:
+    decoder = opened(checkpoint)
+    before = margin(decoder)
+    preference = PreferenceSettings(beta=0.5, sft_weight=0.0)
+    one_step = SETTINGS.model_copy(update={"num_steps": 1})
+    first = train_preference(copy.deepcopy(decoder), PAIRS, [], one_step, preference, 0)
+    assert first.first_loss == pytest.approx(0.693147, abs=1e-4)
+    report = train_preference(decoder, PAIRS, [], SETTINGS, preference, 0)
+    assert report.last_loss < 0.5 * report.first_loss
+    assert report.accuracy > 0.95 and margin(decoder) > before + 1
+
+
+def test_texts_beside_the_pairs_are_learned_and_with_weight_zero_left_out(
+    checkpoint: Path,
+) -> None:
+    other = [Example((9, 13, 8, 2, 12, 1), 4)]
+    losses, weights = {}, {}
+    for name, weight, texts in (("beside", 10.0, other), ("zero", 0.0, other), ("none", 10.0, [])):
+        decoder = opened(checkpoint)
+        settings = PreferenceSettings(sft_weight=weight)
+        report = train_preference(decoder, PAIRS, texts, SETTINGS, settings, 0)
+        losses[name] = mean_loss(decoder, other)
+        weights[name] = torch.cat([p.detach().flatten() for p in decoder.parameters()])
+        assert report.accuracy > 0.9
+    assert losses["beside"] < 0.2 < 1.0 < losses["none"]
+    assert torch.equal(weights["zero"], weights["none"])
+
+
+def test_a_hard_update_makes_the_reference_the_policy_and_a_soft_one_mixes(
+    checkpoint: Path,
+) -> None:
+    policy = opened(checkpoint)
+    with torch.no_grad():
+        policy.model.norm.weight.fill_(3.0)
+    for update, alpha, expected in (("none", 0.6, 1.0), ("soft", 0.6, 2.2), ("hard", 0.6, 3.0)):
+        reference = opened(checkpoint)
+        with torch.no_grad():
+            reference.model.norm.weight.fill_(1.0)
+        settings = PreferenceSettings(reference_update=update, reference_alpha=alpha)  # type: ignore[arg-type]
+        follow(reference, policy, settings)
+        assert float(reference.model.norm.weight.detach()[0]) == pytest.approx(expected)
+
+
+def test_a_reference_that_follows_changes_what_is_learned(checkpoint: Path) -> None:
+    weights = {}
+    for update in ("none", "soft", "hard"):
+        decoder = opened(checkpoint)
+        settings = PreferenceSettings(reference_update=update, reference_steps=10)  # type: ignore[arg-type]
+        train_preference(decoder, PAIRS, TEXTS, SETTINGS, settings, 0)
+        weights[update] = torch.cat([p.detach().flatten() for p in decoder.parameters()])
+    assert not torch.equal(weights["none"], weights["soft"])
+    assert not torch.equal(weights["soft"], weights["hard"])
+
+
+def test_preference_training_repeats_itself(checkpoint: Path) -> None:
+    made = []
+    for seed in (1, 1, 2):
+        decoder = opened(checkpoint)
+        short = SETTINGS.model_copy(update={"num_steps": 5})
+        train_preference(decoder, PAIRS, TEXTS, short, PreferenceSettings(), seed)
+        made.append(torch.cat([p.detach().flatten() for p in decoder.parameters()]))
+    assert torch.equal(made[0], made[1]) and not torch.equal(made[0], made[2])
+
+
+def run_gradient(checkpoint: Path, seed: int, num_steps: int = 40) -> tuple[Decoder, float, float]:
+    """Reward 1 for texts whose first token after the state is a 7 (token 10)."""
+    decoder = opened(checkpoint)
+    tokenizer = Tokenizer(checkpoint)
+    engine = TorchEngine(decoder, tokenizer.steps, tokenizer.end_ids)
+    states = [StoredState((3 + i, 13, 4, 2), 3) for i in range(5)]
+
+    def reward(texts: object) -> list[float]:
+        assert isinstance(texts, list)
+        return [float(tokens[4] == 10) for tokens, _ in texts]
+
+    report = train_policy_gradient(
+        decoder, engine, states, reward,
+        SETTINGS.model_copy(update={"num_steps": num_steps, "learning_rate": 1e-2}),
+        GradientSettings(num_states=6, num_texts=4, max_tokens=3, kl_weight=0.001), seed,
+    )  # fmt: skip
+    return decoder, report.first_reward, report.last_reward
+
+
+def test_on_policy_training_raises_the_reward_from_the_stored_states(checkpoint: Path) -> None:
+    decoder, first, last = run_gradient(checkpoint, 0)
+    assert first < 0.4 and last > first + 0.3
+    again, _, _ = run_gradient(checkpoint, 0)
+    for left, right in zip(decoder.parameters(), again.parameters(), strict=True):
+        assert torch.equal(left, right)
+
+
+def test_the_divergence_holds_the_policy_where_it_began(checkpoint: Path) -> None:
+    decoder = opened(checkpoint)
+    tokenizer = Tokenizer(checkpoint)
+    engine = TorchEngine(decoder, tokenizer.steps, tokenizer.end_ids)
+    reports = []
+    for weight in (0.0, 10.0):
+        policy = opened(checkpoint)
+        reports.append(train_policy_gradient(
+            policy, engine, [StoredState((5, 13, 4, 2), 3)],
+            lambda texts: [float(t[0][4] == 10) for t in texts],
+            SETTINGS.model_copy(update={"num_steps": 20, "learning_rate": 1e-2}),
+            GradientSettings(num_states=4, num_texts=4, max_tokens=2, kl_weight=weight), 0,
+        ))  # fmt: skip
+    assert reports[1].divergence < 0.5 * reports[0].divergence
