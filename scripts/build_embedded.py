@@ -1,11 +1,10 @@
-#!/usr/bin/env python3
 """Build the models of a task from a seed: tokenizer, policy, drafter and three critics.
 
-    .venv/bin/python scripts/build_embedded.py expressions
-    .venv/bin/python scripts/build_embedded.py stories --steps 3000 --out bundles
-    .venv/bin/python scripts/build_embedded.py expressions --policy DIR   # the others for DIR
-    .venv/bin/python scripts/build_embedded.py game24 --out bundles
-    .venv/bin/python scripts/build_embedded.py deep --out bundles
+    python -m scripts.build_embedded expressions
+    python -m scripts.build_embedded stories --steps 3000 --out bundles
+    python -m scripts.build_embedded expressions --policy DIR   # the others for DIR
+    python -m scripts.build_embedded game24 --out bundles
+    python -m scripts.build_embedded deep --out bundles
 
 `deep` is a policy of 12 layers for the engine's benchmark, with a drafter of two and no critics
 (half an hour).
@@ -18,7 +17,6 @@ Weights are stored in bfloat16. The same machine, seed and thread count give the
 import argparse
 import json
 import shutil
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -28,30 +26,27 @@ import torch
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as FastTokenizer
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from agent.checkpoints.checkpoint import Checkpoint, inspect_checkpoint, load_decoder  # noqa: E402
-from agent.checkpoints.publish import publish  # noqa: E402
-from agent.config.settings import CriticSettings  # noqa: E402
-from agent.engine.tokenizer import Tokenizer  # noqa: E402
-from agent.evaluation.answering import Plan, evaluate, sample_rollouts  # noqa: E402
-from agent.hosting.hosts import InlineHosts  # noqa: E402
-from agent.hosting.model_host import HostSettings, ModelRef  # noqa: E402
-from agent.hosting.policy_host import Speculation  # noqa: E402
-from agent.networks.llama import Architecture, Decoder  # noqa: E402
-from agent.rounds.label_sampling import Examinee  # noqa: E402
-from agent.search_models import Limits, Models, ModelSet  # noqa: E402
-from agent.tasks.registry import EMBEDDED, open_task  # noqa: E402
-from agent.tasks.task import Task  # noqa: E402
-from agent.training.critics import critic_from_policy  # noqa: E402
-from agent.training.drafter import cut_drafter, expected_acceptance  # noqa: E402
-from agent.training.examples import Example  # noqa: E402
-from agent.training.jobs import measured_critic, trained_critic  # noqa: E402
-from agent.training.optimizer import TrainingSettings  # noqa: E402
-from agent.training.policy import train_policy  # noqa: E402
-from agent.training.rehearsal import demonstration_example, write_demonstrations  # noqa: E402
-from search.settings import SearchSettings  # noqa: E402
+from agent.checkpoints.checkpoint import Checkpoint, inspect_checkpoint, load_decoder
+from agent.checkpoints.publish import publish
+from agent.config.settings import CriticSettings
+from agent.engine.tokenizer import Tokenizer
+from agent.evaluation.answering import Plan, evaluate, sample_rollouts
+from agent.hosting.hosts import InlineHosts
+from agent.hosting.model_host import HostSettings, ModelRef
+from agent.hosting.policy_host import Speculation
+from agent.networks.llama import Architecture, Decoder
+from agent.rounds.label_sampling import Examinee
+from agent.search_models import Limits, Models, ModelSet
+from agent.tasks.registry import EMBEDDED, open_task
+from agent.tasks.task import Task
+from agent.training.critics import critic_from_policy
+from agent.training.drafter import cut_drafter, expected_acceptance
+from agent.training.examples import Example
+from agent.training.jobs import measured_critic, trained_critic
+from agent.training.optimizer import TrainingSettings
+from agent.training.policy import train_policy
+from agent.training.rehearsal import demonstration_example, write_demonstrations
+from search.settings import SearchSettings
 
 RECIPES: dict[str, dict[str, Any]] = {
     "expressions": {

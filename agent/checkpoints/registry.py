@@ -35,7 +35,7 @@ def base_checkpoints(config: Config) -> dict[str, Checkpoint]:
         missing = sorted(set(ROLES) - found.keys())
         raise CheckpointError(
             f"bundle {config.bundle!r} has no {missing[0]!r}",
-            "name a folder that scripts/build_embedded.py made, or a policy with --policy DIR",
+            "name a folder that scripts.build_embedded made, or a policy with --policy DIR",
         )
     if "policy" not in found:
         raise CheckpointError(

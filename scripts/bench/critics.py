@@ -1,9 +1,8 @@
-#!/usr/bin/env python3
 """What the critics are worth: AUC, calibration, and the search without each of them.
 
-    .venv/bin/python scripts/bench/critics.py                         # about ten minutes
-    .venv/bin/python scripts/bench/critics.py --quick                 # under a minute
-    .venv/bin/python scripts/bench/critics.py --task stories --json critics.json --plot critics.png
+    python -m scripts.bench.critics                         # about ten minutes
+    python -m scripts.bench.critics --quick                 # under a minute
+    python -m scripts.bench.critics --task stories --json critics.json --plot critics.png
 
 The shipped critics on texts that the policy samples for labelled problems which no critic learned
 from, and, within a problem, on the options of one state. `auc_outcome_tool` lets the tool's word
@@ -17,7 +16,6 @@ rollout's outcome score in it.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,29 +23,25 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
-
-from report import missing, share, show, write  # noqa: E402
-
-from agent.checkpoints.registry import as_ref, base_checkpoints, model_set  # noqa: E402
-from agent.config.load import Config, load_config  # noqa: E402
-from agent.evaluation.answering import Plan, evaluate, sample_rollouts  # noqa: E402
-from agent.hosting.hosts import make_hosts  # noqa: E402
-from agent.rounds.context import make_models  # noqa: E402
-from agent.rounds.label_sampling import Examinee  # noqa: E402
-from agent.rounds.run import host_settings  # noqa: E402
-from agent.search_models import Models  # noqa: E402
-from agent.tasks.registry import open_task  # noqa: E402
-from critics.calibration import (  # noqa: E402
+from agent.checkpoints.registry import as_ref, base_checkpoints, model_set
+from agent.config.load import Config, load_config
+from agent.evaluation.answering import Plan, evaluate, sample_rollouts
+from agent.hosting.hosts import make_hosts
+from agent.rounds.context import make_models
+from agent.rounds.label_sampling import Examinee
+from agent.rounds.run import host_settings
+from agent.search_models import Models
+from agent.tasks.registry import open_task
+from critics.calibration import (
     auc,
     brier,
     expected_calibration_error,
     reliability,
 )
-from search.interfaces import EvaluateRequest  # noqa: E402
-from search.randomness import derive_seed  # noqa: E402
-from search.state import State  # noqa: E402
+from scripts.bench.report import missing, share, show, write
+from search.interfaces import EvaluateRequest
+from search.randomness import derive_seed
+from search.state import State
 
 LABELLED_SEED = 20_261_124
 HELD_OUT_SEED = 20_261_125

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from report import Row
+from scripts.bench.report import Row
 
 COLOURS = {
     "search": "black", "coverage_of_search": "silver", "greedy": "tab:blue",

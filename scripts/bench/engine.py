@@ -1,11 +1,10 @@
-#!/usr/bin/env python3
 """How fast is the engine, and is what it writes the policy's? One table, baselines in the same run.
 
-    .venv/bin/python scripts/build_embedded.py deep --out bundles      # once, half an hour
-    .venv/bin/python scripts/bench/engine.py --models bundles/deep     # about 15 minutes
-    .venv/bin/python scripts/bench/engine.py --quick                   # under a minute
-    .venv/bin/python scripts/bench/engine.py --section stage --against ../before
-    .venv/bin/python scripts/bench/engine.py --section tokens --vllm-python .vllm/bin/python
+    python -m scripts.build_embedded deep --out bundles      # once, half an hour
+    python -m scripts.bench.engine --models bundles/deep     # about 15 minutes
+    python -m scripts.bench.engine --quick                   # under a minute
+    python -m scripts.bench.engine --section stage --against ../before
+    python -m scripts.bench.engine --section tokens --vllm-python .vllm/bin/python
 
 Sections: tokens (against transformers' generate and vLLM), packed (scoring a tree, forks),
 speculation, lossless, memory, stage (the searching stage against another checkout). Without
@@ -25,28 +24,26 @@ from pathlib import Path
 
 import torch
 
+from agent.checkpoints.checkpoint import inspect_checkpoint, load_decoder
+from agent.engine.draft_choice import Drafter, DraftSource, expected_speedup
+from agent.engine.drafting import ModelDrafts
+from agent.engine.feed import prefill
+from agent.engine.job_cache import Cache
+from agent.engine.lookup import LookupDrafts
+from agent.engine.packed import packs
+from agent.engine.prefix_cache import KVTree
+from agent.engine.requests import ScoreRequest, TextRequest
+from agent.engine.selftest import run_selftest
+from agent.engine.tokenizer import Tokenizer
+from agent.engine.torch_engine import TorchEngine
+from agent.hosting.model_host import draft_costs
+from agent.networks.llama import Decoder
+from agent.tasks.registry import open_task
+from scripts.bench import throughput
+from scripts.bench.report import Row, missing, repeats, show, write
+from scripts.build_embedded import RECIPES, empty_checkpoint
+
 ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(ROOT), str(Path(__file__).parent), str(ROOT / "scripts")]
-
-import throughput  # noqa: E402
-from build_embedded import RECIPES, empty_checkpoint  # noqa: E402
-from report import Row, missing, repeats, show, write  # noqa: E402
-
-from agent.checkpoints.checkpoint import inspect_checkpoint, load_decoder  # noqa: E402
-from agent.engine.draft_choice import Drafter, DraftSource, expected_speedup  # noqa: E402
-from agent.engine.drafting import ModelDrafts  # noqa: E402
-from agent.engine.feed import prefill  # noqa: E402
-from agent.engine.job_cache import Cache  # noqa: E402
-from agent.engine.lookup import LookupDrafts  # noqa: E402
-from agent.engine.packed import packs  # noqa: E402
-from agent.engine.prefix_cache import KVTree  # noqa: E402
-from agent.engine.requests import ScoreRequest, TextRequest  # noqa: E402
-from agent.engine.selftest import run_selftest  # noqa: E402
-from agent.engine.tokenizer import Tokenizer  # noqa: E402
-from agent.engine.torch_engine import TorchEngine  # noqa: E402
-from agent.hosting.model_host import draft_costs  # noqa: E402
-from agent.networks.llama import Decoder  # noqa: E402
-from agent.tasks.registry import open_task  # noqa: E402
 
 TOKEN_BATCHES = [1, 16, 64]
 DRAFT_BATCHES = [1, 4, 16, 64]
@@ -294,9 +291,8 @@ def stage(against: Path, num_repeats: int, problems: int) -> Iterator[Row]:
     for _ in range(num_repeats):
         for name, checkout in (("before", against), ("after", ROOT)):
             done = subprocess.run(
-                [sys.executable, str(ROOT / "scripts/bench/stage.py"), str(checkout),
-                 "--problems", str(problems)],
-                check=True, capture_output=True, text=True,
+                [sys.executable, "-m", "scripts.bench.stage", ".", "--problems", str(problems)],
+                cwd=checkout, check=True, capture_output=True, text=True,
             )  # fmt: skip
             runs[name].append(json.loads(done.stdout.splitlines()[-1]))
     for name, found in runs.items():
@@ -335,7 +331,9 @@ def main() -> None:
     num = 2 if arguments.quick else arguments.repeats
     models: Path | None = arguments.models
     if models and not (models / "policy" / "config.json").is_file():
-        parser.error(f"{models} holds no policy/: build it with scripts/build_embedded.py deep")
+        parser.error(
+            f"{models} holds no policy/: build it with python -m scripts.build_embedded deep"
+        )
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch:
         base = models or random_models(Path(scratch))

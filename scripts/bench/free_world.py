@@ -7,8 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from report import Row, repeats
-
+from scripts.bench.report import Row, repeats
 from search import frontier
 from search.interfaces import EvaluateRequest, Evaluation, ExpandRequest, Proposal
 from search.mcts import Search

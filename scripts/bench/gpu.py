@@ -1,8 +1,7 @@
-#!/usr/bin/env python3
 """The fused kernels on a GPU: first whether they are right, then how fast, against the ceilings.
 
-    .venv/bin/python scripts/bench/gpu.py --json gpu.json    # under ten minutes on one GPU
-    .venv/bin/python scripts/bench/gpu.py --quick            # one shape
+    python -m scripts.bench.gpu --json gpu.json    # under ten minutes on one GPU
+    python -m scripts.bench.gpu --quick            # one shape
 
 Baselines in the same run: plain torch (the twin), the twin through torch.compile, torch's own
 F.linear_cross_entropy and, where it is installed, Liger. Times are medians of many launches by CUDA
@@ -22,6 +21,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+ROOT = Path(__file__).resolve().parent.parent.parent
+
 
 def has_gpu() -> bool:
     """Asked before torch and Triton are there: the latter reads its switch as it is imported."""
@@ -36,12 +37,8 @@ if not IS_GPU:
 
 import torch  # noqa: E402
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
-
-from report import Row, missing, repeats, show, write  # noqa: E402
-
 from kernels import dispatch  # noqa: E402
+from scripts.bench.report import Row, missing, repeats, show, write  # noqa: E402
 
 DEVICE = "cuda" if IS_GPU else "cpu"
 SHAPES = {"llama_8b": (4096, 128_256), "qwen_7b": (3584, 152_064), "head_70b": (8192, 128_256)}

@@ -1,10 +1,9 @@
-#!/usr/bin/env python3
 """What imagination came to: yield, novelty, share in the target band, contamination.
 
-    .venv/bin/python scripts/bench/imagination.py --run ratchet-runs/bench/RUN
-    .venv/bin/python scripts/bench/imagination.py --task stories --json imagination.json
+    python -m scripts.bench.imagination --run ratchet-runs/bench/RUN
+    python -m scripts.bench.imagination --task stories --json imagination.json
 
-Of a run that scripts/bench/learning.py made: by round how many tries became problems, how many of
+Of a run that scripts.bench.learning made: by round how many tries became problems, how many of
 these share no thirteen words in a row with any problem before them, and how many turned out to lie
 in the target band (solved by some texts of their search and not by others). Without a run: what
 the operators alone give. Then the test of the guard: fifty held-out problems are planted among the
@@ -13,26 +12,21 @@ parents, half of them with their last sentence or operator changed. Under a minu
 
 import argparse
 import random
-import sys
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
-
-from report import share, show, write  # noqa: E402
-
-from agent.imagination.decontamination import Decontamination  # noqa: E402
-from agent.imagination.imagine import Imagination  # noqa: E402
-from agent.tasks.registry import open_task  # noqa: E402
-from agent.tasks.task import Task  # noqa: E402
-from search.state import Problem  # noqa: E402
-from store.database import open_store  # noqa: E402
-from store.recording import as_problem  # noqa: E402
-from store.schema import Event, ProblemRow, Round, SearchRow  # noqa: E402
-from store.selection import solve_rates  # noqa: E402
+from agent.imagination.decontamination import Decontamination
+from agent.imagination.imagine import Imagination
+from agent.tasks.registry import open_task
+from agent.tasks.task import Task
+from scripts.bench.report import share, show, write
+from search.state import Problem
+from store.database import open_store
+from store.recording import as_problem
+from store.schema import Event, ProblemRow, Round, SearchRow
+from store.selection import solve_rates
 
 
 def novel(problems: list[Problem], before: list[Problem], task: Task) -> int:
@@ -119,7 +113,7 @@ def main() -> None:
     )
     parser.add_argument("--task", default="expressions", choices=["expressions", "stories"])
     parser.add_argument(
-        "--run", type=Path, metavar="DIR", help="a run of scripts/bench/learning.py"
+        "--run", type=Path, metavar="DIR", help="a run of python -m scripts.bench.learning"
     )
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     arguments = parser.parse_args()

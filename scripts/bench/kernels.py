@@ -1,9 +1,8 @@
-#!/usr/bin/env python3
 """What the twins cost on a CPU, and what the kernels would take of a GPU that is not there.
 
-    .venv/bin/python scripts/bench/kernels.py                 # twins against plain torch
-    .venv/bin/python scripts/bench/kernels.py --aot           # every kernel for sm_80 and sm_90
-    .venv/bin/python scripts/bench/kernels.py --quick --json kernels.json
+    python -m scripts.bench.kernels                 # twins against plain torch
+    python -m scripts.bench.kernels --aot           # every kernel for sm_80 and sm_90
+    python -m scripts.bench.kernels --quick --json kernels.json
 
 Each arm runs in a process of its own, in turn, `--repeats` times; a ratio is of the medians. Peak
 memory is the process's own high-water mark over what it held before. The full run takes about four
@@ -23,13 +22,11 @@ from typing import Any
 
 import torch
 
+from kernels import dispatch
+from kernels.noise import gumbel
+from scripts.bench.report import Row, repeats, show, write
+
 ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
-
-from report import Row, repeats, show, write  # noqa: E402
-
-from kernels import dispatch  # noqa: E402
-from kernels.noise import gumbel  # noqa: E402
 
 LOSSES = ("twin", "naive", "torch")
 VERIFIERS = ("twin", "loop")
@@ -106,9 +103,17 @@ def child(arm: str, kind: str, sizes: list[int], is_training: bool) -> None:
 
 
 def measured(arm: str, kind: str, sizes: list[int], is_training: bool) -> dict[str, float]:
-    command = [sys.executable, __file__, "--child", arm, kind, json.dumps(sizes)]
+    command = [
+        sys.executable,
+        "-m",
+        "scripts.bench.kernels",
+        "--child",
+        arm,
+        kind,
+        json.dumps(sizes),
+    ]
     command += ["--training"] if is_training else []
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 

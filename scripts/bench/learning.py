@@ -1,11 +1,10 @@
-#!/usr/bin/env python3
 """How much do rounds teach? Held-out accuracy over bases, seeds and rounds, with controls.
 
-    .venv/bin/python scripts/bench/learning.py                       # 2 rounds, 3 seeds
-    .venv/bin/python scripts/bench/learning.py --base DIR --base DIR # several base bundles
-    .venv/bin/python scripts/bench/learning.py --task stories
-    .venv/bin/python scripts/bench/learning.py --rounds 5 --seeds 1 --arm loop --curve curve.png
-    .venv/bin/python scripts/bench/learning.py --quick               # small, under a minute
+    python -m scripts.bench.learning                       # 2 rounds, 3 seeds
+    python -m scripts.bench.learning --base DIR --base DIR # several base bundles
+    python -m scripts.bench.learning --task stories
+    python -m scripts.bench.learning --rounds 5 --seeds 1 --arm loop --curve curve.png
+    python -m scripts.bench.learning --quick               # small, under a minute
 
 Each (base, seed, arm) is a run of its own with its own imagined problems, searches, training and
 gate; the held-out problems are drawn with a seed that no tuning looked at, the same for all arms.
@@ -31,30 +30,26 @@ from typing import Any
 import torch
 from sqlalchemy import select
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
-
-from report import missing, repeats, share, show, write  # noqa: E402
-
-from agent.checkpoints.checkpoint import inspect_checkpoint  # noqa: E402
-from agent.checkpoints.custody import current_models  # noqa: E402
-from agent.config.load import Config, load_config  # noqa: E402
-from agent.evaluation.answering import Plan, Report, evaluate, sample_rollouts  # noqa: E402
-from agent.hosting.model_host import ModelRef  # noqa: E402
-from agent.progress import Silent  # noqa: E402
-from agent.rounds.evaluation_stage import Examiner  # noqa: E402
-from agent.rounds.run import Improver  # noqa: E402
-from agent.tasks.registry import open_task  # noqa: E402
-from agent.training.examples import Example  # noqa: E402
-from agent.training.jobs import Place, policy_job  # noqa: E402
-from agent.training.recipe import (  # noqa: E402
+from agent.checkpoints.checkpoint import inspect_checkpoint
+from agent.checkpoints.custody import current_models
+from agent.config.load import Config, load_config
+from agent.evaluation.answering import Plan, Report, evaluate, sample_rollouts
+from agent.hosting.model_host import ModelRef
+from agent.progress import Silent
+from agent.rounds.evaluation_stage import Examiner
+from agent.rounds.run import Improver
+from agent.tasks.registry import open_task
+from agent.training.examples import Example
+from agent.training.jobs import Place, policy_job
+from agent.training.recipe import (
     mixed_examples,
     policy_settings,
 )
-from agent.training.rehearsal import drawn  # noqa: E402
-from search.errors import RatchetError  # noqa: E402
-from store.recording import as_problem  # noqa: E402
-from store.schema import (  # noqa: E402
+from agent.training.rehearsal import drawn
+from scripts.bench.report import missing, repeats, share, show, write
+from search.errors import RatchetError
+from store.recording import as_problem
+from store.schema import (
     CheckpointRow,
     DatasetItem,
     DatasetRow,

@@ -1,10 +1,9 @@
-#!/usr/bin/env python3
 """SFT, DPO, TR-DPO and DR-PO side by side, from the same stored trajectories of one round.
 
-    .venv/bin/python scripts/bench/methods.py --run ratchet-runs/bench/expressions-shipped-0-loop
-    .venv/bin/python scripts/bench/methods.py --run DIR --only sft --only dpo --json methods.json
+    python -m scripts.bench.methods --run ratchet-runs/bench/expressions-shipped-0-loop
+    python -m scripts.bench.methods --run DIR --only sft --only dpo --json methods.json
 
-DIR is a run that scripts/bench/learning.py made. Each method starts from the policy that the round
+DIR is a run that scripts.bench.learning made. Each method starts from the policy that the round
 began with, reads the round's frozen dataset, and is evaluated greedily on the same held-out
 problems, which no run learned from. Nothing is written into the run's store but evaluations. About
 three minutes a method and run on one idle core.
@@ -12,7 +11,6 @@ three minutes a method and run on one idle core.
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -21,24 +19,20 @@ from typing import Any
 import torch
 from sqlalchemy import select
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
-
-from learning import HELD_OUT_SEED, removed  # noqa: E402
-from report import repeats, share, show, write  # noqa: E402
-
-from agent.checkpoints.checkpoint import inspect_checkpoint  # noqa: E402
-from agent.config.load import load_config  # noqa: E402
-from agent.evaluation.answering import Plan, evaluate  # noqa: E402
-from agent.hosting.model_host import ModelRef  # noqa: E402
-from agent.progress import Silent  # noqa: E402
-from agent.rounds.evaluation_stage import Examiner  # noqa: E402
-from agent.rounds.run import Improver  # noqa: E402
-from agent.rounds.training_stage import TrainingStage  # noqa: E402
-from agent.training.jobs import Place  # noqa: E402
-from agent.training.recipe import policy_settings  # noqa: E402
-from search.randomness import derive_seed  # noqa: E402
-from store.schema import Round  # noqa: E402
+from agent.checkpoints.checkpoint import inspect_checkpoint
+from agent.config.load import load_config
+from agent.evaluation.answering import Plan, evaluate
+from agent.hosting.model_host import ModelRef
+from agent.progress import Silent
+from agent.rounds.evaluation_stage import Examiner
+from agent.rounds.run import Improver
+from agent.rounds.training_stage import TrainingStage
+from agent.training.jobs import Place
+from agent.training.recipe import policy_settings
+from scripts.bench.learning import HELD_OUT_SEED, removed
+from scripts.bench.report import repeats, share, show, write
+from search.randomness import derive_seed
+from store.schema import Round
 
 METHODS: dict[str, dict[str, Any]] = {
     "sft": {"training.method": "sft"},

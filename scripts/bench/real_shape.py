@@ -1,9 +1,8 @@
-#!/usr/bin/env python3
 """The loop on an ordinary checkpoint through TRL and PEFT: LoRA SFT and DPO, QLoRA, then serving.
 
-    .venv/bin/python scripts/bench/real_shape.py                       # generated GSM8K-form rows
-    .venv/bin/python scripts/bench/real_shape.py --problems train.jsonl --rows 200
-    .venv/bin/python scripts/bench/real_shape.py --json real.json
+    python -m scripts.bench.real_shape                       # generated GSM8K-form rows
+    python -m scripts.bench.real_shape --problems train.jsonl --rows 200
+    python -m scripts.bench.real_shape --json real.json
 
 A Llama with random weights and a byte-level BPE of its own problems is taken through a whole round
 for each arm: searches, stored trees, selection, 20 steps of TRL with a LoRA adapter, merged
@@ -15,30 +14,25 @@ carries real checkpoints and that the loss falls; a random model learns nothing 
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts"), str(Path(__file__).parent)]
-
-from build_embedded import bytes_tokenizer  # noqa: E402
-from report import missing, show, write  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
-
-from agent.checkpoints.registry import refs_of  # noqa: E402
-from agent.config.load import load_config  # noqa: E402
-from agent.engine.requests import TextRequest  # noqa: E402
-from agent.hosting.model_host import GeneratorHost, HostSettings, reference  # noqa: E402
-from agent.networks.llama import Architecture, Decoder  # noqa: E402
-from agent.progress import Silent  # noqa: E402
-from agent.rounds.run import Improver  # noqa: E402
-from agent.tasks.stories import Stories  # noqa: E402
-from store.schema import CheckpointRow, Round  # noqa: E402
+from agent.checkpoints.registry import refs_of
+from agent.config.load import load_config
+from agent.engine.requests import TextRequest
+from agent.hosting.model_host import GeneratorHost, HostSettings, reference
+from agent.networks.llama import Architecture, Decoder
+from agent.progress import Silent
+from agent.rounds.run import Improver
+from agent.tasks.stories import Stories
+from scripts.bench.report import missing, show, write
+from scripts.build_embedded import bytes_tokenizer
+from store.schema import CheckpointRow, Round
 
 
 def generated(file: Path, num: int) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import ray
-from report import Row, share
+
+from scripts.bench.report import Row, share
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -1,20 +1,18 @@
-#!/usr/bin/env python3
 """How fast and how good is the search, beside every simpler way to spend the same tokens?
 
-    .venv/bin/python scripts/bench/search.py --quick                      # under a minute
-    .venv/bin/python scripts/bench/search.py --only speed,batching        # 8 minutes
-    .venv/bin/python scripts/bench/search.py --only quality --task stories --plot curves.png
-    .venv/bin/python scripts/bench/search.py --json results.json          # all of it, 2 hours
+    python -m scripts.bench.search --quick                      # under a minute
+    python -m scripts.bench.search --only speed,batching        # 8 minutes
+    python -m scripts.bench.search --only quality --task stories --plot curves.png
+    python -m scripts.bench.search --json results.json          # all of it, 2 hours
 
 Sections: speed (the search alone), batching (with the embedded model), quality (accuracy against
 generated tokens, all arms on the same held-out problems), ablation (the parts of AlphaLLM, one
-after the other), game24 (needs --models, built by scripts/build_embedded.py game24 --out DIR),
+after the other), game24 (needs --models, built by scripts.build_embedded game24 --out DIR),
 replay (1, 2 and 4 workers, and after a kill). One thread; the held-out problems are drawn with
 seeds that no tuning looked at.
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,28 +22,24 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
-
-import arms  # noqa: E402
-from curves import draw, redraw  # noqa: E402
-from free_world import speed  # noqa: E402
-from replayed import replay  # noqa: E402
-from report import Row, missing, repeats, share, show, write  # noqa: E402
-
-from agent.checkpoints.registry import as_ref, base_checkpoints, model_set  # noqa: E402
-from agent.config.load import load_config  # noqa: E402
-from agent.evaluation.intervals import paired_difference  # noqa: E402
-from agent.hosting.hosts import InlineHosts, make_hosts  # noqa: E402
-from agent.hosting.model_host import ROLES, HostSettings, reference  # noqa: E402
-from agent.rounds.context import make_models  # noqa: E402
-from agent.rounds.run import host_settings  # noqa: E402
-from agent.search_models import Models  # noqa: E402
-from agent.tasks.registry import open_task  # noqa: E402
-from search import frontier  # noqa: E402
-from search.mcts import Search  # noqa: E402
-from search.randomness import derive_seed  # noqa: E402
-from search.settings import SearchSettings  # noqa: E402
+from agent.checkpoints.registry import as_ref, base_checkpoints, model_set
+from agent.config.load import load_config
+from agent.evaluation.intervals import paired_difference
+from agent.hosting.hosts import InlineHosts, make_hosts
+from agent.hosting.model_host import ROLES, HostSettings, reference
+from agent.rounds.context import make_models
+from agent.rounds.run import host_settings
+from agent.search_models import Models
+from agent.tasks.registry import open_task
+from scripts.bench import arms
+from scripts.bench.curves import draw, redraw
+from scripts.bench.free_world import speed
+from scripts.bench.replayed import replay
+from scripts.bench.report import Row, missing, repeats, share, show, write
+from search import frontier
+from search.mcts import Search
+from search.randomness import derive_seed
+from search.settings import SearchSettings
 
 SECTIONS = ("speed", "batching", "quality", "ablation", "game24", "replay")
 BASELINES = ("tool_filtered", "best_of_n", "orm_vote", "line_of_play", "prm_beam")
@@ -309,7 +303,7 @@ GAME_BUDGETS = (64, 256, 1024, 4096)
 
 def game24(folder: Path | None, num: int, budgets: Sequence[int]) -> list[Row]:
     if folder is None:
-        why = "no --models; build them: scripts/build_embedded.py game24 --out DIR"
+        why = "no --models; build them: python -m scripts.build_embedded game24 --out DIR"
         return [missing("game24_solved_of_100", why)]
     models = open_models("game24", True, folder)
     problems = models.task.held_out(num, 0)
@@ -365,7 +359,9 @@ def main() -> None:
     if unknown:
         parser.error(f"unknown section {min(unknown)!r}; there are {', '.join(SECTIONS)}")
     if arguments.models is not None and not (arguments.models / "policy").is_dir():
-        parser.error(f"{arguments.models} holds no policy; build it with scripts/build_embedded.py")
+        parser.error(
+            f"{arguments.models} holds no policy; build it with python -m scripts.build_embedded"
+        )
     if arguments.redraw is not None:
         redraw(arguments.redraw, arguments.plot or Path("search-{task}.png"))
         return

@@ -1,9 +1,8 @@
-#!/usr/bin/env python3
 """Search the problems of one round with the code of a checkout; one JSON line of what it came to.
 
-    python scripts/bench/stage.py CHECKOUT --problems 200
+    python -m scripts.bench.stage --problems 200
 
-`engine.py --against CHECKOUT` runs it on two checkouts in turn. It uses only what both have.
+`scripts.bench.engine --against CHECKOUT` runs two checkouts' own stage scripts in turn.
 """
 
 import argparse
@@ -15,7 +14,7 @@ from pathlib import Path
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("checkout", type=Path)
+    parser.add_argument("checkout", type=Path, nargs="?", default=Path())
     parser.add_argument("--problems", type=int, default=200)
     parser.add_argument("--task", default="expressions")
     arguments = parser.parse_args()

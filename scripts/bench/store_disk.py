@@ -8,12 +8,12 @@ import subprocess
 import time
 from pathlib import Path
 
-from databases import Databases
-from report import Row, counted, missing
 from sqlalchemy import event, select, text
-from store_kills import SEED
-from store_world import finished, planned, record
 
+from scripts.bench.databases import Databases
+from scripts.bench.report import Row, counted, missing
+from scripts.bench.store_kills import SEED
+from scripts.bench.store_world import finished, planned, record
 from search.errors import ResourceError, StoreAwayError, StoreError
 from store.check import check_store
 from store.database import Store, open_store, sqlite_path

@@ -12,14 +12,14 @@ import time
 from typing import Any
 
 from alembic import command
-from databases import Databases
-from report import Row, counted, missing
 from sqlalchemy import func, select, text, update
-from store_damage import damaged_checkpoints, non_finite_scores, non_finite_weights
-from store_disk import full_disk, full_server
-from store_kills import ROOT, SEED, command_for, environment
-from store_world import finished, planned, record
 
+from scripts.bench.databases import Databases
+from scripts.bench.report import Row, counted, missing
+from scripts.bench.store_damage import damaged_checkpoints, non_finite_scores, non_finite_weights
+from scripts.bench.store_disk import full_disk, full_server
+from scripts.bench.store_kills import ROOT, SEED, command_for, environment
+from scripts.bench.store_world import finished, planned, record
 from search.errors import BusyError, StoreAwayError, StoreError
 from store import leases
 from store.check import check_store

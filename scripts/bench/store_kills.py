@@ -9,12 +9,12 @@ import threading
 import time
 from pathlib import Path
 
-from databases import Databases
-from report import Row, missing, repeats
 from sqlalchemy import create_engine, func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from agent.rounds.failpoints import POINTS
+from scripts.bench.databases import Databases
+from scripts.bench.report import Row, missing, repeats
 from store.check import check_store
 from store.database import open_store
 from store.schema import ENDED, CheckpointRow, Round, SearchRow, TrajectoryRow

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from free_world import FreeWorld
 from sqlalchemy import func, select
 
+from scripts.bench.free_world import FreeWorld
 from search import frontier
 from search.interfaces import EvaluateRequest, Evaluation, Rollout
 from search.mcts import Search

@@ -16,7 +16,7 @@ def test_every_kernel_is_compiled_somewhere() -> None:
 
 @pytest.mark.parametrize("name", sorted(KERNELS))
 def test_a_kernel_neither_spills_nor_asks_for_too_much(name: str) -> None:
-    """One size of each on the newest architecture; `scripts/bench/kernels.py --aot` has all."""
+    """One size of each on the newest architecture; `scripts.bench.kernels --aot` has all."""
     taken = aot.compiled(KERNELS[name], 90)
     assert taken.faults == []
     assert taken.registers > 0

@@ -1,6 +1,6 @@
 """Proof that drafts leave the law of texts alone (L1 to L5), with controls that must fail.
 
-The large numbers come from `scripts/bench/engine.py --section lossless`; here is the small version.
+The large numbers come from `scripts.bench.engine --section lossless`; here is the small version.
 """
 
 from collections import Counter

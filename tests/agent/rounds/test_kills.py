@@ -1,4 +1,4 @@
-"""A round killed at twenty points ends like one never killed (scripts/bench/store.py has 200)."""
+"""A round killed at twenty points ends like one never killed (scripts.bench.store has 200)."""
 
 import json
 import signal

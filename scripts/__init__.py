@@ -1,0 +1,1 @@
+"""Entry points: nothing in the packages imports them."""
