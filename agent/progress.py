@@ -56,8 +56,13 @@ class Terminal:
             self._done, self._figures = 0, {}
             self._started = self._printed = time.monotonic()
             if self.console.is_terminal:
-                self._live = Live(self._line(), console=self.console, transient=True,
-                                  get_renderable=self._line, refresh_per_second=4)  # fmt: skip
+                self._live = Live(
+                    self._line(),
+                    console=self.console,
+                    transient=True,
+                    get_renderable=self._line,
+                    refresh_per_second=4,
+                )
                 self._live.start()
 
     def update(self, done: int, **figures: Any) -> None:

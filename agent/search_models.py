@@ -125,25 +125,38 @@ class Models:
     def _whole_steps(self, state: State) -> list[str]:
         """The text cut at the task's own boundary, less a step that is not whole yet."""
         steps = self.task.boundary.cut("".join(state.steps))
-        is_whole = state.is_finished or not steps \
-            or self.task.boundary.is_whole(steps[-1], steps[-1][-1])  # fmt: skip
+        is_whole = (
+            state.is_finished or not steps or self.task.boundary.is_whole(steps[-1], steps[-1][-1])
+        )
         return steps if is_whole else steps[:-1]
 
     def answer_of(self, state: State) -> str | None:
         """The final answer of a finished text."""
         return self.task.answer_of(
-            state.steps if self.boundary.name == self.task.boundary.name
+            state.steps
+            if self.boundary.name == self.task.boundary.name
             else self._whole_steps(state)
-        )  # fmt: skip
+        )
 
     def propose(self, requests: Sequence[ExpandRequest]) -> list[Proposal]:
         lines: list[Lines] = self.hosts.call(
-            "policy", "lines", self.models.policy,
-            [LineRequest(r.state.tokens, r.count, self.limits.option_tokens,
-                         self.settings.proposal, self.settings.temperature, r.seed, self.boundary,
-                         r.known)
-             for r in requests],
-        )  # fmt: skip
+            "policy",
+            "lines",
+            self.models.policy,
+            [
+                LineRequest(
+                    r.state.tokens,
+                    r.count,
+                    self.limits.option_tokens,
+                    self.settings.proposal,
+                    self.settings.temperature,
+                    r.seed,
+                    self.boundary,
+                    r.known,
+                )
+                for r in requests
+            ],
+        )
         return [self._proposal(r.state, found) for r, found in zip(requests, lines, strict=True)]
 
     def _proposal(self, state: State, lines: Lines) -> Proposal:
@@ -263,9 +276,10 @@ class Models:
             needed += [(i, derive_seed(request.seed, k)) for k in missing]
         spent = [0] * len(requests)
         completed = self.completed(
-            [requests[i].state for i, _ in needed], self.settings.rollout_temperature,
+            [requests[i].state for i, _ in needed],
+            self.settings.rollout_temperature,
             [seed for _, seed in needed],
-        )  # fmt: skip
+        )
         for (i, _), rollout in zip(needed, completed, strict=True):
             if rollout is not None:
                 new = rollout.state.options[rollout.num_given :]
@@ -280,10 +294,15 @@ class Models:
         if not states:
             return []
         requests = [
-            TextRequest(s.tokens, self.limits.text_tokens, temperature, seed,
-                        group=derive_seed(0, s.problem_id))
+            TextRequest(
+                s.tokens,
+                self.limits.text_tokens,
+                temperature,
+                seed,
+                group=derive_seed(0, s.problem_id),
+            )
             for s, seed in zip(states, seeds, strict=True)
-        ]  # fmt: skip
+        ]
         texts: list[Text] = self.hosts.texts(
             self.models.policy, self.models.refs.get("drafter"), requests, self.speculation
         )

@@ -103,9 +103,10 @@ def reliability(
     place = np.minimum((s * bins).astype(int), bins - 1)
     return [
         {
-            "score": float(s[place == b].mean()), "good": float(y[place == b].mean()),
+            "score": float(s[place == b].mean()),
+            "good": float(y[place == b].mean()),
             "n": int((place == b).sum()),
         }
         for b in range(bins)
         if (place == b).any()
-    ]  # fmt: skip
+    ]

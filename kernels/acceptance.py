@@ -18,10 +18,29 @@ from kernels.verify_draft import BLOCK, Shares, merged, unwritten
 
 @triton.jit
 def chain_kernel(
-    logits, draft_logits, partial, draft_partial, draft, heat, seeds, positions,
-    accepted, p_shift, q_shift, K, num_rows, num_draft_rows, num_shares,
-    l_n, l_q, l_v, d_n, d_q, d_v, SHARES: tl.constexpr,
-):  # fmt: skip
+    logits,
+    draft_logits,
+    partial,
+    draft_partial,
+    draft,
+    heat,
+    seeds,
+    positions,
+    accepted,
+    p_shift,
+    q_shift,
+    K,
+    num_rows,
+    num_draft_rows,
+    num_shares,
+    l_n,
+    l_q,
+    l_v,
+    d_n,
+    d_q,
+    d_v,
+    SHARES: tl.constexpr,
+):
     """One text: the drafts that stand, and by what exp turns logits at the next place to p and q.
 
     p_shift[n] and q_shift[n] are base / heat + log sum there; q_shift is infinite after a whole
@@ -67,9 +86,27 @@ def chain_kernel(
 
 @triton.jit
 def residual_kernel(
-    logits, draft_logits, accepted, heat, seeds, positions, p_shift, q_shift, partial,
-    V, per_share, N, K, l_n, l_q, l_v, d_n, d_q, d_v, BLOCK: tl.constexpr,
-):  # fmt: skip
+    logits,
+    draft_logits,
+    accepted,
+    heat,
+    seeds,
+    positions,
+    p_shift,
+    q_shift,
+    partial,
+    V,
+    per_share,
+    N,
+    K,
+    l_n,
+    l_q,
+    l_v,
+    d_n,
+    d_q,
+    d_v,
+    BLOCK: tl.constexpr,
+):
     """partial[share, 0..3, n]: best of log relu(p - q) + noise and its token; the same of p."""
     n = tl.program_id(0).to(tl.int64)
     share = tl.program_id(1)
@@ -88,9 +125,10 @@ def residual_kernel(
         z = tl.load(logits + n * l_n + num * l_q + v * l_v, mask=in_v, other=float("-inf"))
         log_p = (z.to(tl.float32) - p_base) * scale - p_log
         d = tl.load(
-            draft_logits + n * d_n + place_q * d_q + v * d_v, mask=in_v & (num < K),
+            draft_logits + n * d_n + place_q * d_q + v * d_v,
+            mask=in_v & (num < K),
             other=float("-inf"),
-        )  # fmt: skip
+        )
         q = tl.exp((d.to(tl.float32) - q_base) * scale - q_log)
         left = tl.maximum(tl.exp(log_p) - q, 0.0)
         noise = gumbel(at, v)
@@ -112,9 +150,24 @@ def residual_kernel(
 
 @triton.jit
 def written_kernel(
-    logits, partial, residual, draft, accepted, heat, tokens, logprob, law_logprob,
-    N, K, num_rows, num_shares, l_n, l_q, l_v, SHARES: tl.constexpr,
-):  # fmt: skip
+    logits,
+    partial,
+    residual,
+    draft,
+    accepted,
+    heat,
+    tokens,
+    logprob,
+    law_logprob,
+    N,
+    K,
+    num_rows,
+    num_shares,
+    l_n,
+    l_q,
+    l_v,
+    SHARES: tl.constexpr,
+):
     """One text: accepted drafts, the last token, -1 behind; log-probabilities of each."""
     n = tl.program_id(0).to(tl.int64)
     num = tl.load(accepted + n)
@@ -146,10 +199,29 @@ def written_kernel(
 
 @triton.jit
 def siblings_kernel(
-    logits, draft_logits, partial, draft_partial, draft, heat, seeds, positions,
-    tokens, accepted, logprob, law_logprob, V, N, num_shares, l_n, l_v, d_n, d_v,
-    K: tl.constexpr, SHARES: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    logits,
+    draft_logits,
+    partial,
+    draft_partial,
+    draft,
+    heat,
+    seeds,
+    positions,
+    tokens,
+    accepted,
+    logprob,
+    law_logprob,
+    V,
+    N,
+    num_shares,
+    l_n,
+    l_v,
+    d_n,
+    d_v,
+    K: tl.constexpr,
+    SHARES: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """One text: its siblings in order.
 
     After j rejections p and q at any token follow from the first ones and 2 j numbers: what was
@@ -191,9 +263,27 @@ def siblings_kernel(
         for start in range(0, V, BLOCK):
             v = (start + tl.arange(0, BLOCK)).to(tl.int64)
             p_v, q_v = _stage(
-                logits, draft_logits, n, v, V, l_n, l_v, d_n, d_v, scale, base, log_heated,
-                d_base, d_heated, slot, left_j, is_empty_j, rest_j, token_j, k,
-            )  # fmt: skip
+                logits,
+                draft_logits,
+                n,
+                v,
+                V,
+                l_n,
+                l_v,
+                d_n,
+                d_v,
+                scale,
+                base,
+                log_heated,
+                d_base,
+                d_heated,
+                slot,
+                left_j,
+                is_empty_j,
+                rest_j,
+                token_j,
+                k,
+            )
             sum_left += tl.sum(tl.maximum(p_v - q_v, 0.0), axis=0)
             sum_p += tl.sum(p_v, axis=0)
             sum_rest += tl.sum(tl.where(v == x, 0.0, q_v), axis=0)
@@ -209,9 +299,27 @@ def siblings_kernel(
     for start in range(0, V, BLOCK):
         v = (start + tl.arange(0, BLOCK)).to(tl.int64)
         p_v, q_v = _stage(
-            logits, draft_logits, n, v, V, l_n, l_v, d_n, d_v, scale, base, log_heated,
-            d_base, d_heated, slot, left_j, is_empty_j, rest_j, token_j, K,
-        )  # fmt: skip
+            logits,
+            draft_logits,
+            n,
+            v,
+            V,
+            l_n,
+            l_v,
+            d_n,
+            d_v,
+            scale,
+            base,
+            log_heated,
+            d_base,
+            d_heated,
+            slot,
+            left_j,
+            is_empty_j,
+            rest_j,
+            token_j,
+            K,
+        )
         value = tl.where(
             p_v > 0, tl.log(tl.where(p_v > 0, p_v, 1.0)) + gumbel(at, v), float("-inf")
         )
@@ -229,9 +337,27 @@ def siblings_kernel(
 
 @triton.jit
 def _stage(
-    logits, draft_logits, n, v, V, l_n, l_v, d_n, d_v, scale, base, log_heated, d_base, d_heated,
-    slot, left_j, is_empty_j, rest_j, token_j, num: tl.constexpr,
-):  # fmt: skip
+    logits,
+    draft_logits,
+    n,
+    v,
+    V,
+    l_n,
+    l_v,
+    d_n,
+    d_v,
+    scale,
+    base,
+    log_heated,
+    d_base,
+    d_heated,
+    slot,
+    left_j,
+    is_empty_j,
+    rest_j,
+    token_j,
+    num: tl.constexpr,
+):
     """p and q of some tokens after `num` rejections; 0 beyond the vocabulary."""
     in_v = v < V
     z = tl.load(logits + n * l_n + v * l_v, mask=in_v, other=float("-inf")).to(tl.float32)
@@ -249,9 +375,13 @@ def _stage(
 
 
 def chain(
-    logits_NQV: Tensor, draft_logits_NKV: Tensor, draft_NK: Tensor, heat_N: Tensor,
-    seeds_N: Tensor, positions_N: Tensor,
-) -> Verified:  # fmt: skip
+    logits_NQV: Tensor,
+    draft_logits_NKV: Tensor,
+    draft_NK: Tensor,
+    heat_N: Tensor,
+    seeds_N: Tensor,
+    positions_N: Tensor,
+) -> Verified:
     N, Q, V = logits_NQV.shape
     K, device = Q - 1, logits_NQV.device
     shares = Shares(N * Q, V, device)
@@ -261,36 +391,98 @@ def chain(
     draft_NK = draft_NK.contiguous()
     p_shift, q_shift = torch.empty((2, N, 2), dtype=torch.float32, device=device)
     chain_kernel[(N,)](
-        logits_NQV, draft_logits_NKV, partial, draft_partial, draft_NK, heat_N, seeds_N,
-        positions_N, out.num_accepted, p_shift, q_shift, K, N * Q, N * K, shares.num,
-        *logits_NQV.stride(), *draft_logits_NKV.stride(), shares.padded, num_warps=1,
-    )  # fmt: skip
+        logits_NQV,
+        draft_logits_NKV,
+        partial,
+        draft_partial,
+        draft_NK,
+        heat_N,
+        seeds_N,
+        positions_N,
+        out.num_accepted,
+        p_shift,
+        q_shift,
+        K,
+        N * Q,
+        N * K,
+        shares.num,
+        *logits_NQV.stride(),
+        *draft_logits_NKV.stride(),
+        shares.padded,
+        num_warps=1,
+    )
     residual = torch.empty((shares.num, 4, N), dtype=torch.float32, device=device)
     residual_kernel[(N, shares.num)](
-        logits_NQV, draft_logits_NKV, out.num_accepted, heat_N, seeds_N, positions_N, p_shift,
-        q_shift, residual, V, shares.per_share, N, K, *logits_NQV.stride(),
-        *draft_logits_NKV.stride(), BLOCK, num_warps=4,
-    )  # fmt: skip
+        logits_NQV,
+        draft_logits_NKV,
+        out.num_accepted,
+        heat_N,
+        seeds_N,
+        positions_N,
+        p_shift,
+        q_shift,
+        residual,
+        V,
+        shares.per_share,
+        N,
+        K,
+        *logits_NQV.stride(),
+        *draft_logits_NKV.stride(),
+        BLOCK,
+        num_warps=4,
+    )
     written_kernel[(N,)](
-        logits_NQV, partial, residual, draft_NK, out.num_accepted, heat_N, out.tokens,
-        out.logprob, out.law_logprob, N, K, N * Q, shares.num, *logits_NQV.stride(),
-        shares.padded, num_warps=1,
-    )  # fmt: skip
+        logits_NQV,
+        partial,
+        residual,
+        draft_NK,
+        out.num_accepted,
+        heat_N,
+        out.tokens,
+        out.logprob,
+        out.law_logprob,
+        N,
+        K,
+        N * Q,
+        shares.num,
+        *logits_NQV.stride(),
+        shares.padded,
+        num_warps=1,
+    )
     return out
 
 
 def siblings(
-    logits_NV: Tensor, draft_logits_NV: Tensor, draft_NK: Tensor, heat_N: Tensor,
-    seeds_N: Tensor, positions_N: Tensor,
-) -> Verified:  # fmt: skip
+    logits_NV: Tensor,
+    draft_logits_NV: Tensor,
+    draft_NK: Tensor,
+    heat_N: Tensor,
+    seeds_N: Tensor,
+    positions_N: Tensor,
+) -> Verified:
     N, V = logits_NV.shape
     shares = Shares(N, V, logits_NV.device)
     partial = shares.of(logits_NV[:, None], heat_N, seeds_N, positions_N, False)
     draft_partial = shares.of(draft_logits_NV[:, None], heat_N, seeds_N, positions_N, False)
     out = unwritten(N, 1, logits_NV.device)
     siblings_kernel[(N,)](
-        logits_NV, draft_logits_NV, partial, draft_partial, draft_NK.contiguous(), heat_N, seeds_N,
-        positions_N, *out, V, N, shares.num, *logits_NV.stride(), *draft_logits_NV.stride(),
-        draft_NK.shape[1], shares.padded, BLOCK, num_warps=8,
-    )  # fmt: skip
+        logits_NV,
+        draft_logits_NV,
+        partial,
+        draft_partial,
+        draft_NK.contiguous(),
+        heat_N,
+        seeds_N,
+        positions_N,
+        *out,
+        V,
+        N,
+        shares.num,
+        *logits_NV.stride(),
+        *draft_logits_NV.stride(),
+        draft_NK.shape[1],
+        shares.padded,
+        BLOCK,
+        num_warps=8,
+    )
     return out

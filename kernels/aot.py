@@ -75,18 +75,27 @@ def variants() -> Iterator[Variant]:
     for tiles in (NARROW_FULL, FULL):
         yield from _logprob(torch.float32, tiles)
     yield Variant(
-        "linear_logprob.combine", linear_logprob.combine_kernel,
+        "linear_logprob.combine",
+        linear_logprob.combine_kernel,
         {"target": "*i64"} | dict.fromkeys(("partial", "out"), "*fp32"),
         {"BLOCK": 128},
-    )  # fmt: skip
+    )
     for dtype in (torch.bfloat16, torch.float32):
         t = _TYPES[dtype]
         yield Variant(
-            f"critic_heads {t}", critic_heads.heads_kernel,
+            f"critic_heads {t}",
+            critic_heads.heads_kernel,
             {"hidden": f"*{t}", "weight": f"*{t}", "bias": f"*{t}", "rows": "*i64", "out": "*fp32"},
-            {"stride_he": 1, "stride_we": 1, "S": 3, "HEADS": 4, "HAS_BIAS": True,
-             "ROWS": critic_heads.ROWS, "WIDTH": critic_heads.WIDTH},
-        )  # fmt: skip
+            {
+                "stride_he": 1,
+                "stride_we": 1,
+                "S": 3,
+                "HEADS": 4,
+                "HAS_BIAS": True,
+                "ROWS": critic_heads.ROWS,
+                "WIDTH": critic_heads.WIDTH,
+            },
+        )
         for width in (64, 128):
             yield from _attention(dtype, width)
         yield from _verification(t)
@@ -95,27 +104,46 @@ def variants() -> Iterator[Variant]:
 def _logprob(dtype: torch.dtype, tiles: Tiles) -> Iterator[Variant]:
     t = _TYPES[dtype]
     common = {
-        "HAS_BIAS": False, "HAS_ROWS": True, "HAS_HEAT": True, "UPCAST": False,
-        "GROUP": GROUP, "stride_he": 1, "stride_we": 1, "ROWS": tiles.rows,
-        "WORDS": tiles.words, "WIDTH": tiles.width, "bias": None,
-    }  # fmt: skip
-    types = {"hidden": f"*{t}", "weight": f"*{t}", "rows": "*i64", "target": "*i64",
-             "heat": "*fp32"}  # fmt: skip
+        "HAS_BIAS": False,
+        "HAS_ROWS": True,
+        "HAS_HEAT": True,
+        "UPCAST": False,
+        "GROUP": GROUP,
+        "stride_he": 1,
+        "stride_we": 1,
+        "ROWS": tiles.rows,
+        "WORDS": tiles.words,
+        "WIDTH": tiles.width,
+        "bias": None,
+    }
+    types = {
+        "hidden": f"*{t}",
+        "weight": f"*{t}",
+        "rows": "*i64",
+        "target": "*i64",
+        "heat": "*fp32",
+    }
     at = f"{t} {tiles.rows}x{tiles.words}x{tiles.width}"
     rest: dict[str, Any] = {
-        "num_warps": tiles.num_warps, "num_stages": tiles.num_stages,
+        "num_warps": tiles.num_warps,
+        "num_stages": tiles.num_stages,
         "is_tensor_core": dtype != torch.float32,
-    }  # fmt: skip
+    }
     yield Variant(
-        f"linear_logprob.forward {at}", linear_logprob.forward_kernel,
-        types | {"partial": "*fp32"}, common, **rest,
-    )  # fmt: skip
+        f"linear_logprob.forward {at}",
+        linear_logprob.forward_kernel,
+        types | {"partial": "*fp32"},
+        common,
+        **rest,
+    )
     floats = ("found", "by_logprob", "by_entropy", "by_lse")
     yield Variant(
-        f"linear_logprob.gradient {at}", linear_logprob.gradient_kernel,
+        f"linear_logprob.gradient {at}",
+        linear_logprob.gradient_kernel,
         types | dict.fromkeys(floats, "*fp32") | {"out": f"*{t}"},
-        common | {"HAS_ENTROPY": True}, **rest,
-    )  # fmt: skip
+        common | {"HAS_ENTROPY": True},
+        **rest,
+    )
 
 
 def _attention(dtype: torch.dtype, width: int) -> Iterator[Variant]:
@@ -126,56 +154,84 @@ def _attention(dtype: torch.dtype, width: int) -> Iterator[Variant]:
     rest: dict[str, Any] = {"num_warps": tiles.num_warps, "is_tensor_core": is_half}
     floats = {"scale": "fp32", "query": f"*{t}", "key": f"*{t}", "value": f"*{t}"}
     yield Variant(
-        f"tree_attention {t} {width}", tree_attention.attend_kernel,
+        f"tree_attention {t} {width}",
+        tree_attention.attend_kernel,
         floats | {"bias": f"*{t}", "out": f"*{t}"},
-        sizes | {"QUERIES": tiles.queries, "q_d": 1, "k_d": 1, "v_d": 1, "b_c": 1}, **rest,
-    )  # fmt: skip
+        sizes | {"QUERIES": tiles.queries, "q_d": 1, "k_d": 1, "v_d": 1, "b_c": 1},
+        **rest,
+    )
     parts = {"part_out": "*fp32", "part_lse": "*fp32"}
     yield Variant(
-        f"prefix_attention.prefix {t} {width}", tree_attention.prefix_kernel, floats | parts,
-        sizes | {"QUERIES": tiles.queries, "SHARE": tree_attention.SHARE, "q_d": 1, "k_d": 1,
-                 "v_d": 1}, **rest,
-    )  # fmt: skip
+        f"prefix_attention.prefix {t} {width}",
+        tree_attention.prefix_kernel,
+        floats | parts,
+        sizes
+        | {"QUERIES": tiles.queries, "SHARE": tree_attention.SHARE, "q_d": 1, "k_d": 1, "v_d": 1},
+        **rest,
+    )
     yield Variant(
-        f"prefix_attention.segment {t} {width}", tree_attention.segment_kernel,
+        f"prefix_attention.segment {t} {width}",
+        tree_attention.segment_kernel,
         floats | parts | {"out": f"*{t}", "lengths": "*i64"},
-        sizes | {"QUERIES": 16, "q_d": 1, "k_d": 1, "v_d": 1}, **rest,
-    )  # fmt: skip
+        sizes | {"QUERIES": 16, "q_d": 1, "k_d": 1, "v_d": 1},
+        **rest,
+    )
 
 
 def _verification(t: str) -> Iterator[Variant]:
     draws = {"heat": "*fp32", "seeds": "*i64", "positions": "*i64", "partial": "*fp32"}
     both = {"logits": f"*{t}", "draft_logits": f"*{t}", "draft_partial": "*fp32"}
-    out = {"draft": "*i64", "tokens": "*i64", "accepted": "*i64", "logprob": "*fp32",
-           "law_logprob": "*fp32"}  # fmt: skip
+    out = {
+        "draft": "*i64",
+        "tokens": "*i64",
+        "accepted": "*i64",
+        "logprob": "*fp32",
+        "law_logprob": "*fp32",
+    }
     shifts = {"p_shift": "*fp32", "q_shift": "*fp32"}
     last = {"l_v": 1, "d_v": 1}
     block = {"BLOCK": verify_draft.BLOCK}
     for noisy in (True, False):
         yield Variant(
-            f"verify_draft.share {t}{' noisy' if noisy else ''}", verify_draft.share_kernel,
-            draws | both, block | {"l_v": 1, "NOISY": noisy},
-        )  # fmt: skip
+            f"verify_draft.share {t}{' noisy' if noisy else ''}",
+            verify_draft.share_kernel,
+            draws | both,
+            block | {"l_v": 1, "NOISY": noisy},
+        )
     yield Variant(
-        f"verify_draft.coupled {t}", verify_draft.coupled_kernel, draws | out, {"SHARES": 64},
+        f"verify_draft.coupled {t}",
+        verify_draft.coupled_kernel,
+        draws | out,
+        {"SHARES": 64},
         num_warps=1,
-    )  # fmt: skip
+    )
     yield Variant(
-        f"verify_draft.chain {t}", acceptance.chain_kernel, draws | both | out | shifts,
-        last | {"SHARES": 64}, num_warps=1,
-    )  # fmt: skip
+        f"verify_draft.chain {t}",
+        acceptance.chain_kernel,
+        draws | both | out | shifts,
+        last | {"SHARES": 64},
+        num_warps=1,
+    )
     yield Variant(
-        f"verify_draft.residual {t}", acceptance.residual_kernel, draws | both | out | shifts,
+        f"verify_draft.residual {t}",
+        acceptance.residual_kernel,
+        draws | both | out | shifts,
         last | block,
-    )  # fmt: skip
+    )
     yield Variant(
-        f"verify_draft.written {t}", acceptance.written_kernel,
-        draws | both | out | {"residual": "*fp32"}, {"l_v": 1, "SHARES": 64}, num_warps=1,
-    )  # fmt: skip
+        f"verify_draft.written {t}",
+        acceptance.written_kernel,
+        draws | both | out | {"residual": "*fp32"},
+        {"l_v": 1, "SHARES": 64},
+        num_warps=1,
+    )
     yield Variant(
-        f"verify_draft.siblings {t}", acceptance.siblings_kernel, draws | both | out,
-        last | block | {"K": 4, "SHARES": 64}, num_warps=8,
-    )  # fmt: skip
+        f"verify_draft.siblings {t}",
+        acceptance.siblings_kernel,
+        draws | both | out,
+        last | block | {"K": 4, "SHARES": 64},
+        num_warps=8,
+    )
 
 
 def compiled(variant: Variant, architecture: int) -> Taken:
@@ -201,10 +257,14 @@ def compiled(variant: Variant, architecture: int) -> Taken:
         code = _run("cuobjdump", "--dump-sass", str(cubin))
     found = {k: int(v) for k, v in re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", usage)}
     return Taken(
-        variant.name, architecture, found["REG"], found["STACK"] + found["LOCAL"],
+        variant.name,
+        architecture,
+        found["REG"],
+        found["STACK"] + found["LOCAL"],
         max(found["SHARED"], made.metadata.shared),
-        len(re.findall(r"\b(?:HMMA|HGMMA|IMMA)\b", code)), variant.is_tensor_core,
-    )  # fmt: skip
+        len(re.findall(r"\b(?:HMMA|HGMMA|IMMA)\b", code)),
+        variant.is_tensor_core,
+    )
 
 
 def _run(tool: str, *arguments: str) -> str:

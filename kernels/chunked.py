@@ -21,9 +21,14 @@ class ChunkedLinearLogprob(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_ME: Tensor, weight_VE: Tensor, bias_V: Tensor | None, target_M: Tensor,
-        heat_M: Tensor, wants_entropy: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        ctx: Any,
+        hidden_ME: Tensor,
+        weight_VE: Tensor,
+        bias_V: Tensor | None,
+        target_M: Tensor,
+        heat_M: Tensor,
+        wants_entropy: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         M = len(hidden_ME)
         logprob_M, entropy_M, lse_M = (hidden_ME.new_zeros(M, dtype=torch.float32) for _ in "abc")
         for part in _parts(M, len(weight_VE)):
@@ -47,9 +52,11 @@ class ChunkedLinearLogprob(torch.autograd.Function):
         hidden_ME, weight_VE, bias_V, target_M, heat_M, entropy_M = ctx.saved_tensors
         M, V = len(hidden_ME), len(weight_VE)
         by_logprob, by_entropy, by_lse = (
-            hidden_ME.new_zeros(M, dtype=torch.float32) if g is None else
-            g.float().masked_fill(target_M < 0, 0.0) for g in grads
-        )  # fmt: skip
+            hidden_ME.new_zeros(M, dtype=torch.float32)
+            if g is None
+            else g.float().masked_fill(target_M < 0, 0.0)
+            for g in grads
+        )
         wants = ctx.needs_input_grad
         d_hidden = torch.empty_like(hidden_ME) if wants[0] else None
         d_weight = torch.zeros_like(weight_VE, dtype=torch.float32) if wants[1] else None
@@ -81,8 +88,10 @@ class ChunkedLinearLogprob(torch.autograd.Function):
             d_hidden,
             None if d_weight is None else d_weight.to(weight_VE.dtype),
             None if d_bias is None else d_bias.to(bias_V.dtype),
-            None, None, None,
-        )  # fmt: skip
+            None,
+            None,
+            None,
+        )
 
 
 def _parts(num_rows: int, V: int) -> list[slice]:

@@ -12,10 +12,23 @@ ROWS, WIDTH = 4, 1024
 
 @triton.jit
 def heads_kernel(
-    hidden, weight, bias, rows, out, M, E, stride_hr, stride_he, stride_ws, stride_we,
-    S: tl.constexpr, HEADS: tl.constexpr, HAS_BIAS: tl.constexpr,
-    ROWS: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip
+    hidden,
+    weight,
+    bias,
+    rows,
+    out,
+    M,
+    E,
+    stride_hr,
+    stride_he,
+    stride_ws,
+    stride_we,
+    S: tl.constexpr,
+    HEADS: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
     """out[m, s] = hidden[rows[m]] . weight[s] + bias[s]; HEADS is S up to a power of two."""
     m_ix = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     in_m = m_ix < M
@@ -28,8 +41,9 @@ def heads_kernel(
         in_e = at < E
         h = tl.load(
             hidden + row[:, None] * stride_hr + at[None, :] * stride_he,
-            mask=in_m[:, None] & in_e[None, :], other=0.0,
-        ).to(tl.float32)  # fmt: skip
+            mask=in_m[:, None] & in_e[None, :],
+            other=0.0,
+        ).to(tl.float32)
         for s in tl.static_range(S):
             w = tl.load(weight + s * stride_ws + at * stride_we, mask=in_e, other=0.0)
             dot = tl.sum(h * w.to(tl.float32)[None, :], axis=1)
@@ -49,10 +63,22 @@ class FusedCriticHeads(torch.autograd.Function):
         M, (S, E) = len(rows_M), weight_SE.shape
         out_MS = torch.empty((M, S), dtype=torch.float32, device=hidden_RE.device)
         heads_kernel[(triton.cdiv(M, ROWS),)](
-            hidden_RE, weight_SE, bias_S, rows_M, out_MS, M, E,
-            *hidden_RE.stride(), *weight_SE.stride(),
-            S, triton.next_power_of_2(S), bias_S is not None, ROWS, WIDTH, num_warps=4,
-        )  # fmt: skip
+            hidden_RE,
+            weight_SE,
+            bias_S,
+            rows_M,
+            out_MS,
+            M,
+            E,
+            *hidden_RE.stride(),
+            *weight_SE.stride(),
+            S,
+            triton.next_power_of_2(S),
+            bias_S is not None,
+            ROWS,
+            WIDTH,
+            num_warps=4,
+        )
         ctx.save_for_backward(hidden_RE, weight_SE, bias_S, rows_M)
         return out_MS
 

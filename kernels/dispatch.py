@@ -63,10 +63,16 @@ def implementation(operation: str, device: str = "") -> str:
 
 
 def linear_logprob(
-    hidden_RE: Tensor, weight_VE: Tensor, target_M: Tensor, *, bias_V: Tensor | None = None,
-    rows_M: Tensor | None = None, temperature: float | Tensor = 1.0, ignore_index: int = -100,
+    hidden_RE: Tensor,
+    weight_VE: Tensor,
+    target_M: Tensor,
+    *,
+    bias_V: Tensor | None = None,
+    rows_M: Tensor | None = None,
+    temperature: float | Tensor = 1.0,
+    ignore_index: int = -100,
     entropy: bool = False,
-) -> LogProbs:  # fmt: skip
+) -> LogProbs:
     """log softmax((hidden @ weight.T + bias) / temperature) at each target, float32 [M].
 
     `rows_M` picks rows of `hidden_RE` (one may come more than once); without it M = R. A target of
@@ -160,9 +166,13 @@ def tree_attention(
 
 
 def prefix_attention(
-    q_NHD: Tensor, prefix_key_PGD: Tensor, prefix_value_PGD: Tensor, key_NSGD: Tensor,
-    value_NSGD: Tensor, lengths_N: Tensor,
-) -> Tensor:  # fmt: skip
+    q_NHD: Tensor,
+    prefix_key_PGD: Tensor,
+    prefix_value_PGD: Tensor,
+    key_NSGD: Tensor,
+    value_NSGD: Tensor,
+    lengths_N: Tensor,
+) -> Tensor:
     """See reference.prefix_attention. Raises TypeError and ValueError that name the argument."""
     arguments.shaped("q_NHD", q_NHD, "[nodes, heads, width]", None, None, None)
     arguments.floating("q_NHD", q_NHD)
@@ -177,9 +187,11 @@ def prefix_attention(
     S = key_NSGD.shape[1]
     arguments.shaped("value_NSGD", value_NSGD, "[nodes, segment, key heads, width]", N, S, G, D)
     for name, given in (
-        ("prefix_key_PGD", prefix_key_PGD), ("prefix_value_PGD", prefix_value_PGD),
-        ("key_NSGD", key_NSGD), ("value_NSGD", value_NSGD),
-    ):  # fmt: skip
+        ("prefix_key_PGD", prefix_key_PGD),
+        ("prefix_value_PGD", prefix_value_PGD),
+        ("key_NSGD", key_NSGD),
+        ("value_NSGD", value_NSGD),
+    ):
         arguments.floating(name, given, q_NHD)
     arguments.shaped("lengths_N", lengths_N, "one a node", N)
     arguments.integral("lengths_N", lengths_N, q_NHD)
@@ -216,9 +228,13 @@ def verify_draft(
 
 
 def verify_chain(
-    logits_NQV: Tensor, draft_logits_NKV: Tensor, draft_NK: Tensor, temperature: Tensor,
-    seeds_N: Tensor, positions_N: Tensor,
-) -> Verified:  # fmt: skip
+    logits_NQV: Tensor,
+    draft_logits_NKV: Tensor,
+    draft_NK: Tensor,
+    temperature: Tensor,
+    seeds_N: Tensor,
+    positions_N: Tensor,
+) -> Verified:
     """See reference.verify_chain; temperatures above 0, K = Q - 1 at least 1.
 
     Raises TypeError and ValueError that name the argument.
@@ -241,9 +257,13 @@ def verify_chain(
 
 
 def verify_siblings(
-    logits_NV: Tensor, draft_logits_NV: Tensor, draft_NK: Tensor, temperature: Tensor,
-    seeds_N: Tensor, positions_N: Tensor,
-) -> Verified:  # fmt: skip
+    logits_NV: Tensor,
+    draft_logits_NV: Tensor,
+    draft_NK: Tensor,
+    temperature: Tensor,
+    seeds_N: Tensor,
+    positions_N: Tensor,
+) -> Verified:
     """See reference.verify_siblings; temperatures above 0, at most 16 drafts of a place.
 
     Raises TypeError and ValueError that name the argument.

@@ -50,10 +50,22 @@ def tiles_for(num_rows: int, dtype: torch.dtype) -> Tiles:
 
 @triton.jit
 def _logit_tile(
-    hidden, weight, row, in_m, word, in_v, E,
-    stride_hr, stride_he, stride_wv, stride_we,
-    ROWS: tl.constexpr, WORDS: tl.constexpr, WIDTH: tl.constexpr, UPCAST: tl.constexpr,
-):  # fmt: skip
+    hidden,
+    weight,
+    row,
+    in_m,
+    word,
+    in_v,
+    E,
+    stride_hr,
+    stride_he,
+    stride_wv,
+    stride_we,
+    ROWS: tl.constexpr,
+    WORDS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
     """hidden[row] @ weight[word].T in float32, [ROWS, WORDS]."""
     acc = tl.zeros((ROWS, WORDS), dtype=tl.float32)
     along = tl.arange(0, WIDTH)
@@ -74,11 +86,31 @@ def _logit_tile(
 
 @triton.jit
 def forward_kernel(
-    hidden, weight, bias, rows, target, heat, partial,
-    M, V, E, stride_hr, stride_he, stride_wv, stride_we, num_shares, tiles_per_share,
-    HAS_BIAS: tl.constexpr, HAS_ROWS: tl.constexpr, HAS_HEAT: tl.constexpr, UPCAST: tl.constexpr,
-    GROUP: tl.constexpr, ROWS: tl.constexpr, WORDS: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip
+    hidden,
+    weight,
+    bias,
+    rows,
+    target,
+    heat,
+    partial,
+    M,
+    V,
+    E,
+    stride_hr,
+    stride_he,
+    stride_wv,
+    stride_we,
+    num_shares,
+    tiles_per_share,
+    HAS_BIAS: tl.constexpr,
+    HAS_ROWS: tl.constexpr,
+    HAS_HEAT: tl.constexpr,
+    UPCAST: tl.constexpr,
+    GROUP: tl.constexpr,
+    ROWS: tl.constexpr,
+    WORDS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
     """partial[share, 0..3, m]: maximum, sum, weighted sum, target's logit."""
     pid = tl.program_id(0)
     num_m = tl.cdiv(M, ROWS)
@@ -103,9 +135,22 @@ def forward_kernel(
         word = tile * WORDS + tl.arange(0, WORDS)
         in_v = word < V
         z = _logit_tile(
-            hidden, weight, row, in_m, word.to(tl.int64), in_v, E,
-            stride_hr, stride_he, stride_wv, stride_we, ROWS, WORDS, WIDTH, UPCAST,
-        )  # fmt: skip
+            hidden,
+            weight,
+            row,
+            in_m,
+            word.to(tl.int64),
+            in_v,
+            E,
+            stride_hr,
+            stride_he,
+            stride_wv,
+            stride_we,
+            ROWS,
+            WORDS,
+            WIDTH,
+            UPCAST,
+        )
         if HAS_BIAS:
             z += tl.load(bias + word, mask=in_v, other=0.0).to(tl.float32)[None, :]
         if HAS_HEAT:  # a product with 1 / t would be rounded twice
@@ -167,12 +212,36 @@ def combine_kernel(partial, target, out, M, num_shares, BLOCK: tl.constexpr):
 
 @triton.jit
 def gradient_kernel(
-    hidden, weight, bias, rows, target, heat, found, by_logprob, by_entropy, by_lse, out,
-    M, V, E, start, size, stride_hr, stride_he, stride_wv, stride_we,
-    HAS_BIAS: tl.constexpr, HAS_ROWS: tl.constexpr, HAS_HEAT: tl.constexpr,
-    HAS_ENTROPY: tl.constexpr, UPCAST: tl.constexpr, GROUP: tl.constexpr,
-    ROWS: tl.constexpr, WORDS: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip
+    hidden,
+    weight,
+    bias,
+    rows,
+    target,
+    heat,
+    found,
+    by_logprob,
+    by_entropy,
+    by_lse,
+    out,
+    M,
+    V,
+    E,
+    start,
+    size,
+    stride_hr,
+    stride_he,
+    stride_wv,
+    stride_we,
+    HAS_BIAS: tl.constexpr,
+    HAS_ROWS: tl.constexpr,
+    HAS_HEAT: tl.constexpr,
+    HAS_ENTROPY: tl.constexpr,
+    UPCAST: tl.constexpr,
+    GROUP: tl.constexpr,
+    ROWS: tl.constexpr,
+    WORDS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
     """out[m, v - start] = d loss / d (hidden @ weight.T)[m, v], for v in [start, start + size)."""
     pid = tl.program_id(0)
     num_m = tl.cdiv(M, ROWS)
@@ -189,9 +258,22 @@ def gradient_kernel(
     if HAS_ROWS:
         row = tl.load(rows + m_ix, mask=in_m, other=0).to(tl.int64)
     z = _logit_tile(
-        hidden, weight, row, in_m, word.to(tl.int64), in_v, E,
-        stride_hr, stride_he, stride_wv, stride_we, ROWS, WORDS, WIDTH, UPCAST,
-    )  # fmt: skip
+        hidden,
+        weight,
+        row,
+        in_m,
+        word.to(tl.int64),
+        in_v,
+        E,
+        stride_hr,
+        stride_he,
+        stride_wv,
+        stride_we,
+        ROWS,
+        WORDS,
+        WIDTH,
+        UPCAST,
+    )
     if HAS_BIAS:
         z += tl.load(bias + word, mask=in_v, other=0.0).to(tl.float32)[None, :]
     t = tl.broadcast_to(tl.load(heat + m_ix, mask=in_m, other=1.0)[:, None], (ROWS, WORDS))
@@ -223,9 +305,16 @@ class FusedLinearLogprob(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_RE: Tensor, weight_VE: Tensor, bias_V: Tensor | None, target_M: Tensor,
-        rows_M: Tensor | None, heat_M: Tensor, has_heat: bool, upcast: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        ctx: Any,
+        hidden_RE: Tensor,
+        weight_VE: Tensor,
+        bias_V: Tensor | None,
+        target_M: Tensor,
+        rows_M: Tensor | None,
+        heat_M: Tensor,
+        has_heat: bool,
+        upcast: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         M, (V, E) = len(target_M), weight_VE.shape
         tiles = tiles_for(M, hidden_RE.dtype)
         num_m, num_v = triton.cdiv(M, tiles.rows), triton.cdiv(V, tiles.words)
@@ -236,12 +325,31 @@ class FusedLinearLogprob(torch.autograd.Function):
         partial = torch.empty((num_shares, 4, M), dtype=torch.float32, device=device)
         found = torch.empty((5, M), dtype=torch.float32, device=device)
         forward_kernel[(num_m * num_shares,)](
-            hidden_RE, weight_VE, bias_V, rows_M, target_M, heat_M, partial,
-            M, V, E, *hidden_RE.stride(), *weight_VE.stride(), num_shares, per_share,
-            bias_V is not None, rows_M is not None, has_heat, upcast, GROUP,
-            tiles.rows, tiles.words, tiles.width,
-            num_warps=tiles.num_warps, num_stages=tiles.num_stages,
-        )  # fmt: skip
+            hidden_RE,
+            weight_VE,
+            bias_V,
+            rows_M,
+            target_M,
+            heat_M,
+            partial,
+            M,
+            V,
+            E,
+            *hidden_RE.stride(),
+            *weight_VE.stride(),
+            num_shares,
+            per_share,
+            bias_V is not None,
+            rows_M is not None,
+            has_heat,
+            upcast,
+            GROUP,
+            tiles.rows,
+            tiles.words,
+            tiles.width,
+            num_warps=tiles.num_warps,
+            num_stages=tiles.num_stages,
+        )
         combine_kernel[(triton.cdiv(M, 128),)](partial, target_M, found, M, num_shares, 128)
         ctx.save_for_backward(hidden_RE, weight_VE, bias_V, target_M, rows_M, heat_M, found)
         ctx.upcast, ctx.has_heat = upcast, has_heat
@@ -269,14 +377,36 @@ class FusedLinearLogprob(torch.autograd.Function):
             end = min(start + size, V)
             grid = (triton.cdiv(M, tiles.rows) * triton.cdiv(size, tiles.words),)
             gradient_kernel[grid](
-                hidden_RE, weight_VE, bias_V, rows_M, target_M, heat_M, found,
-                by_logprob, by_entropy, by_lse, slice_MC, M, V, E, start, size,
-                *hidden_RE.stride(), *weight_VE.stride(),
-                bias_V is not None, rows_M is not None, ctx.has_heat, grads[1] is not None,
-                ctx.upcast, GROUP,
-                tiles.rows, tiles.words, tiles.width,
-                num_warps=tiles.num_warps, num_stages=tiles.num_stages,
-            )  # fmt: skip
+                hidden_RE,
+                weight_VE,
+                bias_V,
+                rows_M,
+                target_M,
+                heat_M,
+                found,
+                by_logprob,
+                by_entropy,
+                by_lse,
+                slice_MC,
+                M,
+                V,
+                E,
+                start,
+                size,
+                *hidden_RE.stride(),
+                *weight_VE.stride(),
+                bias_V is not None,
+                rows_M is not None,
+                ctx.has_heat,
+                grads[1] is not None,
+                ctx.upcast,
+                GROUP,
+                tiles.rows,
+                tiles.words,
+                tiles.width,
+                num_warps=tiles.num_warps,
+                num_stages=tiles.num_stages,
+            )
             part_MC = slice_MC[:, : end - start]
             if wants[0]:
                 d_hidden += _product(part_MC, weight_VE[start:end])
@@ -292,17 +422,24 @@ class FusedLinearLogprob(torch.autograd.Function):
             whole = torch.zeros(hidden_RE.shape, dtype=torch.float32, device=hidden_RE.device)
             d_hidden_RE = whole.index_add_(0, rows_M, d_hidden).to(hidden_RE.dtype)
         return (
-            d_hidden_RE, d_weight, None if d_bias is None else d_bias.to(bias_V.dtype),
-            None, None, None, None, None,
-        )  # fmt: skip
+            d_hidden_RE,
+            d_weight,
+            None if d_bias is None else d_bias.to(bias_V.dtype),
+            None,
+            None,
+            None,
+            None,
+            None,
+        )
 
 
 def _shares(device: torch.device, num_m: int) -> int:
     """Parts of the vocabulary: as many as keep the device busy twice over."""
     processors = (
         torch.cuda.get_device_properties(device).multi_processor_count
-        if device.type == "cuda" else 2
-    )  # fmt: skip
+        if device.type == "cuda"
+        else 2
+    )
     wanted = 2 * processors / num_m if num_m < GROUP else processors / GROUP
     return max(1, math.ceil(wanted))
 

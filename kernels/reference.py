@@ -50,9 +50,13 @@ def tree_attention(
 
 
 def prefix_attention(
-    q_NHD: Tensor, prefix_key_PGD: Tensor, prefix_value_PGD: Tensor, key_NSGD: Tensor,
-    value_NSGD: Tensor, lengths_N: Tensor,
-) -> Tensor:  # fmt: skip
+    q_NHD: Tensor,
+    prefix_key_PGD: Tensor,
+    prefix_value_PGD: Tensor,
+    key_NSGD: Tensor,
+    value_NSGD: Tensor,
+    lengths_N: Tensor,
+) -> Tensor:
     """One query a node over a prefix that all nodes share and the node's own segment, [N, H, D].
 
     S columns a node, of which the first `lengths_N` count; head h looks at key head h // (H / G).
@@ -74,9 +78,14 @@ def prefix_attention(
 
 
 def linear_logprob(
-    hidden_RE: Tensor, weight_VE: Tensor, target_M: Tensor, bias_V: Tensor | None,
-    rows_M: Tensor | None, heat_M: Tensor, wants_entropy: bool,
-) -> LogProbs:  # fmt: skip
+    hidden_RE: Tensor,
+    weight_VE: Tensor,
+    target_M: Tensor,
+    bias_V: Tensor | None,
+    rows_M: Tensor | None,
+    heat_M: Tensor,
+    wants_entropy: bool,
+) -> LogProbs:
     """log softmax((hidden @ weight.T + bias) / heat) at each target, its entropy and logsumexp.
 
     Row m is `hidden[rows_M[m]]`; a target of -1 marks a row that counts for nothing. Differentiable
@@ -153,9 +162,11 @@ def verify_draft(
     else:
         law_NQV = torch.log_softmax(raw_NQV / heat_N11.clamp(min=1e-6), dim=-1)
         if bool((heat_N == 0).any()):
-            best = torch.zeros_like(raw_NQV).scatter_(
-                2, raw_NQV.argmax(dim=-1, keepdim=True), 1.0
-            ).log()  # fmt: skip
+            best = (
+                torch.zeros_like(raw_NQV)
+                .scatter_(2, raw_NQV.argmax(dim=-1, keepdim=True), 1.0)
+                .log()
+            )
             law_NQV = torch.where(heat_N11 > 0, law_NQV, best)
     N, Q, V = law_NQV.shape
     if bool((heat_N > 0).any()):
@@ -168,15 +179,21 @@ def verify_draft(
     agrees_NK = choice_NQ[:, : draft_NK.shape[1]] == draft_NK
     picked_NQ1 = choice_NQ[..., None]
     return Verified(
-        choice_NQ, agrees_NK.long().cumprod(dim=1).sum(dim=1),
-        raw_NQV.gather(2, picked_NQ1)[..., 0], law_NQV.gather(2, picked_NQ1)[..., 0],
-    )  # fmt: skip
+        choice_NQ,
+        agrees_NK.long().cumprod(dim=1).sum(dim=1),
+        raw_NQV.gather(2, picked_NQ1)[..., 0],
+        law_NQV.gather(2, picked_NQ1)[..., 0],
+    )
 
 
 def verify_chain(
-    logits_NQV: Tensor, draft_logits_NKV: Tensor, draft_NK: Tensor, heat_N: Tensor,
-    seeds_N: Tensor, positions_N: Tensor,
-) -> Verified:  # fmt: skip
+    logits_NQV: Tensor,
+    draft_logits_NKV: Tensor,
+    draft_NK: Tensor,
+    heat_N: Tensor,
+    seeds_N: Tensor,
+    positions_N: Tensor,
+) -> Verified:
     """Drafts x drawn from q = softmax(draft logits / heat), accepted while u q(x) < p(x).
 
     After the first other one a token of the residual relu(p - q), after a whole draft one of p
@@ -210,9 +227,13 @@ def verify_chain(
 
 
 def verify_siblings(
-    logits_NV: Tensor, draft_logits_NV: Tensor, draft_NK: Tensor, heat_N: Tensor,
-    seeds_N: Tensor, positions_N: Tensor,
-) -> Verified:  # fmt: skip
+    logits_NV: Tensor,
+    draft_logits_NV: Tensor,
+    draft_NK: Tensor,
+    heat_N: Tensor,
+    seeds_N: Tensor,
+    positions_N: Tensor,
+) -> Verified:
     """Different drafts of one place, drawn from q without replacement, tried in the order drawn.
 
     After each rejection p becomes relu(p - q), normalised, and the draft leaves q (Miao et al.

@@ -34,9 +34,7 @@ def tiles_for(dtype: torch.dtype, width: int) -> Tiles:
 
 
 @triton.jit
-def _attend_tile(
-    q, key, value, hidden, top, total, acc, scale, UPCAST: tl.constexpr
-):  # fmt: skip
+def _attend_tile(q, key, value, hidden, top, total, acc, scale, UPCAST: tl.constexpr):
     """One more tile of columns: key [D, C], value [C, D]; `hidden` is added to the scores."""
     if UPCAST:
         q = q.to(tl.float32)
@@ -57,10 +55,36 @@ def _attend_tile(
 
 @triton.jit
 def attend_kernel(
-    query, key, value, bias, out, Q, C, D, scale, G,
-    q_n, q_g, q_q, q_d, k_n, k_g, k_c, k_d, v_n, v_g, v_c, v_d, b_n, b_q, b_c,
-    UPCAST: tl.constexpr, QUERIES: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip
+    query,
+    key,
+    value,
+    bias,
+    out,
+    Q,
+    C,
+    D,
+    scale,
+    G,
+    q_n,
+    q_g,
+    q_q,
+    q_d,
+    k_n,
+    k_g,
+    k_c,
+    k_d,
+    v_n,
+    v_g,
+    v_c,
+    v_d,
+    b_n,
+    b_q,
+    b_c,
+    UPCAST: tl.constexpr,
+    QUERIES: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
     """One tile of queries of one head of one job; out is [N, G, Q, D], contiguous."""
     pid = tl.program_id(1)
     n = (pid // G).to(tl.int64)
@@ -70,8 +94,9 @@ def attend_kernel(
     in_q, in_d = q_ix < Q, d_ix < D
     q = tl.load(
         query + n * q_n + g * q_g + q_ix[:, None] * q_q + d_ix[None, :] * q_d,
-        mask=in_q[:, None] & in_d[None, :], other=0.0,
-    )  # fmt: skip
+        mask=in_q[:, None] & in_d[None, :],
+        other=0.0,
+    )
     top = tl.full((QUERIES,), float("-inf"), dtype=tl.float32)
     total = tl.zeros((QUERIES,), dtype=tl.float32)
     acc = tl.zeros((QUERIES, WIDTH), dtype=tl.float32)
@@ -80,17 +105,20 @@ def attend_kernel(
         in_c = c_ix < C
         hidden = tl.load(
             bias + n * b_n + q_ix[:, None] * b_q + c_ix[None, :] * b_c,
-            mask=in_q[:, None] & in_c[None, :], other=float("-inf"),
-        ).to(tl.float32)  # fmt: skip
+            mask=in_q[:, None] & in_c[None, :],
+            other=float("-inf"),
+        ).to(tl.float32)
         if tl.max(tl.max(hidden, axis=1), axis=0) > float("-inf"):
             k = tl.load(
                 key + n * k_n + g * k_g + c_ix[None, :] * k_c + d_ix[:, None] * k_d,
-                mask=in_d[:, None] & in_c[None, :], other=0.0,
-            )  # fmt: skip
+                mask=in_d[:, None] & in_c[None, :],
+                other=0.0,
+            )
             v = tl.load(
                 value + n * v_n + g * v_g + c_ix[:, None] * v_c + d_ix[None, :] * v_d,
-                mask=in_c[:, None] & in_d[None, :], other=0.0,
-            )  # fmt: skip
+                mask=in_c[:, None] & in_d[None, :],
+                other=0.0,
+            )
             top, total, acc = _attend_tile(q, k, v, hidden, top, total, acc, scale, UPCAST)
     acc = acc / tl.where(total > 0, total, 1.0)[:, None]
     at = out + ((n * G + g) * Q + q_ix[:, None]) * D + d_ix[None, :]
@@ -99,11 +127,32 @@ def attend_kernel(
 
 @triton.jit
 def prefix_kernel(
-    query, key, value, part_out, part_lse, N, P, D, H, G, scale,
-    q_n, q_h, q_d, k_p, k_g, k_d, v_p, v_g, v_d,
-    UPCAST: tl.constexpr, QUERIES: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr,
+    query,
+    key,
+    value,
+    part_out,
+    part_lse,
+    N,
+    P,
+    D,
+    H,
+    G,
+    scale,
+    q_n,
+    q_h,
+    q_d,
+    k_p,
+    k_g,
+    k_d,
+    v_p,
+    v_g,
+    v_d,
+    UPCAST: tl.constexpr,
+    QUERIES: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    WIDTH: tl.constexpr,
     SHARE: tl.constexpr,
-):  # fmt: skip
+):
     """One key head, one tile of (node, head) queries, one share of the prefix."""
     g = tl.program_id(1).to(tl.int64)
     share = tl.program_id(2)
@@ -116,8 +165,9 @@ def prefix_kernel(
     in_d = d_ix < D
     q = tl.load(
         query + n[:, None].to(tl.int64) * q_n + h[:, None] * q_h + d_ix[None, :] * q_d,
-        mask=in_q[:, None] & in_d[None, :], other=0.0,
-    )  # fmt: skip
+        mask=in_q[:, None] & in_d[None, :],
+        other=0.0,
+    )
     top = tl.full((QUERIES,), float("-inf"), dtype=tl.float32)
     total = tl.zeros((QUERIES,), dtype=tl.float32)
     acc = tl.zeros((QUERIES, WIDTH), dtype=tl.float32)
@@ -127,27 +177,56 @@ def prefix_kernel(
         hidden = tl.where(in_c, 0.0, float("-inf"))[None, :]
         k = tl.load(
             key + c_ix[None, :].to(tl.int64) * k_p + g * k_g + d_ix[:, None] * k_d,
-            mask=in_d[:, None] & in_c[None, :], other=0.0,
-        )  # fmt: skip
+            mask=in_d[:, None] & in_c[None, :],
+            other=0.0,
+        )
         v = tl.load(
             value + c_ix[:, None].to(tl.int64) * v_p + g * v_g + d_ix[None, :] * v_d,
-            mask=in_c[:, None] & in_d[None, :], other=0.0,
-        )  # fmt: skip
+            mask=in_c[:, None] & in_d[None, :],
+            other=0.0,
+        )
         top, total, acc = _attend_tile(q, k, v, hidden, top, total, acc, scale, UPCAST)
     place = share.to(tl.int64) * N * H + n * H + h
     tl.store(part_lse + place, top + tl.log(total), mask=in_q)
     tl.store(
-        part_out + place[:, None] * D + d_ix[None, :], acc / total[:, None],
+        part_out + place[:, None] * D + d_ix[None, :],
+        acc / total[:, None],
         mask=in_q[:, None] & in_d[None, :],
-    )  # fmt: skip
+    )
 
 
 @triton.jit
 def segment_kernel(
-    query, key, value, lengths, part_out, part_lse, out, N, S, D, H, G, num_shares, scale,
-    q_n, q_h, q_d, k_n, k_s, k_g, k_d, v_n, v_s, v_g, v_d,
-    UPCAST: tl.constexpr, QUERIES: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip
+    query,
+    key,
+    value,
+    lengths,
+    part_out,
+    part_lse,
+    out,
+    N,
+    S,
+    D,
+    H,
+    G,
+    num_shares,
+    scale,
+    q_n,
+    q_h,
+    q_d,
+    k_n,
+    k_s,
+    k_g,
+    k_d,
+    v_n,
+    v_s,
+    v_g,
+    v_d,
+    UPCAST: tl.constexpr,
+    QUERIES: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
     """The heads of one key head of one node over the node's segment, merged with the prefix."""
     n = tl.program_id(0).to(tl.int64)
     g = tl.program_id(1).to(tl.int64)
@@ -159,8 +238,9 @@ def segment_kernel(
     in_d = d_ix < D
     q = tl.load(
         query + n * q_n + h[:, None] * q_h + d_ix[None, :] * q_d,
-        mask=in_q[:, None] & in_d[None, :], other=0.0,
-    )  # fmt: skip
+        mask=in_q[:, None] & in_d[None, :],
+        other=0.0,
+    )
     length = tl.minimum(tl.load(lengths + n).to(tl.int32), S)
     top = tl.full((QUERIES,), float("-inf"), dtype=tl.float32)
     total = tl.zeros((QUERIES,), dtype=tl.float32)
@@ -171,20 +251,23 @@ def segment_kernel(
         hidden = tl.where(in_c, 0.0, float("-inf"))[None, :]
         k = tl.load(
             key + n * k_n + c_ix[None, :] * k_s + g * k_g + d_ix[:, None] * k_d,
-            mask=in_d[:, None] & in_c[None, :], other=0.0,
-        )  # fmt: skip
+            mask=in_d[:, None] & in_c[None, :],
+            other=0.0,
+        )
         v = tl.load(
             value + n * v_n + c_ix[:, None] * v_s + g * v_g + d_ix[None, :] * v_d,
-            mask=in_c[:, None] & in_d[None, :], other=0.0,
-        )  # fmt: skip
+            mask=in_c[:, None] & in_d[None, :],
+            other=0.0,
+        )
         top, total, acc = _attend_tile(q, k, v, hidden, top, total, acc, scale, UPCAST)
     for share in range(num_shares):
         place = (share * N + n) * H + h
         lse = tl.load(part_lse + place, mask=in_q, other=0.0)
         o = tl.load(
             part_out + place[:, None] * D + d_ix[None, :],
-            mask=in_q[:, None] & in_d[None, :], other=0.0,
-        )  # fmt: skip
+            mask=in_q[:, None] & in_d[None, :],
+            other=0.0,
+        )
         higher = tl.maximum(top, lse)
         fade, weight = tl.exp(top - higher), tl.exp(lse - higher)
         acc = acc * fade[:, None] + o * weight[:, None]
@@ -202,18 +285,41 @@ def attend(q_NGQD: Tensor, key: Tensor, value: Tensor, bias_N1QC: Tensor, upcast
     queries = min(tiles.queries, max(16, triton.next_power_of_2(Q)))
     out = torch.empty((N, G, Q, D), dtype=q_NGQD.dtype, device=q_NGQD.device)
     attend_kernel[(triton.cdiv(Q, queries), N * G)](
-        q_NGQD, key, value, bias_N1QC, out, Q, C, D, D**-0.5, G,
-        *q_NGQD.stride(), *key.stride(), *value.stride(),
-        bias_N1QC.stride(0), bias_N1QC.stride(2), bias_N1QC.stride(3),
-        upcast, queries, tiles.columns, _width(D), num_warps=tiles.num_warps, num_stages=2,
-    )  # fmt: skip
+        q_NGQD,
+        key,
+        value,
+        bias_N1QC,
+        out,
+        Q,
+        C,
+        D,
+        D**-0.5,
+        G,
+        *q_NGQD.stride(),
+        *key.stride(),
+        *value.stride(),
+        bias_N1QC.stride(0),
+        bias_N1QC.stride(2),
+        bias_N1QC.stride(3),
+        upcast,
+        queries,
+        tiles.columns,
+        _width(D),
+        num_warps=tiles.num_warps,
+        num_stages=2,
+    )
     return out
 
 
 def attend_prefix(
-    q_NHD: Tensor, prefix_key: Tensor, prefix_value: Tensor, key: Tensor, value: Tensor,
-    lengths_N: Tensor, upcast: bool,
-) -> Tensor:  # fmt: skip
+    q_NHD: Tensor,
+    prefix_key: Tensor,
+    prefix_value: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths_N: Tensor,
+    upcast: bool,
+) -> Tensor:
     N, H, D = q_NHD.shape
     P, G, _ = prefix_key.shape
     num_shares = triton.cdiv(P, SHARE)
@@ -224,17 +330,53 @@ def attend_prefix(
     queries = min(tiles.queries, max(16, triton.next_power_of_2(N * H // G)))
     if num_shares:
         prefix_kernel[(triton.cdiv(N * (H // G), queries), G, num_shares)](
-            q_NHD, prefix_key, prefix_value, part_out, part_lse, N, P, D, H, G, D**-0.5,
-            *q_NHD.stride(), *prefix_key.stride(), *prefix_value.stride(),
-            upcast, queries, tiles.columns, _width(D), SHARE, num_warps=tiles.num_warps,
+            q_NHD,
+            prefix_key,
+            prefix_value,
+            part_out,
+            part_lse,
+            N,
+            P,
+            D,
+            H,
+            G,
+            D**-0.5,
+            *q_NHD.stride(),
+            *prefix_key.stride(),
+            *prefix_value.stride(),
+            upcast,
+            queries,
+            tiles.columns,
+            _width(D),
+            SHARE,
+            num_warps=tiles.num_warps,
             num_stages=2,
-        )  # fmt: skip
+        )
     segment_kernel[(N, G)](
-        q_NHD, key, value, lengths_N, part_out, part_lse, out, N, key.shape[1], D, H, G,
-        num_shares, D**-0.5, *q_NHD.stride(), *key.stride(), *value.stride(),
-        upcast, max(16, triton.next_power_of_2(H // G)), tiles.columns, _width(D),
-        num_warps=tiles.num_warps, num_stages=2,
-    )  # fmt: skip
+        q_NHD,
+        key,
+        value,
+        lengths_N,
+        part_out,
+        part_lse,
+        out,
+        N,
+        key.shape[1],
+        D,
+        H,
+        G,
+        num_shares,
+        D**-0.5,
+        *q_NHD.stride(),
+        *key.stride(),
+        *value.stride(),
+        upcast,
+        max(16, triton.next_power_of_2(H // G)),
+        tiles.columns,
+        _width(D),
+        num_warps=tiles.num_warps,
+        num_stages=2,
+    )
     return out
 
 

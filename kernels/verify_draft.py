@@ -22,9 +22,21 @@ FIELDS = tl.constexpr(6)
 
 @triton.jit
 def share_kernel(
-    logits, heat, seeds, positions, partial, V, per_share, num_rows, Q,
-    l_n, l_q, l_v, NOISY: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    logits,
+    heat,
+    seeds,
+    positions,
+    partial,
+    V,
+    per_share,
+    num_rows,
+    Q,
+    l_n,
+    l_q,
+    l_v,
+    NOISY: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """partial[share, field, row] of one share of one row."""
     row = tl.program_id(0)
     share = tl.program_id(1)
@@ -90,9 +102,7 @@ def merged(partial, row, num_rows, num_shares, scale, SHARES: tl.constexpr):
     _, which = tl.max(best, axis=0, return_indices=True)
     z = tl.load(partial + (which * FIELDS + 4) * num_rows + row)
     v = tl.load(partial + (which * FIELDS + 5) * num_rows + row).to(tl.int64)
-    return (
-        base, tl.log(tl.sum(total, axis=0)), tl.log(tl.sum(heated, axis=0)), z, v
-    )  # fmt: skip
+    return (base, tl.log(tl.sum(total, axis=0)), tl.log(tl.sum(heated, axis=0)), z, v)
 
 
 @triton.jit
@@ -138,8 +148,9 @@ class Shares:
     def __init__(self, rows: int, V: int, device: torch.device) -> None:
         processors = (
             torch.cuda.get_device_properties(device).multi_processor_count
-            if device.type == "cuda" else 2
-        )  # fmt: skip
+            if device.type == "cuda"
+            else 2
+        )
         blocks = triton.cdiv(V, BLOCK)
         wanted = max(1, min(blocks, 64, triton.cdiv(4 * processors, max(1, rows))))
         self.per_share = triton.cdiv(blocks, wanted) * BLOCK
@@ -152,9 +163,20 @@ class Shares:
         N, Q, V = logits_NQV.shape
         partial = torch.empty((self.num, 6, N * Q), dtype=torch.float32, device=logits_NQV.device)
         share_kernel[(N * Q, self.num)](
-            logits_NQV, heat_N, seeds_N, positions_N, partial, V, self.per_share, N * Q, Q,
-            *logits_NQV.stride(), noisy, BLOCK, num_warps=4,
-        )  # fmt: skip
+            logits_NQV,
+            heat_N,
+            seeds_N,
+            positions_N,
+            partial,
+            V,
+            self.per_share,
+            N * Q,
+            Q,
+            *logits_NQV.stride(),
+            noisy,
+            BLOCK,
+            num_warps=4,
+        )
         return partial
 
 
@@ -175,7 +197,15 @@ def coupled(
     partial = shares.of(logits_NQV, heat_N, seeds_N, positions_N, True)
     out = unwritten(N, Q, logits_NQV.device)
     coupled_kernel[(N,)](
-        partial, draft_NK.contiguous(), heat_N, *out, Q, draft_NK.shape[1], N * Q, shares.num,
-        shares.padded, num_warps=1,
-    )  # fmt: skip
+        partial,
+        draft_NK.contiguous(),
+        heat_N,
+        *out,
+        Q,
+        draft_NK.shape[1],
+        N * Q,
+        shares.num,
+        shares.padded,
+        num_warps=1,
+    )
     return out

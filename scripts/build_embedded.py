@@ -50,23 +50,54 @@ from search.settings import SearchSettings
 
 RECIPES: dict[str, dict[str, Any]] = {
     "expressions": {
-        "demonstrations": 40_000, "steps": 2000, "span": 128, "hidden": 96, "inner": 256,
-        "heads": 3, "layers": 4, "labelled": 1500, "alphabet": "0123456789+-*",
+        "demonstrations": 40_000,
+        "steps": 2000,
+        "span": 128,
+        "hidden": 96,
+        "inner": 256,
+        "heads": 3,
+        "layers": 4,
+        "labelled": 1500,
+        "alphabet": "0123456789+-*",
     },
     "stories": {
-        "demonstrations": 2_000, "steps": 600, "span": 0, "hidden": 128, "inner": 352,
-        "heads": 4, "layers": 4, "labelled": 1500, "vocabulary": 384,
+        "demonstrations": 2_000,
+        "steps": 600,
+        "span": 0,
+        "hidden": 128,
+        "inner": 352,
+        "heads": 4,
+        "layers": 4,
+        "labelled": 1500,
+        "vocabulary": 384,
     },
     "game24": {
-        "demonstrations": 20_000, "steps": 1200, "span": 0, "hidden": 128, "inner": 352,
-        "heads": 4, "layers": 4, "labelled": 1262, "alphabet": "0123456789+-*/=: _",
+        "demonstrations": 20_000,
+        "steps": 1200,
+        "span": 0,
+        "hidden": 128,
+        "inner": 352,
+        "heads": 4,
+        "layers": 4,
+        "labelled": 1262,
+        "alphabet": "0123456789+-*/=: _",
     },
     "deep": {
-        "task": "expressions", "demonstrations": 40_000, "steps": 700, "span": 128, "hidden": 192,
-        "inner": 512, "heads": 6, "layers": 12, "labelled": 2000, "alphabet": "0123456789+-*",
-        "drafter_share": 1 / 6, "drafter_steps": 1500, "critics": False,
+        "task": "expressions",
+        "demonstrations": 40_000,
+        "steps": 700,
+        "span": 128,
+        "hidden": 192,
+        "inner": 512,
+        "heads": 6,
+        "layers": 12,
+        "labelled": 2000,
+        "alphabet": "0123456789+-*",
+        "drafter_share": 1 / 6,
+        "drafter_steps": 1500,
+        "critics": False,
     },
-}  # fmt: skip
+}
 
 
 def characters_tokenizer(alphabet: str) -> FastTokenizer:
@@ -91,9 +122,11 @@ def bytes_tokenizer(texts: list[str], size: int) -> FastTokenizer:
     )
     fast.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=size, special_tokens=["<pad>", "</s>"], show_progress=False,
+        vocab_size=size,
+        special_tokens=["<pad>", "</s>"],
+        show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
+    )
     fast.train_from_iterator(texts, trainer)
     return fast
 
@@ -112,25 +145,46 @@ def empty_checkpoint(path: Path, task: Task, recipe: dict[str, Any], seed: int) 
     )
     fast.save(str(path / "tokenizer.json"))
     (path / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>",
-                    "pad_token": "<pad>", "model_max_length": 512}, indent=2) + "\n"
-    )  # fmt: skip
+        json.dumps(
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "eos_token": "</s>",
+                "pad_token": "<pad>",
+                "model_max_length": 512,
+            },
+            indent=2,
+        )
+        + "\n"
+    )
     config = {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama",
-        "vocab_size": fast.get_vocab_size(), "hidden_size": recipe["hidden"],
-        "intermediate_size": recipe["inner"], "num_hidden_layers": recipe["layers"],
-        "num_attention_heads": recipe["heads"], "num_key_value_heads": recipe["heads"],
-        "head_dim": recipe["hidden"] // recipe["heads"], "max_position_embeddings": 512,
-        "rms_norm_eps": 1e-6, "hidden_act": "silu", "tie_word_embeddings": True,
-        "attention_bias": False, "mlp_bias": False, "bos_token_id": None, "eos_token_id": 1,
-        "pad_token_id": 0, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": fast.get_vocab_size(),
+        "hidden_size": recipe["hidden"],
+        "intermediate_size": recipe["inner"],
+        "num_hidden_layers": recipe["layers"],
+        "num_attention_heads": recipe["heads"],
+        "num_key_value_heads": recipe["heads"],
+        "head_dim": recipe["hidden"] // recipe["heads"],
+        "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-6,
+        "hidden_act": "silu",
+        "tie_word_embeddings": True,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "bos_token_id": None,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
         "dtype": "float32",
-    }  # fmt: skip
+    }
     (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     training = {
-        "optimizer": "muon", "learning_rate": 1e-3, "matrix_learning_rate": 6e-3,
+        "optimizer": "muon",
+        "learning_rate": 1e-3,
+        "matrix_learning_rate": 6e-3,
         "position_span": 0,
-    }  # fmt: skip
+    }
     notes = {"task": task.name, "role": "policy", "training": training}
     (path / "ratchet.json").write_text(json.dumps(notes))
     torch.manual_seed(seed)
@@ -188,9 +242,14 @@ def trained_policy(
     ]
     clock.say(f"{len(examples)} demonstrations, vocabulary {tokenizer.vocab_size}")
     base = TrainingSettings(
-        num_steps=recipe["steps"], batch_size=64, optimizer="muon", learning_rate=3e-3,
-        matrix_learning_rate=0.02, position_span=recipe["span"], max_epochs=100,
-    )  # fmt: skip
+        num_steps=recipe["steps"],
+        batch_size=64,
+        optimizer="muon",
+        learning_rate=3e-3,
+        matrix_learning_rate=0.02,
+        position_span=recipe["span"],
+        max_epochs=100,
+    )
     decoder = load_decoder(empty)
 
     def show(done: int, total: int, loss: float) -> None:
@@ -208,21 +267,40 @@ def evaluator(task: Task, policy: Checkpoint) -> Models:
     hosts = InlineHosts(HostSettings(threads=torch.get_num_threads()))
     refs = {"policy": ModelRef("policy", policy.version, str(policy.path))}
     return Models(
-        hosts, ModelSet(refs), Tokenizer(policy.path), task, SearchSettings(), {},
-        Limits(), True, Speculation("never"),
-    )  # fmt: skip
+        hosts,
+        ModelSet(refs),
+        Tokenizer(policy.path),
+        task,
+        SearchSettings(),
+        {},
+        Limits(),
+        True,
+        Speculation("never"),
+    )
 
 
 def build_others(
-    task: Task, tokenizer: Tokenizer, policy: Decoder, checkpoint: Checkpoint, models: Models,
-    recipe: dict[str, Any], seed: int, work: Path, clock: Clock,
-) -> dict[str, Checkpoint]:  # fmt: skip
+    task: Task,
+    tokenizer: Tokenizer,
+    policy: Decoder,
+    checkpoint: Checkpoint,
+    models: Models,
+    recipe: dict[str, Any],
+    seed: int,
+    work: Path,
+    clock: Clock,
+) -> dict[str, Checkpoint]:
     problems = task.labelled(recipe["labelled"], seed)
     rate = 6e-3
     settings = TrainingSettings(
-        num_steps=400, batch_size=48, optimizer="muon", learning_rate=1e-3,
-        matrix_learning_rate=rate, position_span=recipe["span"], max_epochs=8,
-    )  # fmt: skip
+        num_steps=400,
+        batch_size=48,
+        optimizer="muon",
+        learning_rate=1e-3,
+        matrix_learning_rate=rate,
+        position_span=recipe["span"],
+        max_epochs=8,
+    )
     made: dict[str, Checkpoint] = {}
     if recipe.get("critics", True):
         models.use_tool = bool(task.tool)
@@ -235,9 +313,12 @@ def build_others(
             )
             share = 1.0 if has_head else CriticSettings().rate_share
             recipe_of = settings.model_copy(
-                update={"matrix_learning_rate": share * rate, "learning_rate": share * 1e-3,
-                        "position_span": recipe["span"] if has_head else 0}
-            )  # fmt: skip
+                update={
+                    "matrix_learning_rate": share * rate,
+                    "learning_rate": share * 1e-3,
+                    "position_span": recipe["span"] if has_head else 0,
+                }
+            )
             split = labelled.of(role)
             report = trained_critic(critic, split, recipe_of, seed)
             report |= measured_critic(critic, split.held_out)

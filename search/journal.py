@@ -21,15 +21,20 @@ def entry_of(request: Expansion | Leaf, answer: Proposal | Evaluation) -> Entry:
     """The answer as an entry. Texts are told from the root on, so nothing else is needed."""
     if isinstance(answer, Proposal):
         return {
-            "ix": request.node.ix, "options": [_pack(o) for o in answer.options],
-            "unsound": list(answer.unsound), "tokens": answer.num_tokens,
+            "ix": request.node.ix,
+            "options": [_pack(o) for o in answer.options],
+            "unsound": list(answer.unsound),
+            "tokens": answer.num_tokens,
             "calls": answer.num_calls,
-        }  # fmt: skip
+        }
     return {
-        "ix": request.node.ix, "value": answer.value, "scores": [_pack_score(s) for s in
-        answer.scores], "rollouts": [_pack_rollout(r) for r in answer.rollouts],
-        "tokens": answer.num_tokens, "calls": answer.num_calls,
-    }  # fmt: skip
+        "ix": request.node.ix,
+        "value": answer.value,
+        "scores": [_pack_score(s) for s in answer.scores],
+        "rollouts": [_pack_rollout(r) for r in answer.rollouts],
+        "tokens": answer.num_tokens,
+        "calls": answer.num_calls,
+    }
 
 
 def resume(search: Search, entries: Iterable[Entry]) -> None:
@@ -74,10 +79,13 @@ def _pack_score(score: Score) -> list[Any]:
 
 def _pack_rollout(rollout: Rollout) -> dict[str, Any]:
     return {
-        "options": [_pack(o) for o in rollout.state.options], "given": rollout.num_given,
-        "sound": rollout.num_sound, "is_sound": rollout.is_sound,
-        "outcome": _pack_score(rollout.outcome), "answer": rollout.answer,
-    }  # fmt: skip
+        "options": [_pack(o) for o in rollout.state.options],
+        "given": rollout.num_given,
+        "sound": rollout.num_sound,
+        "is_sound": rollout.is_sound,
+        "outcome": _pack_score(rollout.outcome),
+        "answer": rollout.answer,
+    }
 
 
 def _proposal(entry: Entry) -> Proposal:
@@ -88,11 +96,19 @@ def _proposal(entry: Entry) -> Proposal:
 def _evaluation(entry: Entry, root: State) -> Evaluation:
     rollouts = tuple(
         Rollout(
-            State(root.problem_id, root.prompt_tokens, root.prompt,
-                  tuple(_option(o) for o in raw["options"])),
-            raw["given"], raw["sound"], raw["is_sound"], Score(*raw["outcome"]), raw["answer"],
+            State(
+                root.problem_id,
+                root.prompt_tokens,
+                root.prompt,
+                tuple(_option(o) for o in raw["options"]),
+            ),
+            raw["given"],
+            raw["sound"],
+            raw["is_sound"],
+            Score(*raw["outcome"]),
+            raw["answer"],
         )
         for raw in entry["rollouts"]
-    )  # fmt: skip
+    )
     scores = tuple(Score(*s) for s in entry["scores"])
     return Evaluation(entry["value"], scores, rollouts, entry["tokens"], entry["calls"])

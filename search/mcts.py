@@ -198,8 +198,11 @@ class Search:
 
     def _request(self, node: Node) -> EvaluateRequest:
         known: tuple[Rollout, ...] = ()
-        if node.parent is not None and node.parent.rollouts \
-                and self.settings.rollout_temperature == 0:  # fmt: skip
+        if (
+            node.parent is not None
+            and node.parent.rollouts
+            and self.settings.rollout_temperature == 0
+        ):
             tokens = node.state.tokens
             known = tuple(
                 r for r in node.parent.rollouts if r.state.tokens[: len(tokens)] == tokens

@@ -100,23 +100,44 @@ class SearchSettings:
 
     def _bounds(self) -> list[tuple[bool, str, str]]:
         least = {
-            "simulations": 1, "max_tokens": 0, "max_calls": 0, "max_seconds": 0, "max_depth": 1,
-            "num_considered": 2, "exploration": 0, "first_play_reduction": 0, "noise_fraction": 0,
-            "importance": 0, "merge_distance": 0, "num_rollouts": 0, "rollout_temperature": 0,
-            "unsound_discount": 0, "stop_value": 0, "stop_unchecked_value": 0, "patience": 0,
-            "stop_confidence": 0, "in_flight": 1, "max_failures": 1,
+            "simulations": 1,
+            "max_tokens": 0,
+            "max_calls": 0,
+            "max_seconds": 0,
+            "max_depth": 1,
+            "num_considered": 2,
+            "exploration": 0,
+            "first_play_reduction": 0,
+            "noise_fraction": 0,
+            "importance": 0,
+            "merge_distance": 0,
+            "num_rollouts": 0,
+            "rollout_temperature": 0,
+            "unsound_discount": 0,
+            "stop_value": 0,
+            "stop_unchecked_value": 0,
+            "patience": 0,
+            "stop_confidence": 0,
+            "in_flight": 1,
+            "max_failures": 1,
             "dead_end_patience": 1,
-        }  # fmt: skip
+        }
         rows = [
-            (_is_at_least(getattr(self, name), low), f"{name} is {getattr(self, name)}",
-             f"set it to {low} or more")
+            (
+                _is_at_least(getattr(self, name), low),
+                f"{name} is {getattr(self, name)}",
+                f"set it to {low} or more",
+            )
             for name, low in least.items()
-        ]  # fmt: skip
+        ]
         rows += [
-            (_is_at_least(getattr(self, name), 0) and getattr(self, name) > 0,
-             f"{name} is {getattr(self, name)}", "set it above 0")
+            (
+                _is_at_least(getattr(self, name), 0) and getattr(self, name) > 0,
+                f"{name} is {getattr(self, name)}",
+                "set it above 0",
+            )
             for name in ("temperature", "noise_concentration")
-        ]  # fmt: skip
+        ]
         rows += [
             (getattr(self, name) <= 1, f"{name} is {getattr(self, name)}", "set it to 1 or less")
             for name in ("noise_fraction", "unsound_discount", "stop_confidence")
@@ -125,14 +146,21 @@ class SearchSettings:
 
     def _choices(self) -> list[tuple[bool, str, str]]:
         known = {
-            "selection": SelectionRule, "root_selection": RootRule, "proposal": ProposalRule,
-            "merge": MergeRule, "unsound": UnsoundRule, "final": FinalRule,
-        }  # fmt: skip
+            "selection": SelectionRule,
+            "root_selection": RootRule,
+            "proposal": ProposalRule,
+            "merge": MergeRule,
+            "unsound": UnsoundRule,
+            "final": FinalRule,
+        }
         return [
-            (getattr(self, name) in get_args(kind), f"{name} is {getattr(self, name)!r}",
-             f"use one of {', '.join(get_args(kind))}")
+            (
+                getattr(self, name) in get_args(kind),
+                f"{name} is {getattr(self, name)!r}",
+                f"use one of {', '.join(get_args(kind))}",
+            )
             for name, kind in known.items()
-        ]  # fmt: skip
+        ]
 
     def _together(self) -> list[tuple[bool, str, str]]:
         smallest, largest = self.min_width, self.max_width
@@ -142,14 +170,18 @@ class SearchSettings:
         pairs = [(at_depth(smallest, d), at_depth(largest, d)) for d in range(max([1, *sizes]))]
         return [
             (all(low >= 1 for low, _ in pairs), f"min_width is {smallest}", "set it to 1 or more"),
-            (all(low <= high for low, high in pairs),
-             f"min_width {smallest} exceeds max_width {largest}",
-             "lower min_width or raise max_width"),
-            (not self.noise_fraction
-             or (self.selection == "puct" and self.root_selection == "same"),
-             f"noise_fraction {self.noise_fraction} needs selection puct at the root",
-             "set noise_fraction to 0, or selection to puct and root_selection to same"),
-        ]  # fmt: skip
+            (
+                all(low <= high for low, high in pairs),
+                f"min_width {smallest} exceeds max_width {largest}",
+                "lower min_width or raise max_width",
+            ),
+            (
+                not self.noise_fraction
+                or (self.selection == "puct" and self.root_selection == "same"),
+                f"noise_fraction {self.noise_fraction} needs selection puct at the root",
+                "set noise_fraction to 0, or selection to puct and root_selection to same",
+            ),
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

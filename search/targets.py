@@ -106,10 +106,13 @@ def policy_targets(search: Search, min_visits: int = 2) -> list[PolicyTarget]:
     for node in search.nodes:
         total = sum(e.visits for e in node.edges)
         if total >= max(1, min_visits):
-            targets.append(PolicyTarget(
-                node.state, tuple(e.option for e in node.edges),
-                tuple(e.visits / total for e in node.edges),
-            ))  # fmt: skip
+            targets.append(
+                PolicyTarget(
+                    node.state,
+                    tuple(e.option for e in node.edges),
+                    tuple(e.visits / total for e in node.edges),
+                )
+            )
     return targets
 
 

@@ -123,9 +123,13 @@ def sqlite_path(url: str) -> Path | None:
 
 
 _BOUNDS = {
-    "connect_timeout": 5, "keepalives": 1, "keepalives_idle": 5, "keepalives_interval": 5,
-    "keepalives_count": 2, "tcp_user_timeout": 15_000,
-}  # fmt: skip
+    "connect_timeout": 5,
+    "keepalives": 1,
+    "keepalives_idle": 5,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 15_000,
+}
 """A host that has gone silent counts as away after some 15 s."""
 
 
@@ -151,9 +155,11 @@ def _engine(url: str, must_exist: bool) -> Engine:
     if backend == "postgresql":
         try:
             return create_engine(
-                parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_recycle=600,
+                parsed.set(drivername="postgresql+psycopg"),
+                pool_pre_ping=True,
+                pool_recycle=600,
                 connect_args=_BOUNDS,
-            )  # fmt: skip
+            )
         except ModuleNotFoundError as error:
             raise UsageError(
                 "PostgreSQL needs the psycopg driver", "pip install -e '.[postgres]'"
@@ -167,17 +173,21 @@ def _engine(url: str, must_exist: bool) -> Engine:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ResourceError(f"cannot create {path.parent}: {error}", "choose another --store") \
-                from error  # fmt: skip
+            raise ResourceError(
+                f"cannot create {path.parent}: {error}", "choose another --store"
+            ) from error
     engine = create_engine(parsed, connect_args={"timeout": BUSY_S})
 
     @event.listens_for(engine, "connect")
     def _pragmas(connection: sqlite3.Connection, _: object) -> None:
         cursor = connection.cursor()
         for pragma in (
-            "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON",
-            f"busy_timeout={int(1000 * BUSY_S)}", "journal_size_limit=134217728",
-        ):  # fmt: skip
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "foreign_keys=ON",
+            f"busy_timeout={int(1000 * BUSY_S)}",
+            "journal_size_limit=134217728",
+        ):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
@@ -218,8 +228,9 @@ def _file_lock(engine: Engine) -> Iterator[None]:
         try:
             handle = open(f"{path}.lock", "w")  # noqa: SIM115
         except OSError as error:
-            raise ResourceError(f"cannot write beside {path}: {error}", "choose another --store") \
-                from error  # fmt: skip
+            raise ResourceError(
+                f"cannot write beside {path}: {error}", "choose another --store"
+            ) from error
         with handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield

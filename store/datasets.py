@@ -29,10 +29,16 @@ def freeze_dataset(session: Session, round_row: Round, rule: SelectionRule) -> D
     if chosen:
         session.execute(
             insert(DatasetItem),
-            [{"dataset_id": dataset.id, "position": i, "trajectory_id": c.find.id,
-              "scores": c.scores}
-             for i, c in enumerate(chosen)],
-        )  # fmt: skip
+            [
+                {
+                    "dataset_id": dataset.id,
+                    "position": i,
+                    "trajectory_id": c.find.id,
+                    "scores": c.scores,
+                }
+                for i, c in enumerate(chosen)
+            ],
+        )
     return dataset
 
 

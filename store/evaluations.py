@@ -67,9 +67,14 @@ def find_evaluation(
 
 
 def record_evaluation(
-    session: Session, versions: Mapping[str, str], settings: Mapping[str, Any], benchmark_sha: str,
-    report: Measured, interval: tuple[float, float], round_id: int | None,
-) -> None:  # fmt: skip
+    session: Session,
+    versions: Mapping[str, str],
+    settings: Mapping[str, Any],
+    benchmark_sha: str,
+    report: Measured,
+    interval: tuple[float, float],
+    round_id: int | None,
+) -> None:
     """Write an evaluation and its items; one that is there already stays as it is."""
     if find_evaluation(session, versions, settings, benchmark_sha) is not None:
         return
@@ -77,18 +82,32 @@ def record_evaluation(
     row = EvaluationRow(
         policy_version=versions["policy"],
         config_sha=settings_digest(versions, settings, benchmark_sha),
-        round_id=round_id, mode=report.mode, settings=dict(settings), models=dict(versions),
-        benchmark_sha=benchmark_sha, n=len(answers),
+        round_id=round_id,
+        mode=report.mode,
+        settings=dict(settings),
+        models=dict(versions),
+        benchmark_sha=benchmark_sha,
+        n=len(answers),
         num_correct=sum(a.is_correct for a in answers),
         num_unanswered=sum(a.answer is None for a in answers),
-        num_tokens=report.num_tokens, low=interval[0], high=interval[1],
-        seconds=report.seconds, created_ts=now_us(),
-    )  # fmt: skip
+        num_tokens=report.num_tokens,
+        low=interval[0],
+        high=interval[1],
+        seconds=report.seconds,
+        created_ts=now_us(),
+    )
     session.add(row)
     session.flush()
     if answers:
         session.execute(
             insert(EvaluationItem),
-            [{"evaluation_id": row.id, "problem_key": key, "answer": a.answer,
-              "is_correct": a.is_correct} for key, a in report.items.items()],
-        )  # fmt: skip
+            [
+                {
+                    "evaluation_id": row.id,
+                    "problem_key": key,
+                    "answer": a.answer,
+                    "is_correct": a.is_correct,
+                }
+                for key, a in report.items.items()
+            ],
+        )

@@ -56,8 +56,13 @@ def exported(
 ) -> Iterator[dict[str, Any]]:
     """Rows of one kind, dataset by dataset, streamed."""
     makers: dict[str, RowMaker] = {
-        "sft": _sft, "dpo": _dpo, "kto": _kto, "prm": _prm, "value": _value, "rl": _rl,
-    }  # fmt: skip
+        "sft": _sft,
+        "dpo": _dpo,
+        "kto": _kto,
+        "prm": _prm,
+        "value": _value,
+        "rl": _rl,
+    }
     if kind not in makers:
         raise UsageError(f"there is no export {kind!r}", f"choose one of {', '.join(KINDS)}")
     for dataset_id in datasets:
@@ -136,8 +141,12 @@ def _dpo(session: Session, dataset_id: int, prompt_of: PromptOf) -> Iterator[dic
     from store.pairs import paired_texts
 
     for problem, before, chosen, rejected, margin in paired_texts(session, dataset_id):
-        yield {"prompt": prompt_of(problem) + before, "chosen": chosen, "rejected": rejected,
-               "margin": margin}  # fmt: skip
+        yield {
+            "prompt": prompt_of(problem) + before,
+            "chosen": chosen,
+            "rejected": rejected,
+            "margin": margin,
+        }
 
 
 def _judged(
@@ -200,7 +209,7 @@ def _rl(session: Session, dataset_id: int, prompt_of: PromptOf) -> Iterator[dict
             "ability": p.task,
             "reward_model": {"style": "rule", "ground_truth": p.answer or t.answer or ""},
             "extra_info": {"problem": p.key, "search": t.search_id, "difficulty": p.difficulty},
-        }  # fmt: skip
+        }
 
 
 def _whole(trajectory: TrajectoryRow) -> str:

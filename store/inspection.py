@@ -33,8 +33,11 @@ from store.schema import (
 )
 
 _ALLOWED = {
-    sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE,
-}  # fmt: skip
+    sqlite3.SQLITE_SELECT,
+    sqlite3.SQLITE_READ,
+    sqlite3.SQLITE_FUNCTION,
+    sqlite3.SQLITE_RECURSIVE,
+}
 _FORBIDDEN_FUNCTIONS = {"load_extension", "readfile", "writefile", "edit", "fts3_tokenizer"}
 MAX_CELL = 10_000_000
 
@@ -55,7 +58,10 @@ def outcome_scores(store: Store, run: str) -> list[tuple[int, str, float, bool |
         run_named(session, run)
         rows = session.execute(
             select(
-                Round.number, Round.models, TrajectoryRow.outcome, TrajectoryRow.is_correct,
+                Round.number,
+                Round.models,
+                TrajectoryRow.outcome,
+                TrajectoryRow.is_correct,
                 TrajectoryRow.is_chosen,
             )
             .join(SearchRow, SearchRow.round_id == Round.id)
@@ -63,7 +69,7 @@ def outcome_scores(store: Store, run: str) -> list[tuple[int, str, float, bool |
             .join(Run, Run.id == Round.run_id)
             .where(Run.name == run, TrajectoryRow.outcome.is_not(None))
             .order_by(Round.number)
-        )  # fmt: skip
+        )
         return [
             (number, str(models.get("outcome", "")), score, is_correct, is_chosen)
             for number, models, score, is_correct, is_chosen in rows
@@ -223,17 +229,20 @@ def list_rounds(store: Store) -> list[dict[str, Any]]:
         verdict = row.verdict or {}
         rows.append(
             {
-                "run": name, "round": row.number, "stage": row.stage,
+                "run": name,
+                "round": row.number,
+                "stage": row.stage,
                 "searches": f"{counts.done}/{counts.n}" if counts else "0/0",
                 "solved": counts.solved if counts else 0,
                 "solved greedily": counts.greedy if counts else 0,
                 "policy": row.models.get("policy"),
                 "candidate": (row.candidates or {}).get("policy"),
-                "difference": verdict.get("difference"), "p": verdict.get("p"),
+                "difference": verdict.get("difference"),
+                "p": verdict.get("p"),
                 "reason": verdict.get("reason", row.error or ""),
                 "seconds": round(sum(row.timings.values())),
             }
-        )  # fmt: skip
+        )
     return rows
 
 
@@ -261,13 +270,21 @@ def list_searches(
         check_round(session, run, round_number)
         return [
             {
-                "search": s.id, "round": number, "problem": problem, "reference": reference,
-                "answer": s.answer, "correct": s.is_correct, "greedy": s.root_rollout_answer,
-                "status": s.status, "stop": s.stop_reason, "simulations": s.num_simulations,
-                "tokens": s.num_tokens, "confidence": s.confidence,
+                "search": s.id,
+                "round": number,
+                "problem": problem,
+                "reference": reference,
+                "answer": s.answer,
+                "correct": s.is_correct,
+                "greedy": s.root_rollout_answer,
+                "status": s.status,
+                "stop": s.stop_reason,
+                "simulations": s.num_simulations,
+                "tokens": s.num_tokens,
+                "confidence": s.confidence,
             }
             for s, problem, reference, number in session.execute(query)
-        ]  # fmt: skip
+        ]
 
 
 def list_trajectories(
@@ -291,12 +308,20 @@ def list_trajectories(
         check_round(session, run, round_number)
         return [
             {
-                "trajectory": t.id, "search": t.search_id, "round": number, "problem": problem,
-                "text": t.text, "answer": t.answer, "outcome": t.outcome, "sound": t.is_sound,
-                "correct": t.is_correct, "chosen": t.is_chosen, "steps": t.steps["steps"],
+                "trajectory": t.id,
+                "search": t.search_id,
+                "round": number,
+                "problem": problem,
+                "text": t.text,
+                "answer": t.answer,
+                "outcome": t.outcome,
+                "sound": t.is_sound,
+                "correct": t.is_correct,
+                "chosen": t.is_chosen,
+                "steps": t.steps["steps"],
             }
             for t, problem, number in session.execute(query)
-        ]  # fmt: skip
+        ]
 
 
 def read_siblings(store: Store, search_id: int, parent: int) -> list[dict[str, Any]]:
@@ -383,10 +408,18 @@ def read_tree(store: Store, search_id: int, after: int | None = None) -> list[di
         line = _principal({n.ix: n.parent_ix for n, _ in rows}, visits)
         return [
             {
-                "ix": n.ix, "parent": n.parent_ix, "depth": n.depth, "text": step, "n": visits[i],
-                "q": sums[i] / visits[i] if visits[i] else None, "p": n.prior,
-                "value": n.value, "stop": n.stop, "unsound": n.unsound_reason,
-                "critics": scores.get(n.ix, {}), "principal": n.ix in line,
+                "ix": n.ix,
+                "parent": n.parent_ix,
+                "depth": n.depth,
+                "text": step,
+                "n": visits[i],
+                "q": sums[i] / visits[i] if visits[i] else None,
+                "p": n.prior,
+                "value": n.value,
+                "stop": n.stop,
+                "unsound": n.unsound_reason,
+                "critics": scores.get(n.ix, {}),
+                "principal": n.ix in line,
             }
             for i, (n, step) in enumerate(rows)
-        ]  # fmt: skip
+        ]

@@ -66,22 +66,42 @@ def stored_pairs(
     """
     for row, tokens, done, taken, worse, num_tokens in _compared(session, dataset_id, min_margin):
         yield StoredPair(
-            unpack_tokens(row.prompt_tokens), tokens[:done], tokens[done : done + num_tokens],
-            worse.text, worse.num_tokens, worse.stop, taken.q - worse.q, worse.unsound_reason or "",
-        )  # fmt: skip
+            unpack_tokens(row.prompt_tokens),
+            tokens[:done],
+            tokens[done : done + num_tokens],
+            worse.text,
+            worse.num_tokens,
+            worse.stop,
+            taken.q - worse.q,
+            worse.unsound_reason or "",
+        )
 
 
 def freeze_pairs(session: Session, dataset_id: int, min_margin: float = 0.1) -> int:
     """Write the pairs of a dataset down; how many."""
     rows = [
-        (dataset_id, i, row.search_id, taken.parent_ix, taken.ix, worse.ix, taken.q - worse.q,
-         worse.unsound_reason or "")
-        for i, (row, _, _, taken, worse, _) in enumerate(
-            _compared(session, dataset_id, min_margin)
+        (
+            dataset_id,
+            i,
+            row.search_id,
+            taken.parent_ix,
+            taken.ix,
+            worse.ix,
+            taken.q - worse.q,
+            worse.unsound_reason or "",
         )
-    ]  # fmt: skip
-    columns = ("dataset_id", "position", "search_id", "parent_ix", "chosen_ix", "rejected_ix",
-               "margin", "reason")  # fmt: skip
+        for i, (row, _, _, taken, worse, _) in enumerate(_compared(session, dataset_id, min_margin))
+    ]
+    columns = (
+        "dataset_id",
+        "position",
+        "search_id",
+        "parent_ix",
+        "chosen_ix",
+        "rejected_ix",
+        "margin",
+        "reason",
+    )
     insert_rows(session, PreferencePair, columns, rows)
     return len(rows)
 
@@ -166,8 +186,17 @@ def _children(session: Session, search_id: int) -> dict[int, list[_Child]]:
     found: dict[int, list[_Child]] = defaultdict(list)
     for node, text in rows:
         assert node.parent_ix is not None
-        found[node.parent_ix].append(_Child(
-            node.ix, node.parent_ix, node.visits, node.value_sum, node.prior or 0.0,
-            node.stop or "", node.unsound_reason, node.num_tokens, text,
-        ))  # fmt: skip
+        found[node.parent_ix].append(
+            _Child(
+                node.ix,
+                node.parent_ix,
+                node.visits,
+                node.value_sum,
+                node.prior or 0.0,
+                node.stop or "",
+                node.unsound_reason,
+                node.num_tokens,
+                text,
+            )
+        )
     return found

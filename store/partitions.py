@@ -42,7 +42,9 @@ def add_partitions(session: Session, round_id: int) -> None:
     if first is None:
         return
     for table in PARTITIONED:
-        session.execute(text(
-            f"CREATE TABLE {table}_r_{int(round_id)} PARTITION OF {table} "
-            f"FOR VALUES FROM ({int(first)}) TO ({int(last) + 1})"
-        ))  # fmt: skip
+        session.execute(
+            text(
+                f"CREATE TABLE {table}_r_{int(round_id)} PARTITION OF {table} "
+                f"FOR VALUES FROM ({int(first)}) TO ({int(last) + 1})"
+            )
+        )

@@ -23,7 +23,8 @@ class Question:
 
 QUESTIONS = (
     Question(
-        "progress", "Is the round moving, and how fast?",
+        "progress",
+        "Is the round moving, and how fast?",
         f"""SELECT s.status, count(*) AS searches, sum(s.num_simulations) AS simulations,
        sum(s.num_tokens) AS tokens,
        min(s.ended_ts) AS first_ended_us, max(s.ended_ts) AS last_ended_us,
@@ -34,7 +35,8 @@ FROM searches s WHERE s.round_id = ({ROUND})
 GROUP BY s.status ORDER BY s.status""",
     ),
     Question(
-        "tree", "What did this search look at?",
+        "tree",
+        "What did this search look at?",
         """SELECT n.ix, n.parent_ix, n.depth, n.visits,
        n.value_sum / nullif(n.visits, 0) AS q, n.prior, n.stop, n.unsound_reason, t.text
 FROM nodes n LEFT JOIN node_texts t ON t.search_id = n.search_id AND t.ix = n.ix
@@ -42,7 +44,8 @@ WHERE n.search_id = :search ORDER BY n.ix""",
         ("search",),
     ),
     Question(
-        "principal_variation", "What is the line that it visited most, and how sure is it?",
+        "principal_variation",
+        "What is the line that it visited most, and how sure is it?",
         """WITH RECURSIVE line(ix, depth) AS (
   SELECT n.ix, 0 FROM nodes n WHERE n.search_id = :search AND n.parent_ix IS NULL
   UNION ALL
@@ -66,7 +69,8 @@ ORDER BY n.depth""",
         ("search",),
     ),
     Question(
-        "gained", "What did search solve that greedy decoding did not?",
+        "gained",
+        "What did search solve that greedy decoding did not?",
         f"""SELECT s.id AS search, p.text AS problem, p.answer AS reference,
        s.root_rollout_answer AS greedy, s.answer, s.confidence, s.num_tokens
 FROM searches s JOIN problems p ON p.id = s.problem_id
@@ -74,7 +78,8 @@ WHERE s.round_id = ({ROUND}) AND s.is_correct AND NOT s.root_rollout_correct
 ORDER BY s.confidence, s.id""",
     ),
     Question(
-        "flips", "Which held-out problems did the round's candidate gain and lose?",
+        "flips",
+        "Which held-out problems did the round's candidate gain and lose?",
         f"""SELECT CASE WHEN b.is_correct AND NOT a.is_correct THEN 'gained'
             WHEN a.is_correct AND NOT b.is_correct THEN 'lost'
             WHEN a.is_correct THEN 'solved by both' ELSE 'solved by neither' END AS verdict,
@@ -90,7 +95,8 @@ WHERE eb.policy_version IN (SELECT c.version FROM checkpoints c WHERE c.role = '
 GROUP BY 1, 2 ORDER BY 2, 1""",
     ),
     Question(
-        "pairs", "Which steps taken were better than a sibling, and by how much?",
+        "pairs",
+        "Which steps taken were better than a sibling, and by how much?",
         f"""SELECT p.search_id AS search, p.parent_ix AS parent, p.chosen_ix AS chosen,
        p.rejected_ix AS rejected, p.margin, p.reason, c.visits AS visits_chosen,
        r.visits AS visits_rejected, tc.text AS chosen_text, tr.text AS rejected_text
@@ -104,7 +110,8 @@ JOIN node_texts tr ON tr.search_id = p.search_id AND tr.ix = p.rejected_ix
 ORDER BY p.margin DESC, p.position""",
     ),
     Question(
-        "critics", "Which critic knew best which searches were right?",
+        "critics",
+        "Which critic knew best which searches were right?",
         f"""WITH by_search AS (
   SELECT c.critic, c.search_id, avg(c.score) AS score,
          CASE WHEN s.is_correct THEN 1 ELSE 0 END AS good
@@ -126,7 +133,8 @@ SELECT critic, count(*) AS searches, sum(good) AS solved,
 FROM ranked GROUP BY critic ORDER BY critic""",
     ),
     Question(
-        "cost", "What did the round cost?",
+        "cost",
+        "What did the round cost?",
         f"""SELECT count(*) AS searches, sum(num_simulations) AS simulations,
        sum(num_tokens) AS tokens, sum(CASE WHEN is_correct THEN 1 ELSE 0 END) AS solved,
        sum(num_tokens) * 1.0 / nullif(sum(CASE WHEN is_correct THEN 1 ELSE 0 END), 0)
@@ -136,7 +144,8 @@ FROM ranked GROUP BY critic ORDER BY critic""",
 FROM searches s WHERE s.round_id = ({ROUND}) AND s.status IN ('done', 'failed')""",
     ),
     Question(
-        "shape", "How deep and how wide are the trees, and how much was unsound?",
+        "shape",
+        "How deep and how wide are the trees, and how much was unsound?",
         f"""SELECT n.depth, count(*) AS nodes,
        sum(CASE WHEN n.visits > 0 THEN 1 ELSE 0 END) AS visited,
        avg(n.visits) AS visits,
@@ -147,7 +156,8 @@ FROM searches s JOIN nodes n ON n.search_id = s.id
 WHERE s.round_id = ({ROUND}) GROUP BY n.depth ORDER BY n.depth""",
     ),
     Question(
-        "lineage", "From which models and which data did this checkpoint come?",
+        "lineage",
+        "From which models and which data did this checkpoint come?",
         """WITH RECURSIVE line(
   version, parent_version, role, round_id, dataset_id, status, steps_back) AS (
   SELECT c.version, c.parent_version, c.role, c.round_id, c.dataset_id, c.status, 0
@@ -169,7 +179,8 @@ ORDER BY line.steps_back, line.role""",
         ("checkpoint",),
     ),
     Question(
-        "failures", "What failed, and why?",
+        "failures",
+        "What failed, and why?",
         f"""SELECT s.status, coalesce(s.error, s.stop_reason) AS reason, count(*) AS searches,
        min(s.id) AS for_example, sum(s.num_unscored) AS without_a_score
 FROM searches s WHERE s.round_id = ({ROUND})
@@ -177,7 +188,8 @@ FROM searches s WHERE s.round_id = ({ROUND})
 GROUP BY 1, 2 ORDER BY searches DESC, 2""",
     ),
     Question(
-        "duplicates", "Is any text there twice, or any held-out problem among those searched?",
+        "duplicates",
+        "Is any text there twice, or any held-out problem among those searched?",
         f"""SELECT 'text kept twice' AS finding, t.sha AS of, count(*) AS times
 FROM searches s JOIN trajectories t ON t.search_id = s.id
 JOIN dataset_items i ON i.trajectory_id = t.id
@@ -190,7 +202,8 @@ WHERE s.round_id = ({ROUND})
 GROUP BY p.key ORDER BY 1, 3 DESC, 2""",
     ),
     Question(
-        "budget", "What would fewer simulations have given? Root value by simulations spent.",
+        "budget",
+        "What would fewer simulations have given? Root value by simulations spent.",
         f"""SELECT m.seq + 1 AS simulation, count(*) AS searches, avg(m.value) AS mean_value,
        avg(CASE WHEN s.is_correct THEN m.value END) AS mean_where_right,
        avg(CASE WHEN NOT s.is_correct THEN m.value END) AS mean_where_wrong,
@@ -198,5 +211,5 @@ GROUP BY p.key ORDER BY 1, 3 DESC, 2""",
 FROM searches s JOIN simulations m ON m.search_id = s.id
 WHERE s.round_id = ({ROUND}) GROUP BY m.seq ORDER BY m.seq""",
     ),
-)  # fmt: skip
+)
 BY_NAME = {q.name: q for q in QUESTIONS}

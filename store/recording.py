@@ -63,9 +63,15 @@ def add_problems(
     for p in problems:
         if p.id not in known:
             known[p.id] = ProblemRow(
-                task=task, key=p.id, text=p.text, answer=p.answer, origin=p.origin,
-                difficulty=p.difficulty, family=p.family, round_id=round_id,
-            )  # fmt: skip
+                task=task,
+                key=p.id,
+                text=p.text,
+                answer=p.answer,
+                origin=p.origin,
+                difficulty=p.difficulty,
+                family=p.family,
+                round_id=round_id,
+            )
             session.add(known[p.id])
     session.flush()
     return [known[key] for key in keys]
@@ -77,11 +83,16 @@ def plan_searches(session: Session, round_row: Round, problems: Sequence[tuple[i
     session.execute(
         insert(SearchRow),
         [
-            {"round_id": round_row.id, "problem_id": problem_id, "position": i, "seed": seed,
-             "status": "pending"}
+            {
+                "round_id": round_row.id,
+                "problem_id": problem_id,
+                "position": i,
+                "seed": seed,
+                "status": "pending",
+            }
             for i, (problem_id, seed) in enumerate(problems)
         ],
-    )  # fmt: skip
+    )
     round_row.num_problems = len(problems)
     add_partitions(session, round_row.id)
 
@@ -103,18 +114,33 @@ _searches = cast(Table, SearchRow.__table__)
 _END = (
     update(_searches)
     .where(
-        _searches.c.id == bindparam("search"), _searches.c.fence == bindparam("holder"),
+        _searches.c.id == bindparam("search"),
+        _searches.c.fence == bindparam("holder"),
         _searches.c.status == "running",
     )
-    .values({
-        name: bindparam(name)
-        for name in (
-            "status", "policy_version", "num_simulations", "num_tokens", "num_unscored",
-            "num_nodes", "stop_reason", "answer", "confidence", "is_sound", "is_correct",
-            "root_rollout_answer", "root_rollout_correct", "ended_ts", "error",
-        )
-    })
-)  # fmt: skip
+    .values(
+        {
+            name: bindparam(name)
+            for name in (
+                "status",
+                "policy_version",
+                "num_simulations",
+                "num_tokens",
+                "num_unscored",
+                "num_nodes",
+                "stop_reason",
+                "answer",
+                "confidence",
+                "is_sound",
+                "is_correct",
+                "root_rollout_answer",
+                "root_rollout_correct",
+                "ended_ts",
+                "error",
+            )
+        }
+    )
+)
 """Built once, and without the ORM: building it would take as long as running it."""
 
 
@@ -139,7 +165,8 @@ def record_search(
         ended = session.execute(
             _END,
             {
-                "search": search_id, "holder": fence,
+                "search": search_id,
+                "holder": fence,
                 "status": "failed" if result.stop_reason == "failed" else "done",
                 "policy_version": policy_version,
                 "num_simulations": result.budget.simulations,
@@ -156,7 +183,7 @@ def record_search(
                 "ended_ts": now_us(),
                 "error": search.error or None,
             },
-        )  # fmt: skip
+        )
         if cast(CursorResult[Any], ended).rowcount != 1:
             return False
         problem_row_id = session.execute(
@@ -164,9 +191,11 @@ def record_search(
         ).scalar_one()
         _write_nodes(session, search_id, search)
         insert_rows(
-            session, SimulationRow, ("search_id", "seq", "leaf_ix", "value", "num_tokens"),
+            session,
+            SimulationRow,
+            ("search_id", "seq", "leaf_ix", "value", "num_tokens"),
             [(search_id, i, s.leaf_ix, s.value, s.num_tokens) for i, s in enumerate(search.log)],
-        )  # fmt: skip
+        )
         drop_journals(session, [search_id])
         rows = [
             _trajectory_row(search, c, search_id, problem_row_id, c is chosen, is_correct)
@@ -205,9 +234,19 @@ def drop_journals(session: Session, search_ids: Sequence[int]) -> None:
 
 
 _NODE_COLUMNS = (
-    "search_id", "ix", "parent_ix", "depth", "visits", "value_sum", "own_evaluations", "prior",
-    "value", "stop", "unsound_reason", "num_tokens",
-)  # fmt: skip
+    "search_id",
+    "ix",
+    "parent_ix",
+    "depth",
+    "visits",
+    "value_sum",
+    "own_evaluations",
+    "prior",
+    "value",
+    "stop",
+    "unsound_reason",
+    "num_tokens",
+)
 _SCORE_COLUMNS = ("search_id", "ix", "critic", "seq", "version", "score", "reason")
 
 
@@ -215,9 +254,21 @@ def _write_nodes(session: Session, search_id: int, search: Search) -> None:
     root = search.root
     root_sum = (root.value or 0.0) + sum(e.value_sum for e in root.edges)
     nodes: list[tuple[Any, ...]] = [
-        (search_id, root.ix, None, 0, root.visits, root_sum, root.num_evaluations, None,
-         root.value, None, None, 0)
-    ]  # fmt: skip
+        (
+            search_id,
+            root.ix,
+            None,
+            0,
+            root.visits,
+            root_sum,
+            root.num_evaluations,
+            None,
+            root.value,
+            None,
+            None,
+            0,
+        )
+    ]
     texts = [(search_id, root.ix, root.state.prompt)]
     scores: list[tuple[Any, ...]] = []
     next_ix = len(search.nodes)
@@ -233,10 +284,21 @@ def _write_nodes(session: Session, search_id: int, search: Search) -> None:
             ix = child.ix if child else next_ix
             next_ix += child is None
             nodes.append(
-                (search_id, ix, node.ix, depth, edge.visits, edge.value_sum,
-                 child.num_evaluations if child else 0, edge.prior, child.value if child else None,
-                 option.stop, edge.unsound_reason or None, len(option.tokens))
-            )  # fmt: skip
+                (
+                    search_id,
+                    ix,
+                    node.ix,
+                    depth,
+                    edge.visits,
+                    edge.value_sum,
+                    child.num_evaluations if child else 0,
+                    edge.prior,
+                    child.value if child else None,
+                    option.stop,
+                    edge.unsound_reason or None,
+                    len(option.tokens),
+                )
+            )
             texts.append((search_id, ix, option.text))
     insert_rows(session, NodeRow, _NODE_COLUMNS, nodes)
     insert_rows(session, NodeText, ("search_id", "ix", "text"), texts)

@@ -23,8 +23,15 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 STAGES = (
-    "imagining", "searching", "selecting", "training", "evaluating", "promoted", "kept", "failed",
-)  # fmt: skip
+    "imagining",
+    "searching",
+    "selecting",
+    "training",
+    "evaluating",
+    "promoted",
+    "kept",
+    "failed",
+)
 ENDED = ("promoted", "kept", "failed")
 SEARCH_STATUSES = ("pending", "running", "done", "failed")
 ROLES = ("policy", "drafter", "value", "process", "outcome")

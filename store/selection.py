@@ -95,17 +95,27 @@ class SelectionRule:
                     distance(find.steps, t.steps) >= self.min_distance for t in taken
                 ):
                     taken.append(find)
-                    kept.append(Selected(find, {
-                        "rank": len(taken), "outcome": find.outcome, "is_sound": find.is_sound,
-                        "confidence": find.confidence, "support": support, "wordings": size,
-                    }))  # fmt: skip
+                    kept.append(
+                        Selected(
+                            find,
+                            {
+                                "rank": len(taken),
+                                "outcome": find.outcome,
+                                "is_sound": find.is_sound,
+                                "confidence": find.confidence,
+                                "support": support,
+                                "wordings": size,
+                            },
+                        )
+                    )
         return kept
 
     def admits(self, find: Find) -> bool:
         """Whether a text passes by its own figures."""
         # Without a trusted outcome critic the tool's word is enough.
-        is_trusted = bool(find.is_sound) if find.outcome is None else \
-            find.outcome >= self.min_outcome  # fmt: skip
+        is_trusted = (
+            bool(find.is_sound) if find.outcome is None else find.outcome >= self.min_outcome
+        )
         return (
             is_trusted
             and (find.is_sound is not False or not self.must_be_sound)
@@ -157,12 +167,20 @@ def read_finds(session: Session, round_id: int) -> list[Find]:
     )
     return [
         Find(
-            row.id, row.sha, row.search_id, family or key, row.is_chosen, row.answer, row.outcome,
-            row.is_sound, confidence or 0.0,
-            tuple(step["text"] for step in row.steps["steps"]), len(row.tokens) // 4,
+            row.id,
+            row.sha,
+            row.search_id,
+            family or key,
+            row.is_chosen,
+            row.answer,
+            row.outcome,
+            row.is_sound,
+            confidence or 0.0,
+            tuple(step["text"] for step in row.steps["steps"]),
+            len(row.tokens) // 4,
         )
         for row, confidence, key, family in rows
-    ]  # fmt: skip
+    ]
 
 
 def solve_rates(session: Session, run_id: int) -> dict[str, float]:

@@ -84,21 +84,23 @@ def _trim_search(session: Session, search_id: int, is_real: bool, freed: Freed) 
         select(func.count()).select_from(CriticScore).where(of_search, CriticScore.ix.in_(gone))
     )
     num_simulations = session.scalar(
-        select(func.count()).select_from(SimulationRow)
-        .where(SimulationRow.search_id == search_id)
-    )  # fmt: skip
+        select(func.count()).select_from(SimulationRow).where(SimulationRow.search_id == search_id)
+    )
     text_bytes = session.scalar(
-        select(func.sum(func.length(NodeText.text)))
-        .where(NodeText.search_id == search_id, NodeText.ix.in_(gone))
-    )  # fmt: skip
+        select(func.sum(func.length(NodeText.text))).where(
+            NodeText.search_id == search_id, NodeText.ix.in_(gone)
+        )
+    )
     freed.searches += 1
     freed.nodes += len(gone)
     freed.scores += num_scores or 0
     freed.simulations += num_simulations or 0
     freed.num_bytes += (
-        110 * len(gone) + int(text_bytes or 0) + 60 * (num_scores or 0)
+        110 * len(gone)
+        + int(text_bytes or 0)
+        + 60 * (num_scores or 0)
         + 40 * (num_simulations or 0)
-    )  # fmt: skip
+    )
     if not is_real:
         return
     for table in (CriticScore, NodeText, NodeRow):

@@ -53,9 +53,12 @@ def _of_search(rows: list[TrajectoryRow], kept_ids: set[int]) -> Iterator[Stored
         if is_good or row.answer not in answers or row.is_sound is False:
             steps = row.steps["steps"]
             yield StoredVerdict(
-                unpack_tokens(row.prompt_tokens), unpack_tokens(row.tokens), is_good,
-                tuple(s["tokens"] for s in steps), tuple(s["q"] for s in steps),
-            )  # fmt: skip
+                unpack_tokens(row.prompt_tokens),
+                unpack_tokens(row.tokens),
+                is_good,
+                tuple(s["tokens"] for s in steps),
+                tuple(s["q"] for s in steps),
+            )
 
 
 def dataset_window(session: Session, run_id: int, number: int, window: int) -> list[int]:

@@ -23,8 +23,11 @@ from search.errors import CheckpointError, RatchetError, ResourceError
 from store.leases import is_gone, owner_name
 
 _COPIED = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json",
-)  # fmt: skip
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+)
 DEMONSTRATIONS = "demonstrations.jsonl"
 """What a policy was taught with; goes from version to version (agent.training.rehearsal)."""
 
@@ -75,9 +78,14 @@ def publish(
 
 
 def _write(
-    path: Path, decoder: Decoder, parent: Checkpoint, role: str, notes: dict[str, Any],
-    tensors: dict[str, torch.Tensor], dtype: torch.dtype,
-) -> None:  # fmt: skip
+    path: Path,
+    decoder: Decoder,
+    parent: Checkpoint,
+    role: str,
+    notes: dict[str, Any],
+    tensors: dict[str, torch.Tensor],
+    dtype: torch.dtype,
+) -> None:
     save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
     family = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}[
         decoder.arch.model_type
@@ -104,8 +112,14 @@ def _write(
         if (parent.path / name).is_file():
             shutil.copyfile(parent.path / name, path / name)
     num_parameters = sum(tensor.numel() for tensor in tensors.values())
-    write_manifest(path, {"dtype": str(dtype).removeprefix("torch."), "is_finite": True,
-                          "num_parameters": num_parameters})  # fmt: skip
+    write_manifest(
+        path,
+        {
+            "dtype": str(dtype).removeprefix("torch."),
+            "is_finite": True,
+            "num_parameters": num_parameters,
+        },
+    )
     _flush_all(path)
 
 

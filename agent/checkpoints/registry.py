@@ -27,8 +27,11 @@ def base_checkpoints(config: Config) -> dict[str, Checkpoint]:
         return {"policy": policy_at(Path(config.policy).expanduser())}
     found: dict[str, Checkpoint] = {}
     for role in ROLES:
-        path = Path(config.bundle).expanduser() / role if config.bundle else \
-            embedded_path(config.task, role)  # fmt: skip
+        path = (
+            Path(config.bundle).expanduser() / role
+            if config.bundle
+            else embedded_path(config.task, role)
+        )
         if path is not None and (not config.bundle or path.is_dir()):
             found[role] = inspect_checkpoint(path)
     if config.bundle and not set(ROLES) <= found.keys():
@@ -75,9 +78,13 @@ def model_set(refs: Mapping[str, ModelRef]) -> ModelSet:
 
 
 def register(
-    session: Session, role: str, checkpoint: Checkpoint, parent: str | None = None,
-    round_id: int | None = None, dataset_id: int | None = None,
-) -> CheckpointRow:  # fmt: skip
+    session: Session,
+    role: str,
+    checkpoint: Checkpoint,
+    parent: str | None = None,
+    round_id: int | None = None,
+    dataset_id: int | None = None,
+) -> CheckpointRow:
     """The row of a checkpoint, new if it is not known yet; one that was damaged is ready again."""
     known = session.scalars(
         select(CheckpointRow).where(
@@ -89,11 +96,18 @@ def register(
         known.path = str(checkpoint.path.resolve())
         return known
     row = CheckpointRow(
-        role=role, version=checkpoint.version, path=str(checkpoint.path.resolve()),
-        parent_version=parent, round_id=round_id, dataset_id=dataset_id, status="ready",
-        num_bytes=checkpoint.num_bytes, manifest_sha=checkpoint.manifest_sha,
-        report=checkpoint.notes.get("report", {}), created_ts=now_us(),
-    )  # fmt: skip
+        role=role,
+        version=checkpoint.version,
+        path=str(checkpoint.path.resolve()),
+        parent_version=parent,
+        round_id=round_id,
+        dataset_id=dataset_id,
+        status="ready",
+        num_bytes=checkpoint.num_bytes,
+        manifest_sha=checkpoint.manifest_sha,
+        report=checkpoint.notes.get("report", {}),
+        created_ts=now_us(),
+    )
     session.add(row)
     session.flush()
     return row

@@ -35,10 +35,14 @@ from agent.cli.store_app import store_app
 from search.errors import RatchetError, UsageError
 
 app = typer.Typer(
-    name="ratchet", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
-    rich_markup_mode="markdown", help=__doc__,
+    name="ratchet",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help=__doc__,
     context_settings={"help_option_names": ["-h", "--help"]},
-)  # fmt: skip
+)
 INLINE = {"hosting.hosting": "inline", "hosting.training_workers": 1}
 """What a command that only asks takes where nobody says otherwise."""
 config_app = typer.Typer(no_args_is_help=True, help="Show the settings in force.")
@@ -81,11 +85,20 @@ def improve_command(
         ratchet improve --task jsonl --problems train.jsonl --policy ./my-llama --dry-run
     """
     flags = flags_of(
-        set_, problems_per_round=problems_per_round, search__simulations=simulations,
-        policy=policy, task=task, problems=problems, store=store, checkpoints=checkpoints, run=run,
-        seed=seed, hosting__ray_address=ray_address, hosting__hosting=hosting,
+        set_,
+        problems_per_round=problems_per_round,
+        search__simulations=simulations,
+        policy=policy,
+        task=task,
+        problems=problems,
+        store=store,
+        checkpoints=checkpoints,
+        run=run,
+        seed=seed,
+        hosting__ray_address=ray_address,
+        hosting__hosting=hosting,
         critics__use_tool=False if no_tool else None,
-    )  # fmt: skip
+    )
     call("improve.run", flags, config, rounds, dry_run, fresh, as_json)
 
 
@@ -116,10 +129,17 @@ def solve_command(
         ratchet solve --task stories --json - < question.txt
     """
     flags = flags_of(
-        set_, search__simulations=simulations, policy=policy, task=task, problems=problems,
-        store=store, run=run, seed=seed, hosting__hosting=hosting,
+        set_,
+        search__simulations=simulations,
+        policy=policy,
+        task=task,
+        problems=problems,
+        store=store,
+        run=run,
+        seed=seed,
+        hosting__hosting=hosting,
         critics__use_tool=False if no_tool else None,
-    )  # fmt: skip
+    )
     text = sys.stdin.read() if question == "-" else question
     call("solve.run", flags, config, text, as_json, defaults=INLINE)
 
@@ -163,9 +183,16 @@ def evaluate_command(
         ratchet evaluate --compare ./before ./after --num-problems 600
     """
     flags = flags_of(
-        set_, policy=policy, task=task, problems=problems, store=store, run=run, seed=seed,
-        hosting__hosting=hosting, critics__use_tool=False if no_tool else None,
-    )  # fmt: skip
+        set_,
+        policy=policy,
+        task=task,
+        problems=problems,
+        store=store,
+        run=run,
+        seed=seed,
+        hosting__hosting=hosting,
+        critics__use_tool=False if no_tool else None,
+    )
     if compare:
         unused = {"--mode": mode, "--simulations": budget, "--policy": policy}
         if given := [name for name, value in unused.items() if value]:
@@ -176,9 +203,16 @@ def evaluate_command(
         call("compare.run", flags, config, compare, num_problems, as_json, defaults=INLINE)
         return
     call(
-        "evaluate.run", flags, config, mode or [], num_problems, samples, budget or [], as_json,
+        "evaluate.run",
+        flags,
+        config,
+        mode or [],
+        num_problems,
+        samples,
+        budget or [],
+        as_json,
         defaults=INLINE,
-    )  # fmt: skip
+    )
 
 
 @app.command("models")
@@ -245,8 +279,9 @@ def config_show(
 def report(error: RatchetError, as_json: bool) -> None:
     """What went wrong, and the way out, on stderr."""
     if as_json:
-        document = {"error": {"code": type(error).__name__, "message": error.message,
-                              "next": error.fix}}  # fmt: skip
+        document = {
+            "error": {"code": type(error).__name__, "message": error.message, "next": error.fix}
+        }
         print(json.dumps(document), file=sys.stderr)
         return
     console = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -295,8 +330,10 @@ def main() -> None:
             traceback.print_exc()
         raise SystemExit(error.exit_code) from None
     except _Stopped as stopped:
-        print("\nStopped; what was committed is saved. Run the same command to go on.",
-              file=sys.stderr)  # fmt: skip
+        print(
+            "\nStopped; what was committed is saved. Run the same command to go on.",
+            file=sys.stderr,
+        )
         raise SystemExit(stopped.code) from None
 
 

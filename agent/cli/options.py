@@ -32,9 +32,12 @@ def command_of(name: str) -> Any:
 
 
 def call(
-    name: str, flags: dict[str, Any], file: str, *arguments: Any,
+    name: str,
+    flags: dict[str, Any],
+    file: str,
+    *arguments: Any,
     defaults: Mapping[str, Any] | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Run `module.function` of the commands with the settings in force, which come first.
 
     They are read before the module is imported: a wrong one is told at once. `defaults` are the

@@ -168,9 +168,12 @@ class Enumeration:
             )
 
     def fed(
-        self, partial: Partial, scores: NDArray[np.float64], tokens: NDArray[np.int64],
+        self,
+        partial: Partial,
+        scores: NDArray[np.float64],
+        tokens: NDArray[np.int64],
         logprobs: NDArray[np.float64],
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Note how a partial line that was fed may go on, best first."""
         self.num_fed += 1
         insort(self._fed.setdefault(len(partial.tokens), []), partial.score)

@@ -16,9 +16,7 @@ PREFILL_CELLS = 16384
 """Queries of one prefill, jobs times the longest, at most."""
 
 
-def feed(
-    network: Network, cache: Cache, jobs: Ids, rows: Sequence[Sequence[int]]
-) -> Tensor:  # fmt: skip
+def feed(network: Network, cache: Cache, jobs: Ids, rows: Sequence[Sequence[int]]) -> Tensor:
     """Feed each job its next tokens; hidden states [R, E] of all of them, job by job."""
     counts = np.fromiter((len(row) for row in rows), np.int64, len(rows))
     tokens = np.fromiter((t for row in rows for t in row), np.int64, int(counts.sum()))
@@ -34,9 +32,15 @@ def feed(
     first_N[jobs - start] = firsts
     is_hidden = np.arange(cache.num_columns) > (first_N[:, None] + query)[..., None]
     places = placed(
-        network, slice(start, stop), np.repeat(jobs - start, counts), query_R, column_R, column_R,
-        is_hidden, is_dense,
-    )  # fmt: skip
+        network,
+        slice(start, stop),
+        np.repeat(jobs - start, counts),
+        query_R,
+        column_R,
+        column_R,
+        is_hidden,
+        is_dense,
+    )
     return network.forward(torch.from_numpy(tokens).to(network.device), places, cache.layers)
 
 
@@ -47,9 +51,15 @@ def within(counts: Ids) -> Ids:
 
 
 def placed(
-    network: Network, jobs: slice, job_R: Ids, query_R: Ids, column_R: Ids, position_R: Ids,
-    is_hidden_NMC: NDArray[np.bool_], is_dense: bool,
-) -> Places:  # fmt: skip
+    network: Network,
+    jobs: slice,
+    job_R: Ids,
+    query_R: Ids,
+    column_R: Ids,
+    position_R: Ids,
+    is_hidden_NMC: NDArray[np.bool_],
+    is_dense: bool,
+) -> Places:
     device = network.device
     bias = torch.zeros(is_hidden_NMC.shape, dtype=network.dtype, device=device)
     bias.masked_fill_(torch.from_numpy(is_hidden_NMC).to(device), float("-inf"))

@@ -42,9 +42,15 @@ class LineBatch:
     """Requests of one mode and boundary."""
 
     def __init__(
-        self, network: Network, cache: Cache, tree: KVTree, requests: Sequence[LineRequest],
-        limits: Sequence[int], stop_of: StopOf, max_jobs: int,
-    ) -> None:  # fmt: skip
+        self,
+        network: Network,
+        cache: Cache,
+        tree: KVTree,
+        requests: Sequence[LineRequest],
+        limits: Sequence[int],
+        stop_of: StopOf,
+        max_jobs: int,
+    ) -> None:
         self.network, self.tree = network, tree
         self.requests, self.limits, self.stop_of = requests, limits, stop_of
         self.is_drawn = requests[0].mode == "drawn"
@@ -173,16 +179,24 @@ class LineBatch:
         for partial, column in zip(rows, column_R.tolist(), strict=True):
             partial.columns = (*partial.columns, column)
         is_hidden = np.ones((N, M, self.cache.num_columns), np.bool_)
-        is_hidden[np.broadcast_to(
-            (np.arange(self.cache.num_columns) < prefix_N[:, None])[:, None], is_hidden.shape
-        )] = False  # fmt: skip
+        is_hidden[
+            np.broadcast_to(
+                (np.arange(self.cache.num_columns) < prefix_N[:, None])[:, None], is_hidden.shape
+            )
+        ] = False
         depth_R = np.fromiter((len(p.columns) for p in rows), np.int64, len(rows))
         seen = np.fromiter((c for p in rows for c in p.columns), np.int64, int(depth_R.sum()))
         is_hidden[np.repeat(job_R, depth_R), np.repeat(query_R, depth_R), seen] = False
         places = placed(
-            self.network, slice(0, N), job_R, query_R, column_R,
-            np.repeat(prefix_N, counts) + depth_R - 1, is_hidden, len(rows) == N * M,
-        )  # fmt: skip
+            self.network,
+            slice(0, N),
+            job_R,
+            query_R,
+            column_R,
+            np.repeat(prefix_N, counts) + depth_R - 1,
+            is_hidden,
+            len(rows) == N * M,
+        )
         tokens_R = torch.tensor([p.tokens[-1] for p in rows], device=self.network.device)
         hidden = self.network.forward(tokens_R, places, self.cache.layers)
         return self.network.logits(hidden)

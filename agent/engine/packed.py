@@ -131,9 +131,15 @@ def _forward(network: Network, batch: Sequence[Pack]) -> Tensor:
     place_R = within(counts)
     depth_R = np.concatenate([np.array(pack.depths) for pack in batch])
     places = placed(
-        network, slice(0, N), np.repeat(np.arange(N), counts), place_R, place_R, depth_R, is_hidden,
+        network,
+        slice(0, N),
+        np.repeat(np.arange(N), counts),
+        place_R,
+        place_R,
+        depth_R,
+        is_hidden,
         bool((counts == M).all()),
-    )  # fmt: skip
+    )
     tokens_R = torch.tensor([t for pack in batch for t in pack.tokens], device=network.device)
     return network.forward(tokens_R, places, cache.layers)
 

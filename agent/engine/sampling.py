@@ -43,8 +43,13 @@ class Law:
         )
 
     def take(self, rows: Tensor) -> "Law":
-        return Law(self.temperature_N[rows], self.top_k_N[rows], self.top_p_N[rows],
-                   self.min_p_N[rows], self.seeds_N[rows])  # fmt: skip
+        return Law(
+            self.temperature_N[rows],
+            self.top_k_N[rows],
+            self.top_p_N[rows],
+            self.min_p_N[rows],
+            self.seeds_N[rows],
+        )
 
     def choose(self, logits_NQV: Tensor, draft_NK: Tensor, position_N: Tensor) -> Verified:
         """The token at each of Q places from `position_N` on, and how many drafts it agrees with.

@@ -40,9 +40,13 @@ class Sampler(Protocol):
 
 
 def run_selftest(
-    sampler: Sampler, prefix: tuple[int, ...], drafter: Drafter | None = None,
-    temperature: float = 0.8, num_texts: int = 4096, limit_s: float = SECONDS,
-) -> SelfTest:  # fmt: skip
+    sampler: Sampler,
+    prefix: tuple[int, ...],
+    drafter: Drafter | None = None,
+    temperature: float = 0.8,
+    num_texts: int = 4096,
+    limit_s: float = SECONDS,
+) -> SelfTest:
     """Test texts after a prefix: as many as wanted, or as `limit_s` seconds are enough for."""
     started = time.monotonic()
     law = joint_law(sampler, prefix, temperature)
@@ -60,9 +64,15 @@ def run_selftest(
         num += len(requests)
     statistic, df = chi_square(counts, law, num)
     return SelfTest(
-        statistic, df, p_value(statistic, df), num, drafted, accepted, temperature,
+        statistic,
+        df,
+        p_value(statistic, df),
+        num,
+        drafted,
+        accepted,
+        temperature,
         round(time.monotonic() - started, 2),
-    )  # fmt: skip
+    )
 
 
 def joint_law(

@@ -27,9 +27,16 @@ StopOf = Callable[[Sequence[int]], Stop | None]
 
 class TextBatch:
     def __init__(
-        self, network: Network, cache: Cache, tree: KVTree, requests: Sequence[TextRequest],
-        limits: Sequence[int], stop_of: StopOf, drafter: Drafter | None, max_jobs: int,
-    ) -> None:  # fmt: skip
+        self,
+        network: Network,
+        cache: Cache,
+        tree: KVTree,
+        requests: Sequence[TextRequest],
+        limits: Sequence[int],
+        stop_of: StopOf,
+        drafter: Drafter | None,
+        max_jobs: int,
+    ) -> None:
         """`stop_of` says of what a text has written whether that is all of it, and why."""
         num = len(requests)
         self.network, self.tree = network, tree
@@ -58,9 +65,12 @@ class TextBatch:
 
     def _text(self, n: int) -> Text:
         generated = Generated(
-            tuple(self.done[n]), tuple(self.logprobs[n]), self.stops[n],
-            tuple(self.law_logprobs[n]), self.tree.version,
-        )  # fmt: skip
+            tuple(self.done[n]),
+            tuple(self.logprobs[n]),
+            self.stops[n],
+            tuple(self.law_logprobs[n]),
+            self.tree.version,
+        )
         return Text(generated, self.drafted[n], self.accepted[n], self.errors[n])
 
     def _admit(self) -> None:
@@ -81,10 +91,15 @@ class TextBatch:
     def _step(self) -> None:
         """One forward: each text's last token and its draft; keep what the policy would say."""
         live = self.live
-        drafts = self.drafter.drafts(
-            [self.requests[n] for n in live], [self.done[n] for n in live],
-            [self.limits[n] - len(self.done[n]) - 1 for n in live],
-        ) if self.drafter else NONE  # fmt: skip
+        drafts = (
+            self.drafter.drafts(
+                [self.requests[n] for n in live],
+                [self.done[n] for n in live],
+                [self.limits[n] - len(self.done[n]) - 1 for n in live],
+            )
+            if self.drafter
+            else NONE
+        )
         rows = [[self.done[n][-1]] for n in live]
         for row, draft in zip(rows, drafts.tokens, strict=False):
             row += draft
@@ -100,8 +115,11 @@ class TextBatch:
         self._take(jobs, logits_NQV, drafts)
 
     def _take(
-        self, jobs: Ids, logits_NQV: Tensor, drafts: Drafts,
-    ) -> None:  # fmt: skip
+        self,
+        jobs: Ids,
+        logits_NQV: Tensor,
+        drafts: Drafts,
+    ) -> None:
         """Choose tokens of some jobs, keep those that the drafts guessed, retire what ended."""
         law = self.law if len(jobs) == len(self.live) else self.law.take(torch.from_numpy(jobs))
         chosen = [self.live[j] for j in jobs.tolist()]

@@ -35,9 +35,14 @@ class TorchEngine:
     """Generation and scoring by one set of weights."""
 
     def __init__(
-        self, decoder: Decoder, steps: Callable[[Boundary], Steps], end_ids: Sequence[int],
-        batch_rows: int = 512, version: str = "", kv_bytes: int = 2**28,
-    ) -> None:  # fmt: skip
+        self,
+        decoder: Decoder,
+        steps: Callable[[Boundary], Steps],
+        end_ids: Sequence[int],
+        batch_rows: int = 512,
+        version: str = "",
+        kv_bytes: int = 2**28,
+    ) -> None:
         """`steps` finds a boundary in the vocabulary; `kv_bytes` bounds the kept prefixes."""
         self.network = Network(decoder)
         self.version = version
@@ -214,11 +219,12 @@ class TorchEngine:
             )
         hidden_RE = torch.cat(
             [
-                torch.cat([opened.hidden_NE[i : i + 1], after[i]]) if i in after
+                torch.cat([opened.hidden_NE[i : i + 1], after[i]])
+                if i in after
                 else opened.hidden_NE[i : i + 1]
                 for i in range(len(requests))
             ]
-        )  # fmt: skip
+        )
         target = torch.tensor([t for r in requests for t in r.tokens[r.num_given :]])
         at = torch.arange(len(target), device=hidden_RE.device)
         picked = self.network.logprobs_of(hidden_RE, target.to(at.device), at).cpu()

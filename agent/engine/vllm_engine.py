@@ -30,19 +30,26 @@ from search.settings import ProposalRule
 from search.state import Stop
 
 CPU_SETTINGS = {
-    "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
-}  # fmt: skip
+}
 
 
 class VllmEngine:
     """One policy, and one drafter at most, in a vLLM engine of this process."""
 
     def __init__(
-        self, checkpoint: Checkpoint, steps: Callable[[Boundary], Steps], end_ids: Sequence[int],
-        drafter: Checkpoint | None = None, draft_tokens: int = 4, device: str = "cpu",
-    ) -> None:  # fmt: skip
+        self,
+        checkpoint: Checkpoint,
+        steps: Callable[[Boundary], Steps],
+        end_ids: Sequence[int],
+        drafter: Checkpoint | None = None,
+        draft_tokens: int = 4,
+        device: str = "cpu",
+    ) -> None:
         """Raises ResourceError where vLLM is not installed, UsageError for another vocabulary."""
         if drafter and drafter.architecture.vocab_size != checkpoint.architecture.vocab_size:
             raise UsageError(
@@ -74,16 +81,22 @@ class VllmEngine:
         speculative = None
         if self.drafter is not None:
             speculative = {
-                "method": "draft_model", "model": str(self.drafter.path),
+                "method": "draft_model",
+                "model": str(self.drafter.path),
                 "num_speculative_tokens": self.draft_tokens,
                 "draft_sample_method": "probabilistic",
-            }  # fmt: skip
+            }
         is_cpu = self.device == "cpu"
         self.llm = vllm.LLM(
-            model=str(checkpoint.path), seed=0, enable_prefix_caching=True, max_logprobs=-1,
-            dtype="float32" if is_cpu else "bfloat16", enforce_eager=is_cpu,
-            max_model_len=checkpoint.architecture.max_positions, speculative_config=speculative,
-        )  # fmt: skip
+            model=str(checkpoint.path),
+            seed=0,
+            enable_prefix_caching=True,
+            max_logprobs=-1,
+            dtype="float32" if is_cpu else "bfloat16",
+            enforce_eager=is_cpu,
+            max_model_len=checkpoint.architecture.max_positions,
+            speculative_config=speculative,
+        )
 
     @property
     def capabilities(self) -> Capabilities:
@@ -136,12 +149,19 @@ class VllmEngine:
     def _texts(self, requests: Sequence[TextRequest], ends: frozenset[int]) -> list[Generated]:
         parameters = [
             self._vllm.SamplingParams(
-                temperature=r.temperature, top_k=r.top_k, top_p=r.top_p, min_p=r.min_p,
-                seed=r.seed % 2**63, max_tokens=self._room(r.prefix, r.max_tokens), logprobs=0,
-                ignore_eos=True, stop_token_ids=sorted(ends), detokenize=False,
+                temperature=r.temperature,
+                top_k=r.top_k,
+                top_p=r.top_p,
+                min_p=r.min_p,
+                seed=r.seed % 2**63,
+                max_tokens=self._room(r.prefix, r.max_tokens),
+                logprobs=0,
+                ignore_eos=True,
+                stop_token_ids=sorted(ends),
+                detokenize=False,
             )
             for r in requests
-        ]  # fmt: skip
+        ]
         return [
             self._generated(out.outputs[0], request)
             for out, request in zip(
@@ -155,8 +175,10 @@ class VllmEngine:
             float(found[t].logprob) for t, found in zip(tokens, output.logprobs, strict=True)
         )
         is_raw = request.temperature == 1 and (request.top_k, request.top_p, request.min_p) == (
-            0, 1.0, 0.0,
-        )  # fmt: skip
+            0,
+            1.0,
+            0.0,
+        )
         law = logprobs if is_raw else (0.0,) * len(tokens) if not request.temperature else ()
         stop: Stop = "end" if tokens and tokens[-1] in self.ends else "length"
         return Generated(tokens, logprobs, stop, law, self.version)
@@ -282,8 +304,13 @@ class VllmEngine:
         """The text up to its first whole line."""
         for end in range(1, len(text.tokens) + 1):
             if (stop := stop_of(text.tokens[:end])) is not None:
-                return Generated(text.tokens[:end], text.logprobs[:end], stop,
-                                 text.law_logprobs[:end], text.version)  # fmt: skip
+                return Generated(
+                    text.tokens[:end],
+                    text.logprobs[:end],
+                    stop,
+                    text.law_logprobs[:end],
+                    text.version,
+                )
         return text
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[tuple[float, ...]]:

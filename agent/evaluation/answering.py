@@ -43,13 +43,20 @@ class Plan:
             return {"mode": self.mode} | limits
         if self.mode == "search":
             return limits | {
-                "mode": self.mode, "seed": self.seed, "search": models.settings.as_dict(),
-                "use_tool": models.use_tool, "weights": dict(models.weights),
+                "mode": self.mode,
+                "seed": self.seed,
+                "search": models.settings.as_dict(),
+                "use_tool": models.use_tool,
+                "weights": dict(models.weights),
                 "distrusted": sorted(models.distrusted),
                 "option_tokens": models.limits.option_tokens,
-            }  # fmt: skip
-        return limits | {"mode": self.mode, "samples": self.samples, "seed": self.seed,
-                         "temperature": self.temperature}  # fmt: skip
+            }
+        return limits | {
+            "mode": self.mode,
+            "samples": self.samples,
+            "seed": self.seed,
+            "temperature": self.temperature,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +161,10 @@ def sample_rollouts(
     """Whole texts of the policy, not checked and not scored; those that failed are left out."""
     roots = [models.root(p) for p in problems]
     found = models.completed(
-        [root for root in roots for _ in range(samples)], temperature,
+        [root for root in roots for _ in range(samples)],
+        temperature,
         [derive_seed(seed, root.problem_id, k, "sample") for root in roots for k in range(samples)],
-    )  # fmt: skip
+    )
     return [
         [r for r in found[i * samples : (i + 1) * samples] if r is not None]
         for i in range(len(roots))
@@ -168,9 +176,12 @@ def _sampled(
 ) -> list[tuple[str | None, int]]:
     is_greedy = plan.mode == "greedy"
     groups = sample_rollouts(
-        models, problems, 1 if is_greedy else plan.samples,
-        0.0 if is_greedy else plan.temperature, plan.seed,
-    )  # fmt: skip
+        models,
+        problems,
+        1 if is_greedy else plan.samples,
+        0.0 if is_greedy else plan.temperature,
+        plan.seed,
+    )
     if plan.mode == "best-of-n":
         groups = _with_outcomes(models, groups)
     found: list[tuple[str | None, int]] = []

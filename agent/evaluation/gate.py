@@ -30,9 +30,11 @@ class Verdict:
 
 
 def judge(
-    before: Mapping[str, bool], after: Mapping[str, bool], max_p: float,
+    before: Mapping[str, bool],
+    after: Mapping[str, bool],
+    max_p: float,
     bits: tuple[float | None, float | None] = (None, None),
-) -> Verdict:  # fmt: skip
+) -> Verdict:
     """Compare two policies on the same problems, by problem key."""
     keys = before.keys() & after.keys()
     gained = sum(after[k] and not before[k] for k in keys)

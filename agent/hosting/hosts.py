@@ -28,9 +28,12 @@ class Hosts(Protocol):
         ...
 
     def texts(
-        self, policy: ModelRef, drafter: ModelRef | None, requests: Sequence[TextRequest],
+        self,
+        policy: ModelRef,
+        drafter: ModelRef | None,
+        requests: Sequence[TextRequest],
         speculation: Speculation,
-    ) -> Any:  # fmt: skip
+    ) -> Any:
         """Completions by the policy, drafted by the drafter where that pays."""
         ...
 
@@ -54,9 +57,12 @@ class InlineHosts:
         return [self.call(role, method, *arguments) for role, method, arguments in calls]
 
     def texts(
-        self, policy: ModelRef, drafter: ModelRef | None, requests: Sequence[TextRequest],
+        self,
+        policy: ModelRef,
+        drafter: ModelRef | None,
+        requests: Sequence[TextRequest],
         speculation: Speculation,
-    ) -> Any:  # fmt: skip
+    ) -> Any:
         def draft(*arguments: Any) -> list[list[int]]:
             return list(self.call("drafter", "draft", *arguments))
 

@@ -141,9 +141,13 @@ class GeneratorHost(Host):
             )
         settings = self.settings
         return TorchEngine(
-            decoder, tokenizer.steps, tokenizer.end_ids, settings.batch_rows, checkpoint.version,
+            decoder,
+            tokenizer.steps,
+            tokenizer.end_ids,
+            settings.batch_rows,
+            checkpoint.version,
             settings.kv_bytes,
-        )  # fmt: skip
+        )
 
     def _engine(self, ref: ModelRef) -> RolloutBackend:
         """The backend with these weights. vLLM keeps one set and changes it between calls."""
@@ -180,9 +184,12 @@ class GeneratorHost(Host):
         return engine.score(requests)
 
     def draft(
-        self, ref: ModelRef, requests: Sequence[TextRequest], done: Sequence[Sequence[int]],
+        self,
+        ref: ModelRef,
+        requests: Sequence[TextRequest],
+        done: Sequence[Sequence[int]],
         lengths: Sequence[int],
-    ) -> list[list[int]]:  # fmt: skip
+    ) -> list[list[int]]:
         """Guess how texts go on, with the same noise that the policy will use."""
         engine: TorchEngine = self._model(ref)
         session = self._sessions.get(ref.version)
@@ -203,9 +210,12 @@ class GeneratorHost(Host):
 
 @torch.inference_mode()
 def draft_costs(
-    engine: TorchEngine, sources: Sequence[DraftSource], prefix: tuple[int, ...], num: int,
+    engine: TorchEngine,
+    sources: Sequence[DraftSource],
+    prefix: tuple[int, ...],
+    num: int,
     most: int,
-) -> Costs:  # fmt: skip
+) -> Costs:
     """Seconds of a step and of a drafted token with `num` texts, up to `most` drafted."""
     requests = [TextRequest(prefix, most + 2, 1.0, i, group=-1 - i) for i in range(num)]
     cache = Cache(engine.network)
@@ -244,11 +254,11 @@ class CriticHost(Host):
         engine: TorchEngine = self._model(ref)
         results = [float("nan")] * len(requests)
         longest = engine.network.arch.max_positions
-        fitting = [
-            i for i, r in enumerate(requests) if 0 < r.num_given < len(r.tokens) <= longest
-        ] if not engine.network.is_critic else [
-            i for i, r in enumerate(requests) if 0 < len(r.tokens) <= longest
-        ]  # fmt: skip
+        fitting = (
+            [i for i, r in enumerate(requests) if 0 < r.num_given < len(r.tokens) <= longest]
+            if not engine.network.is_critic
+            else [i for i, r in enumerate(requests) if 0 < len(r.tokens) <= longest]
+        )
         if not fitting:
             return results
         if engine.network.is_critic:

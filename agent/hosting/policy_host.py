@@ -58,9 +58,12 @@ class PolicyHost(GeneratorHost):
         return self.texts(policy, requests, self._drafters[key])
 
     def _drafter(
-        self, policy: ModelRef, drafter: ModelRef | None, speculation: Speculation,
+        self,
+        policy: ModelRef,
+        drafter: ModelRef | None,
+        speculation: Speculation,
         draft: Callable[..., list[list[int]]],
-    ) -> Drafter:  # fmt: skip
+    ) -> Drafter:
         sources: list[DraftSource] = []
         if drafter is not None and speculation.source in ("model", "both"):
             known, drafted = (

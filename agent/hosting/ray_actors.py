@@ -44,9 +44,11 @@ def start_ray(address: str) -> bool:
     if ray.is_initialized():
         return False
     quiet: dict[str, Any] = {
-        "namespace": "ratchet", "log_to_driver": False, "logging_level": logging.ERROR,
+        "namespace": "ratchet",
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
         "configure_logging": True,
-    }  # fmt: skip
+    }
     # A job that Ray runs on a cluster finds the cluster in its environment.
     address = address or os.environ.get("RAY_ADDRESS", "")
     if address:
@@ -79,9 +81,13 @@ class _Actor:
         return getattr(self.host, method)(*arguments)
 
     def drafted_texts(
-        self, policy: ModelRef, drafter: ModelRef | None, requests: Sequence[TextRequest],
-        speculation: Speculation, drafter_actor: Any,
-    ) -> Any:  # fmt: skip
+        self,
+        policy: ModelRef,
+        drafter: ModelRef | None,
+        requests: Sequence[TextRequest],
+        speculation: Speculation,
+        drafter_actor: Any,
+    ) -> Any:
         import ray
 
         def draft(*arguments: Any) -> list[list[int]]:
@@ -195,9 +201,12 @@ class RayHosts:
                 pending = self._send(worker, call[1], call[2])
 
     def texts(
-        self, policy: ModelRef, drafter: ModelRef | None, requests: Sequence[TextRequest],
+        self,
+        policy: ModelRef,
+        drafter: ModelRef | None,
+        requests: Sequence[TextRequest],
         speculation: Speculation,
-    ) -> Any:  # fmt: skip
+    ) -> Any:
         return self.call("policy", "drafted_texts", policy, drafter, requests, speculation)
 
     def health(self) -> dict[str, dict[str, Any]]:
@@ -214,9 +223,11 @@ class RayHosts:
                 report[role] = handle.last | {"state": "alive", "restarts": handle.restarts}
             except self._ray.exceptions.RayError:
                 report[role] = handle.last | {
-                    "role": role, "pid": handle.pid, "state": "unreachable",
+                    "role": role,
+                    "pid": handle.pid,
+                    "state": "unreachable",
                     "restarts": handle.restarts,
-                }  # fmt: skip
+                }
         return report
 
     def close(self) -> None:

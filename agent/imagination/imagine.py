@@ -38,10 +38,13 @@ class Imagined:
         tries = sum(self.made.values()) + sum(self.refused.values())
         leaks = self.refused["key"] + self.refused["n-gram"]
         return {
-            "num": len(self.problems), "tries": tries, "made": dict(self.made),
-            "refused": dict(self.refused), "contaminated": leaks,
+            "num": len(self.problems),
+            "tries": tries,
+            "made": dict(self.made),
+            "refused": dict(self.refused),
+            "contaminated": leaks,
             "yield": sum(self.made.values()) / tries if tries else 0.0,
-        }  # fmt: skip
+        }
 
 
 class Imagination:
@@ -50,10 +53,16 @@ class Imagination:
         self.guard = Decontamination(held_out, task.key)
 
     def imagine(
-        self, parents: Sequence[Problem], seen: Sequence[Problem], num: int, seed: int,
-        rates: Mapping[str, float] | None = None, wordings: int = 0,
-        sources: Sequence[Source] = (), written: int = 0,
-    ) -> Imagined:  # fmt: skip
+        self,
+        parents: Sequence[Problem],
+        seen: Sequence[Problem],
+        num: int,
+        seed: int,
+        rates: Mapping[str, float] | None = None,
+        wordings: int = 0,
+        sources: Sequence[Source] = (),
+        written: int = 0,
+    ) -> Imagined:
         """`num` problems at most, other wordings among them: `wordings` for each new problem.
 
         `rates` are solve rates under search by problem id, for those that were searched. The
@@ -114,9 +123,10 @@ class Imagination:
     def _drawn(self, rng: Any, rate: float | None) -> list[Operator]:
         """One operator, or two, that suit a parent of this solve rate."""
         fitting = [
-            o for o in self.task.operators
+            o
+            for o in self.task.operators
             if not (rate == 0 and o.harder > 0) and not (rate == 1 and o.harder < 0)
-        ]  # fmt: skip
+        ]
         return [rng.choice(fitting) for _ in range(2 if rng.random() < COMPOSED else 1)]
 
     def _is_new(
@@ -137,9 +147,15 @@ class Imagination:
         return self.guard.leak(problem.text)
 
     def _add(
-        self, found: Imagined, problem: Problem, name: str, known: set[str], num: int,
-        wordings: int, seed: int,
-    ) -> None:  # fmt: skip
+        self,
+        found: Imagined,
+        problem: Problem,
+        name: str,
+        known: set[str],
+        num: int,
+        wordings: int,
+        seed: int,
+    ) -> None:
         known.add(self.task.key(problem.text))
         found.problems.append(problem)
         found.made[name] += 1
@@ -153,9 +169,12 @@ class Imagination:
 
 
 def wordings_of(
-    task: Task, problem: Problem, num: int, seed: int,
+    task: Task,
+    problem: Problem,
+    num: int,
+    seed: int,
     is_fitting: Callable[[Problem], bool] = lambda problem: True,
-) -> list[Problem]:  # fmt: skip
+) -> list[Problem]:
     """At most `num` different other wordings of a problem, whose answers may be compared."""
     keeping = [o for o in task.operators if o.keeps_answer]
     rng = generator("wordings", seed, problem.id)

@@ -23,19 +23,27 @@ from search.randomness import derive_seed
 from search.state import Problem
 
 TOPICS = (
-    "money and prices", "time and schedules", "distance and speed", "cooking", "sports scores",
-    "school and classrooms", "farming", "building and area", "travel", "savings and interest",
-)  # fmt: skip
+    "money and prices",
+    "time and schedules",
+    "distance and speed",
+    "cooking",
+    "sports scores",
+    "school and classrooms",
+    "farming",
+    "building and area",
+    "travel",
+    "savings and interest",
+)
 TEMPLATES = {
     "lamini": "Here are three problems.\n\n{examples}\n\nWrite one new problem of the same kind "
-              "about {topic}. Write the problem only.\n\nNew problem:",
+    "about {topic}. Write the problem only.\n\nNew problem:",
     "evol-deepen": "Rewrite the problem so that it needs one more step of reasoning. Keep it short "
-                   "and solvable. Write the problem only.\n\nProblem: {problem}\n\nHarder problem:",
+    "and solvable. Write the problem only.\n\nProblem: {problem}\n\nHarder problem:",
     "evol-widen": "Write one new problem that needs the same skill as this one but is set "
-                  "somewhere else and asked less often. Write the problem only.\n\n"
-                  "Problem: {problem}\n\n"
-                  "New problem:",
-}  # fmt: skip
+    "somewhere else and asked less often. Write the problem only.\n\n"
+    "Problem: {problem}\n\n"
+    "New problem:",
+}
 JUDGE = (
     "Problem: {problem}\n\nIs this problem complete, consistent and answered by a single number? "
     "Answer yes or no.\n\nAnswer:"
@@ -73,11 +81,14 @@ class Writer:
         tokenizer = self.models.tokenizer
         requests = [
             TextRequest(
-                tuple(tokenizer.encode(prompt)), self.max_tokens, 0.8,
-                derive_seed(self.seed, i, scheme), top_p=0.95,
+                tuple(tokenizer.encode(prompt)),
+                self.max_tokens,
+                0.8,
+                derive_seed(self.seed, i, scheme),
+                top_p=0.95,
             )
             for i, prompt in enumerate(prompts)
-        ]  # fmt: skip
+        ]
         room = inspect_checkpoint(self.writer.path).architecture.max_positions
         fitting = [i for i, r in enumerate(requests) if len(r.prefix) < room]
         texts: list[Text] = self.models.hosts.call(
@@ -90,11 +101,13 @@ class Writer:
         verdicts = iter(self._judged([text for text in found if text]))
         return [
             Written(
-                scheme, parent, text,
+                scheme,
+                parent,
+                text,
                 "no problem" if not text else "" if next(verdicts) else "judge",
             )
             for parent, text in zip(drawn, found, strict=True)
-        ]  # fmt: skip
+        ]
 
     @staticmethod
     def _prompt(

@@ -216,8 +216,10 @@ class Decoder(nn.Module):
         x = self.model.embed_tokens(tokens_BT)
         for block in self.model.layers:
             assert isinstance(block, Block)
-            q, k, v = (t.transpose(1, 2) for t in
-                       block.self_attn.project(block.input_layernorm(x), cos, sin))  # fmt: skip
+            q, k, v = (
+                t.transpose(1, 2)
+                for t in block.self_attn.project(block.input_layernorm(x), cos, sin)
+            )
             out = F.scaled_dot_product_attention(
                 q, k, v, is_causal=True, enable_gqa=self.arch.num_kv_heads != self.arch.num_heads
             )

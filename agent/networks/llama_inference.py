@@ -203,9 +203,14 @@ def _twice(places: Places) -> Places:
     if places.is_dense:
         bias_NMC, query_R = bias_NMC.repeat(1, 2, 1), torch.arange(2, device=query_R.device)
     return Places(
-        places.jobs, places.job_R.repeat(2), query_R, places.column_R.repeat(2),
-        places.position_R.repeat(2), bias_NMC, places.is_dense,
-    )  # fmt: skip
+        places.jobs,
+        places.job_R.repeat(2),
+        query_R,
+        places.column_R.repeat(2),
+        places.position_R.repeat(2),
+        bias_NMC,
+        places.is_dense,
+    )
 
 
 def _laid_out(block: Block, network: Network) -> _Layer:
@@ -234,17 +239,19 @@ def _laid_out(block: Block, network: Network) -> _Layer:
     norms = None
     if arch.has_qk_norm:
         norms = torch.cat(
-            [attention.q_norm.weight.detach()[pairs].expand(arch.num_heads, D),
-             attention.k_norm.weight.detach()[pairs].expand(arch.num_kv_heads, D)]
-        )  # fmt: skip
+            [
+                attention.q_norm.weight.detach()[pairs].expand(arch.num_heads, D),
+                attention.k_norm.weight.detach()[pairs].expand(arch.num_kv_heads, D),
+            ]
+        )
     return _Layer(
         attention_norm=None if network.is_folded else attention_norm,
         qkv=network.after_norm(
             torch.cat((paired(q.weight), paired(k.weight), v.weight.detach())).t(), attention_norm
         ),
-        qkv_bias=None if qkv_bias is None else torch.cat(
-            (paired(qkv_bias[0]), paired(qkv_bias[1]), qkv_bias[2].detach())
-        ),
+        qkv_bias=None
+        if qkv_bias is None
+        else torch.cat((paired(qkv_bias[0]), paired(qkv_bias[1]), qkv_bias[2].detach())),
         qk_norm=norms,
         out=attention.o_proj.weight.detach().t().contiguous(),
         out_bias=None if attention.o_proj.bias is None else attention.o_proj.bias.detach(),
@@ -255,4 +262,4 @@ def _laid_out(block: Block, network: Network) -> _Layer:
         gate_up_bias=None if mlp_bias is None else torch.cat([wide(b, 0) for b in mlp_bias]),
         down=wide(mlp.down_proj.weight, 1).t().contiguous(),
         down_bias=None if mlp.down_proj.bias is None else mlp.down_proj.bias.detach(),
-    )  # fmt: skip
+    )

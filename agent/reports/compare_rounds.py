@@ -22,9 +22,11 @@ def models_by_round(session: Session, run: str) -> dict[int, dict[str, str]]:
     Raises NotFoundError for a run without rounds.
     """
     rounds = session.scalars(
-        select(Round).join(Run, Run.id == Round.run_id).where(Run.name == run)
+        select(Round)
+        .join(Run, Run.id == Round.run_id)
+        .where(Run.name == run)
         .order_by(Round.number)
-    ).all()  # fmt: skip
+    ).all()
     if not rounds:
         raise NotFoundError(f"run {run!r} has no round", "see `ratchet inspect rounds`")
     return {0: dict(rounds[0].models)} | {
@@ -84,17 +86,26 @@ def _compared(session: Session, mine: EvaluationRow, theirs: EvaluationRow) -> d
     found = judge(old, new, 1.0)
     keys = old.keys() & new.keys()
     return {
-        "mode": mine.mode, "n": found.n, "before": sum(old[k] for k in keys) / found.n,
-        "after": sum(new[k] for k in keys) / found.n, "gained": found.gained, "lost": found.lost,
-        "same": found.n - found.gained - found.lost, "difference": found.difference,
-        "low": found.low, "high": found.high, "p": found.p,
-        "policy_before": mine.policy_version, "policy_after": theirs.policy_version,
-    }  # fmt: skip
+        "mode": mine.mode,
+        "n": found.n,
+        "before": sum(old[k] for k in keys) / found.n,
+        "after": sum(new[k] for k in keys) / found.n,
+        "gained": found.gained,
+        "lost": found.lost,
+        "same": found.n - found.gained - found.lost,
+        "difference": found.difference,
+        "low": found.low,
+        "high": found.high,
+        "p": found.p,
+        "policy_before": mine.policy_version,
+        "policy_after": theirs.policy_version,
+    }
 
 
 def _correct(session: Session, evaluation_id: int) -> dict[str, bool]:
     rows = session.execute(
-        select(EvaluationItem.problem_key, EvaluationItem.is_correct)
-        .where(EvaluationItem.evaluation_id == evaluation_id)
-    )  # fmt: skip
+        select(EvaluationItem.problem_key, EvaluationItem.is_correct).where(
+            EvaluationItem.evaluation_id == evaluation_id
+        )
+    )
     return {row.problem_key: row.is_correct for row in rows}

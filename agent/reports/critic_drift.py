@@ -23,14 +23,17 @@ def critic_drift(store: Store, run: str) -> list[dict[str, Any]]:
         area = auc([s for s, _ in known], [c for _, c in known])
         found.append(
             {
-                "round": number, "critic": "outcome", "version": version, "texts": len(texts),
+                "round": number,
+                "critic": "outcome",
+                "version": version,
+                "texts": len(texts),
                 "mean score": _mean([s for s, _, _ in texts]),
                 "right": _mean([c for _, c in known]),
                 "AUC": None if area is None else round(area, 4),
                 "chosen mean score": _mean([s for s, _ in chosen]),
                 "chosen right": _mean([c for _, c in chosen]),
             }
-        )  # fmt: skip
+        )
     return found
 
 

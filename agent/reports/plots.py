@@ -114,7 +114,8 @@ def _budget(axes: Any, store: Store, run: str) -> None:
         points = [(r["simulation"], r[name]) for r in rows if r[name] is not None]
         if points:
             axes.plot(*zip(*points, strict=True), ".-", label=label)
-    axes.set(title="searches of the last round", xlabel="simulation", ylabel="mean value",
-             ylim=(0, 1.02))  # fmt: skip
+    axes.set(
+        title="searches of the last round", xlabel="simulation", ylabel="mean value", ylim=(0, 1.02)
+    )
     if axes.get_legend_handles_labels()[0]:
         axes.legend()

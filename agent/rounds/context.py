@@ -48,13 +48,19 @@ class RunContext:
 
 def make_models(config: Config, hosts: Hosts, models: ModelSet, task: Task) -> Models:
     return Models(
-        hosts, models, Tokenizer(Path(models.policy.path)), task, config.search,
-        config.critics.weights, Limits(config.hosting.option_tokens, config.hosting.text_tokens),
+        hosts,
+        models,
+        Tokenizer(Path(models.policy.path)),
+        task,
+        config.search,
+        config.critics.weights,
+        Limits(config.hosting.option_tokens, config.hosting.text_tokens),
         config.critics.use_tool,
-        Speculation(config.hosting.speculation, config.hosting.draft_tokens,
-                    config.hosting.draft_source),
+        Speculation(
+            config.hosting.speculation, config.hosting.draft_tokens, config.hosting.draft_source
+        ),
         config.critics.min_auc,
-    )  # fmt: skip
+    )
 
 
 def judged(task: Task, answer: str | None, reference: str | None) -> bool | None:

@@ -53,7 +53,7 @@ class Teacher:
                 self.context.progress.say(
                     f"warning: {found} for the {role} critic; it stays as it is (raise "
                     "critics.num_labelled or critics.samples)"
-                )  # fmt: skip
+                )
                 continue
             # Rows that a round only trusts may not outnumber those that are true.
             split.train.extend(more[role][: len(split.train)])
@@ -87,9 +87,12 @@ class Teacher:
         self.context.progress.stage("labelling", len(problems), "problems")
         seed = derive_seed(config.seed, number, "label")
         labelled = Examinee(models, self.context.task, problems, seed).labelled(
-            config.critics.samples, config.critics.states, config.critics.options,
-            config.hosting.cohort, self.context.progress.update,
-        )  # fmt: skip
+            config.critics.samples,
+            config.critics.states,
+            config.critics.options,
+            config.hosting.cohort,
+            self.context.progress.update,
+        )
         if labelled.suspects:
             texts = {p.id: p.text for p in problems}
             self.context.progress.say(

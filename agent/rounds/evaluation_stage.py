@@ -49,13 +49,19 @@ class Examiner:
         return bits_per_character(models, that_fit(models, worked, refs["policy"].path))
 
     def evaluated(
-        self, refs: Mapping[str, ModelRef], problems: Sequence[Problem], plan: Plan,
+        self,
+        refs: Mapping[str, ModelRef],
+        problems: Sequence[Problem],
+        plan: Plan,
         round_id: int | None,
-    ) -> Report:  # fmt: skip
+    ) -> Report:
         models = self.context.models_for(refs)
         settings = plan.settings(models)
-        used = models.models.versions if plan.mode == "search" else \
-            {"policy": models.models.policy.version}  # fmt: skip
+        used = (
+            models.models.versions
+            if plan.mode == "search"
+            else {"policy": models.models.policy.version}
+        )
         sha = benchmark_digest(problems)
         with self.context.store.session() as session:
             known = find_evaluation(session, used, settings, sha)
@@ -64,9 +70,12 @@ class Examiner:
         self.context.lease.renew()
         self.context.progress.stage("evaluating", len(problems), f"held-out problems, {plan.mode}")
         report = evaluate(
-            models, problems, plan, self.context.config.hosting.cohort,
+            models,
+            problems,
+            plan,
+            self.context.config.hosting.cohort,
             lambda done, solved: self.context.progress.update(done, solved=solved),
-        )  # fmt: skip
+        )
         with self.context.store.session() as session:
             record_evaluation(session, used, settings, sha, report, report.interval, round_id)
         return report

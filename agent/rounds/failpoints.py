@@ -4,10 +4,21 @@ import os
 import signal
 
 POINTS = (
-    "after-imagining", "after-claim", "after-journal", "before-search-commit",
-    "after-search-commit", "after-drain", "after-searching", "after-selecting", "while-training",
-    "after-policy", "after-training", "after-evaluation", "before-verdict", "after-verdict",
-)  # fmt: skip
+    "after-imagining",
+    "after-claim",
+    "after-journal",
+    "before-search-commit",
+    "after-search-commit",
+    "after-drain",
+    "after-searching",
+    "after-selecting",
+    "while-training",
+    "after-policy",
+    "after-training",
+    "after-evaluation",
+    "before-verdict",
+    "after-verdict",
+)
 
 _left: dict[str, int] = {}
 

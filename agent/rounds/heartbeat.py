@@ -57,12 +57,16 @@ class Heartbeat:
                 versions = seen.get("versions") or [""]
                 session.merge(
                     ActorRow(
-                        run_id=self.lease.run_id, role=role, state=state or seen["state"],
-                        version=versions[-1], device=seen.get("device", ""),
-                        pid=seen.get("pid", 0), num_restarts=seen.get("restarts", 0),
+                        run_id=self.lease.run_id,
+                        role=role,
+                        state=state or seen["state"],
+                        version=versions[-1],
+                        device=seen.get("device", ""),
+                        pid=seen.get("pid", 0),
+                        num_restarts=seen.get("restarts", 0),
                         seen_ts=now_us(),
                     )
-                )  # fmt: skip
+                )
                 for row in _speculation(role, seen.get("speculation") or {}):
                     session.merge(row)
 
@@ -71,10 +75,17 @@ def _speculation(role: str, report: dict[str, Any]) -> list[SpeculationRow]:
     """Rows of what an actor says of its drafts."""
     return [
         SpeculationRow(
-            policy_version=report["policy"], drafter_version=report["drafter"], source=source,
-            actor=role, acceptance=seen["acceptance"], accepted_length=seen["accepted_length"],
-            num_drafted=seen["drafted"], num_accepted=seen["accepted"], costs=report["costs_ms"],
-            selftest=report["selftest"], seen_ts=now_us(),
+            policy_version=report["policy"],
+            drafter_version=report["drafter"],
+            source=source,
+            actor=role,
+            acceptance=seen["acceptance"],
+            accepted_length=seen["accepted_length"],
+            num_drafted=seen["drafted"],
+            num_accepted=seen["accepted"],
+            costs=report["costs_ms"],
+            selftest=report["selftest"],
+            seen_ts=now_us(),
         )
         for source, seen in report.get("sources", {}).items()
-    ]  # fmt: skip
+    ]

@@ -32,9 +32,13 @@ class Examinee:
         self._answers = {p.id: p.answer for p in problems}
 
     def labelled(
-        self, samples: int, states: int, options: int, cohort: int = 250,
+        self,
+        samples: int,
+        states: int,
+        options: int,
+        cohort: int = 250,
         on_progress: Callable[[int], None] = lambda done: None,
-    ) -> Labelled:  # fmt: skip
+    ) -> Labelled:
         """Rows for the critics: `samples` texts a problem, `options` at `states` of a right one."""
         rollouts: list[Rollout] = []
         siblings: list[Siblings] = []
@@ -44,9 +48,12 @@ class Examinee:
             siblings += self.siblings(groups, states, options)
             on_progress(min(len(self.problems), (place + 1) * cohort))
         return label_rollouts(
-            rollouts, self.is_correct, self.step_is_sound, siblings,
+            rollouts,
+            self.is_correct,
+            self.step_is_sound,
+            siblings,
             lambda key: int(key[:4], 16) % HELD_OUT_SHARE == 0,
-        )  # fmt: skip
+        )
 
     def is_correct(self, rollout: Rollout) -> bool:
         return bool(judged(self.task, rollout.answer, self._answers[rollout.state.problem_id]))

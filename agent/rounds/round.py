@@ -103,9 +103,14 @@ class RoundRunner:
         settings = self.config.evaluation
         held_out = self.task.held_out(settings.num_problems, settings.seed)
         imagined = Imagination(self.task, held_out).imagine(
-            parents, seen, self.config.problems_per_round, seed, rates,
-            self.config.imagination.wordings, *self._sources(round_id, seed),
-        )  # fmt: skip
+            parents,
+            seen,
+            self.config.problems_per_round,
+            seed,
+            rates,
+            self.config.imagination.wordings,
+            *self._sources(round_id, seed),
+        )
         problems = [p for p in imagined.problems if self._fits(tokenizer, p)]
         if not problems:
             self._end(round_id, "kept", kept("imagination found no new problem"))
@@ -183,9 +188,11 @@ class RoundRunner:
         before, after = self.examiner.figures(old, round_id), self.examiner.figures(new, round_id)
         failpoints.hit("after-evaluation")
         verdict = judge(
-            before.greedy.correct, after.greedy.correct, self.config.evaluation.gate_p,
+            before.greedy.correct,
+            after.greedy.correct,
+            self.config.evaluation.gate_p,
             (before.bits_per_character, after.bits_per_character),
-        )  # fmt: skip
+        )
         failpoints.hit("before-verdict")
         self._end(round_id, "promoted" if verdict.is_promoted else "kept", verdict)
         failpoints.hit("after-verdict")

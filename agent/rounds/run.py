@@ -49,9 +49,13 @@ def code_version() -> str:
     version = importlib.metadata.version("ratchet-llm")
     try:
         commit = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"], cwd=Path(__file__).parent,
-            capture_output=True, text=True, timeout=5, check=True,
-        ).stdout.strip()  # fmt: skip
+            ["git", "rev-parse", "--short=12", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return version
     return f"{version}+{commit}"
@@ -60,11 +64,14 @@ def code_version() -> str:
 def host_settings(config: Config) -> HostSettings:
     hosting = config.hosting
     return HostSettings(
-        threads=hosting.threads, device=hosting.device, engine=hosting.engine,
-        batch_rows=hosting.batch_rows, draft_tokens=hosting.draft_tokens,
+        threads=hosting.threads,
+        device=hosting.device,
+        engine=hosting.engine,
+        batch_rows=hosting.batch_rows,
+        draft_tokens=hosting.draft_tokens,
         kv_bytes=hosting.kv_mib * 2**20,
         workers=hosting.workers,
-    )  # fmt: skip
+    )
 
 
 class Improver:
@@ -121,8 +128,9 @@ class Improver:
             try:
                 size = len(tokenizer.encode(self.task.prompt(problem.text)))
             except TaskError as error:
-                raise TaskError(f"problem {problem.text[:60]!r}: {error.message}", error.fix) \
-                    from error  # fmt: skip
+                raise TaskError(
+                    f"problem {problem.text[:60]!r}: {error.message}", error.fix
+                ) from error
             if size >= self.max_positions:
                 raise TaskError(
                     f"problem {problem.text[:60]!r} takes {size} tokens; the policy's context "
@@ -143,15 +151,20 @@ class Improver:
             session.execute(
                 insert_into(Run)
                 .values(
-                    name=self.config.run, task=self.config.task,
+                    name=self.config.run,
+                    task=self.config.task,
                     config=self.config.model_dump(mode="json")
                     | {"base": self.base["policy"].version},
                     config_sha=self.config.digest(),
-                    code_version=code_version(), seed=self.config.seed, created_ts=now_us(),
-                    fence=0, owner="", lease_until_ts=0,
+                    code_version=code_version(),
+                    seed=self.config.seed,
+                    created_ts=now_us(),
+                    fence=0,
+                    owner="",
+                    lease_until_ts=0,
                 )
                 .on_conflict_do_nothing()
-            )  # fmt: skip
+            )
             run_id = session.scalars(select(Run.id).where(Run.name == self.config.run)).one()
             seeds = self.task.seeds(self.config.num_seeds, self.config.seed)
             add_problems(session, self.config.task, seeds, None)
@@ -173,9 +186,10 @@ class Improver:
             began = time.monotonic()
             self.progress.stage("starting", 5, "actors")
             self.hosts = make_hosts(
-                self.config.hosting.hosting, host_settings(self.config),
+                self.config.hosting.hosting,
+                host_settings(self.config),
                 self.config.hosting.ray_address,
-            )  # fmt: skip
+            )
             self.heartbeat = Heartbeat(self.store, self.lease, self.hosts, self.progress)
             self.heartbeat.start()
             self.models = self._bootstrap()
@@ -252,9 +266,10 @@ class Improver:
         try:
             with self.store.session() as session:
                 rounds = session.execute(
-                    select(Round.number, Round.stage).where(Round.run_id == self.run_id)
+                    select(Round.number, Round.stage)
+                    .where(Round.run_id == self.run_id)
                     .order_by(Round.number.desc())
-                ).first()  # fmt: skip
+                ).first()
                 ended = session.scalar(
                     select(func.count(SearchRow.ended_ts))
                     .join(Round, Round.id == SearchRow.round_id)
@@ -293,24 +308,39 @@ class Improver:
         assert self.hosts is not None
         hosting = self.config.hosting
         workshop = Workshop(
-            hosting.hosting, self.folder, hosting.threads, hosting.device,
-            hosting.training_workers, len(ROLES) - 1 + hosting.workers,
-        )  # fmt: skip
+            hosting.hosting,
+            self.folder,
+            hosting.threads,
+            hosting.device,
+            hosting.training_workers,
+            len(ROLES) - 1 + hosting.workers,
+        )
         return RunContext(
-            self.config, self.store, self.lease, self.hosts, self.task, workshop, self.progress,
-            self.max_positions, self.demonstrations,
-        )  # fmt: skip
+            self.config,
+            self.store,
+            self.lease,
+            self.hosts,
+            self.task,
+            workshop,
+            self.progress,
+            self.max_positions,
+            self.demonstrations,
+        )
 
     def _new_round(self) -> int:
         refs = self._sound_models() or self.models
         with self.store.session() as session:
             self.lease.guard(session)
             row = Round(
-                run_id=self.run_id, number=next_number(self.store, self.run_id),
-                stage="imagining", models={role: ref.version for role, ref in refs.items()},
-                search_config=self.config.search.as_dict(), config_sha=self.config.digest(),
-                timings={}, started_ts=now_us(),
-            )  # fmt: skip
+                run_id=self.run_id,
+                number=next_number(self.store, self.run_id),
+                stage="imagining",
+                models={role: ref.version for role, ref in refs.items()},
+                search_config=self.config.search.as_dict(),
+                config_sha=self.config.digest(),
+                timings={},
+                started_ts=now_us(),
+            )
             session.add(row)
             session.flush()
             add_event(session, self.run_id, "round-started", {"number": row.number}, row.id)
@@ -333,9 +363,11 @@ class Improver:
             refs |= self._first_critics(refs)
         with self.store.session() as session:
             add_event(
-                session, self.run_id, "models",
+                session,
+                self.run_id,
+                "models",
                 {role: ref.version for role, ref in refs.items()},
-            )  # fmt: skip
+            )
         return refs
 
     def _sound_models(self) -> dict[str, ModelRef] | None:

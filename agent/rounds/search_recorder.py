@@ -108,8 +108,12 @@ class Recorder:
             self._tried = time.monotonic()
             return False
         away_s, self._away_since = began - self._away_since, 0.0
-        drained = {"away_s": round(away_s, 1), "entries": num_entries, "searches": num_searches,
-                   "drain_s": round(time.monotonic() - began, 2)}  # fmt: skip
+        drained = {
+            "away_s": round(away_s, 1),
+            "entries": num_entries,
+            "searches": num_searches,
+            "drain_s": round(time.monotonic() - began, 2),
+        }
         with (
             contextlib.suppress(StoreAwayError),  # away once more: what is next will notice
             self.context.store.session(0.0) as session,

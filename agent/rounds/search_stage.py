@@ -90,18 +90,27 @@ class SearchStage:
         failpoints.hit("after-claim")
         cohort = _Cohort(context, self.models, rows, self.recorder, self.tally)
         frontier.run(
-            cohort.searches, self.models, self.models, cohort.listener, self._stopping.is_set,
-            time.monotonic, context.config.hosting.batch_target,
-        )  # fmt: skip
+            cohort.searches,
+            self.models,
+            self.models,
+            cohort.listener,
+            self._stopping.is_set,
+            time.monotonic,
+            context.config.hosting.batch_target,
+        )
 
 
 class _Cohort:
     """Searches that step together, and the journal of what they were told."""
 
     def __init__(
-        self, context: RunContext, models: Models, rows: Sequence[Row], recorder: Recorder,
+        self,
+        context: RunContext,
+        models: Models,
+        rows: Sequence[Row],
+        recorder: Recorder,
         tally: "_Tally",
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.context = context
         self.models = models
         self.recorder = recorder
@@ -170,9 +179,14 @@ class _Cohort:
         def commit() -> None:
             failpoints.hit("before-search-commit")
             is_new = record_search(
-                self.context.store, row.id, self.context.lease.fence, search,
-                self.models.models.policy.version, is_correct, 0.0,
-            )  # fmt: skip
+                self.context.store,
+                row.id,
+                self.context.lease.fence,
+                search,
+                self.models.models.policy.version,
+                is_correct,
+                0.0,
+            )
             failpoints.hit("after-search-commit")
             if is_new:
                 chosen = search.result().chosen
@@ -199,9 +213,10 @@ class _Tally:
             self.simulations += search.budget.simulations
             self.tokens += search.budget.tokens
             figures: dict[str, Any] = {
-                "solved": self.solved / self.done, "simulations": self.simulations,
+                "solved": self.solved / self.done,
+                "simulations": self.simulations,
                 "tokens": self.tokens,
-            }  # fmt: skip
+            }
             self.progress.update(self.done, **figures)
 
 

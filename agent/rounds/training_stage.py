@@ -137,8 +137,13 @@ class TrainingStage:
                     for tokens, num_prompt in stored_states(session, self.dataset_id)
                 ]
             return gradient_job, (
-                path, self.refs["outcome"].path, states, base, gradient_settings(config), seed,
-            )  # fmt: skip
+                path,
+                self.refs["outcome"].path,
+                states,
+                base,
+                gradient_settings(config),
+                seed,
+            )
         pairs = self._pairs(Tokenizer(policy.path))
         if not pairs:
             raise NothingToLearnError(
@@ -148,12 +153,22 @@ class TrainingStage:
         settings = base.model_copy(update={"max_epochs": config.max_epochs})
         if config.trainer == "trl":
             return trl_dpo_job, (
-                path, pairs, settings, config.beta, adapter_settings(config), seed,
-            )  # fmt: skip
+                path,
+                pairs,
+                settings,
+                config.beta,
+                adapter_settings(config),
+                seed,
+            )
         _, beside = self._with_replay(texts, seed)
         return preference_job, (
-            path, pairs, beside, settings, preference_settings(config), seed,
-        )  # fmt: skip
+            path,
+            pairs,
+            beside,
+            settings,
+            preference_settings(config),
+            seed,
+        )
 
     def _with_replay(self, texts: Sequence[Example], seed: int) -> tuple[int, list[Example]]:
         """(steps, rows): the texts as often as it takes, and demonstrations among them."""

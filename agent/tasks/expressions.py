@@ -163,8 +163,9 @@ class Expressions:
             difficulty=float(num_operators(text)),
         )
 
-    def _unique(self, rng: random.Random, num: int, levels: Sequence[int], held_out: bool,
-                origin: str) -> list[Problem]:  # fmt: skip
+    def _unique(
+        self, rng: random.Random, num: int, levels: Sequence[int], held_out: bool, origin: str
+    ) -> list[Problem]:
         """`num` different problems, the levels taking turns; one-operator problems run out."""
         found: dict[str, Problem] = {}
         for level in _turns(levels, num):

@@ -38,9 +38,11 @@ class Killable:
     """Asks a function in a child process; None when it failed, took too long or too much."""
 
     def __init__(
-        self, answer: Callable[[Any], Any], timeout_s: float | None = None,
+        self,
+        answer: Callable[[Any], Any],
+        timeout_s: float | None = None,
         memory_bytes: int = MEMORY_BYTES,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """`answer` is a module's function: the child imports it."""
         self.answer = answer
         self.timeout_s = timeout_s

@@ -24,8 +24,10 @@ def open_task(name: str, problems: str) -> Task:
             "add --task jsonl, or leave --problems out",
         )
     tasks: dict[str, type[Expressions | Stories | Game24]] = {
-        "expressions": Expressions, "stories": Stories, "game24": Game24,
-    }  # fmt: skip
+        "expressions": Expressions,
+        "stories": Stories,
+        "game24": Game24,
+    }
     return tasks[name]()
 
 

@@ -205,9 +205,12 @@ class Stories:
         steps = story.steps() or ["#"]
         text = story.text
         return Problem(
-            problem_id(self.name, self.key(text)), text, steps[-1][1:], origin,
+            problem_id(self.name, self.key(text)),
+            text,
+            steps[-1][1:],
+            origin,
             float(len(story.events)),
-        )  # fmt: skip
+        )
 
     def _unique(
         self, purpose: str, num: int, seed: int, levels: Sequence[int], held_out: bool = False

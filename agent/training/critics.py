@@ -75,16 +75,26 @@ def train_critic(
         return F.binary_cross_entropy_with_logits(logits, target, weight=weight)
 
     losses = fit(
-        critic, [len(e.tokens) for e in examples], settings.batch_size, settings, num_steps, seed,
-        loss_of, progress, snapshot,
-    )  # fmt: skip
+        critic,
+        [len(e.tokens) for e in examples],
+        settings.batch_size,
+        settings,
+        num_steps,
+        seed,
+        loss_of,
+        progress,
+        snapshot,
+    )
     return snapshot.report(losses)
 
 
 def _places(
-    critic: Decoder, examples: Sequence[LabelledExample], tokens_BT: torch.Tensor,
-    positions_BT: torch.Tensor | None, device: torch.device,
-) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    critic: Decoder,
+    examples: Sequence[LabelledExample],
+    tokens_BT: torch.Tensor,
+    positions_BT: torch.Tensor | None,
+    device: torch.device,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits and labels at all labelled places of a batch."""
     row = torch.tensor([i for i, e in enumerate(examples) for _ in e.places])
     column = torch.tensor([p for e in examples for p in e.places])

@@ -16,9 +16,13 @@ class Snapshot:
     """Measures a model a few times while it trains and remembers its best weights."""
 
     def __init__(
-        self, model: nn.Module, measure: Callable[[], float] | None, num_steps: int,
-        num_looks: int = 4, may_stay: bool = True,
-    ) -> None:  # fmt: skip
+        self,
+        model: nn.Module,
+        measure: Callable[[], float] | None,
+        num_steps: int,
+        num_looks: int = 4,
+        may_stay: bool = True,
+    ) -> None:
         """`measure` gives a loss; None turns the snapshot off. The start is looked at too, and is
         one of the candidates if the model `may_stay` as it was.
 

@@ -68,8 +68,10 @@ def batches(
             order = rng.permutation(len(lengths))
             for start in range(0, len(order), 16 * batch_size):
                 window = sorted(order[start : start + 16 * batch_size], key=lambda i: lengths[i])
-                queue += [list(map(int, window[i : i + batch_size]))
-                          for i in range(0, len(window), batch_size)]  # fmt: skip
+                queue += [
+                    list(map(int, window[i : i + batch_size]))
+                    for i in range(0, len(window), batch_size)
+                ]
             queue = [queue[i] for i in rng.permutation(len(queue))]
         yield queue.pop()
 

@@ -20,9 +20,11 @@ def initial_models_job(policy_path: str, place: Place) -> list[Trained]:
     policy = load_decoder(parent)
     folder = Path(place.folder)
     models = {
-        "drafter": cut_drafter(policy), "value": critic_from_policy(policy, policy.arch),
-        "process": policy, "outcome": policy,
-    }  # fmt: skip
+        "drafter": cut_drafter(policy),
+        "value": critic_from_policy(policy, policy.arch),
+        "process": policy,
+        "outcome": policy,
+    }
     made = []
     for role, model in models.items():
         child = publish(model, parent, folder, role, {"report": {}, "made_from": "policy"})

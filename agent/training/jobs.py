@@ -85,9 +85,13 @@ class Curve:
 
 
 def policy_job(
-    parent_path: str, examples: Sequence[Example], dev: Sequence[Example],
-    settings: TrainingSettings, seed: int, place: Place,
-) -> Trained:  # fmt: skip
+    parent_path: str,
+    examples: Sequence[Example],
+    dev: Sequence[Example],
+    settings: TrainingSettings,
+    seed: int,
+    place: Place,
+) -> Trained:
     """Fine-tune the policy on texts and publish it. Raises DivergedError or NonFiniteError."""
     parent, decoder = _opened(parent_path, place)
     curve = Curve(place)
@@ -98,9 +102,14 @@ def policy_job(
 
 
 def preference_job(
-    parent_path: str, pairs: Sequence[PairExample], texts: Sequence[Example],
-    settings: TrainingSettings, preference: PreferenceSettings, seed: int, place: Place,
-) -> Trained:  # fmt: skip
+    parent_path: str,
+    pairs: Sequence[PairExample],
+    texts: Sequence[Example],
+    settings: TrainingSettings,
+    preference: PreferenceSettings,
+    seed: int,
+    place: Place,
+) -> Trained:
     """Train the policy on pairs (DPO, TR-DPO), and on texts beside them, and publish it."""
     parent, decoder = _opened(parent_path, place)
     curve = Curve(place)
@@ -112,9 +121,14 @@ def preference_job(
 
 
 def gradient_job(
-    parent_path: str, critic_path: str, states: Sequence[StoredState],
-    settings: TrainingSettings, gradient: GradientSettings, seed: int, place: Place,
-) -> Trained:  # fmt: skip
+    parent_path: str,
+    critic_path: str,
+    states: Sequence[StoredState],
+    settings: TrainingSettings,
+    gradient: GradientSettings,
+    seed: int,
+    place: Place,
+) -> Trained:
     """Train the policy from stored states with the outcome critic's rewards (DR-PO)."""
     parent, decoder = _opened(parent_path, place)
     curve = Curve(place)
@@ -152,9 +166,14 @@ def _opened(path: str, place: Place) -> tuple[Checkpoint, Decoder]:
 
 
 def _published(
-    decoder: Decoder, parent: Checkpoint, role: str, report: dict[str, Any], seed: int,
-    place: Place, curve: Curve,
-) -> Trained:  # fmt: skip
+    decoder: Decoder,
+    parent: Checkpoint,
+    role: str,
+    report: dict[str, Any],
+    seed: int,
+    place: Place,
+    curve: Curve,
+) -> Trained:
     if rank() != 0:  # of several processes with the same weights the first one writes them
         return Trained(role, "", "", parent.version, 0, report)
     child = publish(decoder, parent, Path(place.folder), role, {"report": report, "seed": seed})
@@ -165,7 +184,7 @@ def _published(
 
 def critic_job(
     role: str, parent_path: str, split: Split, settings: TrainingSettings, seed: int, place: Place
-) -> Trained:  # fmt: skip
+) -> Trained:
     """Go on training a critic, measure old and new on the same held-out rows, and publish it."""
     parent, critic = _opened(parent_path, place)
     curve = Curve(place)
@@ -177,9 +196,12 @@ def critic_job(
 
 
 def trained_critic(
-    critic: Decoder, split: Split, settings: TrainingSettings, seed: int,
+    critic: Decoder,
+    split: Split,
+    settings: TrainingSettings,
+    seed: int,
     progress: Progress | None = None,
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """Train a critic of either form in place; the report of its losses."""
     if critic.is_critic:
         return train_critic(
@@ -197,9 +219,12 @@ def measured_critic(critic: Decoder, held_out: Sequence[CriticExample]) -> dict[
 
 
 def drafter_job(
-    policy_path: str, examples: Sequence[Example], settings: TrainingSettings, seed: int,
+    policy_path: str,
+    examples: Sequence[Example],
+    settings: TrainingSettings,
+    seed: int,
     place: Place,
-) -> Trained:  # fmt: skip
+) -> Trained:
     """Cut a drafter from the policy's first blocks, distil it on texts, and publish it."""
     parent, policy = _opened(policy_path, place)
     curve = Curve(place)

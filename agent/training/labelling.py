@@ -83,13 +83,15 @@ def label_rollouts(
         for i in range(state.depth):
             sound = step_is_sound(rollout, i)
             if sound is not None and is_sound:
-                put(process, state.problem_id,
-                    JudgedExample(state.tokens[: ends[i + 1] + 1], ends[i] + 1, sound))  # fmt: skip
+                put(
+                    process,
+                    state.problem_id,
+                    JudgedExample(state.tokens[: ends[i + 1] + 1], ends[i] + 1, sound),
+                )
             is_sound = is_sound and sound is not False
         tokens = state.tokens
         # A text that ended by itself has nothing left to be uncertain of: its last state counts.
-        put(value, state.problem_id,
-            LabelledExample(tokens, tuple(ends), (label,) * len(ends)))  # fmt: skip
+        put(value, state.problem_id, LabelledExample(tokens, tuple(ends), (label,) * len(ends)))
         if state.is_finished:
             row = JudgedExample(tokens, len(state.prompt_tokens), good and is_sound)
             put(outcome, state.problem_id, row)
@@ -101,9 +103,13 @@ def label_rollouts(
         [r for r in rollouts if not is_held_out(r.state.problem_id)], is_correct
     )
     return Labelled(
-        value, process, outcome, len(value.train) + len(value.held_out), right,
+        value,
+        process,
+        outcome,
+        len(value.train) + len(value.held_out),
+        right,
         suspicious(rollouts, is_correct),
-    )  # fmt: skip
+    )
 
 
 def suspicious(
@@ -181,10 +187,14 @@ def sibling_examples(group: Siblings) -> list[JudgedExample]:
     rows = []
     for option, is_good in zip(group.options, group.is_good, strict=True):
         place = None if is_good or not good else departure(option.tokens, good)
-        rows.append(JudgedExample(
-            group.state.tokens + option.tokens, start, is_good,
-            None if place is None else start + place,
-        ))  # fmt: skip
+        rows.append(
+            JudgedExample(
+                group.state.tokens + option.tokens,
+                start,
+                is_good,
+                None if place is None else start + place,
+            )
+        )
     return rows
 
 

@@ -34,9 +34,10 @@ class Optimizer:
         self.num_steps = num_steps
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         matrices = [
-            p for n, p in model.named_parameters()
+            p
+            for n, p in model.named_parameters()
             if p.requires_grad and p.ndim == 2 and ".layers." in n and settings.optimizer == "muon"
-        ]  # fmt: skip
+        ]
         chosen = {id(p) for p in matrices}
         rest = [p for p in self.parameters if id(p) not in chosen]
         self.parts: list[tuple[torch.optim.Optimizer, float]] = []
@@ -44,10 +45,14 @@ class Optimizer:
             rate = settings.matrix_learning_rate
             self.parts.append((torch.optim.Muon(matrices, lr=rate, weight_decay=0.0), rate))
         rate = settings.learning_rate
-        self.parts.append((
-            torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=settings.weight_decay),
-            rate,
-        ))  # fmt: skip
+        self.parts.append(
+            (
+                torch.optim.AdamW(
+                    rest, lr=rate, betas=(0.9, 0.98), weight_decay=settings.weight_decay
+                ),
+                rate,
+            )
+        )
 
     def step(self, index: int) -> float:
         """Clip, update at the rate of step `index`, clear. Returns the gradient norm."""

@@ -57,14 +57,24 @@ def train_policy(
         return -learned_logprobs(decoder, part, batch.positions_BT).sum() / num_learned
 
     losses = fit(
-        decoder, [len(e.tokens) for e in examples], settings.batch_size, settings, num_steps, seed,
-        loss_of, progress, snapshot,
-    )  # fmt: skip
+        decoder,
+        [len(e.tokens) for e in examples],
+        settings.batch_size,
+        settings,
+        num_steps,
+        seed,
+        loss_of,
+        progress,
+        snapshot,
+    )
     return TrainingReport(
-        num_steps, len(examples), *ends_of(losses),
-        snapshot.first_loss if dev else None, snapshot.best_loss if dev else None,
+        num_steps,
+        len(examples),
+        *ends_of(losses),
+        snapshot.first_loss if dev else None,
+        snapshot.best_loss if dev else None,
         snapshot.best_step if dev else num_steps,
-    )  # fmt: skip
+    )
 
 
 def learned_logprobs(

@@ -112,7 +112,7 @@ def train_policy_gradient(
     decoder.eval()
     return GradientReport(
         settings.num_steps, len(states), *ends_of(rewards), losses[-1], ends_of(divergences)[1]
-    )  # fmt: skip
+    )
 
 
 def _completed(

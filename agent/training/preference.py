@@ -103,10 +103,16 @@ def train_preference(
             follow(reference, decoder, preference)
 
     losses = fit(
-        decoder, [len(p.given) + max(len(p.chosen), len(p.rejected)) for p in pairs],
-        num_pairs, settings, num_steps, seed, loss_of, progress,
+        decoder,
+        [len(p.given) + max(len(p.chosen), len(p.rejected)) for p in pairs],
+        num_pairs,
+        settings,
+        num_steps,
+        seed,
+        loss_of,
+        progress,
         after_step=after_step,
-    )  # fmt: skip
+    )
     return PreferenceReport(num_steps, len(pairs), *ends_of(losses), ends_of(wins)[1])
 
 

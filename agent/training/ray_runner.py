@@ -38,14 +38,16 @@ def train_policy_together(arguments: Arguments, place: Place, workers: int) -> T
         _work,
         train_loop_config={"arguments": arguments, "place": place, "result": str(result_file)},
         scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=uses_gpu,
+            num_workers=workers,
+            use_gpu=uses_gpu,
             resources_per_worker={"CPU": 1},
         ),
         run_config=RunConfig(
-            name=f"ratchet-{place.job_id}", storage_path=str(storage),
+            name=f"ratchet-{place.job_id}",
+            storage_path=str(storage),
             failure_config=FailureConfig(max_failures=1, controller_failure_limit=5),
         ),
-    )  # fmt: skip
+    )
     try:
         trainer.fit()
         result = json.loads(result_file.read_text())

@@ -59,11 +59,12 @@ def critic_settings(
     share = 1.0 if has_head else config.rate_share
     return base.model_copy(
         update={
-            "num_steps": max(1, config.steps), "max_epochs": 12.0,
+            "num_steps": max(1, config.steps),
+            "max_epochs": 12.0,
             "learning_rate": share * base.learning_rate,
             "matrix_learning_rate": share * base.matrix_learning_rate,
         }
-    )  # fmt: skip
+    )
 
 
 def drafter_settings(config: PolicyTraining, base: TrainingSettings) -> TrainingSettings:
@@ -150,8 +151,9 @@ def adapter_settings(config: PolicyTraining) -> AdapterSettings:
 def gradient_settings(config: PolicyTraining) -> GradientSettings:
     return GradientSettings(
         num_states=max(1, config.batch_size // config.texts_per_state),
-        num_texts=config.texts_per_state, kl_weight=config.kl_weight,
-    )  # fmt: skip
+        num_texts=config.texts_per_state,
+        kl_weight=config.kl_weight,
+    )
 
 
 def replay_seed(seed: int, round_number: int) -> int:

@@ -29,9 +29,14 @@ class Workshop:
     """Runs jobs and reports the first one's progress."""
 
     def __init__(
-        self, hosting: str, folder: Path, threads: int, device: str, workers: int = 1,
+        self,
+        hosting: str,
+        folder: Path,
+        threads: int,
+        device: str,
+        workers: int = 1,
         num_actors: int = len(ROLES),
-    ) -> None:  # fmt: skip
+    ) -> None:
         """`workers` processes train a policy together (hosting ray, our own trainer, SFT), beside
         so many actors that stay."""
         self.hosting = hosting

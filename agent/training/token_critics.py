@@ -98,9 +98,16 @@ def train_token_critic(
         return _loss(_logprobs(critic, batch, positions), batch)
 
     losses = fit(
-        critic, [len(e.tokens) for e in examples], settings.batch_size, settings, num_steps, seed,
-        loss_of, progress, snapshot,
-    )  # fmt: skip
+        critic,
+        [len(e.tokens) for e in examples],
+        settings.batch_size,
+        settings,
+        num_steps,
+        seed,
+        loss_of,
+        progress,
+        snapshot,
+    )
     return snapshot.report(losses)
 
 

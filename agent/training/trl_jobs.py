@@ -37,9 +37,13 @@ class AdapterSettings:
 
 
 def trl_sft_job(
-    parent_path: str, examples: Sequence[Example], settings: TrainingSettings,
-    adapter: AdapterSettings, seed: int, place: Place,
-) -> Trained:  # fmt: skip
+    parent_path: str,
+    examples: Sequence[Example],
+    settings: TrainingSettings,
+    adapter: AdapterSettings,
+    seed: int,
+    place: Place,
+) -> Trained:
     """Supervised fine-tuning on texts, their prompts masked. Raises DivergedError."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
@@ -47,27 +51,37 @@ def trl_sft_job(
     def rows(texts: Sequence[Example]) -> Any:
         return Dataset.from_list(
             [
-                {"input_ids": list(e.tokens),
-                 "labels": [-100] * e.num_prompt + list(e.tokens[e.num_prompt :])}
+                {
+                    "input_ids": list(e.tokens),
+                    "labels": [-100] * e.num_prompt + list(e.tokens[e.num_prompt :]),
+                }
                 for e in texts
             ]
-        )  # fmt: skip
+        )
 
     def trainer(model: Any, tokenizer: Any, scratch: str, common: dict[str, Any]) -> Any:
         config = SFTConfig(output_dir=scratch, max_length=None, **common)
         return SFTTrainer(
-            model=model, args=config, train_dataset=rows(examples), processing_class=tokenizer,
+            model=model,
+            args=config,
+            train_dataset=rows(examples),
+            processing_class=tokenizer,
             peft_config=_lora(adapter.rank),
-        )  # fmt: skip
+        )
 
     steps = planned_steps(len(examples), settings)
     return _trained(parent_path, trainer, settings, steps, adapter, "sft", seed, place)
 
 
 def trl_dpo_job(
-    parent_path: str, pairs: Sequence[PairExample], settings: TrainingSettings, beta: float,
-    adapter: AdapterSettings, seed: int, place: Place,
-) -> Trained:  # fmt: skip
+    parent_path: str,
+    pairs: Sequence[PairExample],
+    settings: TrainingSettings,
+    beta: float,
+    adapter: AdapterSettings,
+    seed: int,
+    place: Place,
+) -> Trained:
     """Direct preference optimisation on sibling pairs. Raises DivergedError."""
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
@@ -81,16 +95,22 @@ def trl_dpo_job(
     def trainer(model: Any, tokenizer: Any, scratch: str, common: dict[str, Any]) -> Any:
         data = Dataset.from_list(
             [
-                {"prompt_ids": list(p.given), "chosen_ids": list(p.chosen),
-                 "rejected_ids": list(p.rejected)}
+                {
+                    "prompt_ids": list(p.given),
+                    "chosen_ids": list(p.chosen),
+                    "rejected_ids": list(p.rejected),
+                }
                 for p in pairs
             ]
-        )  # fmt: skip
+        )
         config = DPOConfig(output_dir=scratch, beta=beta, max_length=None, **common)
         return TokenTrainer(
-            model=model, args=config, train_dataset=data, processing_class=tokenizer,
+            model=model,
+            args=config,
+            train_dataset=data,
+            processing_class=tokenizer,
             peft_config=_lora(adapter.rank),
-        )  # fmt: skip
+        )
 
     steps = planned_steps(len(pairs), settings)
     return _trained(parent_path, trainer, settings, steps, adapter, "dpo", seed, place)
@@ -103,16 +123,24 @@ def _lora(rank: int) -> Any:
     from peft import LoraConfig
 
     return LoraConfig(
-        r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=list(LORA_TARGETS),
+        r=rank,
+        lora_alpha=2 * rank,
+        lora_dropout=0.0,
+        target_modules=list(LORA_TARGETS),
         task_type="CAUSAL_LM",
-    )  # fmt: skip
+    )
 
 
 def _trained(
-    parent_path: str, make: Callable[[Any, Any, str, dict[str, Any]], Any],
-    settings: TrainingSettings, num_steps: int, adapter: AdapterSettings, method: str, seed: int,
+    parent_path: str,
+    make: Callable[[Any, Any, str, dict[str, Any]], Any],
+    settings: TrainingSettings,
+    num_steps: int,
+    adapter: AdapterSettings,
+    method: str,
+    seed: int,
     place: Place,
-) -> Trained:  # fmt: skip
+) -> Trained:
     """Run a trainer, read its loss, merge, publish."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     torch.set_num_threads(place.threads)
@@ -124,9 +152,12 @@ def _trained(
     transformers.utils.logging.disable_progress_bar()  # the command has one of its own
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        parent.path, dtype=dtype, local_files_only=True, use_safetensors=True,
+        parent.path,
+        dtype=dtype,
+        local_files_only=True,
+        use_safetensors=True,
         quantization_config=_quantization(adapter, dtype),
-    )  # fmt: skip
+    )
     weight_bytes = model.get_memory_footprint()
     tokenizer = _tokenizer(parent.path)
     common = _common(settings, num_steps, device, seed)
@@ -144,11 +175,15 @@ def _trained(
             )
         first, last = ends_of(losses)
         report = {
-            "method": method, "trainer": "trl", "lora_rank": adapter.rank,
-            "quantization": adapter.quantization, "weight_bytes": weight_bytes,
+            "method": method,
+            "trainer": "trl",
+            "lora_rank": adapter.rank,
+            "quantization": adapter.quantization,
+            "weight_bytes": weight_bytes,
             "num_steps": num_steps,
-            "first_loss": first, "last_loss": last,
-        }  # fmt: skip
+            "first_loss": first,
+            "last_loss": last,
+        }
         made = Path(scratch) / "adapter"
         trained = trainer.model
         if adapter.rank:
@@ -176,15 +211,24 @@ def _trained(
 def _common(settings: TrainingSettings, num_steps: int, device: str, seed: int) -> dict[str, Any]:
     """What every trainer's configuration holds."""
     return {
-        "max_steps": num_steps, "per_device_train_batch_size": settings.batch_size,
-        "learning_rate": settings.learning_rate, "warmup_steps": round(
-            settings.warmup_share * num_steps
-        ), "weight_decay": settings.weight_decay, "max_grad_norm": settings.max_gradient_norm,
-        "lr_scheduler_type": "linear", "seed": seed, "data_seed": seed, "report_to": "none",
-        "save_strategy": "no", "logging_steps": 1, "disable_tqdm": True, "use_cpu": device == "cpu",
-        "bf16": device != "cpu", "fp16": False,
+        "max_steps": num_steps,
+        "per_device_train_batch_size": settings.batch_size,
+        "learning_rate": settings.learning_rate,
+        "warmup_steps": round(settings.warmup_share * num_steps),
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_gradient_norm,
+        "lr_scheduler_type": "linear",
+        "seed": seed,
+        "data_seed": seed,
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        "use_cpu": device == "cpu",
+        "bf16": device != "cpu",
+        "fp16": False,
         "dataloader_pin_memory": False,
-    }  # fmt: skip
+    }
 
 
 def _quantization(adapter: AdapterSettings, dtype: torch.dtype) -> Any:
@@ -193,9 +237,11 @@ def _quantization(adapter: AdapterSettings, dtype: torch.dtype) -> Any:
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type=adapter.quantization,
-        bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype,
-    )  # fmt: skip
+        load_in_4bit=True,
+        bnb_4bit_quant_type=adapter.quantization,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
 
 
 def _merged(path: Path, adapter: Path) -> Any:

@@ -227,8 +227,10 @@ def _beamed(models: Models, problems: Sequence[Problem], keep: int, draw: int) -
         for (i, state), score in zip(grown, scores, strict=True):
             fresh[i].append((0.5 if score.value is None else score.value, state))
         beams = [sorted(beam, key=lambda b: -b[0])[:keep] for beam in fresh]
-    chosen = [max((b for b in beam if b[1].is_finished), key=lambda b: b[0], default=None)
-              for beam in beams]  # fmt: skip
+    chosen = [
+        max((b for b in beam if b[1].is_finished), key=lambda b: b[0], default=None)
+        for beam in beams
+    ]
     return [
         Point(t, _answer(models, c[1]) if c else None) for t, c in zip(tokens, chosen, strict=True)
     ]
@@ -284,9 +286,16 @@ def searched(
 def with_settings(models: Models, settings: SearchSettings) -> Models:
     """The same models under other search settings."""
     return Models(
-        models.hosts, models.models, models.tokenizer, models.task, settings, models.weights,
-        models.limits, models.use_tool, models.speculation,
-    )  # fmt: skip
+        models.hosts,
+        models.models,
+        models.tokenizer,
+        models.task,
+        settings,
+        models.weights,
+        models.limits,
+        models.use_tool,
+        models.speculation,
+    )
 
 
 def solved(models: Models, problems: Sequence[Problem], points: Sequence[Point]) -> list[bool]:

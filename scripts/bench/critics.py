@@ -86,16 +86,20 @@ def scored_texts(models: Models, num: int) -> dict[str, Scored]:
         for d in range(r.state.depth + 1)
     ]
     some = beginnings[:: max(1, len(beginnings) // (4 * num))]
-    found["value_rollouts"] = (shares_right(models, examinee, [s for s, _ in some]),
-                               [y for _, y in some])  # fmt: skip
+    found["value_rollouts"] = (
+        shares_right(models, examinee, [s for s, _ in some]),
+        [y for _, y in some],
+    )
     found["value_same_states"] = (
-        [s.value or 0.0 for s in models.value_scores([s for s, _ in some])], [y for _, y in some]
-    )  # fmt: skip
+        [s.value or 0.0 for s in models.value_scores([s for s, _ in some])],
+        [y for _, y in some],
+    )
     blended = models.evaluate([EvaluateRequest(s, 0) for s, _ in some])
     found["node_value"] = ([e.value or 0.0 for e in blended], [y for _, y in some])
     values = models.value_scores([s for s, _ in beginnings])
-    known = [(v.value, y) for v, (_, y) in zip(values, beginnings, strict=True)
-             if v.value is not None]  # fmt: skip
+    known = [
+        (v.value, y) for v, (_, y) in zip(values, beginnings, strict=True) if v.value is not None
+    ]
     found["value"] = ([v for v, _ in known], [y for _, y in known])
     return found
 
@@ -104,13 +108,15 @@ def shares_right(models: Models, examinee: Examinee, states: Sequence[State]) ->
     """For each state the share of the policy's rollouts at temperature 1 that end right."""
     open_ones = [s for s in states if not s.is_terminal for _ in range(NUM_ROLLOUTS)]
     seeds = [derive_seed(LABELLED_SEED, i, "rollout") for i in range(len(open_ones))]
-    ends = iter([
-        end
-        for start in range(0, len(open_ones), 4096)
-        for end in models.completed(
-            open_ones[start : start + 4096], 1.0, seeds[start : start + 4096]
-        )
-    ])  # fmt: skip
+    ends = iter(
+        [
+            end
+            for start in range(0, len(open_ones), 4096)
+            for end in models.completed(
+                open_ones[start : start + 4096], 1.0, seeds[start : start + 4096]
+            )
+        ]
+    )
     shares = []
     for state in states:
         known = state.is_terminal
@@ -130,15 +136,31 @@ def critic_rows(found: dict[str, Scored]) -> list[dict[str, Any]]:
             rows.append(missing(f"auc_{name}", "labels of one class"))
             continue
         extra = {"target": aims[name]} if name in aims else {}
-        rows.append({"name": f"auc_{name}", "value": value, "unit": "AUC", "n": len(labels),
-                     "baseline": f"{sum(labels) / len(labels):.2f} good"} | extra)  # fmt: skip
+        rows.append(
+            {
+                "name": f"auc_{name}",
+                "value": value,
+                "unit": "AUC",
+                "n": len(labels),
+                "baseline": f"{sum(labels) / len(labels):.2f} good",
+            }
+            | extra
+        )
         if name in aims:
             rows += [
-                {"name": f"brier_{name}", "value": brier(scores, labels), "unit": "Brier",
-                 "n": len(labels)},
-                {"name": f"ece_{name}", "value": expected_calibration_error(scores, labels),
-                 "unit": "gap", "n": len(labels)},
-            ]  # fmt: skip
+                {
+                    "name": f"brier_{name}",
+                    "value": brier(scores, labels),
+                    "unit": "Brier",
+                    "n": len(labels),
+                },
+                {
+                    "name": f"ece_{name}",
+                    "value": expected_calibration_error(scores, labels),
+                    "unit": "gap",
+                    "n": len(labels),
+                },
+            ]
     return rows
 
 
@@ -147,8 +169,11 @@ def removal_rows(task: str, num: int) -> list[dict[str, Any]]:
     rows = []
     for use_tool in (True, False):
         for gone in ("", "value", "process", "outcome"):
-            flags: dict[str, Any] = {"critics.use_tool": use_tool, "search.simulations": 16,
-                                     "search.max_tokens": 400}  # fmt: skip
+            flags: dict[str, Any] = {
+                "critics.use_tool": use_tool,
+                "search.simulations": 16,
+                "search.max_tokens": 400,
+            }
             if gone:
                 flags[f"critics.{gone}_weight"] = 0
             config, models = opened(task, **flags)
@@ -156,8 +181,14 @@ def removal_rows(task: str, num: int) -> list[dict[str, Any]]:
             report = evaluate(models, problems, Plan("search"), config.hosting.cohort)
             name = f"search_{'without_' + gone if gone else 'with_all'}"
             tool = "tool" if use_tool else "no_tool"
-            rows.append(share(f"{name}_{tool}", report.num_correct, report.n,
-                              f"{report.num_tokens / report.n:.0f} tokens a problem"))  # fmt: skip
+            rows.append(
+                share(
+                    f"{name}_{tool}",
+                    report.num_correct,
+                    report.n,
+                    f"{report.num_tokens / report.n:.0f} tokens a problem",
+                )
+            )
             show(rows[-1])
     return rows
 

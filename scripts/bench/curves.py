@@ -7,10 +7,16 @@ from pathlib import Path
 from scripts.bench.report import Row
 
 COLOURS = {
-    "search": "black", "coverage_of_search": "silver", "greedy": "tab:blue",
-    "majority": "tab:orange", "best_of_n": "tab:green", "orm_vote": "tab:red",
-    "line_of_play": "tab:purple", "prm_beam": "tab:brown", "tool_filtered": "tab:cyan",
-}  # fmt: skip
+    "search": "black",
+    "coverage_of_search": "silver",
+    "greedy": "tab:blue",
+    "majority": "tab:orange",
+    "best_of_n": "tab:green",
+    "orm_vote": "tab:red",
+    "line_of_play": "tab:purple",
+    "prm_beam": "tab:brown",
+    "tool_filtered": "tab:cyan",
+}
 
 
 def draw(rows: Sequence[Row], task: str, path: Path) -> None:
@@ -25,10 +31,12 @@ def draw(rows: Sequence[Row], task: str, path: Path) -> None:
         for name, colour in COLOURS.items():
             wanted = name if name in ("greedy", "majority") else name + arm
             points = [
-                r for r in rows
-                if r["name"].partition("@")[0] == f"accuracy_{wanted}" and r["value"]
+                r
+                for r in rows
+                if r["name"].partition("@")[0] == f"accuracy_{wanted}"
+                and r["value"]
                 and r["task"] == task
-            ]  # fmt: skip
+            ]
             if not points:
                 continue
             budget = [int(p["name"].partition("@")[2]) for p in points]
@@ -36,10 +44,16 @@ def draw(rows: Sequence[Row], task: str, path: Path) -> None:
             below = [p["value"] - p["low"] for p in points]
             above = [p["high"] - p["value"] for p in points]
             axis.errorbar(
-                budget, value, [below, above], label=name, color=colour, marker="o", capsize=2,
+                budget,
+                value,
+                [below, above],
+                label=name,
+                color=colour,
+                marker="o",
+                capsize=2,
                 linewidth=2.5 if name == "search" else 1.2,
                 linestyle=":" if name.startswith("coverage") else "-",
-            )  # fmt: skip
+            )
         axis.set_xscale("log", base=2)
         axis.set_xlabel("generated tokens a problem, mean")
         axis.set_title(f"{task}, {'without' if arm else 'with'} the calculator")

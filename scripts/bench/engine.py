@@ -78,12 +78,22 @@ def tokens(path: Path, num_repeats: int, vllm_python: str) -> Iterator[Row]:
         yield repeats(f"tokens_per_s@{num}", rates["ours", num], "tokens/s", "-")
         yield repeats(f"generate_tokens_per_s@{num}", rates["generate", num], "tokens/s", "-")
         ratios = [a / b for a, b in zip(rates["ours", num], rates["generate", num], strict=True)]
-        yield repeats(f"speedup_vs_generate@{num}", ratios, "x",
-                      "transformers' generate, same batch, same run", target=1.7)  # fmt: skip
+        yield repeats(
+            f"speedup_vs_generate@{num}",
+            ratios,
+            "x",
+            "transformers' generate, same batch, same run",
+            target=1.7,
+        )
     most = TOKEN_BATCHES[-1]
     ratios = [a / b for a, b in zip(rates["ours", most], rates["generate", 1], strict=True)]
-    yield repeats("speedup_vs_one_path", ratios, "x",
-                  f"generate, one path at a time; ours {most} at once", target=12.0)  # fmt: skip
+    yield repeats(
+        "speedup_vs_one_path",
+        ratios,
+        "x",
+        f"generate, one path at a time; ours {most} at once",
+        target=12.0,
+    )
     if not vllm_python:
         yield missing("speedup_vs_vllm", "no environment with vLLM was named (--vllm-python)")
         return
@@ -112,15 +122,27 @@ def packed(path: Path, num_repeats: int) -> Iterator[Row]:
     engine, decoder = opened(path), load_decoder(inspect_checkpoint(path))
     rows = tree_of_rows(engine.network.arch.vocab_size, width=4)
     ratio = sum(map(len, rows)) / sum(len(pack.tokens) for pack in packs(rows))
-    yield {"name": "packed_dedup_ratio", "value": ratio, "unit": "x", "n": len(rows),
-           "baseline": "tokens of all rows over tokens of the packs"}  # fmt: skip
+    yield {
+        "name": "packed_dedup_ratio",
+        "value": ratio,
+        "unit": "x",
+        "n": len(rows),
+        "baseline": "tokens of all rows over tokens of the packs",
+    }
     requests = [ScoreRequest(row, GIVEN) for row in rows]
     found = engine.score(requests)
     wanted = [plain_scores(decoder, row, GIVEN) for row in rows]
-    gap = max(abs(a - b) for x, y in zip(found, wanted, strict=True)
-              for a, b in zip(x, y, strict=True))  # fmt: skip
-    yield {"name": "packed_scoring_max_difference", "value": gap, "unit": "nats", "n": len(rows),
-           "baseline": "path by path", "target": 1e-4}  # fmt: skip
+    gap = max(
+        abs(a - b) for x, y in zip(found, wanted, strict=True) for a, b in zip(x, y, strict=True)
+    )
+    yield {
+        "name": "packed_scoring_max_difference",
+        "value": gap,
+        "unit": "nats",
+        "n": len(rows),
+        "baseline": "path by path",
+        "target": 1e-4,
+    }
     speedups, padded_speedups = [], []
     for _ in range(num_repeats):
         ours = seconds(lambda: engine.score(requests))
@@ -184,17 +206,19 @@ def speculation(models: Path, num_repeats: int) -> Iterator[Row]:
         model = ModelDrafts(small.network, small.version, 2**26)
         lookup = LookupDrafts()
         known: dict[str, list[DraftSource]] = {
-            "model": [model], "lookup": [lookup], "both": [model, lookup]
-        }  # fmt: skip
+            "model": [model],
+            "lookup": [lookup],
+            "both": [model, lookup],
+        }
         return known[name]
 
     costs = {num: draft_costs(engine, sources("both"), rows[0], num, 4) for num in DRAFT_BATCHES}
     for temperature in (0.0, 1.0):
         for num in DRAFT_BATCHES:
             drafters = {
-                name: Drafter(sources(name), 4, "auto", costs) for name in
-                ("model", "lookup", "both")
-            }  # fmt: skip
+                name: Drafter(sources(name), 4, "auto", costs)
+                for name in ("model", "lookup", "both")
+            }
             speedups: dict[str, list[float]] = {name: [] for name in drafters}
             for repeat in range(num_repeats + 1):
                 size = max(16, 2 * num)  # new texts each time: none can be looked up whole
@@ -205,18 +229,19 @@ def speculation(models: Path, num_repeats: int) -> Iterator[Row]:
                 ]
                 parts = [requests[i : i + num] for i in range(0, len(requests), num)]
                 before = texts_seconds(engine, parts, None)
-                found = {
-                    name: texts_seconds(engine, parts, d) for name, d in drafters.items()
-                }  # fmt: skip
+                found = {name: texts_seconds(engine, parts, d) for name, d in drafters.items()}
                 plain = (before + texts_seconds(engine, parts, None)) / 2
                 if repeat:
                     for name, took in found.items():
                         speedups[name].append(plain / took)
             for name, drafter in drafters.items():
                 yield repeats(
-                    f"speculation_speedup@{num}/{name}/T={temperature:g}", speedups[name], "x",
-                    described(drafter, num), target=1.5 if num == 1 else 0.97,
-                )  # fmt: skip
+                    f"speculation_speedup@{num}/{name}/T={temperature:g}",
+                    speedups[name],
+                    "x",
+                    described(drafter, num),
+                    target=1.5 if num == 1 else 0.97,
+                )
 
 
 def texts_seconds(
@@ -254,9 +279,13 @@ def lossless(models: Path, has_drafter: bool, num_texts: int) -> Iterator[Row]:
             ("lookup", Drafter([LookupDrafts()], 2, "always")),
         ):
             found = run_selftest(engine, prefix, drafter, temperature, num_texts, limit_s=600)
-            yield {"name": f"lossless_p_value@{temperature:g}/{name}", "value": found.p_value,
-                   "unit": "p", "n": found.num_texts,
-                   "baseline": f"exact joint law of three tokens; {found.describe()}"}  # fmt: skip
+            yield {
+                "name": f"lossless_p_value@{temperature:g}/{name}",
+                "value": found.p_value,
+                "unit": "p",
+                "n": found.num_texts,
+                "baseline": f"exact joint law of three tokens; {found.describe()}",
+            }
 
 
 @torch.inference_mode()
@@ -279,11 +308,22 @@ def memory(path: Path, num_forks: int) -> Iterator[Row]:
             tree.check()
     cache.clear()
     again = prefill(engine.network, cache, tree, kept[:16]).hidden_NE
-    yield {"name": "kv_peak_share_of_bound", "value": most / bound, "unit": "share",
-           "n": num_forks, "target": 1.0,
-           "baseline": f"{tree.num_evicted} tokens evicted"}  # fmt: skip
-    yield {"name": "kv_eviction_max_difference", "value": float((first - again).abs().max()),
-           "unit": "hidden", "n": 16, "baseline": "before any eviction", "target": 0.0}  # fmt: skip
+    yield {
+        "name": "kv_peak_share_of_bound",
+        "value": most / bound,
+        "unit": "share",
+        "n": num_forks,
+        "target": 1.0,
+        "baseline": f"{tree.num_evicted} tokens evicted",
+    }
+    yield {
+        "name": "kv_eviction_max_difference",
+        "value": float((first - again).abs().max()),
+        "unit": "hidden",
+        "n": 16,
+        "baseline": "before any eviction",
+        "target": 0.0,
+    }
 
 
 def stage(against: Path, num_repeats: int, problems: int) -> Iterator[Row]:
@@ -292,17 +332,25 @@ def stage(against: Path, num_repeats: int, problems: int) -> Iterator[Row]:
         for name, checkout in (("before", against), ("after", ROOT)):
             done = subprocess.run(
                 [sys.executable, "-m", "scripts.bench.stage", ".", "--problems", str(problems)],
-                cwd=checkout, check=True, capture_output=True, text=True,
-            )  # fmt: skip
+                cwd=checkout,
+                check=True,
+                capture_output=True,
+                text=True,
+            )
             runs[name].append(json.loads(done.stdout.splitlines()[-1]))
     for name, found in runs.items():
-        yield repeats(f"stage_simulations_per_s/{name}",
-                      [r["simulations"] / r["seconds"] for r in found], "simulations/s",
-                      f"solved {found[0]['solved']:.0f} of {problems} with "
-                      f"{found[0]['tokens'] / problems:.0f} tokens a problem")  # fmt: skip
+        yield repeats(
+            f"stage_simulations_per_s/{name}",
+            [r["simulations"] / r["seconds"] for r in found],
+            "simulations/s",
+            f"solved {found[0]['solved']:.0f} of {problems} with "
+            f"{found[0]['tokens'] / problems:.0f} tokens a problem",
+        )
     for key, label in (("simulations", "simulations"), ("solved", "solved")):
-        ratios = [(a[key] / a["seconds"]) / (b[key] / b["seconds"])
-                  for a, b in zip(runs["after"], runs["before"], strict=True)]  # fmt: skip
+        ratios = [
+            (a[key] / a["seconds"]) / (b[key] / b["seconds"])
+            for a, b in zip(runs["after"], runs["before"], strict=True)
+        ]
         yield repeats(f"stage_speedup_{label}_per_s", ratios, "x", "the other checkout")
 
 
@@ -359,9 +407,10 @@ def main() -> None:
                 rows.append(row)
                 show(row)
     settings = {
-        "prompt": throughput.PROMPT, "new": throughput.NEW, "models": models.name if models else
-        "random weights",
-    }  # fmt: skip
+        "prompt": throughput.PROMPT,
+        "new": throughput.NEW,
+        "models": models.name if models else "random weights",
+    }
     write(arguments.json, "engine", settings, [0], rows)
 
 

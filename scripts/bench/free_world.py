@@ -70,14 +70,24 @@ def speed(quick: bool) -> list[Row]:
         for trees, simulations in grid:
             few = [free_rate(trees, simulations) for _ in range(1 if quick else 3)]
             rates[trees, simulations] = max(few)
-            rows.append(repeats(
-                f"pure_sims_per_s@{trees}x{simulations}", few, "1/s", "trees x simulations",
-            ))  # fmt: skip
+            rows.append(
+                repeats(
+                    f"pure_sims_per_s@{trees}x{simulations}",
+                    few,
+                    "1/s",
+                    "trees x simulations",
+                )
+            )
         times = [(t * s, t * s / rates[t, s]) for t, s in grid]
         rows.append(
-            {"name": "growth_exponent", "value": slope(times), "unit": f"over {name}",
-             "n": len(times), "baseline": "1 is linear"}
-        )  # fmt: skip
+            {
+                "name": "growth_exponent",
+                "value": slope(times),
+                "unit": f"over {name}",
+                "n": len(times),
+                "baseline": "1 is linear",
+            }
+        )
     profile = cProfile.Profile()
     searches, world = free_searches(64, 64), FreeWorld()
     profile.runcall(frontier.run, searches, world, world)
@@ -86,8 +96,12 @@ def speed(quick: bool) -> list[Row]:
     top = sorted(stats.items(), key=lambda kv: -kv[1][2])[:6]
     for (file, _, function), figures in top:
         rows.append(
-            {"name": f"profile_share_{Path(file).stem}.{function.strip('<>')}",
-             "value": figures[2] / total, "unit": "share of own time", "n": figures[0],
-             "baseline": "64 trees of 64 simulations under cProfile"}
-        )  # fmt: skip
+            {
+                "name": f"profile_share_{Path(file).stem}.{function.strip('<>')}",
+                "value": figures[2] / total,
+                "unit": "share of own time",
+                "n": figures[0],
+                "baseline": "64 trees of 64 simulations under cProfile",
+            }
+        )
     return rows

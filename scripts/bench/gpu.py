@@ -135,16 +135,22 @@ def log_probability(name: str, E: int, V: int, R: int, ceiling: float) -> list[R
 
     compiled = torch.compile(plain) if IS_GPU else plain
     rows = arms_of(
-        f"linear_logprob_forward_{name}", score,
+        f"linear_logprob_forward_{name}",
+        score,
         {"torch": chunked_practice, "compile": lambda: compiled(hidden, weight, target)},
         target=3,
-    )  # fmt: skip
+    )
     if IS_GPU:
         reached = [2 * R * E * V / (t * 1e9) for t in milliseconds(score)]
         rows.append(
-            repeats(f"linear_logprob_tflops_{name}", reached, "TFLOP/s",
-                    f"ceiling {ceiling:.0f} measured", target=TARGETS["linear_logprob_tflops"])
-        )  # fmt: skip
+            repeats(
+                f"linear_logprob_tflops_{name}",
+                reached,
+                "TFLOP/s",
+                f"ceiling {ceiling:.0f} measured",
+                target=TARGETS["linear_logprob_tflops"],
+            )
+        )
     h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
 
     def train(loss_of: Callable[[], torch.Tensor]) -> Call:
@@ -169,12 +175,17 @@ def log_probability(name: str, E: int, V: int, R: int, ceiling: float) -> list[R
         liger = LigerFusedLinearCrossEntropyLoss()
         others["best_library"] = train(lambda: liger(w, h, target))
     except ImportError:
-        rows.append(missing(f"linear_logprob_training_{name}_ratio_vs_best_library",
-                            "liger-kernel is not installed"))  # fmt: skip
+        rows.append(
+            missing(
+                f"linear_logprob_training_{name}_ratio_vs_best_library",
+                "liger-kernel is not installed",
+            )
+        )
     rows += arms_of(
         f"linear_logprob_training_{name}",
-        train(lambda: -dispatch.linear_logprob(h, w, target).logprob.mean()), others,
-    )  # fmt: skip
+        train(lambda: -dispatch.linear_logprob(h, w, target).logprob.mean()),
+        others,
+    )
     return rows
 
 
@@ -258,9 +269,19 @@ def attention() -> list[Row]:
 def right() -> bool:
     """The numerics of the tests, on this device."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
-         "tests/kernels/test_numerics.py"], cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "tests/kernels/test_numerics.py",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     print(done.stdout.strip().splitlines()[-1] if done.stdout else done.stderr)
     if done.returncode:
         print(done.stdout[-3000:])

@@ -64,13 +64,21 @@ def of_run(folder: Path, task: Task) -> list[dict[str, Any]]:
                     share(f"contaminated_round_{number}", leaks, event.payload["tries"], "tries")
                 )
             rows.append(
-                share(f"novel_round_{number}", novel(problems, before, task), len(problems),
-                      "no 13 words in a row of a seed or an earlier problem")
-            )  # fmt: skip
+                share(
+                    f"novel_round_{number}",
+                    novel(problems, before, task),
+                    len(problems),
+                    "no 13 words in a row of a seed or an earlier problem",
+                )
+            )
             rows.append(
-                share(f"in_band_round_{number}", sum(0 < r < 1 for r in searched), len(searched),
-                      "solve rate under search strictly between 0 and 1")
-            )  # fmt: skip
+                share(
+                    f"in_band_round_{number}",
+                    sum(0 < r < 1 for r in searched),
+                    len(searched),
+                    "solve rate under search strictly between 0 and 1",
+                )
+            )
             before += problems
     store.close()
     return rows

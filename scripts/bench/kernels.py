@@ -45,9 +45,12 @@ def loss_of(arm: str, hidden: torch.Tensor, weight: torch.Tensor, target: torch.
 
 
 def verified_by_loop(
-    logits: torch.Tensor, draft: torch.Tensor, heat: torch.Tensor, seeds: torch.Tensor,
+    logits: torch.Tensor,
+    draft: torch.Tensor,
+    heat: torch.Tensor,
+    seeds: torch.Tensor,
     positions: torch.Tensor,
-) -> list[list[int]]:  # fmt: skip
+) -> list[list[int]]:
     """The engine's rule one text and one place at a time."""
     out = []
     for n in range(len(logits)):
@@ -135,9 +138,13 @@ def compared(
             less = [a["bytes"] / max(1, b["bytes"]) for a, b in pairs]
             peak = median(f["bytes"] for f in found[arm]) / 2**20
             rows.append(
-                repeats(f"{name}_peak_memory_ratio_vs_{arm}", less, "x less",
-                        f"{arm}: {peak:.0f} MiB over what it held")
-            )  # fmt: skip
+                repeats(
+                    f"{name}_peak_memory_ratio_vs_{arm}",
+                    less,
+                    "x less",
+                    f"{arm}: {peak:.0f} MiB over what it held",
+                )
+            )
     if kind == "loss":
         own = [f["bytes"] / 2**20 for f in found["twin"]]
         rows.append(repeats(f"{name}_peak_memory", own, "MiB", "over what it held"))
@@ -161,11 +168,17 @@ def ahead_of_time() -> tuple[list[Row], bool]:
                 flush=True,
             )
             rows.append(
-                {"name": f"{taken.name} sm_{architecture}", "value": taken.registers,
-                 "unit": "registers", "stack": taken.stack, "shared_bytes": taken.shared,
-                 "tensor_core_instructions": taken.tensor_core, "faults": taken.faults,
-                 "baseline": f"{aot.SHARED_LIMIT[architecture]} bytes of shared memory at most"}
-            )  # fmt: skip
+                {
+                    "name": f"{taken.name} sm_{architecture}",
+                    "value": taken.registers,
+                    "unit": "registers",
+                    "stack": taken.stack,
+                    "shared_bytes": taken.shared,
+                    "tensor_core_instructions": taken.tensor_core,
+                    "faults": taken.faults,
+                    "baseline": f"{aot.SHARED_LIMIT[architecture]} bytes of shared memory at most",
+                }
+            )
     return rows, is_bad
 
 

@@ -63,25 +63,38 @@ from store.schema import (
 HELD_OUT_SEED = 20_261_123
 ARMS = ("loop", "no-tool", "demonstrations", "unfiltered")
 NO_TOOL = {
-    "critics.use_tool": False, "imagination.wordings": 7, "selection.min_support": 1.6,
-    "critics.num_labelled": 1000, "critics.samples": 6, "critics.steps": 200,
-    "search.simulations": 8, "tokens_per_problem": 200, "problems_per_round": 2800,
-}  # fmt: skip
+    "critics.use_tool": False,
+    "imagination.wordings": 7,
+    "selection.min_support": 1.6,
+    "critics.num_labelled": 1000,
+    "critics.samples": 6,
+    "critics.steps": 200,
+    "search.simulations": 8,
+    "tokens_per_problem": 200,
+    "problems_per_round": 2800,
+}
 QUICK = {
-    "problems_per_round": 80, "training.num_steps": 30, "critics.steps": 10,
-    "critics.num_labelled": 30, "evaluation.num_problems": 150,
-    "evaluation.num_search_problems": 20, "training.drafter_steps": 10,
-}  # fmt: skip
+    "problems_per_round": 80,
+    "training.num_steps": 30,
+    "critics.steps": 10,
+    "critics.num_labelled": 30,
+    "evaluation.num_problems": 150,
+    "evaluation.num_search_problems": 20,
+    "training.drafter_steps": 10,
+}
 Run = dict[str, Any]
 """What one (base, seed, arm) came to: a list of states, the start and after each round."""
 
 
 def settings(arguments: argparse.Namespace, base: str, seed: int, arm: str, folder: Path) -> Config:
     flags: dict[str, Any] = {
-        "task": arguments.task, "seed": seed, "hosting.hosting": "inline",
-        "store": f"sqlite:///{folder}/store.db", "checkpoints": f"{folder}/checkpoints",
+        "task": arguments.task,
+        "seed": seed,
+        "hosting.hosting": "inline",
+        "store": f"sqlite:///{folder}/store.db",
+        "checkpoints": f"{folder}/checkpoints",
         "evaluation.seed": HELD_OUT_SEED,
-    }  # fmt: skip
+    }
     if base:
         flags["bundle"] = base
     if arm == "no-tool":
@@ -94,8 +107,12 @@ def settings(arguments: argparse.Namespace, base: str, seed: int, arm: str, fold
 
 def figures(report: Report) -> dict[str, Any]:
     """Counts, and by difficulty the solved share."""
-    return {"correct": report.num_correct, "n": report.n, "tokens": report.num_tokens / report.n,
-            "items": report.correct}  # fmt: skip
+    return {
+        "correct": report.num_correct,
+        "n": report.n,
+        "tokens": report.num_tokens / report.n,
+        "items": report.correct,
+    }
 
 
 def state(improver: Improver, config: Config) -> dict[str, Any]:
@@ -103,10 +120,11 @@ def state(improver: Improver, config: Config) -> dict[str, Any]:
     refs = current_models(improver.store, improver.run_id, print) or improver.models
     found = Examiner(improver.context()).figures(refs, None)
     return {
-        "policy": refs["policy"].version, "greedy": figures(found.greedy),
+        "policy": refs["policy"].version,
+        "greedy": figures(found.greedy),
         "search": figures(found.search) if found.search else None,
         "bits_per_character": found.bits_per_character,
-    }  # fmt: skip
+    }
 
 
 def loop(improver: Improver, config: Config, rounds: int, states: list[dict[str, Any]]) -> Run:
@@ -116,10 +134,14 @@ def loop(improver: Improver, config: Config, rounds: int, states: list[dict[str,
         outcome = improver.run_round()
         states.append(
             state(improver, config)
-            | {"verdict": outcome.stage, "reason": outcome.verdict.get("reason"),
-               "p": outcome.verdict.get("p"), "seconds": outcome.timings}
+            | {
+                "verdict": outcome.stage,
+                "reason": outcome.verdict.get("reason"),
+                "p": outcome.verdict.get("p"),
+                "seconds": outcome.timings,
+            }
             | read_round(improver, outcome.number)
-        )  # fmt: skip
+        )
     return {"states": states}
 
 
@@ -144,14 +166,21 @@ def read_round(improver: Improver, number: int) -> dict[str, Any]:
         ).first()
         known = [c for (c,) in kept if c is not None]
         return {
-            "num_problems": row.num_problems, "num_kept": len(kept),
-            "precision": sum(known) / len(known) if known else None, "reports": reports,
+            "num_problems": row.num_problems,
+            "num_kept": len(kept),
+            "precision": sum(known) / len(known) if known else None,
+            "reports": reports,
             "imagined": event.payload if event else None,
-        }  # fmt: skip
+        }
 
 
-def control(improver: Improver, config: Config, rounds: Sequence[dict[str, Any]], arm: str,
-            loop_store: Improver | None) -> Run:  # fmt: skip
+def control(
+    improver: Improver,
+    config: Config,
+    rounds: Sequence[dict[str, Any]],
+    arm: str,
+    loop_store: Improver | None,
+) -> Run:
     """The base trained for as many steps a round as the loop, on texts that no critic chose."""
     policy = improver.base["policy"]
     base = policy_settings(config.training, policy).model_copy(update={"max_epochs": 1e6})
@@ -166,20 +195,29 @@ def control(improver: Improver, config: Config, rounds: Sequence[dict[str, Any]]
         if arm == "unfiltered":
             assert loop_store is not None
             texts += sampled(improver, refs, loop_store, number, config.seed)
-            rows = mixed_examples(texts, replayed, config.training.replay_share, num_rows,
-                                  config.seed + number)  # fmt: skip
+            rows = mixed_examples(
+                texts, replayed, config.training.replay_share, num_rows, config.seed + number
+            )
         place = Place(str(improver.folder))
         trained = policy_job(
-            refs["policy"].path, rows, [], base.model_copy(update={"num_steps": steps}),
-            config.seed + number, place,
-        )  # fmt: skip
+            refs["policy"].path,
+            rows,
+            [],
+            base.model_copy(update={"num_steps": steps}),
+            config.seed + number,
+            place,
+        )
         child = inspect_checkpoint(trained.path)
         refs["policy"] = ModelRef("policy", child.version, str(child.path))
         models = improver.context().models_for(refs)
         states.append(
-            {"policy": child.version, "greedy": figures(evaluate(models, problems, Plan("greedy"))),
-             "search": None, "num_steps": steps}
-        )  # fmt: skip
+            {
+                "policy": child.version,
+                "greedy": figures(evaluate(models, problems, Plan("greedy"))),
+                "search": None,
+                "num_steps": steps,
+            }
+        )
     return {"states": states}
 
 
@@ -202,8 +240,10 @@ def sampled(
         groups = sample_rollouts(models, problems[start : start + 500], 1, 1.0, seed)
         found += [
             Example(r.state.tokens, len(r.state.prompt_tokens))
-            for group in groups for r in group if r.state.is_finished
-        ]  # fmt: skip
+            for group in groups
+            for r in group
+            if r.state.is_finished
+        ]
     return found
 
 
@@ -290,9 +330,12 @@ def summary(runs: Sequence[Run], rounds: int, task: str) -> list[dict[str, Any]]
         if searched:
             rows.append(share(f"search_before_{arm}", *pooled(searched, 0, "search"), "no round"))
             rows.append(
-                share(f"search_after_{rounds}_{arm}", *pooled(searched, rounds, "search"),
-                      "search_before")
-            )  # fmt: skip
+                share(
+                    f"search_after_{rounds}_{arm}",
+                    *pooled(searched, rounds, "search"),
+                    "search_before",
+                )
+            )
             gone = [
                 removed(accuracy(r, 0) or 0, accuracy(r, rounds, "search") or 0) for r in searched
             ]
@@ -332,13 +375,25 @@ def round_rows(runs: Sequence[Run], arm: str) -> list[dict[str, Any]]:
             rows.append(repeats(f"{name}_{arm}", known, unit, baseline))
 
     for role in ("value", "process", "outcome"):
-        add(f"auc_{role}", [s["reports"].get(role, {}).get("auc") for s in rounds], "AUC",
-            "held-out labelled texts")  # fmt: skip
+        add(
+            f"auc_{role}",
+            [s["reports"].get(role, {}).get("auc") for s in rounds],
+            "AUC",
+            "held-out labelled texts",
+        )
     add("filter_precision", [s["precision"] for s in rounds], "share", "answers kept hidden")
-    add("kept_share", [s["num_kept"] / max(1, s["num_problems"]) for s in rounds], "share",
-        "problems searched")  # fmt: skip
-    add("drafter_acceptance", [s["reports"].get("drafter", {}).get("acceptance") for s in rounds],
-        "share", "overlap of the laws at T 1")  # fmt: skip
+    add(
+        "kept_share",
+        [s["num_kept"] / max(1, s["num_problems"]) for s in rounds],
+        "share",
+        "problems searched",
+    )
+    add(
+        "drafter_acceptance",
+        [s["reports"].get("drafter", {}).get("acceptance") for s in rounds],
+        "share",
+        "overlap of the laws at T 1",
+    )
     add("seconds_per_round", [sum(s["seconds"].values()) for s in rounds], "s", "whole rounds")
     for stage in ("searching", "training", "evaluating"):
         add(f"seconds_{stage}", [s["seconds"].get(stage) for s in rounds], "s", "of the round")
@@ -364,8 +419,9 @@ def curve(runs: Sequence[Run], path: Path) -> None:
             left.plot(*zip(*points, strict=True), "s:", color=colour)
         bits = [(i, s.get("bits_per_character")) for i, s in enumerate(run["states"])]
         known = [(i, b) for i, b in bits if b is not None]
-        right.plot(*zip(*(known or [(0, float("nan"))]), strict=True), "o-", color=colour,
-                   label=label)  # fmt: skip
+        right.plot(
+            *zip(*(known or [(0, float("nan"))]), strict=True), "o-", color=colour, label=label
+        )
     rounds = range(max(len(run["states"]) for run in runs))
     left.set(xlabel="round", ylabel="held-out: greedy (line), search (dots)", ylim=(0, 1.02))
     right.set(xlabel="round", ylabel="bits per character")
@@ -416,8 +472,14 @@ def main() -> None:
         show(r)
     if arguments.curve:
         curve(runs, arguments.curve)
-    used = {"task": arguments.task, "rounds": arguments.rounds, "quick": arguments.quick,
-            "held_out_seed": HELD_OUT_SEED, "no_tool": NO_TOOL, "set": arguments.set}  # fmt: skip
+    used = {
+        "task": arguments.task,
+        "rounds": arguments.rounds,
+        "quick": arguments.quick,
+        "held_out_seed": HELD_OUT_SEED,
+        "no_tool": NO_TOOL,
+        "set": arguments.set,
+    }
     write(arguments.json, "learning", used, seeds, rows)
 
 

@@ -40,21 +40,27 @@ METHODS: dict[str, dict[str, Any]] = {
     "tr-dpo-soft": {"training.method": "tr-dpo", "training.reference_update": "soft"},
     "tr-dpo-hard": {"training.method": "tr-dpo", "training.reference_update": "hard"},
     "dr-po": {
-        "training.method": "dr-po", "training.num_steps": 150,
+        "training.method": "dr-po",
+        "training.num_steps": 150,
         # A fifth of the others' rates: nothing is replayed beside the rewards.
-        "training.learning_rate": 2e-4, "training.matrix_learning_rate": 1.2e-3,
+        "training.learning_rate": 2e-4,
+        "training.matrix_learning_rate": 1.2e-3,
     },
-}  # fmt: skip
+}
 
 
 def trained(folder: Path, name: str, steps: int) -> dict[str, Any]:
     """One method on round 1 of a run; accuracy before and after, and what it cost."""
     made = json.loads((folder / "run.json").read_text())
     flags: dict[str, Any] = {
-        "hosting.hosting": "inline", "store": f"sqlite:///{folder}/store.db", "seed": made["seed"],
-        "checkpoints": f"{folder}/checkpoints", "evaluation.seed": HELD_OUT_SEED,
-        "training.num_steps": steps, "training.use_labelled": False,
-    } | METHODS[name]  # fmt: skip
+        "hosting.hosting": "inline",
+        "store": f"sqlite:///{folder}/store.db",
+        "seed": made["seed"],
+        "checkpoints": f"{folder}/checkpoints",
+        "evaluation.seed": HELD_OUT_SEED,
+        "training.num_steps": steps,
+        "training.use_labelled": False,
+    } | METHODS[name]
     config, _ = load_config(flags)
     with (
         tempfile.TemporaryDirectory() as scratch,
@@ -77,8 +83,15 @@ def trained(folder: Path, name: str, steps: int) -> dict[str, Any]:
         refs["policy"] = ModelRef("policy", result.version, result.path)
         after = evaluate(context.models_for(refs), problems, Plan("greedy"))
         bits = Examiner(context).compression(refs)
-    return {"name": name, "before": before.num_correct, "after": after.num_correct, "n": after.n,
-            "seconds": seconds, "bits": bits, "report": result.report}  # fmt: skip
+    return {
+        "name": name,
+        "before": before.num_correct,
+        "after": after.num_correct,
+        "n": after.n,
+        "seconds": seconds,
+        "bits": bits,
+        "report": result.report,
+    }
 
 
 def main() -> None:

@@ -53,15 +53,25 @@ def random_llama(path: Path, texts: list[str]) -> Path:
     fast.add_special_tokens(ends)
     fast.save(str(path / "tokenizer.json"))
     config = {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama",
-        "vocab_size": fast.get_vocab_size(), "hidden_size": 64, "intermediate_size": 176,
-        "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "max_position_embeddings": 512, "rms_norm_eps": 1e-6, "hidden_act": "silu",
-        "tie_word_embeddings": True, "pad_token_id": 0, "bos_token_id": None,
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": fast.get_vocab_size(),
+        "hidden_size": 64,
+        "intermediate_size": 176,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-6,
+        "hidden_act": "silu",
+        "tie_word_embeddings": True,
+        "pad_token_id": 0,
+        "bos_token_id": None,
         # Random texts would hardly ever end; with many ways to end, trees have whole texts.
         "eos_token_id": [1, *(fast.token_to_id(name) for name in ends)],
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}, "dtype": "float32",
-    }  # fmt: skip
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        "dtype": "float32",
+    }
     (path / "config.json").write_text(json.dumps(config))
     torch.manual_seed(0)
     decoder = Decoder(Architecture.from_config(config))
@@ -84,20 +94,39 @@ def one_round(arm: str, file: Path, policy: Path, folder: Path) -> dict[str, Any
     """A whole round by one arm; what its policy's job reported, and a text that it serves."""
     config, _ = load_config(
         {
-            "task": "jsonl", "problems": str(file), "policy": str(policy),
-            "store": f"sqlite:///{folder}/store.db", "checkpoints": f"{folder}/checkpoints",
-            "hosting.hosting": "inline", "hosting.text_tokens": 40, "hosting.option_tokens": 16,
-            "hosting.speculation": "never", "problems_per_round": 40, "num_seeds": 60,
-            "search.simulations": 8, "search.rollout_temperature": 1.0, "tokens_per_problem": 400,
-            "selection.must_answer": False, "selection.must_be_sound": False,
-            "critics.num_labelled": 8, "critics.samples": 2, "critics.steps": 2,
-            "critics.min_auc": 0.0, "training.trainer": "trl", "training.lora_rank": 8,
-            "training.num_steps": 20, "training.batch_size": 8,
-            "training.min_margin": 0.0, "training.learning_rate": 1e-2, "training.drafter_steps": 0,
-            "training.max_epochs": 50, "evaluation.num_problems": 10,
+            "task": "jsonl",
+            "problems": str(file),
+            "policy": str(policy),
+            "store": f"sqlite:///{folder}/store.db",
+            "checkpoints": f"{folder}/checkpoints",
+            "hosting.hosting": "inline",
+            "hosting.text_tokens": 40,
+            "hosting.option_tokens": 16,
+            "hosting.speculation": "never",
+            "problems_per_round": 40,
+            "num_seeds": 60,
+            "search.simulations": 8,
+            "search.rollout_temperature": 1.0,
+            "tokens_per_problem": 400,
+            "selection.must_answer": False,
+            "selection.must_be_sound": False,
+            "critics.num_labelled": 8,
+            "critics.samples": 2,
+            "critics.steps": 2,
+            "critics.min_auc": 0.0,
+            "training.trainer": "trl",
+            "training.lora_rank": 8,
+            "training.num_steps": 20,
+            "training.batch_size": 8,
+            "training.min_margin": 0.0,
+            "training.learning_rate": 1e-2,
+            "training.drafter_steps": 0,
+            "training.max_epochs": 50,
+            "evaluation.num_problems": 10,
             "evaluation.num_search_problems": 0,
-        } | ARMS[arm]
-    )  # fmt: skip
+        }
+        | ARMS[arm]
+    )
     started = time.monotonic()
     with Improver(config, Silent()).started() as improver:
         outcome = improver.run_round()
@@ -116,9 +145,11 @@ def one_round(arm: str, file: Path, policy: Path, folder: Path) -> dict[str, Any
     (text,) = host.texts(reference(ref.path, "policy"), [TextRequest((5, 6, 7), 8, 0.0)])
     adapters = list((folder / "checkpoints").glob(f"adapter-{ref.version}/*.safetensors"))
     return report | {
-        "seconds": time.monotonic() - started, "served": len(text.generated.tokens),
-        "adapters": len(adapters), "stage": outcome.stage,
-    }  # fmt: skip
+        "seconds": time.monotonic() - started,
+        "served": len(text.generated.tokens),
+        "adapters": len(adapters),
+        "stage": outcome.stage,
+    }
 
 
 def main() -> None:
@@ -147,15 +178,35 @@ def main() -> None:
                 show(rows[-1])
                 continue
             rows += [
-                {"name": f"{arm}_last_loss", "value": found["last_loss"], "unit": "nats",
-                 "n": found["num_steps"], "baseline": f"first loss {found['first_loss']:.3f}"},
-                {"name": f"{arm}_weights", "value": found["weight_bytes"], "unit": "bytes",
-                 "n": 1, "baseline": "in training"},
-                {"name": f"{arm}_served", "value": found["served"], "unit": "tokens",
-                 "n": 1, "baseline": f"{found['adapters']} adapter kept, round {found['stage']}"},
-                {"name": f"{arm}_seconds", "value": found["seconds"], "unit": "s", "n": 1,
-                 "baseline": "a whole round"},
-            ]  # fmt: skip
+                {
+                    "name": f"{arm}_last_loss",
+                    "value": found["last_loss"],
+                    "unit": "nats",
+                    "n": found["num_steps"],
+                    "baseline": f"first loss {found['first_loss']:.3f}",
+                },
+                {
+                    "name": f"{arm}_weights",
+                    "value": found["weight_bytes"],
+                    "unit": "bytes",
+                    "n": 1,
+                    "baseline": "in training",
+                },
+                {
+                    "name": f"{arm}_served",
+                    "value": found["served"],
+                    "unit": "tokens",
+                    "n": 1,
+                    "baseline": f"{found['adapters']} adapter kept, round {found['stage']}",
+                },
+                {
+                    "name": f"{arm}_seconds",
+                    "value": found["seconds"],
+                    "unit": "s",
+                    "n": 1,
+                    "baseline": "a whole round",
+                },
+            ]
             for row in rows[-4:]:
                 show(row)
     used = {"problems": arguments.problems.name if arguments.problems else "generated"}

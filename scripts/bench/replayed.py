@@ -20,16 +20,25 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 def replay(quick: bool) -> list[Row]:
     """Digests of all trees of a round: 1, 2 and 4 policy workers, and killed in between."""
     os.environ.setdefault("RAY_worker_niceness", "0")
-    info = ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
-                    namespace="ratchet")  # fmt: skip
+    info = ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        namespace="ratchet",
+    )
     address = str(info.address_info["gcs_address"])
     try:
         plain = searched_round(address, 1, [], quick)
         rows = [
-            share(f"replay_equal@{workers}_workers",
-                  int(searched_round(address, workers, [], quick) == plain), 1, "one worker")
+            share(
+                f"replay_equal@{workers}_workers",
+                int(searched_round(address, workers, [], quick) == plain),
+                1,
+                "one worker",
+            )
             for workers in (2, 4)
-        ]  # fmt: skip
+        ]
         killed = searched_round(
             address,
             2,
@@ -46,17 +55,24 @@ def searched_round(address: str, workers: int, kills: Sequence[str], quick: bool
     """Digest of the trees of a round that was killed at each of these points, then searched on."""
     with tempfile.TemporaryDirectory() as folder:
         settings = {
-            "problems_per_round": 24 if quick else 96, "hosting.cohort": 8 if quick else 16,
-            "search.simulations": 8, "hosting.workers": workers, "hosting.hosting": "ray",
-            "hosting.ray_address": address, "store": f"sqlite:///{folder}/store.db",
+            "problems_per_round": 24 if quick else 96,
+            "hosting.cohort": 8 if quick else 16,
+            "search.simulations": 8,
+            "hosting.workers": workers,
+            "hosting.hosting": "ray",
+            "hosting.ray_address": address,
+            "store": f"sqlite:///{folder}/store.db",
             "checkpoints": f"{folder}/checkpoints",
-        }  # fmt: skip
+        }
         flags = [part for k, v in settings.items() for part in ("--set", f"{k}={v}")]
         for point in (*kills, "after-searching"):
             done = subprocess.run(
-                [sys.executable, "-m", "agent", "improve", *flags], cwd=ROOT, capture_output=True,
-                text=True, env=os.environ | {"RATCHET_FAILPOINT": point},
-            )  # fmt: skip
+                [sys.executable, "-m", "agent", "improve", *flags],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                env=os.environ | {"RATCHET_FAILPOINT": point},
+            )
             if done.returncode != -signal.SIGKILL:
                 raise RuntimeError(f"failpoint {point} was not reached: {done.stderr[-2000:]}")
         return digest(Path(folder) / "store.db")

@@ -20,22 +20,40 @@ Row = dict[str, Any]
 def share(name: str, correct: int, n: int, baseline: str, **more: Any) -> Row:
     """A proportion with its 95 % Wilson interval."""
     low, high = wilson(correct, n)
-    return {"name": name, "value": correct / n, "unit": "share", "low": low, "high": high, "n": n,
-            "baseline": baseline} | more  # fmt: skip
+    return {
+        "name": name,
+        "value": correct / n,
+        "unit": "share",
+        "low": low,
+        "high": high,
+        "n": n,
+        "baseline": baseline,
+    } | more
 
 
 def repeats(name: str, values: Sequence[float], unit: str, baseline: str, **more: Any) -> Row:
     """The median of repeats with their range."""
-    return {"name": name, "value": median(values), "unit": f"median {unit}", "low": min(values),
-            "high": max(values), "n": len(values), "baseline": baseline} | more  # fmt: skip
+    return {
+        "name": name,
+        "value": median(values),
+        "unit": f"median {unit}",
+        "low": min(values),
+        "high": max(values),
+        "n": len(values),
+        "baseline": baseline,
+    } | more
 
 
-def counted(
-    name: str, value: float, unit: str, n: int, baseline: str, target: float = 0
-) -> Row:  # fmt: skip
+def counted(name: str, value: float, unit: str, n: int, baseline: str, target: float = 0) -> Row:
     """How often something happened that should happen `target` times."""
-    return {"name": name, "value": value, "unit": unit, "n": n, "baseline": baseline,
-            "target": target}  # fmt: skip
+    return {
+        "name": name,
+        "value": value,
+        "unit": unit,
+        "n": n,
+        "baseline": baseline,
+        "target": target,
+    }
 
 
 def missing(name: str, why: str) -> Row:
@@ -63,13 +81,18 @@ def write(
         return
     cuda = torch.cuda.is_available()
     document = {
-        "bench": bench, "commit": code_version(), "date": datetime.date.today().isoformat(),
+        "bench": bench,
+        "commit": code_version(),
+        "date": datetime.date.today().isoformat(),
         "machine": {
-            "cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(),
+            "cpu": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "gpu": torch.cuda.get_device_name() if cuda else None,
         },
-        "settings": settings, "seeds": list(seeds), "rows": rows,
-    }  # fmt: skip
+        "settings": settings,
+        "seeds": list(seeds),
+        "rows": rows,
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=2) + "\n")

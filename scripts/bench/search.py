@@ -107,11 +107,17 @@ def batching(quick: bool) -> list[Row]:
         more.append(wide / slow)
         same = sum(is_same_tree(a, b) for a, b in zip(alone, together, strict=True))
     rows = [
-        repeats("batching_speedup", speedups, "x", f"one call at a time, same run; {num} problems "
-                f"x {simulations} simulations, in_flight 1", target=8),
+        repeats(
+            "batching_speedup",
+            speedups,
+            "x",
+            f"one call at a time, same run; {num} problems "
+            f"x {simulations} simulations, in_flight 1",
+            target=8,
+        ),
         repeats("batching_speedup_in_flight_4", more, "x", "one call at a time, same run"),
         share("batching_same_trees", same, len(problems), "trees searched one call at a time"),
-    ]  # fmt: skip
+    ]
     return [*rows, overhead(quick)]
 
 
@@ -186,13 +192,16 @@ def measure_arms(
 def accuracy_rows(found: Answers, task: str) -> list[Row]:
     rows = [
         share(
-            f"accuracy_{name}@{budget}", sum(s for s, _ in cell), len(cell),
-            "all arms on the same problems", task=task,
+            f"accuracy_{name}@{budget}",
+            sum(s for s, _ in cell),
+            len(cell),
+            "all arms on the same problems",
+            task=task,
             mean_tokens=round(sum(t for _, t in cell) / len(cell), 1),
         )
         for name, by_budget in found.items()
         for budget, cell in by_budget.items()
-    ]  # fmt: skip
+    ]
     return rows + [
         paired(found, task, label, budget)
         for label in ("", "-without-tool")
@@ -212,10 +221,15 @@ def paired(found: Answers, task: str, label: str, budget: int) -> Row:
     lost = sum(b and not a for a, b in zip(ours, theirs, strict=True))
     mean, low, high = paired_difference(gained, lost, len(ours))
     return {
-        "name": f"search_less_best_baseline{label}@{budget}", "value": mean, "unit": "share",
-        "low": low, "high": high, "n": len(ours), "baseline": best,
+        "name": f"search_less_best_baseline{label}@{budget}",
+        "value": mean,
+        "unit": "share",
+        "low": low,
+        "high": high,
+        "n": len(ours),
+        "baseline": best,
         "task": task,
-    }  # fmt: skip
+    }
 
 
 def quality(
@@ -250,20 +264,33 @@ def show_table(found: Answers) -> None:
 
 
 STEPS: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
-    ("value only, fixed width",
-     {"importance": 0.0, "min_width": 4, "max_width": 4, "proposal": "sampled", "merge": "tokens",
-      "num_rollouts": 0, "final": "visits", "unsound": "keep"},
-     {"critics.process_weight": 0.0, "critics.outcome_weight": 0.0, "critics.use_tool": False}),
+    (
+        "value only, fixed width",
+        {
+            "importance": 0.0,
+            "min_width": 4,
+            "max_width": 4,
+            "proposal": "sampled",
+            "merge": "tokens",
+            "num_rollouts": 0,
+            "final": "visits",
+            "unsound": "keep",
+        },
+        {"critics.process_weight": 0.0, "critics.outcome_weight": 0.0, "critics.use_tool": False},
+    ),
     ("+ adaptive width", {"importance": 8.0, "max_width": 32}, {}),
     ("+ process reward", {}, {"critics.process_weight": 1.0}),
-    ("+ rollouts scored by the outcome critic", {"num_rollouts": 1, "final": "vote"},
-     {"critics.outcome_weight": 1.0}),
+    (
+        "+ rollouts scored by the outcome critic",
+        {"num_rollouts": 1, "final": "vote"},
+        {"critics.outcome_weight": 1.0},
+    ),
     ("+ merge by text", {"merge": "text"}, {}),
     ("+ calculator", {"unsound": "prune"}, {"critics.use_tool": True}),
     ("+ options drawn without replacement", {"proposal": "drawn"}, {}),
     ("+ most probable different options", {"proposal": "distinct"}, {}),
     ("+ more simulations", {"max_tokens": 1024, "simulations": 10_000}, {}),
-)  # fmt: skip
+)
 
 
 def ablation(task: str, num: int, seeds: Sequence[int], tool: str) -> list[Row]:
@@ -286,10 +313,22 @@ def ablation(task: str, num: int, seeds: Sequence[int], tool: str) -> list[Row]:
             correct += sum(arms.solved(models, problems, points))
             tokens += sum(p.tokens for p in points)
         n = num * len(seeds)
-        rows.append(share(f"ablation_{i}", correct, n, "the row before", what=label, task=task,
-                          mean_tokens=round(tokens / n, 1)))  # fmt: skip
-        print(f"{label:<42} {correct / n:.3f} at {tokens / n:.0f} tokens, "
-              f"{time.monotonic() - started:.0f} s", flush=True)  # fmt: skip
+        rows.append(
+            share(
+                f"ablation_{i}",
+                correct,
+                n,
+                "the row before",
+                what=label,
+                task=task,
+                mean_tokens=round(tokens / n, 1),
+            )
+        )
+        print(
+            f"{label:<42} {correct / n:.3f} at {tokens / n:.0f} tokens, "
+            f"{time.monotonic() - started:.0f} s",
+            flush=True,
+        )
     return rows
 
 
@@ -312,9 +351,11 @@ def game24(folder: Path | None, num: int, budgets: Sequence[int]) -> list[Row]:
     with timed("search"):
         # Positions that cannot be won look sound: leave them early, and look at few options first.
         settings = replace(
-            arms.unlimited(models.settings, 4 * top), max_width=64, min_width=2,
+            arms.unlimited(models.settings, 4 * top),
+            max_width=64,
+            min_width=2,
             dead_end_patience=1,
-        )  # fmt: skip
+        )
         curves, _ = arms.searched(models, problems, settings, 0)
     found: dict[str, arms.Arm] = {
         "greedy": arms.greedy(models, problems),
@@ -332,9 +373,16 @@ def game24(folder: Path | None, num: int, budgets: Sequence[int]) -> list[Row]:
             solved = sum(arms.solved(models, problems, points))
             spent = round(sum(p.tokens for p in points) / num, 1)
             rows.append(
-                share("game24_solved_of_100", solved, num, what, arm=name, budget=budget,
-                      mean_tokens=spent)
-            )  # fmt: skip
+                share(
+                    "game24_solved_of_100",
+                    solved,
+                    num,
+                    what,
+                    arm=name,
+                    budget=budget,
+                    mean_tokens=spent,
+                )
+            )
     return rows
 
 
@@ -344,8 +392,12 @@ def main() -> None:
     )
     parser.add_argument("--only", default="", help=f"sections, by commas: {', '.join(SECTIONS)}")
     parser.add_argument("--task", choices=["expressions", "stories"], help="of quality, ablation")
-    parser.add_argument("--tool", choices=["with", "without", "both"], default="both",
-                        help="calculator in quality and ablation")  # fmt: skip
+    parser.add_argument(
+        "--tool",
+        choices=["with", "without", "both"],
+        default="both",
+        help="calculator in quality and ablation",
+    )
     parser.add_argument("--problems", type=int, default=100, help="held-out problems a seed")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--models", type=Path, help="folder of the game24 models")

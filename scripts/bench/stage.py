@@ -47,15 +47,19 @@ def main() -> None:
     seconds = time.perf_counter() - start
     chosen = [s.result().chosen for s in searches]
     answers = [c.rollout.answer if c else None for c in chosen]
-    print(json.dumps({
-        "seconds": seconds,
-        "simulations": sum(s.budget.simulations for s in searches),
-        "tokens": sum(s.budget.tokens for s in searches),
-        "solved": sum(
-            bool(a is not None and task.is_correct(a, right[s.root.state.problem_id] or ""))
-            for a, s in zip(answers, searches, strict=True)
-        ),
-    }))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "seconds": seconds,
+                "simulations": sum(s.budget.simulations for s in searches),
+                "tokens": sum(s.budget.tokens for s in searches),
+                "solved": sum(
+                    bool(a is not None and task.is_correct(a, right[s.root.state.problem_id] or ""))
+                    for a, s in zip(answers, searches, strict=True)
+                ),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -50,8 +50,14 @@ from store.schema import (
 from store.selection import SelectionRule
 
 PARTS = ("scale", "writers", "hostile", "faults", "kills")
-TARGETS_MS = {"progress": 1000, "tree": 60, "principal_variation": 10, "gained": 50, "pairs": 100,
-              "flips": 300}  # fmt: skip
+TARGETS_MS = {
+    "progress": 1000,
+    "tree": 60,
+    "principal_variation": 10,
+    "gained": 50,
+    "pairs": 100,
+    "flips": 300,
+}
 """p95 that a question should keep to, where one is set; milliseconds."""
 
 
@@ -89,12 +95,25 @@ def scale(url: str, label: str, sizes: Sequence[int], repeats: int) -> list[Row]
             row.stage = "kept"
         total = count(store, NodeRow)
         rate = num * nodes_each / seconds
-        rows.append({"name": f"insert_nodes_per_s_{label}@{size}", "value": rate, "unit": "1/s",
-                     "n": num, "target": 20_000,
-                     "baseline": f"a transaction a search of {nodes_each} nodes"})  # fmt: skip
-        rows.append({"name": f"bytes_per_node_{label}@{size}", "unit": "bytes", "n": total,
-                     "value": (size_of(store) - empty) / total,
-                     "baseline": "all tables and indexes"})  # fmt: skip
+        rows.append(
+            {
+                "name": f"insert_nodes_per_s_{label}@{size}",
+                "value": rate,
+                "unit": "1/s",
+                "n": num,
+                "target": 20_000,
+                "baseline": f"a transaction a search of {nodes_each} nodes",
+            }
+        )
+        rows.append(
+            {
+                "name": f"bytes_per_node_{label}@{size}",
+                "unit": "bytes",
+                "n": total,
+                "value": (size_of(store) - empty) / total,
+                "baseline": "all tables and indexes",
+            }
+        )
         if store.engine.dialect.name == "postgresql":
             with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as c:
                 c.execute(text("ANALYZE"))
@@ -109,8 +128,12 @@ def asked(store: Store, label: str, number: int, ids: Sequence[int], repeats: in
     for question in QUESTIONS:
         times = []
         for _ in range(repeats):
-            given = {"run": "bench", "round": number, "search": rng.choice(ids),
-                     "checkpoint": "policy-1"}  # fmt: skip
+            given = {
+                "run": "bench",
+                "round": number,
+                "search": rng.choice(ids),
+                "checkpoint": "policy-1",
+            }
             started = time.perf_counter()
             try:
                 ask_question(store, question.name, given, 50, 60.0)
@@ -122,9 +145,18 @@ def asked(store: Store, label: str, number: int, ids: Sequence[int], repeats: in
             times.sort()
             more = {"target": TARGETS_MS[question.name]} if question.name in TARGETS_MS else {}
             value = times[int(0.95 * (len(times) - 1))]
-            rows.append({"name": f"p95_ms_{question.name}_{label}", "unit": "ms", "value": value,
-                         "low": times[0], "high": times[-1], "n": len(times),
-                         "baseline": "warm, first 50 rows"} | more)  # fmt: skip
+            rows.append(
+                {
+                    "name": f"p95_ms_{question.name}_{label}",
+                    "unit": "ms",
+                    "value": value,
+                    "low": times[0],
+                    "high": times[-1],
+                    "n": len(times),
+                    "baseline": "warm, first 50 rows",
+                }
+                | more
+            )
     return rows
 
 
@@ -154,13 +186,29 @@ def writers(url: str, label: str, num: int) -> list[Row]:
     won, errors = sum(w for w, _ in found), sum(e for _, e in found)
     store.close()
     return [
-        {"name": f"writers_commits_{label}", "value": won, "unit": "commits", "n": num,
-         "baseline": f"{num} searches, four processes, each tries all", "target": num},
-        {"name": f"writers_errors_{label}", "value": errors, "unit": "errors", "n": 4 * num,
-         "target": 0},
-        {"name": f"writers_broken_{label}", "value": broken, "unit": "violations", "n": num,
-         "target": 0},
-    ]  # fmt: skip
+        {
+            "name": f"writers_commits_{label}",
+            "value": won,
+            "unit": "commits",
+            "n": num,
+            "baseline": f"{num} searches, four processes, each tries all",
+            "target": num,
+        },
+        {
+            "name": f"writers_errors_{label}",
+            "value": errors,
+            "unit": "errors",
+            "n": 4 * num,
+            "target": 0,
+        },
+        {
+            "name": f"writers_broken_{label}",
+            "value": broken,
+            "unit": "violations",
+            "n": num,
+            "target": 0,
+        },
+    ]
 
 
 def hostile(url: str, label: str, num: int) -> list[Row]:
@@ -177,8 +225,13 @@ def hostile(url: str, label: str, num: int) -> list[Row]:
         calls: list[Callable[[], object]] = [lambda s=string: ask_sql(store, s, 10, 0.3)]  # type: ignore[misc]
         for question in QUESTIONS:
             for parameter in question.parameters:
-                given = {"run": "hostile", "round": 1, "search": ids[0], "checkpoint": "x",
-                         parameter: string}  # fmt: skip
+                given = {
+                    "run": "hostile",
+                    "round": 1,
+                    "search": ids[0],
+                    "checkpoint": "x",
+                    parameter: string,
+                }
                 calls.append(
                     lambda q=question, g=given: ask_question(store, q.name, g, 10, 0.3)  # type: ignore[misc]
                 )
@@ -199,17 +252,42 @@ def hostile(url: str, label: str, num: int) -> list[Row]:
     writes = sum(before[t] != after[t] for t in before) + len(extra)
     store.close()
     return [
-        {"name": f"hostile_strings_{label}", "value": num, "unit": "strings", "n": tried,
-         "baseline": "calls: every text parameter of every question, and the console"},
-        {"name": f"writes_by_hostile_{label}", "value": writes, "unit": "tables changed", "n": num,
-         "target": 0},
-        {"name": f"files_by_hostile_{label}", "value": int(INJECTED.exists()), "unit": "files",
-         "n": num, "target": 0},
-        {"name": f"unmapped_errors_{label}", "value": errors, "unit": "errors", "n": tried,
-         "target": 0},
-        {"name": f"slowest_hostile_s_{label}", "value": slowest, "unit": "s", "n": tried,
-         "baseline": "limit 0.3 s a call"},
-    ]  # fmt: skip
+        {
+            "name": f"hostile_strings_{label}",
+            "value": num,
+            "unit": "strings",
+            "n": tried,
+            "baseline": "calls: every text parameter of every question, and the console",
+        },
+        {
+            "name": f"writes_by_hostile_{label}",
+            "value": writes,
+            "unit": "tables changed",
+            "n": num,
+            "target": 0,
+        },
+        {
+            "name": f"files_by_hostile_{label}",
+            "value": int(INJECTED.exists()),
+            "unit": "files",
+            "n": num,
+            "target": 0,
+        },
+        {
+            "name": f"unmapped_errors_{label}",
+            "value": errors,
+            "unit": "errors",
+            "n": tried,
+            "target": 0,
+        },
+        {
+            "name": f"slowest_hostile_s_{label}",
+            "value": slowest,
+            "unit": "s",
+            "n": tried,
+            "baseline": "limit 0.3 s a call",
+        },
+    ]
 
 
 def _rows(store: Store, table: str) -> int:
@@ -241,8 +319,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--part", action="append", choices=PARTS, help="default: all")
-    parser.add_argument("--database", action="append", choices=("sqlite", "postgresql"),
-                        help="default: sqlite")  # fmt: skip
+    parser.add_argument(
+        "--database", action="append", choices=("sqlite", "postgresql"), help="default: sqlite"
+    )
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--nodes", type=int, action="append", help="default: 10^5 and 10^6")
     parser.add_argument("--repeats", type=int, default=20, help="of each question")
@@ -261,8 +340,12 @@ def main() -> None:
                 databases.close()
     for row in rows:
         show(row)
-    used = {"nodes": arguments.nodes, "kills": arguments.kills, "quick": arguments.quick,
-            "parts": list(parts)}  # fmt: skip
+    used = {
+        "nodes": arguments.nodes,
+        "kills": arguments.kills,
+        "quick": arguments.quick,
+        "parts": list(parts),
+    }
     write(arguments.json, "store", used, [SEED], rows)
 
 

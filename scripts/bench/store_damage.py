@@ -43,12 +43,32 @@ def damaged_checkpoints(databases: Databases, num: int) -> list[Row]:
     with store.session() as session:
         for checkpoint, parent in ((older, None), (newer, older.version)):
             register(session, "policy", checkpoint, parent)
-        session.add(Run(id=1, name="r", task="t", config={}, config_sha="", code_version="", seed=1,
-                        created_ts=now_us()))  # fmt: skip
+        session.add(
+            Run(
+                id=1,
+                name="r",
+                task="t",
+                config={},
+                config_sha="",
+                code_version="",
+                seed=1,
+                created_ts=now_us(),
+            )
+        )
         session.flush()
-        session.add(Round(run_id=1, number=1, stage="promoted", models={"policy": older.version},
-                          candidates={"policy": newer.version}, search_config={}, config_sha="",
-                          timings={}, started_ts=now_us()))  # fmt: skip
+        session.add(
+            Round(
+                run_id=1,
+                number=1,
+                stage="promoted",
+                models={"policy": older.version},
+                candidates={"policy": newer.version},
+                search_config={},
+                config_sha="",
+                timings={},
+                started_ts=now_us(),
+            )
+        )
     rng = random.Random(SEED)
     files = sorted(newer.path.iterdir())
     rows: list[Row] = []
@@ -81,10 +101,11 @@ def damaged_checkpoints(databases: Databases, num: int) -> list[Row]:
         told = "one byte flipped in any file" if name == "s5" else "a file cut, emptied or gone"
         rows += [
             counted(f"{name}_detected_sqlite", seen, "of all", num, f"{told}, before loading", num),
-            counted(f"{name}_parent_used_sqlite", fallen, "of all", num, "and the row quarantined",
-                 num),
+            counted(
+                f"{name}_parent_used_sqlite", fallen, "of all", num, "and the row quarantined", num
+            ),
             repeats(f"{name}_fallback_sqlite", times, "loads", "time of one load", target=1.0),
-        ]  # fmt: skip
+        ]
     store.close()
     return rows
 
@@ -154,8 +175,9 @@ class _BrokenCritic(ScoredWorld):
 def non_finite_scores() -> list[Row]:
     """S8. They never enter W, are counted, and the search goes on to its end."""
     world = _BrokenCritic(depth=6)
-    settings = SearchSettings(simulations=64, max_tokens=0, importance=0.0, min_width=8,
-                              max_width=8)  # fmt: skip
+    settings = SearchSettings(
+        simulations=64, max_tokens=0, importance=0.0, min_width=8, max_width=8
+    )
     searches = [Search(State("p", (1, 2, 3), "a problem"), settings, seed) for seed in range(20)]
     frontier.run(searches, world, world)
     values = [e.q for s in searches for n in s.nodes for e in n.edges if e.visits]

@@ -52,12 +52,20 @@ def server_away(databases: Databases, away_s: float, is_quick: bool) -> list[Row
     """S2. The server stops at once in mid-search and comes back; nobody touches the command."""
     url = databases.new("away")
     num = 40 if is_quick else 1500
-    arguments = command_for(url, databases.folder, **{
-        "problems_per_round": num, "search.simulations": 16, "search.max_tokens": 2000,
-        "hosting.cohort": 50, "search.unsound": "prune",
-    })  # fmt: skip
-    process = subprocess.Popen(arguments, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL,
-                               stderr=subprocess.PIPE)  # fmt: skip
+    arguments = command_for(
+        url,
+        databases.folder,
+        **{
+            "problems_per_round": num,
+            "search.simulations": 16,
+            "search.max_tokens": 2000,
+            "hosting.cohort": 50,
+            "search.unsound": "prune",
+        },
+    )
+    process = subprocess.Popen(
+        arguments, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
     store = open_store(url)
     while process.poll() is None and _count(store, SearchRow.ended_ts.is_not(None)) == 0:
         time.sleep(0.1)
@@ -106,10 +114,12 @@ def cut_connections(databases: Databases, num: int) -> list[Row]:
         other = open_store(url)
         with other.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             while not over.wait(rng.uniform(0.005, 0.05)):
-                connection.execute(text(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-                ))  # fmt: skip
+                connection.execute(
+                    text(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                    )
+                )
         other.close()
 
     thread = threading.Thread(target=cut)
@@ -159,8 +169,17 @@ def races(databases: Databases, num: int) -> list[Row]:
     store = open_store(url)
     with store.session() as session:
         for i in range(num):
-            session.add(Run(name=f"r{i}", task="t", config={}, config_sha="", code_version="",
-                            seed=1, created_ts=now_us()))  # fmt: skip
+            session.add(
+                Run(
+                    name=f"r{i}",
+                    task="t",
+                    config={},
+                    config_sha="",
+                    code_version="",
+                    seed=1,
+                    created_ts=now_us(),
+                )
+            )
     with store.session() as session:
         ids = list(session.scalars(select(Run.id)))
     context = multiprocessing.get_context("spawn")
@@ -173,8 +192,15 @@ def races(databases: Databases, num: int) -> list[Row]:
         p.join()
     store.close()
     twice = sum(won.count(i) != 1 for i in ids)
-    return [counted(f"s9_not_exactly_one_{databases.kind}", twice, "races", num,
-                 "two processes, one run; the other one is told who has it")]  # fmt: skip
+    return [
+        counted(
+            f"s9_not_exactly_one_{databases.kind}",
+            twice,
+            "races",
+            num,
+            "two processes, one run; the other one is told who has it",
+        )
+    ]
 
 
 def fresh_stores(databases: Databases, num: int) -> list[Row]:
@@ -185,8 +211,15 @@ def fresh_stores(databases: Databases, num: int) -> list[Row]:
         code = f"from store.database import open_store; open_store({url!r}).close()"
         opened = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) for _ in range(8)]
         failed += sum(process.wait() != 0 for process in opened)
-    return [counted(f"s10_failed_{databases.kind}", failed, "processes", 8 * num,
-                 "eight processes at once, an empty database")]  # fmt: skip
+    return [
+        counted(
+            f"s10_failed_{databases.kind}",
+            failed,
+            "processes",
+            8 * num,
+            "eight processes at once, an empty database",
+        )
+    ]
 
 
 def versions(databases: Databases) -> list[Row]:
@@ -205,8 +238,15 @@ def versions(databases: Databases) -> list[Row]:
         session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     wrong += "update Ratchet" not in _refusal(url)
     store.close()
-    return [counted(f"s11_wrong_{databases.kind}", wrong, "of all", 4,
-                 "older by one, by two, newer: refused with the command; invariants")]  # fmt: skip
+    return [
+        counted(
+            f"s11_wrong_{databases.kind}",
+            wrong,
+            "of all",
+            4,
+            "older by one, by two, newer: refused with the command; invariants",
+        )
+    ]
 
 
 def _refusal(url: str) -> str:
@@ -230,8 +270,9 @@ def clocks(databases: Databases) -> list[Row]:
         "RunLease(open_store(sys.argv[1]), int(sys.argv[2])); print('held', flush=True); "
         "time.sleep(999)"
     )
-    holder = subprocess.Popen([sys.executable, "-c", code, url, str(run_id)], cwd=ROOT,
-                              stdout=subprocess.PIPE)  # fmt: skip
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, url, str(run_id)], cwd=ROOT, stdout=subprocess.PIPE
+    )
     assert holder.stdout is not None
     holder.stdout.readline()
     real, stolen = leases.clock_us, 0
@@ -254,8 +295,18 @@ def clocks(databases: Databases) -> list[Row]:
         session.execute(update(Run).values(owner=""))
     store.close()
     return [
-        counted(f"s12_stolen_{databases.kind}", stolen, "leases", len(hours),
-             "one hour, one day, ten years, both ways; holder of the same host"),
-        counted(f"s12_kept_by_the_dead_{databases.kind}", taken.fence < 2, "leases", 1,
-             "the holder killed"),
-    ]  # fmt: skip
+        counted(
+            f"s12_stolen_{databases.kind}",
+            stolen,
+            "leases",
+            len(hours),
+            "one hour, one day, ten years, both ways; holder of the same host",
+        ),
+        counted(
+            f"s12_kept_by_the_dead_{databases.kind}",
+            taken.fence < 2,
+            "leases",
+            1,
+            "the holder killed",
+        ),
+    ]

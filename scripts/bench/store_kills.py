@@ -65,8 +65,16 @@ def command_for(url: str, folder: Path, **more: object) -> list[str]:
     """A round of the embedded default, made small."""
     from tests.agent.rounds.small import SMALL
 
-    settings = SMALL | {"store": url, "checkpoints": str(folder / "checkpoints"),
-                        "task": "expressions", "search.unsound": "prune"} | more  # fmt: skip
+    settings = (
+        SMALL
+        | {
+            "store": url,
+            "checkpoints": str(folder / "checkpoints"),
+            "task": "expressions",
+            "search.unsound": "prune",
+        }
+        | more
+    )
     arguments = [p for k, v in settings.items() for p in ("--set", f"{k}={v}")]
     return [sys.executable, "-m", "agent", "improve", "--json", *arguments]
 
@@ -92,8 +100,13 @@ def kills(databases: Databases, num: int) -> list[Row]:
         point = f"{rng.choice(POINTS)}:{rng.choice((1, 1, 2, 3))}" if is_named else ""
         is_resume = done + stops > 0
         watch = Watch(url)
-        process = subprocess.Popen(command, cwd=ROOT, env=environment(point),
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment(point),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
         try:
             _, complaint = process.communicate(timeout=200 if is_named else after_s)
         except subprocess.TimeoutExpired:
@@ -134,23 +147,59 @@ def _found(
         planned, ended = session.execute(select(func.count(), func.count(SearchRow.ended_ts))).one()
         doubled = session.execute(
             select(TrajectoryRow.search_id, TrajectoryRow.sha)
-            .group_by(TrajectoryRow.search_id, TrajectoryRow.sha).having(func.count() > 1)
-        ).all()  # fmt: skip
+            .group_by(TrajectoryRow.search_id, TrajectoryRow.sha)
+            .having(func.count() > 1)
+        ).all()
         gone = [p for p in session.scalars(select(CheckpointRow.path)) if not Path(p).is_dir()]
     store.close()
     n = done + stops
     return [
-        {"name": f"kills_{label}", "value": done, "unit": "kills", "n": n, "baseline":
-         f"{stops} immediate server stops besides; {rounds} commands ended by themselves"},
-        {"name": f"lost_{label}", "value": planned - ended + len(gone), "n": n, "target": 0,
-         "unit": "searches or checkpoints", "baseline": f"{planned} searches planned"},
-        {"name": f"duplicated_{label}", "value": len(doubled), "unit": "trajectories", "n": n,
-         "target": 0},
-        {"name": f"partial_{label}", "value": sum(broken.values()), "unit": "violated invariants",
-         "n": n, "target": 0, "baseline": f"{len(broken)} invariants"},
-        {"name": f"failed_resumes_{label}", "value": failures, "unit": "exits", "n": n,
-         "target": 0, "baseline": f"rounds left open at the end: {unfinished}"},
-        repeats(f"resume_s_{label}", resumes, "s", "start of the command to its first commit of "
-                "new work, imports and models included", target=30)
-        if resumes else missing(f"resume_s_{label}", "too few kills"),
-    ]  # fmt: skip
+        {
+            "name": f"kills_{label}",
+            "value": done,
+            "unit": "kills",
+            "n": n,
+            "baseline": f"{stops} immediate server stops besides; "
+            f"{rounds} commands ended by themselves",
+        },
+        {
+            "name": f"lost_{label}",
+            "value": planned - ended + len(gone),
+            "n": n,
+            "target": 0,
+            "unit": "searches or checkpoints",
+            "baseline": f"{planned} searches planned",
+        },
+        {
+            "name": f"duplicated_{label}",
+            "value": len(doubled),
+            "unit": "trajectories",
+            "n": n,
+            "target": 0,
+        },
+        {
+            "name": f"partial_{label}",
+            "value": sum(broken.values()),
+            "unit": "violated invariants",
+            "n": n,
+            "target": 0,
+            "baseline": f"{len(broken)} invariants",
+        },
+        {
+            "name": f"failed_resumes_{label}",
+            "value": failures,
+            "unit": "exits",
+            "n": n,
+            "target": 0,
+            "baseline": f"rounds left open at the end: {unfinished}",
+        },
+        repeats(
+            f"resume_s_{label}",
+            resumes,
+            "s",
+            "start of the command to its first commit of new work, imports and models included",
+            target=30,
+        )
+        if resumes
+        else missing(f"resume_s_{label}", "too few kills"),
+    ]

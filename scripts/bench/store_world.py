@@ -36,8 +36,9 @@ class ScoredWorld(FreeWorld):
 def finished() -> Search:
     """A finished search of about two hundred nodes."""
     world = ScoredWorld(depth=6)
-    settings = SearchSettings(simulations=64, max_tokens=0, importance=0.0, min_width=8,
-                              max_width=8)  # fmt: skip
+    settings = SearchSettings(
+        simulations=64, max_tokens=0, importance=0.0, min_width=8, max_width=8
+    )
     search = Search(State("p", (1, 2, 3), "a problem in a few words"), settings, 7)
     frontier.run([search], world, world)
     return search
@@ -48,12 +49,28 @@ def planned(store: Store, num: int, number: int = 1, name: str = "bench") -> lis
     with store.session() as session:
         run = session.scalars(select(Run).where(Run.name == name)).one_or_none()
         if run is None:
-            run = Run(name=name, task="expressions", config={}, config_sha="c", code_version="0",
-                      seed=1, created_ts=now_us(), fence=1)  # fmt: skip
+            run = Run(
+                name=name,
+                task="expressions",
+                config={},
+                config_sha="c",
+                code_version="0",
+                seed=1,
+                created_ts=now_us(),
+                fence=1,
+            )
             session.add(run)
             session.flush()
-        row = Round(run_id=run.id, number=number, stage="searching", models={}, search_config={},
-                    config_sha="c", timings={}, started_ts=now_us())  # fmt: skip
+        row = Round(
+            run_id=run.id,
+            number=number,
+            stage="searching",
+            models={},
+            search_config={},
+            config_sha="c",
+            timings={},
+            started_ts=now_us(),
+        )
         session.add(row)
         session.flush()
         keys = [f"{name} {number} {i}" for i in range(num)]

@@ -53,9 +53,13 @@ def generate(path: Path) -> Arm:
         start = time.perf_counter()
         with torch.inference_mode():
             out = model.generate(
-                rows, attention_mask=torch.ones_like(rows), do_sample=True, top_k=0,
-                min_new_tokens=NEW, max_new_tokens=NEW,
-            )  # fmt: skip
+                rows,
+                attention_mask=torch.ones_like(rows),
+                do_sample=True,
+                top_k=0,
+                min_new_tokens=NEW,
+                max_new_tokens=NEW,
+            )
         seconds = time.perf_counter() - start
         assert out.shape == (num, PROMPT + NEW)
         return num * NEW / seconds
@@ -91,9 +95,11 @@ def vllm_rates(
     """Tokens a second by number of texts, measured by vLLM in the environment of `python`."""
     rows = [prompts(num, vocab_size) for num in batches]
     done = subprocess.run(
-        [python, "-c", VLLM], input=json.dumps([str(path), rows, NEW, repeats]), text=True,
+        [python, "-c", VLLM],
+        input=json.dumps([str(path), rows, NEW, repeats]),
+        text=True,
         capture_output=True,
-    )  # fmt: skip
+    )
     line = next((x for x in done.stdout.splitlines() if x.startswith("RATES ")), None)
     if line is None:
         print(done.stderr[-2000:], file=sys.stderr)

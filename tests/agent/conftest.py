@@ -24,13 +24,23 @@ def write_checkpoint(path: Path, seed: int = 0, scale: float = 1.0, **changes: A
     """A Llama directory with random weights over the characters of `expressions`."""
     path.mkdir(parents=True, exist_ok=True)
     config = {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 16,
-        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
-        "max_position_embeddings": 256, "rms_norm_eps": 1e-6, "hidden_act": "silu",
-        "tie_word_embeddings": True, "eos_token_id": 1, "pad_token_id": 0,
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": 16,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "max_position_embeddings": 256,
+        "rms_norm_eps": 1e-6,
+        "hidden_act": "silu",
+        "tie_word_embeddings": True,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
-    } | changes  # fmt: skip
+    } | changes
     (path / "config.json").write_text(json.dumps(config))
     fast = FastTokenizer(models.WordLevel({c: i for i, c in enumerate(CHARACTERS)}))
     fast.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
@@ -59,8 +69,11 @@ def cluster() -> Iterator[str]:
 
     os.environ.setdefault("RAY_worker_niceness", "0")
     info = ray.init(
-        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
         namespace="ratchet",
-    )  # fmt: skip
+    )
     yield str(info.address_info["gcs_address"])
     ray.shutdown()

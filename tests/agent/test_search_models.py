@@ -43,7 +43,7 @@ def options(*texts: str) -> tuple[Option, ...]:
         ("blank_line", ("7+6-4\n13-4\n", "9"), [True, True]),
         ("blank_line", ("7+6-4\n12-4\n", "8"), [False, True]),
     ],
-)  # fmt: skip
+)
 def test_the_tool_judges_whole_steps_wherever_options_end(
     boundary: str, texts: tuple[str, ...], verdicts: list[bool]
 ) -> None:
@@ -69,8 +69,9 @@ def test_a_problem_is_solved_at_line_level_and_at_others(boundary: str) -> None:
 
 
 def test_a_boundary_that_never_comes_ends_cleanly() -> None:
-    models = models_with(**{"search.boundary": "blank_line", "hosting.option_tokens": 4,
-                            "hosting.text_tokens": 6})  # fmt: skip
+    models = models_with(
+        **{"search.boundary": "blank_line", "hosting.option_tokens": 4, "hosting.text_tokens": 6}
+    )
     search = Search(models.root(Problem("p", "7+2*3-4+5*6-1")), models.settings, seed=0)
     frontier.run([search], models, models)
     assert search.stop_reason == "exhausted"
@@ -101,8 +102,9 @@ def test_wordings_of_a_problem_answer_together_and_all_their_tokens_count() -> N
     problems = models.task.held_out(24, 0)
     alone = evaluate(models, problems, Plan("greedy"))
     one = evaluate(models, problems, Plan("wordings", samples=1))
-    assert {k: a.answer for k, a in one.items.items()} == \
-        {k: a.answer for k, a in alone.items.items()}  # fmt: skip
+    assert {k: a.answer for k, a in one.items.items()} == {
+        k: a.answer for k, a in alone.items.items()
+    }
     several = evaluate(models, problems, Plan("wordings", samples=6))
     assert one.num_tokens == alone.num_tokens
     assert 3 * alone.num_tokens < several.num_tokens < 9 * alone.num_tokens

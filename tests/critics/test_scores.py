@@ -118,9 +118,14 @@ def test_a_completion_is_cut_at_boundaries_and_keeps_every_token() -> None:
 
 @pytest.mark.parametrize(
     ("verdicts", "is_sound", "num_sound"),
-    [([True, True], True, 2), ([True, False], False, 1), ([False, True], False, 0),
-     ([True, None], None, 1), ([None, None], None, 0)],
-)  # fmt: skip
+    [
+        ([True, True], True, 2),
+        ([True, False], False, 1),
+        ([False, True], False, 0),
+        ([True, None], None, 1),
+        ([None, None], None, 0),
+    ],
+)
 def test_a_rollout_is_sound_up_to_the_first_step_that_is_not(
     verdicts: list[bool | None], is_sound: bool | None, num_sound: int
 ) -> None:
@@ -150,9 +155,14 @@ def test_an_unsound_text_scores_zero_and_a_missing_score_stays_missing() -> None
 
 @pytest.mark.parametrize(
     ("text", "answer"),
-    [("so 48/2\n#### 72", "72"), (r"thus \boxed{\frac{1}{2}}", r"\frac{1}{2}"),
-     ("The answer is $1,250.", "1,250"), ("nothing", None), ("#### 1\n#### 2", "2")],
-)  # fmt: skip
+    [
+        ("so 48/2\n#### 72", "72"),
+        (r"thus \boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        ("The answer is $1,250.", "1,250"),
+        ("nothing", None),
+        ("#### 1\n#### 2", "2"),
+    ],
+)
 def test_final_answers_are_found(text: str, answer: str | None) -> None:
     assert final_answer(text) == answer
 

@@ -32,9 +32,14 @@ def close(found: Tensor, exact: Tensor, plain: Tensor) -> None:
 
 
 def logprobs(
-    hidden: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None, rows: Tensor | None,
-    heat: Tensor, dtype: torch.dtype,
-) -> list[Tensor]:  # fmt: skip
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None,
+    rows: Tensor | None,
+    heat: Tensor,
+    dtype: torch.dtype,
+) -> list[Tensor]:
     """logprob, entropy and logsumexp by their definitions; 0 where the target is -100."""
     wanted = hidden if rows is None else hidden[rows]
     z = wanted.to(dtype) @ weight.to(dtype).T
@@ -77,9 +82,13 @@ def choices(
 
 
 def chain(
-    logits: Tensor, draft_logits: Tensor, draft: Tensor, heat: Tensor, seeds: Tensor,
+    logits: Tensor,
+    draft_logits: Tensor,
+    draft: Tensor,
+    heat: Tensor,
+    seeds: Tensor,
     positions: Tensor,
-) -> list[list[int]]:  # fmt: skip
+) -> list[list[int]]:
     """The chain rule, text by text."""
     written = []
     for n, K in enumerate([draft.shape[1]] * len(draft)):
@@ -100,9 +109,13 @@ def chain(
 
 
 def siblings(
-    logits: Tensor, draft_logits: Tensor, draft: Tensor, heat: Tensor, seeds: Tensor,
+    logits: Tensor,
+    draft_logits: Tensor,
+    draft: Tensor,
+    heat: Tensor,
+    seeds: Tensor,
     positions: Tensor,
-) -> list[int]:  # fmt: skip
+) -> list[int]:
     written = []
     for n, tried in enumerate(draft.tolist()):
         p = torch.softmax(logits[n].double() / float(heat[n]), -1)

@@ -48,9 +48,12 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: dispatch.verify_chain(Z, Z, D, ONE, SEEDS, SEEDS), ValueError, "draft_logits_NKV"),
     (lambda: dispatch.verify_chain(Z, Z[:, 1:], D + 9, ONE, SEEDS, SEEDS), ValueError, "holds 9"),
     (lambda: dispatch.verify_chain(Z, Z[:, 1:], D, 0 * ONE, SEEDS, SEEDS), ValueError, "above 0"),
-    (lambda: dispatch.verify_siblings(Z[:, 0], Z[:, 0], D[:, :0], ONE, SEEDS, SEEDS), ValueError,
-     "draft_NK has 0 drafts"),
-]  # fmt: skip
+    (
+        lambda: dispatch.verify_siblings(Z[:, 0], Z[:, 0], D[:, :0], ONE, SEEDS, SEEDS),
+        ValueError,
+        "draft_NK has 0 drafts",
+    ),
+]
 
 
 @pytest.mark.parametrize(("call", "error", "message"), REFUSED)

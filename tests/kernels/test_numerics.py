@@ -140,8 +140,9 @@ def test_critic_heads_and_their_gradients_are_those_of_float64(dtype: torch.dtyp
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("N", "G", "Q", "C", "D"), [(1, 1, 1, 1, 8), (2, 2, 5, 70, 24),
-                                                      (1, 2, 70, 33, 16)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("N", "G", "Q", "C", "D"), [(1, 1, 1, 1, 8), (2, 2, 5, 70, 24), (1, 2, 70, 33, 16)]
+)
 def test_tree_attention_sees_what_the_bias_shows(
     N: int, G: int, Q: int, C: int, D: int, dtype: torch.dtype
 ) -> None:

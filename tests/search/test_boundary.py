@@ -12,15 +12,19 @@ TEXT = "We add.\nSo x = 3\nThat is\nall.\n\nDone: 3.5 is it! Yes.\n"
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("newline", ["We add.\n", "So x = 3\n", "That is\n", "all.\n", "\n",
-                     "Done: 3.5 is it! Yes.\n"]),
+        (
+            "newline",
+            ["We add.\n", "So x = 3\n", "That is\n", "all.\n", "\n", "Done: 3.5 is it! Yes.\n"],
+        ),
         ("blank_line", ["We add.\nSo x = 3\nThat is\nall.\n\n", "Done: 3.5 is it! Yes.\n"]),
         ("formula_line", ["We add.\nSo x = 3\n", "That is\nall.\n\n", "Done: 3.5 is it! Yes.\n"]),
-        ("sentence", ["We add.", "\nSo x = 3\n", "That is\n", "all.", "\n\nDone: 3.5 is it!",
-                      " Yes.", "\n"]),
+        (
+            "sentence",
+            ["We add.", "\nSo x = 3\n", "That is\n", "all.", "\n\nDone: 3.5 is it!", " Yes.", "\n"],
+        ),
         ("tokens:40", [TEXT[:40], TEXT[40:]]),
     ],
-)  # fmt: skip
+)
 def test_a_boundary_cuts_where_its_name_says(name: str, options: list[str]) -> None:
     found = boundary_named(name).cut(TEXT)
     assert found == options

@@ -22,8 +22,10 @@ SETTINGS = SearchSettings(
     exploration=1.5,
 )
 RULES: list[tuple[SelectionRule, RootRule]] = [
-    ("puct", "same"), ("ucb", "same"), ("puct", "gumbel"),
-]  # fmt: skip
+    ("puct", "same"),
+    ("ucb", "same"),
+    ("puct", "gumbel"),
+]
 
 
 def best_move(game: Game, position: str, rule: SelectionRule, root: RootRule) -> str:

@@ -373,14 +373,28 @@ class Words(DigitWorld):
     seed=st.integers(0, 3),
 )
 def test_merging_conserves_visits_and_priors_and_width_stays_within_its_bounds(
-    digits: str, simulations: int, low: int, high: list[int], merge: MergeRule,
-    root_rule: RootRule, noise: float, in_flight: int, seed: int,
-) -> None:  # fmt: skip
+    digits: str,
+    simulations: int,
+    low: int,
+    high: list[int],
+    merge: MergeRule,
+    root_rule: RootRule,
+    noise: float,
+    in_flight: int,
+    seed: int,
+) -> None:
     settings = replace(
-        PLAIN, simulations=simulations, min_width=low, max_width=tuple(high), merge=merge,
-        merge_distance=1, root_selection=root_rule, importance=6.0, in_flight=in_flight,
+        PLAIN,
+        simulations=simulations,
+        min_width=low,
+        max_width=tuple(high),
+        merge=merge,
+        merge_distance=1,
+        root_selection=root_rule,
+        importance=6.0,
+        in_flight=in_flight,
         noise_fraction=0.0 if root_rule == "gumbel" else noise,
-    )  # fmt: skip
+    )
     world = Words()
     search = Search(root(digits), settings, seed)
     frontier.run([search], world, world)
@@ -553,9 +567,9 @@ def test_a_bandit_is_played_as_derived_by_hand() -> None:
 
     class Bandit(DigitWorld):
         def _proposal(self, state: State, count: int) -> Proposal:
-            return Proposal(tuple(
-                Option((i,), f"{i}", math.log(p), "end") for i, p in enumerate((0.3, 0.7))
-            ))  # fmt: skip
+            return Proposal(
+                tuple(Option((i,), f"{i}", math.log(p), "end") for i, p in enumerate((0.3, 0.7)))
+            )
 
         def _evaluation(self, state: State) -> Evaluation:
             return Evaluation(0.5 if not state.options else (0.9, 0.1)[state.options[0].tokens[0]])

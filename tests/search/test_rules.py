@@ -142,7 +142,7 @@ def test_merging_conserves_the_prior_and_remembers_the_alternative() -> None:
         (by_embedding(lambda t: (len(t), 1.0), 0.99), ("aaaa", "aaaaa", "a"), 2),
         (by_judgement(lambda a, b: a[0] == b[0]), ("sum", "so", "then"), 2),
     ],
-)  # fmt: skip
+)
 def test_each_merge_rule_groups_what_it_says(
     rule: Merge, texts: tuple[str, ...], groups: int
 ) -> None:
@@ -186,14 +186,28 @@ def test_the_gumbel_root_enters_the_best_of_noise_plus_prior_and_halves_by_value
 @pytest.mark.parametrize(
     "bad",
     [
-        {"simulations": 0}, {"min_width": 9, "max_width": 4}, {"temperature": 0.0},
-        {"temperature": -1.0}, {"selection": "best"}, {"exploration": -0.1}, {"in_flight": 0},
-        {"num_rollouts": -1}, {"max_depth": 0}, {"final": "first"}, {"max_seconds": -1.0},
-        {"stop_value": float("nan")}, {"noise_fraction": 1.5}, {"importance": float("inf")},
-        {"noise_fraction": 0.2, "selection": "ucb"}, {"min_width": ()}, {"max_width": (4, 3)},
-        {"noise_fraction": 0.2, "root_selection": "gumbel"}, {"min_width": 0}, {"merge": "all"},
+        {"simulations": 0},
+        {"min_width": 9, "max_width": 4},
+        {"temperature": 0.0},
+        {"temperature": -1.0},
+        {"selection": "best"},
+        {"exploration": -0.1},
+        {"in_flight": 0},
+        {"num_rollouts": -1},
+        {"max_depth": 0},
+        {"final": "first"},
+        {"max_seconds": -1.0},
+        {"stop_value": float("nan")},
+        {"noise_fraction": 1.5},
+        {"importance": float("inf")},
+        {"noise_fraction": 0.2, "selection": "ucb"},
+        {"min_width": ()},
+        {"max_width": (4, 3)},
+        {"noise_fraction": 0.2, "root_selection": "gumbel"},
+        {"min_width": 0},
+        {"merge": "all"},
     ],
-)  # fmt: skip
+)
 def test_contradictory_settings_are_refused_by_name(bad: dict[str, object]) -> None:
     with pytest.raises(SearchSettingsError) as error:
         SearchSettings(**bad)  # type: ignore[arg-type]

@@ -50,8 +50,10 @@ def test_a_refuted_option_is_the_worst_there_is(search: Search) -> None:
 def test_value_targets_are_w_over_n(search: Search) -> None:
     values = [(t.state.depth, t.value, t.visits) for t in value_targets(search)]
     assert values == [
-        (0, pytest.approx(5.1 / 9), 9), (1, pytest.approx(0.8), 5), (1, pytest.approx(0.2), 3),
-    ]  # fmt: skip
+        (0, pytest.approx(5.1 / 9), 9),
+        (1, pytest.approx(0.8), 5),
+        (1, pytest.approx(0.2), 3),
+    ]
     assert [t.visits for t in value_targets(search, min_visits=4)] == [9, 5]
 
 

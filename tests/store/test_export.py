@@ -38,8 +38,11 @@ def frozen(store: Store, search: Search | None = None) -> int:
         row = session.scalars(select(Round)).one()
         dataset = freeze_dataset(session, row, rule)
         row.stage = "promoted"
-        session.execute(update(SearchRow).where(SearchRow.status == "pending").values(
-            status="failed", num_simulations=0, num_nodes=0))  # fmt: skip
+        session.execute(
+            update(SearchRow)
+            .where(SearchRow.status == "pending")
+            .values(status="failed", num_simulations=0, num_nodes=0)
+        )
         assert dataset.num_items
         return dataset.id
 
@@ -75,10 +78,13 @@ def test_frozen_pairs_are_those_that_training_reads(store: Store) -> None:
         assert freeze_pairs(session, dataset_id) == len(read) > 0
         rows = session.execute(
             select(PreferencePair.margin, NodeText.text, PreferencePair.reason)
-            .join(NodeText, (NodeText.search_id == PreferencePair.search_id)
-                  & (NodeText.ix == PreferencePair.rejected_ix))
+            .join(
+                NodeText,
+                (NodeText.search_id == PreferencePair.search_id)
+                & (NodeText.ix == PreferencePair.rejected_ix),
+            )
             .order_by(PreferencePair.position)
-        ).all()  # fmt: skip
+        ).all()
     assert [tuple(row) for row in rows] == read
     answer = ask_question(store, "pairs", {"run": "r"})
     margins = [dict(zip(answer.columns, row, strict=True))["margin"] for row in answer.rows]
@@ -98,9 +104,14 @@ def test_datasets_of_before_get_their_pairs_once(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", ["margin = margin + 0.1", "chosen_ix = rejected_ix", "parent_ix = parent_ix + 1",
-               "rejected_ix = 9999"],
-)  # fmt: skip
+    "damage",
+    [
+        "margin = margin + 0.1",
+        "chosen_ix = rejected_ix",
+        "parent_ix = parent_ix + 1",
+        "rejected_ix = 9999",
+    ],
+)
 def test_the_checker_sees_a_damaged_pair(store: Store, damage: str) -> None:
     dataset_id = frozen(store)
     with store.session() as session:
@@ -192,8 +203,10 @@ def test_trimming_keeps_what_was_trained_on_and_its_pairs(store: Store) -> None:
     assert planned.nodes > 0 and planned.num_bytes > 0 and count(store, NodeRow) == nodes
     done = trim(store, "r", 0, is_real=True)
     assert (done.nodes, done.scores, done.simulations) == (
-        planned.nodes, planned.scores, planned.simulations,
-    )  # fmt: skip
+        planned.nodes,
+        planned.scores,
+        planned.simulations,
+    )
     assert count(store, NodeRow) == nodes - done.nodes
     assert count(store, SimulationRow) == 0
     assert {kind: rows_of(store, kind, dataset_id) for kind in KINDS} == before

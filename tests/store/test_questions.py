@@ -25,8 +25,17 @@ def given(search_id: int = 1) -> dict[str, object]:
 def test_every_question_is_one_select_that_both_databases_answer(store: Store, name: str) -> None:
     search_id = recorded(store)
     with store.session() as session:
-        session.add(CheckpointRow(role="policy", version="policy-1", path="p", status="ready",
-                                  num_bytes=1, report={}, created_ts=0))  # fmt: skip
+        session.add(
+            CheckpointRow(
+                role="policy",
+                version="policy-1",
+                path="p",
+                status="ready",
+                num_bytes=1,
+                report={},
+                created_ts=0,
+            )
+        )
     answer = ask_question(store, name, given(search_id))
     assert len(set(answer.columns)) == len(answer.columns) > 2
     assert not any(check_store(store).values())
@@ -68,24 +77,34 @@ def test_the_critics_auc_is_that_of_the_ranks(store: Store) -> None:
         others = []
         for n in range(2):
             problem = session.execute(
-                text("INSERT INTO problems (task, key, text, origin, family) "
-                     "VALUES ('t', :key, 'x', '', '') RETURNING id"),
+                text(
+                    "INSERT INTO problems (task, key, text, origin, family) "
+                    "VALUES ('t', :key, 'x', '', '') RETURNING id"
+                ),
                 {"key": f"k{n}"},
-            ).scalar_one()  # fmt: skip
+            ).scalar_one()
             other = SearchRow(
-                round_id=row.round_id, problem_id=problem, position=5 + n, seed=0, status="done",
-                is_correct=False, is_trimmed=True,
-            )  # fmt: skip
+                round_id=row.round_id,
+                problem_id=problem,
+                position=5 + n,
+                seed=0,
+                status="done",
+                is_correct=False,
+                is_trimmed=True,
+            )
             session.add(other)
             session.flush()
             others.append(other.id)
         row.is_correct = True
         for search, score in zip([search_id, *others], (0.9, 0.8, 0.2), strict=True):
             session.execute(
-                text("INSERT INTO critic_scores "
-                     "(search_id, ix, critic, seq, version, score, reason)"
-                     " VALUES (:s, 0, 'outcome', 0, 'v', :x, '')"), {"s": search, "x": score},
-            )  # fmt: skip
+                text(
+                    "INSERT INTO critic_scores "
+                    "(search_id, ix, critic, seq, version, score, reason)"
+                    " VALUES (:s, 0, 'outcome', 0, 'v', :x, '')"
+                ),
+                {"s": search, "x": score},
+            )
     (found,) = ask_question(store, "critics", given()).rows
     assert found[0] == "outcome" and float(found[5]) == 1.0
     assert float(found[6]) == pytest.approx((0.01 + 0.64 + 0.04) / 3)
@@ -113,8 +132,29 @@ def test_what_cannot_be_asked_names_the_way_out(store: Store) -> None:
 def hostile(num: int) -> Iterator[str]:
     """Strings that break out of quotes, comments and statements where anything can."""
     rng = random.Random(7)
-    openings = ["'", '"', "`", "')", '")', "';", "\\'", "%' ", "0) ", "1; ", "", "\x00", "\u2019",
-                "$$", "$1", ":run", "%s", "%(run)s", "?1", "{0}", "-1 "]  # fmt: skip
+    openings = [
+        "'",
+        '"',
+        "`",
+        "')",
+        '")',
+        "';",
+        "\\'",
+        "%' ",
+        "0) ",
+        "1; ",
+        "",
+        "\x00",
+        "\u2019",
+        "$$",
+        "$1",
+        ":run",
+        "%s",
+        "%(run)s",
+        "?1",
+        "{0}",
+        "-1 ",
+    ]
     bodies = [
         "DROP TABLE searches",
         "DELETE FROM runs",

@@ -19,9 +19,13 @@ def test_the_searchs_own_answer_is_kept_with_what_it_was_chosen_by() -> None:
     (selected,) = RULE.select([FIND, replace(FIND, id=2, is_chosen=False)])
     assert selected.find.id == 1
     assert selected.scores == {
-        "rank": 1, "outcome": 0.9, "is_sound": True, "confidence": 0.8, "support": 1.0,
+        "rank": 1,
+        "outcome": 0.9,
+        "is_sound": True,
+        "confidence": 0.8,
+        "support": 1.0,
         "wordings": 1,
-    }  # fmt: skip
+    }
 
 
 def test_each_rule_drops_what_it_names() -> None:

@@ -67,9 +67,13 @@ def test_a_spool_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("reader", "is_read"),
-    [(HOLDER, True), (Holder("r 17", 2), True), (Holder("r 17", 3), False),
-     (Holder("r 18", 1), False)],
-)  # fmt: skip
+    [
+        (HOLDER, True),
+        (Holder("r 17", 2), True),
+        (Holder("r 17", 3), False),
+        (Holder("r 18", 1), False),
+    ],
+)
 def test_only_the_holder_and_the_next_one_of_the_run_read_a_spool(
     tmp_path: Path, reader: Holder, is_read: bool
 ) -> None:

@@ -45,12 +45,27 @@ ROOT = Path(__file__).parent.parent.parent
 def new_round(store: Store, digits: tuple[str, ...] = ("31", "12")) -> tuple[int, int, list[int]]:
     """(run id, round id, search ids) of a planned round."""
     with store.session() as session:
-        run = Run(name="r", task="digits", config={}, config_sha="c", code_version="0", seed=1,
-                  created_ts=now_us())  # fmt: skip
+        run = Run(
+            name="r",
+            task="digits",
+            config={},
+            config_sha="c",
+            code_version="0",
+            seed=1,
+            created_ts=now_us(),
+        )
         session.add(run)
         session.flush()
-        row = Round(run_id=run.id, number=1, stage="searching", models={}, search_config={},
-                    config_sha="c", timings={}, started_ts=now_us())  # fmt: skip
+        row = Round(
+            run_id=run.id,
+            number=1,
+            stage="searching",
+            models={},
+            search_config={},
+            config_sha="c",
+            timings={},
+            started_ts=now_us(),
+        )
         session.add(row)
         session.flush()
         problems = [Problem(d, d, d) for d in digits]
@@ -245,10 +260,12 @@ def test_the_log_of_simulations_rebuilds_every_n_and_w(store: Store) -> None:
         ("DELETE FROM simulations WHERE seq = 3", "log_is_whole"),
         ("UPDATE simulations SET value = value + 1 WHERE seq = 0", "log_rebuilds_the_root"),
         ("UPDATE simulations SET leaf_ix = 1 WHERE seq = 0", "evaluated_once"),
-        ("INSERT INTO search_journals SELECT id, 0, '{}' FROM searches WHERE status = 'done'",
-         "no_journal_after_the_end"),
+        (
+            "INSERT INTO search_journals SELECT id, 0, '{}' FROM searches WHERE status = 'done'",
+            "no_journal_after_the_end",
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_checker_sees_a_damaged_log(store: Store, damage: str, rule: str) -> None:
     recorded(store)
     assert not any(check_store(store).values())
@@ -279,8 +296,9 @@ def test_a_journal_reads_back_in_order_and_ends_with_its_search(store: Store) ->
     with store.session() as session:
         journals = read_journals(session, [search_id, other])
     assert journals == {
-        search_id: [{"ix": 0}, {"ix": 1, "value": 0.1 + 0.2}], other: [{"ix": 7}],
-    }  # fmt: skip
+        search_id: [{"ix": 0}, {"ix": 1, "value": 0.1 + 0.2}],
+        other: [{"ix": 7}],
+    }
     record(store, search_id, 1, finished_search())
     with store.session() as session:
         assert set(read_journals(session, [search_id, other])) == {other}
@@ -461,13 +479,24 @@ def bound_pages(store: Store, most: int) -> None:
 
 
 HOSTILE = [
-    "DELETE FROM runs", "DROP TABLE runs", "UPDATE runs SET name = 'x'",
-    "INSERT INTO runs (name) VALUES ('x')", "SELECT 1; DELETE FROM runs", "COMMIT; DROP TABLE runs",
-    "ATTACH DATABASE '/tmp/x.db' AS x", "PRAGMA writable_schema = 1", "VACUUM INTO '/tmp/x.db'",
-    "COPY runs TO '/tmp/x'", "CREATE TABLE x (a INT)", "SELECT load_extension('/tmp/x.so')",
-    "WITH x AS (DELETE FROM runs RETURNING *) SELECT * FROM x", "", "nonsense", "SELECT 'a\0b'",
+    "DELETE FROM runs",
+    "DROP TABLE runs",
+    "UPDATE runs SET name = 'x'",
+    "INSERT INTO runs (name) VALUES ('x')",
+    "SELECT 1; DELETE FROM runs",
+    "COMMIT; DROP TABLE runs",
+    "ATTACH DATABASE '/tmp/x.db' AS x",
+    "PRAGMA writable_schema = 1",
+    "VACUUM INTO '/tmp/x.db'",
+    "COPY runs TO '/tmp/x'",
+    "CREATE TABLE x (a INT)",
+    "SELECT load_extension('/tmp/x.so')",
+    "WITH x AS (DELETE FROM runs RETURNING *) SELECT * FROM x",
+    "",
+    "nonsense",
+    "SELECT 'a\0b'",
     "SET TRANSACTION READ WRITE; DELETE FROM runs",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("statement", HOSTILE)
@@ -530,9 +559,11 @@ def test_a_full_disk_ends_with_a_message_and_keeps_what_was_committed(tmp_path: 
         pages = session.execute(text("PRAGMA page_count")).scalar_one()
         assert session.execute(text(f"PRAGMA max_page_count = {pages}")).scalar() == pages
         session.execute(
-            text("INSERT INTO events (ts, run_id, kind, payload) "
-                 "SELECT 1, 1, hex(zeroblob(1000000)), '{}'")
-        )  # fmt: skip
+            text(
+                "INSERT INTO events (ts, run_id, kind, payload) "
+                "SELECT 1, 1, hex(zeroblob(1000000)), '{}'"
+            )
+        )
     store.close()
     again = open_store(f"sqlite:///{tmp_path}/full.db")
     assert count(again, NodeRow) == nodes

@@ -37,37 +37,57 @@ def run(config: Config, named: tuple[str, str], num_problems: int, as_json: bool
             models = make_models(config, hosts, ModelSet({"policy": ref}), task)
             progress.stage("evaluating", len(problems), f"problems, {ref.version}")
             report = evaluate(
-                models, problems, Plan("greedy"), config.hosting.cohort,
+                models,
+                problems,
+                Plan("greedy"),
+                config.hosting.cohort,
                 lambda done, solved: progress.update(done, solved=solved),
-            )  # fmt: skip
+            )
             low, high = report.interval
             rows.append(
-                {"policy": ref.version, "n": report.n, "correct": report.num_correct, "low": low,
-                 "high": high, "tokens_per_problem": report.num_tokens / report.n,
-                 "bits_per_character": bits_per_character(
-                     models, that_fit(models, worked, ref.path))}
-            )  # fmt: skip
+                {
+                    "policy": ref.version,
+                    "n": report.n,
+                    "correct": report.num_correct,
+                    "low": low,
+                    "high": high,
+                    "tokens_per_problem": report.num_tokens / report.n,
+                    "bits_per_character": bits_per_character(
+                        models, that_fit(models, worked, ref.path)
+                    ),
+                }
+            )
             correct.append(report.correct)
     finally:
         progress.close()
         hosts.close()
     verdict = judge(
-        correct[0], correct[1], config.evaluation.gate_p,
+        correct[0],
+        correct[1],
+        config.evaluation.gate_p,
         (rows[0]["bits_per_character"], rows[1]["bits_per_character"]),
-    )  # fmt: skip
+    )
     if as_json:
-        emit({"task": config.task, "benchmark": benchmark_digest(problems), "policies": rows,
-              "verdict": verdict.as_dict()})  # fmt: skip
+        emit(
+            {
+                "task": config.task,
+                "benchmark": benchmark_digest(problems),
+                "policies": rows,
+                "verdict": verdict.as_dict(),
+            }
+        )
         return
     table(
         [
-            {"policy": r["policy"],
-             "greedy [95 %]": share(r["correct"], r["n"], r["low"], r["high"]),
-             "tokens a problem": round(r["tokens_per_problem"]),
-             "bits a character": _rounded(r["bits_per_character"])}
+            {
+                "policy": r["policy"],
+                "greedy [95 %]": share(r["correct"], r["n"], r["low"], r["high"]),
+                "tokens a problem": round(r["tokens_per_problem"]),
+                "bits a character": _rounded(r["bits_per_character"]),
+            }
             for r in rows
         ]
-    )  # fmt: skip
+    )
     print(
         f"B over A: {100 * verdict.difference:+.1f} points [{100 * verdict.low:+.1f}, "
         f"{100 * verdict.high:+.1f}]; {verdict.reason}"

@@ -75,12 +75,21 @@ def _machine(store: str) -> Iterator[Check]:
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
-    yield _check("free disk", free > 2_000_000_000, f"{free / 1e9:.1f} GB at {folder}",
-                 "free some space; a round of the embedded default needs about 0.3 GB",
-                 free < 500_000_000)  # fmt: skip
+    yield _check(
+        "free disk",
+        free > 2_000_000_000,
+        f"{free / 1e9:.1f} GB at {folder}",
+        "free some space; a round of the embedded default needs about 0.3 GB",
+        free < 500_000_000,
+    )
     shared = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").exists() else 0
-    yield _check("shared memory", shared > 500_000_000, f"{shared / 1e9:.1f} GB in /dev/shm",
-                 "Ray falls back to /tmp, which is slower", False)  # fmt: skip
+    yield _check(
+        "shared memory",
+        shared > 500_000_000,
+        f"{shared / 1e9:.1f} GB in /dev/shm",
+        "Ray falls back to /tmp, which is slower",
+        False,
+    )
 
 
 def _models(config: Any) -> Iterator[Check]:
@@ -97,7 +106,11 @@ def _store(url: str) -> Iterator[Check]:
     try:
         store = open_store(url, must_exist=True)
         broken = {name: n for name, n in check_store(store).items() if n}
-        yield _check("store", not broken, f"{url}: {broken or 'all invariants hold'}",
-                     "see `ratchet store check`")  # fmt: skip
+        yield _check(
+            "store",
+            not broken,
+            f"{url}: {broken or 'all invariants hold'}",
+            "see `ratchet store check`",
+        )
     except RatchetError as error:
         yield _check("store", False, error.message, error.fix, error.exit_code != 3)

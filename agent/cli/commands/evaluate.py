@@ -14,9 +14,13 @@ from search.errors import UsageError
 
 
 def run(
-    config: Config, modes: Sequence[str], num_problems: int, samples: int,
-    budgets: Sequence[int], as_json: bool,
-) -> None:  # fmt: skip
+    config: Config,
+    modes: Sequence[str],
+    num_problems: int,
+    samples: int,
+    budgets: Sequence[int],
+    as_json: bool,
+) -> None:
     unknown = [m for m in modes if m not in MODES]
     if unknown:
         raise UsageError(f"unknown mode {unknown[0]!r}", f"use one of: {', '.join(MODES)}")
@@ -32,30 +36,48 @@ def run(
                 progress.stage("evaluating", len(problems), f"problems, {name}")
                 plan = Plan(mode, samples=samples, seed=config.seed)
                 report = evaluate(
-                    models, problems, plan, config.hosting.cohort,
+                    models,
+                    problems,
+                    plan,
+                    config.hosting.cohort,
                     lambda done, solved: progress.update(done, solved=solved),
-                )  # fmt: skip
+                )
                 low, high = report.interval
                 rows.append(
-                    {"mode": name, "n": report.n, "correct": report.num_correct, "low": low,
-                     "high": high, "unanswered": report.num_unanswered,
-                     "tokens_per_problem": report.num_tokens / report.n,
-                     "seconds": report.seconds}
-                )  # fmt: skip
+                    {
+                        "mode": name,
+                        "n": report.n,
+                        "correct": report.num_correct,
+                        "low": low,
+                        "high": high,
+                        "unanswered": report.num_unanswered,
+                        "tokens_per_problem": report.num_tokens / report.n,
+                        "seconds": report.seconds,
+                    }
+                )
     progress.close()
     if as_json:
         emit(
-            {"task": config.task, "benchmark": benchmark_digest(problems),
-             "models": {role: ref.version for role, ref in refs.items()}, "seed": config.seed,
-             "config_sha": config.digest(), "results": rows}
-        )  # fmt: skip
+            {
+                "task": config.task,
+                "benchmark": benchmark_digest(problems),
+                "models": {role: ref.version for role, ref in refs.items()},
+                "seed": config.seed,
+                "config_sha": config.digest(),
+                "results": rows,
+            }
+        )
         return
     print(f"policy {refs['policy'].version}, {len(problems)} held-out problems", file=sys.stderr)
     table(
         [
-            {"mode": r["mode"], "accuracy [95 %]": share(r["correct"], r["n"], r["low"], r["high"]),
-             "unanswered": r["unanswered"], "tokens a problem": round(r["tokens_per_problem"]),
-             "seconds": round(r["seconds"], 1)}
+            {
+                "mode": r["mode"],
+                "accuracy [95 %]": share(r["correct"], r["n"], r["low"], r["high"]),
+                "unanswered": r["unanswered"],
+                "tokens a problem": round(r["tokens_per_problem"]),
+                "seconds": round(r["seconds"], 1),
+            }
             for r in rows
         ]
-    )  # fmt: skip
+    )

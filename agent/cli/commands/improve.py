@@ -75,22 +75,32 @@ def _plan(config: Config, rounds: int, as_json: bool) -> None:
     tokens = searches * min(each, config.tokens_per_problem or each)
     size = base["policy"].num_bytes
     plan = {
-        "run": config.run, "task": config.task, "store": config.store,
-        "policy": str(base["policy"].path), "policy_version": base["policy"].version,
-        "rounds": rounds, "problems": searches,
+        "run": config.run,
+        "task": config.task,
+        "store": config.store,
+        "policy": str(base["policy"].path),
+        "policy_version": base["policy"].version,
+        "rounds": rounds,
+        "problems": searches,
         "simulations_at_most": searches * config.search.simulations,
         "tokens_about": tokens,
         "training_steps_about": rounds * config.training.num_steps,
         "held_out_problems": len(held_out),
         "seconds_about": round(
-            tokens / TOKENS_PER_S
-            * max(1.0, base["policy"].architecture.hidden_size
-                  * base["policy"].architecture.num_layers / 384) ** 2
+            tokens
+            / TOKENS_PER_S
+            * max(
+                1.0,
+                base["policy"].architecture.hidden_size
+                * base["policy"].architecture.num_layers
+                / 384,
+            )
+            ** 2
         ),
         "disk_bytes_about": searches * BYTES_PER_SEARCH + rounds * 10 * size,
         "checkpoints_to_write": rounds * 5 + (0 if len(base) == 5 else 7),
         "note": "estimates from the embedded default on one CPU thread",
-    }  # fmt: skip
+    }
     if as_json:
         emit(plan)
         return
@@ -104,22 +114,34 @@ def _figures(report: Report | None) -> dict[str, Any] | None:
     if report is None:
         return None
     low, high = report.interval
-    return {"n": report.n, "correct": report.num_correct, "low": low, "high": high,
-            "tokens": report.num_tokens, "seconds": report.seconds}  # fmt: skip
+    return {
+        "n": report.n,
+        "correct": report.num_correct,
+        "low": low,
+        "high": high,
+        "tokens": report.num_tokens,
+        "seconds": report.seconds,
+    }
 
 
 def _document(outcome: Outcome, start_s: float) -> dict[str, Any]:
     def side(figures: Figures | None) -> dict[str, Any] | None:
         if figures is None:
             return None
-        return {"policy": figures.policy, "greedy": _figures(figures.greedy),
-                "search": _figures(figures.search)}  # fmt: skip
+        return {
+            "policy": figures.policy,
+            "greedy": _figures(figures.greedy),
+            "search": _figures(figures.search),
+        }
 
     return {
-        "round": outcome.number, "stage": outcome.stage, "verdict": outcome.verdict,
-        "before": side(outcome.before), "after": side(outcome.after),
+        "round": outcome.number,
+        "stage": outcome.stage,
+        "verdict": outcome.verdict,
+        "before": side(outcome.before),
+        "after": side(outcome.after),
         "seconds": {"starting": round(start_s, 1)} | outcome.timings,
-    }  # fmt: skip
+    }
 
 
 def _show(outcome: Outcome, config: Config, start_s: float) -> None:
@@ -155,9 +177,13 @@ def _show(outcome: Outcome, config: Config, start_s: float) -> None:
     console.print(f"store: {config.store}\n", highlight=False)
     default = Config()
     options = {
-        "task": config.task, "run": config.run, "store": config.store, "policy": config.policy,
-        "problems": config.problems, "checkpoints": config.checkpoints,
-    }  # fmt: skip
+        "task": config.task,
+        "run": config.run,
+        "store": config.store,
+        "policy": config.policy,
+        "problems": config.problems,
+        "checkpoints": config.checkpoints,
+    }
     given = {k: f" --{k} {v}" for k, v in options.items() if v != getattr(default, k)}
 
     def flags(*names: str) -> str:

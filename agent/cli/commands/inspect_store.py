@@ -47,17 +47,24 @@ def critics(config: Config, as_json: bool) -> None:
 
 
 def searches(
-    config: Config, round_number: int | None, unsolved: bool, gained: bool,
-    limit: int, as_json: bool,
-) -> None:  # fmt: skip
+    config: Config,
+    round_number: int | None,
+    unsolved: bool,
+    gained: bool,
+    limit: int,
+    as_json: bool,
+) -> None:
     store, run = _store(config)
     _print(list_searches(store, run, round_number, unsolved, gained, limit), as_json)
 
 
 def trajectories(
-    config: Config, round_number: int | None, kept: bool, limit: int,
+    config: Config,
+    round_number: int | None,
+    kept: bool,
+    limit: int,
     as_json: bool,
-) -> None:  # fmt: skip
+) -> None:
     store, run = _store(config)
     found = list_trajectories(store, run, round_number, kept, limit)
     if as_json:
@@ -67,9 +74,12 @@ def trajectories(
 
 
 def tree(
-    config: Config, search_id: int, after: int | None, show_all: bool,
+    config: Config,
+    search_id: int,
+    after: int | None,
+    show_all: bool,
     as_json: bool,
-) -> None:  # fmt: skip
+) -> None:
     nodes = read_tree(_store(config)[0], search_id, after)
     if as_json:
         emit(nodes)
@@ -93,9 +103,7 @@ def tree(
         print("the search has no tree yet", file=sys.stderr)
 
 
-def compare(
-    config: Config, before: int, after: int, as_json: bool
-) -> None:  # fmt: skip
+def compare(config: Config, before: int, after: int, as_json: bool) -> None:
     from agent.reports.compare_rounds import (
         compare_rounds,  # brings torch, which other questions do without
     )
@@ -107,15 +115,21 @@ def compare(
         return
     table(
         [
-            {"mode": r["mode"], "n": r["n"], f"round {before}": f"{100 * r['before']:.1f} %",
-             f"round {after}": f"{100 * r['after']:.1f} %", "gained": r["gained"],
-             "lost": r["lost"], "same": r["same"],
-             "points [95 %]": f"{100 * r['difference']:+.1f} [{100 * r['low']:+.1f}, "
-                              f"{100 * r['high']:+.1f}]",
-             "p": f"{r['p']:.2g}"}
+            {
+                "mode": r["mode"],
+                "n": r["n"],
+                f"round {before}": f"{100 * r['before']:.1f} %",
+                f"round {after}": f"{100 * r['after']:.1f} %",
+                "gained": r["gained"],
+                "lost": r["lost"],
+                "same": r["same"],
+                "points [95 %]": f"{100 * r['difference']:+.1f} [{100 * r['low']:+.1f}, "
+                f"{100 * r['high']:+.1f}]",
+                "p": f"{r['p']:.2g}",
+            }
             for r in rows
         ]
-    )  # fmt: skip
+    )
 
 
 def siblings(config: Config, search_id: int, parent: int, as_json: bool) -> None:
@@ -165,9 +179,14 @@ def sql(config: Config, statement: str, limit: int, timeout_s: float, as_json: b
 
 
 def ask(
-    config: Config, name: str, given: dict[str, Any], shows_sql: bool,
-    limit: int, timeout_s: float, as_json: bool,
-) -> None:  # fmt: skip
+    config: Config,
+    name: str,
+    given: dict[str, Any],
+    shows_sql: bool,
+    limit: int,
+    timeout_s: float,
+    as_json: bool,
+) -> None:
     if not name:
         _print(
             [

@@ -22,12 +22,17 @@ def run(config: Config, as_json: bool) -> None:
         drafts = _drafts(session)
     rows = [
         {
-            "role": c.role, "version": c.version, "parent": c.parent_version, "round": number,
-            "verdict": stage, "bytes": c.num_bytes, "path": c.path,
+            "role": c.role,
+            "version": c.version,
+            "parent": c.parent_version,
+            "round": number,
+            "verdict": stage,
+            "bytes": c.num_bytes,
+            "path": c.path,
             "measured": _measured(c.report) + drafts.get(c.version, ""),
         }
         for c, number, stage in found
-    ]  # fmt: skip
+    ]
     if as_json:
         emit([row | {"report": c.report} for row, (c, _, _) in zip(rows, found, strict=True)])
     else:

@@ -60,8 +60,11 @@ def _steps(search: Search, chosen: Candidate) -> list[dict[str, Any]]:
     for step, option in zip(
         trajectory(search, chosen).steps, chosen.rollout.state.options, strict=True
     ):
-        edge = next((e for e in node.edges if e.option.tokens == option.tokens), None) \
-            if node else None  # fmt: skip
+        edge = (
+            next((e for e in node.edges if e.option.tokens == option.tokens), None)
+            if node
+            else None
+        )
         node = edge.child if edge else None
         rows.append(
             {

@@ -31,17 +31,26 @@ def run(config: Config, as_json: bool) -> None:
         ).all()
         is_held = left_us(found, clock_us(session)) > 0
     document: dict[str, Any] = {
-        "run": found.name, "task": found.task, "store": config.store,
+        "run": found.name,
+        "task": found.task,
+        "store": config.store,
         "worked_on_by": found.owner if is_held else None,
-        "round": last.number if last else None, "stage": last.stage if last else None,
+        "round": last.number if last else None,
+        "stage": last.stage if last else None,
         "searches": counts,
         "actors": [
-            {"role": a.role, "state": a.state if is_held else "stopped", "version": a.version,
-             "device": a.device, "pid": a.pid, "restarts": a.num_restarts,
-             "seen_s_ago": round((now_us() - a.seen_ts) / 1e6, 1)}
+            {
+                "role": a.role,
+                "state": a.state if is_held else "stopped",
+                "version": a.version,
+                "device": a.device,
+                "pid": a.pid,
+                "restarts": a.num_restarts,
+                "seen_s_ago": round((now_us() - a.seen_ts) / 1e6, 1),
+            }
             for a in actors
         ],
-    }  # fmt: skip
+    }
     if as_json:
         emit(document)
         return

@@ -52,16 +52,23 @@ def vacuum(config: Config, keep: int, is_real: bool, as_json: bool) -> None:
         return
     table([{k.replace("num_", ""): v for k, v in asdict(freed).items()}])
     if not freed.searches:
-        print(f"nothing to free: run {config.run!r} has no round older than its last {keep}",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"nothing to free: run {config.run!r} has no round older than its last {keep}",
+            file=sys.stderr,
+        )
     elif not is_real:
         print("nothing was changed; --yes frees this", file=sys.stderr)
 
 
 def export(
-    config: Config, task_name: str | None, kind: str, out: str, round_number: int | None,
-    overwrite: bool, as_json: bool,
-) -> None:  # fmt: skip
+    config: Config,
+    task_name: str | None,
+    kind: str,
+    out: str,
+    round_number: int | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
     store = open_store(config.store, must_exist=True)
     path = Path(out).expanduser()
     with store.session() as session:

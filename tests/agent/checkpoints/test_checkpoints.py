@@ -147,9 +147,11 @@ def test_published_weights_load_in_transformers_and_here(checkpoint: Path, tmp_p
     tokens = torch.tensor([[4, 13, 5, 2, 7]])
     with torch.no_grad():
         torch.testing.assert_close(
-            load_decoder(child).lm_head(load_decoder(child)(tokens)), theirs(tokens).logits,
-            atol=2e-5, rtol=1e-4,
-        )  # fmt: skip
+            load_decoder(child).lm_head(load_decoder(child)(tokens)),
+            theirs(tokens).logits,
+            atol=2e-5,
+            rtol=1e-4,
+        )
 
 
 def test_a_published_critic_is_a_transformers_classifier(checkpoint: Path, tmp_path: Path) -> None:
@@ -245,8 +247,12 @@ def test_a_host_serves_the_version_that_the_call_names(tmp_path: Path) -> None:
 def test_transformers_imports_with_our_kernels_package_first_on_the_path() -> None:
     code = "from transformers import LlamaForCausalLM; import kernels; print(kernels.__file__)"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT,
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert str(ROOT / "kernels") in done.stdout

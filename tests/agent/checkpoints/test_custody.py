@@ -93,16 +93,33 @@ def lineage(store: Store, tmp_path: Path) -> list[Path]:
     with store.session() as session:
         for checkpoint, parent in zip(found, [None, *found], strict=False):
             register(session, "policy", checkpoint, parent.version if parent else None)
-        session.add(Run(id=1, name="default", task="t", config={}, config_sha="", code_version="",
-                        seed=1, created_ts=now_us()))  # fmt: skip
+        session.add(
+            Run(
+                id=1,
+                name="default",
+                task="t",
+                config={},
+                config_sha="",
+                code_version="",
+                seed=1,
+                created_ts=now_us(),
+            )
+        )
         session.flush()
         for number in (1, 2):
-            session.add(Round(
-                run_id=1, number=number, stage="promoted",
-                models={"policy": found[number - 1].version},
-                candidates={"policy": found[number].version}, search_config={}, config_sha="",
-                timings={}, started_ts=now_us(),
-            ))  # fmt: skip
+            session.add(
+                Round(
+                    run_id=1,
+                    number=number,
+                    stage="promoted",
+                    models={"policy": found[number - 1].version},
+                    candidates={"policy": found[number].version},
+                    search_config={},
+                    config_sha="",
+                    timings={},
+                    started_ts=now_us(),
+                )
+            )
     return paths
 
 

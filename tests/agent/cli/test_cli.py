@@ -23,9 +23,13 @@ SHARED = ROOT.parent / "shared/data"
 def ratchet(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RATCHET_")}
     return subprocess.run(
-        [sys.executable, "-m", "agent", *arguments], cwd=cwd, capture_output=True, text=True,
-        timeout=120, env=environment | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        [sys.executable, "-m", "agent", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
 
 
 @pytest.fixture
@@ -59,9 +63,11 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_command_has_two_examples_in_its_help() -> None:
     commands = [
-        *app.registered_commands, *inspect_app.registered_commands, *config_app.registered_commands,
+        *app.registered_commands,
+        *inspect_app.registered_commands,
+        *config_app.registered_commands,
         *store_app.registered_commands,
-    ]  # fmt: skip
+    ]
     assert len(commands) >= 14
     for command in commands:
         text = command.callback.__doc__ or ""
@@ -103,9 +109,12 @@ WRONG: list[tuple[list[str], int, str]] = [
 
 @pytest.mark.parametrize(("arguments", "code", "word"), WRONG, ids=lambda v: str(v)[:40])
 def test_a_wrong_command_says_what_and_how_to_mend_it(
-    arguments: list[str], code: int, word: str, tmp_path: Path,
+    arguments: list[str],
+    code: int,
+    word: str,
+    tmp_path: Path,
     typed: Callable[..., tuple[int, str, str]],
-) -> None:  # fmt: skip
+) -> None:
     ended, said, complained = typed(*arguments)
     assert (ended, said) == (code, ""), complained
     assert word in complained
@@ -120,10 +129,14 @@ def test_a_wrong_setting_is_told_before_a_model_library_is_imported(tmp_path: Pa
         "try: main()\nexcept SystemExit as ended: print(ended.code, 'torch' in sys.modules)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
         env={k: v for k, v in os.environ.items() if not k.startswith("RATCHET_")}
         | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    )
     assert done.stdout.split() == ["2", "False"], done.stderr
     assert "training.num_steps" in done.stderr
 
@@ -157,9 +170,18 @@ def test_solve_finds_the_answer_and_shows_its_steps(tmp_path: Path) -> None:
 
 def test_evaluate_reports_each_mode_with_interval_and_tokens(tmp_path: Path) -> None:
     done = ratchet(
-        "evaluate", "--mode", "greedy", "--mode", "search", "--simulations", "2",
-        "--num-problems", "12", "--json", cwd=tmp_path,
-    )  # fmt: skip
+        "evaluate",
+        "--mode",
+        "greedy",
+        "--mode",
+        "search",
+        "--simulations",
+        "2",
+        "--num-problems",
+        "12",
+        "--json",
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)["results"]
     assert [r["mode"] for r in results] == ["greedy", "search 2"]
@@ -235,8 +257,9 @@ def test_an_export_takes_the_runs_own_task(
     played: Path, typed: Callable[..., tuple[int, str, str]]
 ) -> None:
     store = places(played)["store"]
-    code, _, complained = typed("store", "export", "sft", "--out", "x.jsonl", "--task", "stories",
-                                "--store", store)  # fmt: skip
+    code, _, complained = typed(
+        "store", "export", "sft", "--out", "x.jsonl", "--task", "stories", "--store", store
+    )
     assert code == 2 and "'expressions'" in complained
 
 
@@ -284,12 +307,18 @@ def test_a_whole_round_runs_on_real_gsm8k_problems(tmp_path: Path) -> None:
 
     policy = write_text_checkpoint(tmp_path / "llama", file)
     flags = SMALL | {
-        "task": "jsonl", "problems": str(file), "problems_per_round": 8, "num_seeds": 50,
-        "evaluation.num_problems": 10, "evaluation.num_search_problems": 2,
+        "task": "jsonl",
+        "problems": str(file),
+        "problems_per_round": 8,
+        "num_seeds": 50,
+        "evaluation.num_problems": 10,
+        "evaluation.num_search_problems": 2,
         # Long and warm enough for a random model to end some of its texts.
-        "hosting.text_tokens": 150, "search.num_rollouts": 4, "search.rollout_temperature": 1.0,
+        "hosting.text_tokens": 150,
+        "search.num_rollouts": 4,
+        "search.rollout_temperature": 1.0,
         "search.max_tokens": 5000,
-    }  # fmt: skip
+    }
     done = improve(tmp_path, policy, **flags)
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(done.stdout)["rounds"]
@@ -302,8 +331,9 @@ def test_a_whole_round_runs_on_real_gsm8k_problems(tmp_path: Path) -> None:
 def test_two_policies_are_compared_paired_on_the_same_problems(tmp_path: Path) -> None:
     policy = str(EMBEDDED / "expressions/policy")
     other = str(write_checkpoint(tmp_path / "other"))
-    done = ratchet("evaluate", "--compare", other, policy, "--num-problems", "40", "--json",
-                   cwd=tmp_path)  # fmt: skip
+    done = ratchet(
+        "evaluate", "--compare", other, policy, "--num-problems", "40", "--json", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     before, after = found["policies"]

@@ -34,9 +34,13 @@ def test_flag_beats_environment_beats_file_beats_default(
 
 @pytest.mark.parametrize(
     ("key", "near"),
-    [("serch.simulations", "search.simulations"), ("simulations", "search.simulations"),
-     ("training.num_step", "training.num_steps"), ("polcy", "policy")],
-)  # fmt: skip
+    [
+        ("serch.simulations", "search.simulations"),
+        ("simulations", "search.simulations"),
+        ("training.num_step", "training.num_steps"),
+        ("polcy", "policy"),
+    ],
+)
 def test_an_unknown_key_names_the_nearest_known_one(key: str, near: str) -> None:
     with pytest.raises(UsageError) as error:
         load_config({key: 1})
@@ -45,9 +49,16 @@ def test_an_unknown_key_names_the_nearest_known_one(key: str, near: str) -> None
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("seed", -1), ("training.num_steps", 0), ("training.num_steps", "many"), ("task", "chess"),
-     ("evaluation.gate_p", 1.5), ("hosting.device", "tpu"), ("training.optimizer", "sgd")],
-)  # fmt: skip
+    [
+        ("seed", -1),
+        ("training.num_steps", 0),
+        ("training.num_steps", "many"),
+        ("task", "chess"),
+        ("evaluation.gate_p", 1.5),
+        ("hosting.device", "tpu"),
+        ("training.optimizer", "sgd"),
+    ],
+)
 def test_a_bad_value_is_named_with_its_key(key: str, value: object) -> None:
     with pytest.raises(UsageError) as error:
         load_config({key: value})

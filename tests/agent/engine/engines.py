@@ -11,6 +11,10 @@ def engine(path: Path, batch_rows: int = 512, kv_bytes: int = 2**24) -> TorchEng
     checkpoint = inspect_checkpoint(path)
     tokenizer = Tokenizer(path)
     return TorchEngine(
-        load_decoder(checkpoint), tokenizer.steps, tokenizer.end_ids, batch_rows,
-        checkpoint.version, kv_bytes,
-    )  # fmt: skip
+        load_decoder(checkpoint),
+        tokenizer.steps,
+        tokenizer.end_ids,
+        batch_rows,
+        checkpoint.version,
+        kv_bytes,
+    )

@@ -24,24 +24,43 @@ from tests.agent.engine.engines import engine
 
 FAMILIES = {
     "llama-gqa-untied-bias-scaled": (
-        "LlamaConfig", "LlamaForCausalLM",
-        {"num_key_value_heads": 2, "attention_bias": True, "mlp_bias": True,
-         "tie_word_embeddings": False,
-         "rope_parameters": {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 4.0,
-                             "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-                             "original_max_position_embeddings": 32}},
+        "LlamaConfig",
+        "LlamaForCausalLM",
+        {
+            "num_key_value_heads": 2,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "tie_word_embeddings": False,
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 10000.0,
+                "factor": 4.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 32,
+            },
+        },
     ),
     "llama-linear-scaling": (
-        "LlamaConfig", "LlamaForCausalLM",
-        {"tie_word_embeddings": True,
-         "rope_parameters": {"rope_type": "linear", "rope_theta": 5000.0, "factor": 2.0}},
+        "LlamaConfig",
+        "LlamaForCausalLM",
+        {
+            "tie_word_embeddings": True,
+            "rope_parameters": {"rope_type": "linear", "rope_theta": 5000.0, "factor": 2.0},
+        },
     ),
-    "mistral": ("MistralConfig", "MistralForCausalLM",
-                {"num_key_value_heads": 2, "sliding_window": None, "head_dim": 24}),
-    "qwen2": ("Qwen2Config", "Qwen2ForCausalLM", {"num_key_value_heads": 2,
-                                                  "tie_word_embeddings": True}),
+    "mistral": (
+        "MistralConfig",
+        "MistralForCausalLM",
+        {"num_key_value_heads": 2, "sliding_window": None, "head_dim": 24},
+    ),
+    "qwen2": (
+        "Qwen2Config",
+        "Qwen2ForCausalLM",
+        {"num_key_value_heads": 2, "tie_word_embeddings": True},
+    ),
     "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", {"num_key_value_heads": 2, "head_dim": 16}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -50,9 +69,13 @@ def test_logits_equal_transformers_own(family: str, tmp_path: Path) -> None:
 
     config_name, model_name, changes = FAMILIES[family]
     shape = {
-        "vocab_size": 53, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
-        "num_attention_heads": 4, "max_position_embeddings": 128,
-    }  # fmt: skip
+        "vocab_size": 53,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 128,
+    }
     torch.manual_seed(0)
     theirs = getattr(transformers, model_name)(
         getattr(transformers, config_name)(**(shape | changes))
@@ -251,9 +274,15 @@ def test_each_token_carries_its_logprob_raw_and_under_the_law(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("temperature", -0.1), ("temperature", float("nan")), ("top_k", -1), ("top_p", 0.0),
-     ("top_p", 1.5), ("min_p", -0.2)],
-)  # fmt: skip
+    [
+        ("temperature", -0.1),
+        ("temperature", float("nan")),
+        ("top_k", -1),
+        ("top_p", 0.0),
+        ("top_p", 1.5),
+        ("min_p", -0.2),
+    ],
+)
 def test_a_sampling_parameter_out_of_range_is_named(name: str, value: float) -> None:
     with pytest.raises(TaskError, match=name):
         TextRequest(**({"prefix": (3,), "max_tokens": 4, "temperature": 1.0} | {name: value}))

@@ -121,8 +121,9 @@ def test_the_size_of_the_pool_changes_no_answer(tmp_path: Path, kv_bytes: int) -
     texts = [TextRequest((3 + i % 4, 13, 5, 2), 14, 1.0, i) for i in range(24)]
     lines = [
         LineRequest((3 + i % 3, 13, 5, 2)[: 2 + i % 3], 2 + i % 7, 9, mode, seed=i)
-        for mode in ("distinct", "drawn") for i in range(12)
-    ]  # fmt: skip
+        for mode in ("distinct", "drawn")
+        for i in range(12)
+    ]
     for _ in range(2):
         assert tight.texts(texts) == roomy.texts(texts)
         assert tight.lines(lines) == roomy.lines(lines)

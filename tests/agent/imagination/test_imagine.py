@@ -34,8 +34,10 @@ def test_a_planted_leak_is_caught_by_key_and_by_its_words() -> None:
     secret = task.held_out(50, 3)
     guard = Decontamination(secret, task.key)
     assert guard.leak(secret[0].text) == "key"
-    assert guard.leak(secret[0].text.replace("Ann", "Zoe").replace("Ben", "Zoe") + " Think!") \
-        in ("n-gram", "key")  # fmt: skip
+    assert guard.leak(secret[0].text.replace("Ann", "Zoe").replace("Ben", "Zoe") + " Think!") in (
+        "n-gram",
+        "key",
+    )
     clean = [p for p in task.seeds(50, 3) if not guard.leak(p.text)]
     assert len(clean) > 40
 

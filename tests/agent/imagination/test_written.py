@@ -19,10 +19,12 @@ from search.errors import UsageError
 from tests.agent.conftest import write_checkpoint
 
 ROWS = [
-    {"question": f"Ann has {n} apples. She buys {n + 3} more. How many has she?",
-     "answer": f"#### {2 * n + 3}"}
+    {
+        "question": f"Ann has {n} apples. She buys {n + 3} more. How many has she?",
+        "answer": f"#### {2 * n + 3}",
+    }
     for n in range(20, 60)
-]  # fmt: skip
+]
 
 
 class Scribe(InlineHosts):
@@ -115,9 +117,15 @@ def test_a_written_problem_passes_its_form_and_its_judge(
 def test_imagination_takes_what_passed_and_counts_what_did_not(models: Models, task: Jsonl) -> None:
     writer = Writer(models, models.models.policy, seed=1)
     found = Imagination(task, task.held_out(5, 0)).imagine(
-        task.seeds(20, 0), task.seeds(100, 0), 30, 1, None, 0,
-        [lambda parents, num: writer.write("evol-widen", parents, num)], 12,
-    )  # fmt: skip
+        task.seeds(20, 0),
+        task.seeds(100, 0),
+        30,
+        1,
+        None,
+        0,
+        [lambda parents, num: writer.write("evol-widen", parents, num)],
+        12,
+    )
     written = [p for p in found.problems if p.origin.startswith("evol-widen:")]
     assert len(written) == found.made["evol-widen"] > 2
     assert all(p.answer is None for p in written)
@@ -139,11 +147,15 @@ def test_a_system_message_is_another_wording_with_the_same_answer(task: Jsonl) -
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("  A farmer has 3 cows and buys 4. How many has he?\n\nmore", "A farmer has 3 cows and "
-         "buys 4. How many has he?"),
-        ("Too short?", ""), ("No question is asked in this long text.", ""), ("", ""),
+        (
+            "  A farmer has 3 cows and buys 4. How many has he?\n\nmore",
+            "A farmer has 3 cows and buys 4. How many has he?",
+        ),
+        ("Too short?", ""),
+        ("No question is asked in this long text.", ""),
+        ("", ""),
     ],
-)  # fmt: skip
+)
 def test_only_the_first_paragraph_that_asks_counts(text: str, found: str) -> None:
     assert cleaned(text, "parent") == found
     assert cleaned(found, found) == ""

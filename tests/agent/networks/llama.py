@@ -18,16 +18,24 @@ def write_text_checkpoint(path: Path, corpus: Path) -> Path:
     fast.train_from_iterator(
         texts,
         trainers.BpeTrainer(
-            vocab_size=600, special_tokens=["<s>", "</s>"], show_progress=False,
+            vocab_size=600,
+            special_tokens=["<s>", "</s>"],
+            show_progress=False,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         ),
-    )  # fmt: skip
+    )
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
-        vocab_size=fast.get_vocab_size(), hidden_size=64, intermediate_size=128,
-        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        max_position_embeddings=512, bos_token_id=0, eos_token_id=1,
-    )  # fmt: skip
+        vocab_size=fast.get_vocab_size(),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
     transformers.LlamaForCausalLM(config).save_pretrained(path)
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=fast, bos_token="<s>", eos_token="</s>"

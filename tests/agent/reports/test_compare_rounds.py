@@ -19,11 +19,21 @@ def store(tmp_path: Path) -> Store:
 def measured(store: Store, models: dict[str, str], mode: str, num_correct: int, n: int = N) -> None:
     with store.session() as session:
         row = EvaluationRow(
-            policy_version=models["policy"], config_sha=f"{models}{mode}{n}", mode=mode,
-            settings={"mode": mode}, models=models, benchmark_sha=f"b{n}", n=n,
-            num_correct=num_correct, num_unanswered=0, num_tokens=1, low=0.0, high=1.0, seconds=1.0,
+            policy_version=models["policy"],
+            config_sha=f"{models}{mode}{n}",
+            mode=mode,
+            settings={"mode": mode},
+            models=models,
+            benchmark_sha=f"b{n}",
+            n=n,
+            num_correct=num_correct,
+            num_unanswered=0,
+            num_tokens=1,
+            low=0.0,
+            high=1.0,
+            seconds=1.0,
             created_ts=now_us(),
-        )  # fmt: skip
+        )
         session.add(row)
         session.flush()
         session.add_all(
@@ -35,16 +45,34 @@ def measured(store: Store, models: dict[str, str], mode: str, num_correct: int, 
 def rounds(store: Store, *stages: str) -> None:
     """Each round trains policy pN and value critic vN; a kept one hands on its critic alone."""
     with store.session() as session:
-        session.add(Run(id=1, name="r", task="t", config={}, config_sha="", code_version="", seed=1,
-                        created_ts=now_us()))  # fmt: skip
+        session.add(
+            Run(
+                id=1,
+                name="r",
+                task="t",
+                config={},
+                config_sha="",
+                code_version="",
+                seed=1,
+                created_ts=now_us(),
+            )
+        )
         session.flush()
         policy, value = "p0", "v0"
         for number, stage in enumerate(stages, 1):
-            session.add(Round(
-                run_id=1, number=number, stage=stage, models={"policy": policy, "value": value},
-                candidates={"policy": f"p{number}", "value": f"v{number}"}, search_config={},
-                config_sha="", timings={}, started_ts=now_us(),
-            ))  # fmt: skip
+            session.add(
+                Round(
+                    run_id=1,
+                    number=number,
+                    stage=stage,
+                    models={"policy": policy, "value": value},
+                    candidates={"policy": f"p{number}", "value": f"v{number}"},
+                    search_config={},
+                    config_sha="",
+                    timings={},
+                    started_ts=now_us(),
+                )
+            )
             policy, value = f"p{number}" if stage == "promoted" else policy, f"v{number}"
 
 

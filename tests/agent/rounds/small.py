@@ -46,6 +46,10 @@ def improve(
     if failpoint:
         environment["RATCHET_FAILPOINT"] = failpoint
     return subprocess.run(
-        [sys.executable, "-m", "agent", "improve", "--json", *arguments], cwd=ROOT,
-        capture_output=True, text=True, timeout=timeout_s, env=environment,
-    )  # fmt: skip
+        [sys.executable, "-m", "agent", "improve", "--json", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        env=environment,
+    )

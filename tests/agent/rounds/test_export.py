@@ -34,16 +34,23 @@ def test_trl_trains_on_an_exported_file(
     )
     assert len(data) == num
     trainer_of, config_of = {
-        "sft": (trl.SFTTrainer, trl.SFTConfig), "dpo": (trl.DPOTrainer, trl.DPOConfig),
+        "sft": (trl.SFTTrainer, trl.SFTConfig),
+        "dpo": (trl.DPOTrainer, trl.DPOConfig),
         "kto": (trl.KTOTrainer, trl.KTOConfig),
-    }[kind]  # fmt: skip
+    }[kind]
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     end = AutoConfig.from_pretrained(checkpoint).eos_token_id
     tokenizer.eos_token = tokenizer.pad_token = tokenizer.convert_ids_to_tokens(end)
     settings = config_of(
-        output_dir=str(tmp_path / "out"), max_steps=1, per_device_train_batch_size=2,
-        report_to=[], use_cpu=True, bf16=False, save_strategy="no", disable_tqdm=True,
-    )  # fmt: skip
+        output_dir=str(tmp_path / "out"),
+        max_steps=1,
+        per_device_train_batch_size=2,
+        report_to=[],
+        use_cpu=True,
+        bf16=False,
+        save_strategy="no",
+        disable_tqdm=True,
+    )
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
     trainer = trainer_of(model=model, args=settings, train_dataset=data, processing_class=tokenizer)
     assert trainer.train().global_step == 1

@@ -11,12 +11,27 @@ from tests.agent.rounds.small import improve
 from tests.agent.rounds.test_round import contents, run_rounds
 
 KILLS = [
-    "after-imagining", "after-claim", "after-journal", "before-search-commit",
-    "after-search-commit", "before-search-commit", "after-search-commit", "before-search-commit:2",
-    "after-search-commit", "after-claim", "after-search-commit:2", "before-search-commit:2",
-    "after-search-commit", "after-searching", "after-selecting", "while-training", "after-policy",
-    "after-training", "after-evaluation", "before-verdict",
-]  # fmt: skip
+    "after-imagining",
+    "after-claim",
+    "after-journal",
+    "before-search-commit",
+    "after-search-commit",
+    "before-search-commit",
+    "after-search-commit",
+    "before-search-commit:2",
+    "after-search-commit",
+    "after-claim",
+    "after-search-commit:2",
+    "before-search-commit:2",
+    "after-search-commit",
+    "after-searching",
+    "after-selecting",
+    "while-training",
+    "after-policy",
+    "after-training",
+    "after-evaluation",
+    "before-verdict",
+]
 """In the order in which a round comes to them; ten searches are committed in between."""
 
 

@@ -38,20 +38,20 @@ def contents(folder: Path) -> dict[str, Any]:
     store = open_store(f"sqlite:///{folder}/store.db", must_exist=True)
     questions = {
         "searches": "SELECT position, status, num_simulations, num_tokens, answer, confidence, "
-                    "stop_reason, is_correct FROM searches ORDER BY round_id, position",
+        "stop_reason, is_correct FROM searches ORDER BY round_id, position",
         "nodes": "SELECT n.search_id, n.ix, n.parent_ix, n.visits, n.value_sum, n.prior, t.text "
-                 "FROM nodes n JOIN node_texts t USING (search_id, ix) ORDER BY 1, 2",
+        "FROM nodes n JOIN node_texts t USING (search_id, ix) ORDER BY 1, 2",
         "simulations": "SELECT * FROM simulations ORDER BY search_id, seq",
         "journals": "SELECT count(*) FROM search_journals",
         "scores": "SELECT search_id, ix, critic, seq, score FROM critic_scores ORDER BY 1, 2, 3, 4",
         "trajectories": "SELECT search_id, sha, outcome, is_chosen FROM trajectories ORDER BY 1, 2",
         "datasets": "SELECT num_items, sha FROM datasets ORDER BY id",
         "checkpoints": "SELECT role, version, parent_version, round_id FROM checkpoints "
-                       "ORDER BY role, version",
+        "ORDER BY role, version",
         "evaluations": "SELECT policy_version, mode, n, num_correct, num_tokens FROM evaluations "
-                       "ORDER BY policy_version, mode",
+        "ORDER BY policy_version, mode",
         "rounds": "SELECT number, stage, models, candidates FROM rounds ORDER BY number",
-    }  # fmt: skip
+    }
     with store.session() as session:
         found = {k: [tuple(r) for r in session.execute(text(q))] for k, q in questions.items()}
     assert not any(check_store(store).values())
@@ -70,8 +70,12 @@ def test_a_round_goes_from_problems_to_a_verdict(checkpoint: Path, tmp_path: Pat
     assert all(row[1] == "done" for row in found["searches"])
     roles = [row[0] for row in found["checkpoints"]]
     assert {r: roles.count(r) for r in set(roles)} == {
-        "policy": 2, "drafter": 2, "value": 1, "process": 1, "outcome": 1,
-    }  # fmt: skip  # a random policy is never right, so there is one class only to learn
+        "policy": 2,
+        "drafter": 2,
+        "value": 1,
+        "process": 1,
+        "outcome": 1,
+    }  # a random policy is never right, so there is one class only to learn
 
 
 def test_the_next_round_begins_where_the_last_one_ended(checkpoint: Path, tmp_path: Path) -> None:
@@ -156,8 +160,9 @@ def test_journals_of_another_version_are_dropped_and_the_searches_begin_anew(
     assert done.returncode == -signal.SIGKILL, done.stderr
     store = open_store(f"sqlite:///{stormy}/store.db")
     with store.session() as session:
-        session.execute(text("UPDATE search_journals SET entry = replace(entry, '\"ix\": 0', "
-                             "'\"ix\": 99')"))  # fmt: skip
+        session.execute(
+            text("UPDATE search_journals SET entry = replace(entry, '\"ix\": 0', '\"ix\": 99')")
+        )
     store.close()
     run_rounds(stormy, checkpoint)
     assert contents(stormy) == contents(calm)

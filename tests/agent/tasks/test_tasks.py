@@ -23,9 +23,12 @@ TASKS: list[Task] = [Expressions(), Stories()]
 
 @pytest.mark.parametrize(
     ("text", "lines"),
-    [("7+2*3-4", ["7+6-4", "13-4", "9"]), ("2-3*4+1", ["2-12+1", "-10+1", "-9"]),
-     ("1-9*2*3", ["1-18*3", "1-54", "-53"])],
-)  # fmt: skip
+    [
+        ("7+2*3-4", ["7+6-4", "13-4", "9"]),
+        ("2-3*4+1", ["2-12+1", "-10+1", "-9"]),
+        ("1-9*2*3", ["1-18*3", "1-54", "-53"]),
+    ],
+)
 def test_an_expression_is_reduced_one_legal_operation_at_a_time(
     text: str, lines: list[str]
 ) -> None:
@@ -81,10 +84,18 @@ def test_every_step_of_a_demonstration_passes_the_tool_and_ends_right(task: Task
 
 @pytest.mark.parametrize(
     ("steps", "is_sound"),
-    [(["7+6-4\n"], True), (["9+3-4\n"], False), (["13-4\n"], False), (["7+2*3-4\n"], False),
-     (["7+6-4"], True), (["7+6-4\n", "13-4\n", "9"], True), (["7+6-4\n", "13-4\n", "9\n"], False),
-     (["words\n"], False), ([""], False)],
-)  # fmt: skip
+    [
+        (["7+6-4\n"], True),
+        (["9+3-4\n"], False),
+        (["13-4\n"], False),
+        (["7+2*3-4\n"], False),
+        (["7+6-4"], True),
+        (["7+6-4\n", "13-4\n", "9"], True),
+        (["7+6-4\n", "13-4\n", "9\n"], False),
+        (["words\n"], False),
+        ([""], False),
+    ],
+)
 def test_the_calculator_judges_a_whole_step(steps: list[str], is_sound: bool) -> None:
     assert Expressions().check_step("7+2*3-4", steps).is_sound is is_sound
 
@@ -124,11 +135,15 @@ def test_a_won_game_of_24_is_found_sound_and_right() -> None:
 @pytest.mark.parametrize(
     ("step", "reason"),
     [
-        ("10-4=7: 5 6 7\n", "arithmetic"), ("10-3=7: 4 5 6\n", "not there"),
-        ("10-4=6: 5 6\n", "left"), ("10-4=6: 6 5 6\n", "left"), ("10-4=6\n", "left"),
-        ("ten\n", "not a step"), ("10/0_0=6: 5 6 6\n", "over 0"),
+        ("10-4=7: 5 6 7\n", "arithmetic"),
+        ("10-3=7: 4 5 6\n", "not there"),
+        ("10-4=6: 5 6\n", "left"),
+        ("10-4=6: 6 5 6\n", "left"),
+        ("10-4=6\n", "left"),
+        ("ten\n", "not a step"),
+        ("10/0_0=6: 5 6 6\n", "over 0"),
     ],
-)  # fmt: skip
+)
 def test_a_step_against_the_rules_is_named(step: str, reason: str) -> None:
     finding = Game24().check_step("4 5 6 10", [step])
     assert finding.is_sound is False and reason in finding.reason
@@ -229,8 +244,10 @@ def test_an_empty_or_missing_file_is_refused(tmp_path: Path) -> None:
 @pytest.fixture
 def rows(tmp_path: Path) -> Jsonl:
     file = tmp_path / "rows.jsonl"
-    lines = [{"question": f"Ann has {i} cats and buys 3. How many?", "answer": f"#### {i + 3}"}
-             for i in range(60)]  # fmt: skip
+    lines = [
+        {"question": f"Ann has {i} cats and buys 3. How many?", "answer": f"#### {i + 3}"}
+        for i in range(60)
+    ]
     lines.append({"problem": "One half?", "answer": r"\frac{1}{2}"})
     file.write_text("\n".join(map(json.dumps, lines)))
     return Jsonl(file)
@@ -260,9 +277,7 @@ def test_jsonl_imagines_its_own_problems_first_and_then_rewritten_ones(rows: Jso
     assert len(given) == sum(not is_held_out(rows.key(r["text"])) for r in rows.rows)
     rewritten = [p for p in found if p.origin != "given"]
     asked = [p for p in rewritten if "value of x" in p.text]
-    assert asked and all(
-        (p.answer is None) == ("change-numbers" in p.origin) for p in rewritten
-    )  # fmt: skip
+    assert asked and all((p.answer is None) == ("change-numbers" in p.origin) for p in rewritten)
     assert not any(is_held_out(rows.key(p.text)) for p in found)
 
 

@@ -27,11 +27,17 @@ from store.verdicts import dataset_window, stored_verdicts
 from tests.agent.rounds.small import SMALL, places
 
 TEACHING = SMALL | {
-    "problems_per_round": 16, "search.simulations": 8, "search.unsound": "prune",
-    "selection.must_be_sound": True, "selection.must_answer": True, "hosting.text_tokens": 80,
-    "hosting.option_tokens": 24, "critics.steps": 0, "training.batch_size": 8,
+    "problems_per_round": 16,
+    "search.simulations": 8,
+    "search.unsound": "prune",
+    "selection.must_be_sound": True,
+    "selection.must_answer": True,
+    "hosting.text_tokens": 80,
+    "hosting.option_tokens": 24,
+    "critics.steps": 0,
+    "training.batch_size": 8,
     "evaluation.num_search_problems": 0,
-}  # fmt: skip
+}
 
 
 def run(folder: Path, **flags: Any) -> dict[str, Any]:

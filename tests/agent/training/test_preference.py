@@ -125,10 +125,14 @@ def run_gradient(checkpoint: Path, seed: int, num_steps: int = 40) -> tuple[Deco
         return [float(tokens[4] == 10) for tokens, _ in texts]
 
     report = train_policy_gradient(
-        decoder, engine, states, reward,
+        decoder,
+        engine,
+        states,
+        reward,
         SETTINGS.model_copy(update={"num_steps": num_steps, "learning_rate": 1e-2}),
-        GradientSettings(num_states=6, num_texts=4, max_tokens=3, kl_weight=0.001), seed,
-    )  # fmt: skip
+        GradientSettings(num_states=6, num_texts=4, max_tokens=3, kl_weight=0.001),
+        seed,
+    )
     return decoder, report.first_reward, report.last_reward
 
 
@@ -147,10 +151,15 @@ def test_the_divergence_holds_the_policy_where_it_began(checkpoint: Path) -> Non
     reports = []
     for weight in (0.0, 10.0):
         policy = opened(checkpoint)
-        reports.append(train_policy_gradient(
-            policy, engine, [StoredState((5, 13, 4, 2), 3)],
-            lambda texts: [float(t[0][4] == 10) for t in texts],
-            SETTINGS.model_copy(update={"num_steps": 20, "learning_rate": 1e-2}),
-            GradientSettings(num_states=4, num_texts=4, max_tokens=2, kl_weight=weight), 0,
-        ))  # fmt: skip
+        reports.append(
+            train_policy_gradient(
+                policy,
+                engine,
+                [StoredState((5, 13, 4, 2), 3)],
+                lambda texts: [float(t[0][4] == 10) for t in texts],
+                SETTINGS.model_copy(update={"num_steps": 20, "learning_rate": 1e-2}),
+                GradientSettings(num_states=4, num_texts=4, max_tokens=2, kl_weight=weight),
+                0,
+            )
+        )
     assert reports[1].divergence < 0.5 * reports[0].divergence

@@ -54,8 +54,9 @@ def test_the_loss_falls_and_only_the_models_own_tokens_are_learned(checkpoint: P
 def test_the_same_seed_gives_the_same_weights(
     checkpoint: Path, tmp_path: Path, optimizer: str
 ) -> None:
-    settings = SETTINGS.model_copy(update={"num_steps": 8, "optimizer": optimizer,
-                                           "position_span": 20})  # fmt: skip
+    settings = SETTINGS.model_copy(
+        update={"num_steps": 8, "optimizer": optimizer, "position_span": 20}
+    )
     made = [
         policy_job(str(checkpoint), ROWS, [], settings, seed, Place(str(tmp_path / str(i))))
         for i, seed in enumerate((1, 1, 2))
@@ -162,10 +163,14 @@ def labelled_texts(answers: dict[str, list[str]]) -> list[Rollout]:
 
 
 def test_a_reference_answer_that_the_policy_keeps_contradicting_is_suspect() -> None:
-    texts = labelled_texts({
-        "planted": ["7", "7", "7", "2"], "hard": ["1", "2", "3", "4"], "right": ["5", "7", "7"],
-        "few": ["7", "7"],
-    })  # fmt: skip
+    texts = labelled_texts(
+        {
+            "planted": ["7", "7", "7", "2"],
+            "hard": ["1", "2", "3", "4"],
+            "right": ["5", "7", "7"],
+            "few": ["7", "7"],
+        }
+    )
     right = {"planted": "9", "hard": "9", "right": "5", "few": "9"}
     is_correct = {id(r): r.answer == right[r.state.problem_id] for r in texts}
     assert suspicious(texts, lambda r: is_correct[id(r)]) == ["planted"]
@@ -196,8 +201,11 @@ def test_a_wrong_option_goes_wrong_where_it_leaves_its_good_siblings() -> None:
     options = tuple(Option(t, "", 0, "boundary") for t in ((3, 4, 9), (3, 5, 9), (7, 9), (3, 4)))
     found = sibling_examples(Siblings(state, options, (True, False, False, False)))
     assert [(e.is_good, e.first_wrong) for e in found] == [
-        (True, None), (False, 3), (False, 2), (False, None),
-    ]  # fmt: skip
+        (True, None),
+        (False, 3),
+        (False, 2),
+        (False, None),
+    ]
     assert all(e.num_given == 2 and e.tokens[:2] == (1, 2) for e in found)
     unknown = sibling_examples(Siblings(state, options[1:], (False, False, False)))
     assert [e.first_wrong for e in unknown] == [None, None, None]
@@ -210,8 +218,10 @@ def test_a_token_critic_starts_as_the_policy_and_learns_which_tokens_are_wrong(
     # A row 3+i 13 3+j 2 x is good exactly when x repeats its first token.
     rows = [
         JudgedExample((3 + i, 13, 3 + j, 2, 3 + k, 1), 4, k == i, None if k == i else 4)
-        for i in range(6) for j in range(6) for k in (i, (i + 1 + j) % 6)
-    ]  # fmt: skip
+        for i in range(6)
+        for j in range(6)
+        for k in (i, (i + 1 + j) % 6)
+    ]
     rows += [replace(r, first_wrong=None) for r in rows[:20]]
     with torch.no_grad():
         tokens = torch.tensor([rows[0].tokens])
