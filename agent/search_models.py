@@ -2,21 +2,20 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from agent.engine.requests import Generated, LineRequest, Lines, ScoreRequest, Text, TextRequest
+from agent.checkpoints.model_refs import ModelRef, ModelSet
+from agent.config.settings import Config
+from agent.engine.requests import Generated, LineRequest, Lines, ScoreRequest, TextRequest
 from agent.engine.tokenizer import Tokenizer
 from agent.hosting.hosts import Hosts
-from agent.hosting.model_host import ModelRef
 from agent.hosting.policy_host import Speculation
 from agent.tasks.task import Task
 from critics.blend import blend
-from critics.calibration import Calibration
 from critics.heads import TrainedCritic
-from critics.outcome import OutcomeCritic
-from critics.process import ProcessCritic
+from critics.registry import CRITICS
 from critics.rollout import checked_rollout, cut_into_options, scored
-from critics.value import ValueCritic
 from search.boundary import boundary_named
 from search.interfaces import EvaluateRequest, Evaluation, ExpandRequest, Proposal, Rollout
 from search.randomness import derive_seed
@@ -29,34 +28,6 @@ log = logging.getLogger("ratchet")
 NEUTRAL = 0.5
 """Value of a state of which no trusted critic says anything."""
 
-CRITICS = {"value": ValueCritic, "process": ProcessCritic, "outcome": OutcomeCritic}
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSet:
-    """The five models of a search, and how each critic's logits become probabilities."""
-
-    refs: Mapping[str, ModelRef]
-    calibrations: Mapping[str, Calibration] = field(default_factory=dict)
-    aucs: Mapping[str, float] = field(default_factory=dict)
-    """Each critic's AUC on held-out labelled texts, as far as it was measured."""
-
-    def distrusted(self, min_auc: float) -> dict[str, str]:
-        """Critic to why its scores do not count, of those measured to rank too badly."""
-        return {
-            role: f"held-out AUC {auc:.2f} is under {min_auc:g}"
-            for role, auc in self.aucs.items()
-            if auc < min_auc
-        }
-
-    @property
-    def policy(self) -> ModelRef:
-        return self.refs["policy"]
-
-    @property
-    def versions(self) -> dict[str, str]:
-        return {role: ref.version for role, ref in self.refs.items()}
-
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -66,44 +37,70 @@ class Limits:
     """Longest completion."""
 
 
+PLAIN = Speculation()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """What the models of a search are asked for, and how their answers count."""
+
+    search: SearchSettings
+    weights: Mapping[str, float]
+    """Critic to its weight in the blend."""
+    limits: Limits = Limits()
+    use_tool: bool = True
+    speculation: Speculation = PLAIN
+    min_auc: float = 0.0
+    """A critic whose held-out AUC is lower gives no scores: over-optimising a critic that ranks
+    like chance is worse than doing without."""
+
+    @classmethod
+    def of(cls, config: Config) -> "ModelSettings":
+        hosting = config.hosting
+        return cls(
+            config.search,
+            config.critics.weights,
+            Limits(hosting.option_tokens, hosting.text_tokens),
+            config.critics.use_tool,
+            Speculation(hosting.speculation, hosting.draft_tokens, hosting.draft_source),
+            config.critics.min_auc,
+        )
+
+
 class Models:
     """Proposer and evaluator over hosted models, for the problems of one task."""
 
-    def __init__(
-        self,
-        hosts: Hosts,
-        models: ModelSet,
-        tokenizer: Tokenizer,
-        task: Task,
-        settings: SearchSettings,
-        weights: Mapping[str, float],
-        limits: Limits,
-        use_tool: bool,
-        speculation: Speculation,
-        min_auc: float = 0.0,
-    ) -> None:
-        """A critic whose held-out AUC is below `min_auc` gives no scores: over-optimising a
-        critic that ranks like chance is worse than doing without."""
+    def __init__(self, hosts: Hosts, models: ModelSet, task: Task, given: ModelSettings) -> None:
         self.hosts = hosts
         self.models = models
-        self.tokenizer = tokenizer
+        self.tokenizer = Tokenizer(Path(models.policy.path))
         self.task = task
-        self.settings = settings
-        self.weights = weights
-        self.limits = limits
-        self.use_tool = use_tool and bool(task.tool)
-        self.speculation = speculation
-        self.distrusted = models.distrusted(min_auc)
+        self.settings = settings = given.search
+        self.weights = given.weights
+        self.limits = given.limits
+        self.use_tool = given.use_tool and bool(task.tool)
+        self.speculation = given.speculation
+        self.distrusted = models.distrusted(given.min_auc)
         name = settings.boundary
         self.boundary = boundary_named(name) if name else task.boundary
-        self.steps = tokenizer.steps(self.boundary)
+        self.steps = self.tokenizer.steps(self.boundary)
         self._texts: dict[str, str] = {}
+
+    @property
+    def policy(self) -> ModelRef:
+        return self.models.policy
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Role to version."""
+        return self.models.versions
 
     def root(self, problem: Problem) -> State:
         """The state to search from. The reference answer stays behind."""
         prompt = self.task.prompt(problem.text)
         self._texts[problem.id] = problem.text
-        return State(problem.id, tuple(self.tokenizer.encode(prompt)), prompt)
+        tokens = tuple(self.tokenizer.encode(prompt))
+        return State(problem.id, tokens, prompt, attachments=problem.attachments)
 
     def check(self, state: State) -> Finding:
         """What the tool says of a state's last option."""
@@ -139,9 +136,7 @@ class Models:
         )
 
     def propose(self, requests: Sequence[ExpandRequest]) -> list[Proposal]:
-        lines: list[Lines] = self.hosts.call(
-            "policy",
-            "lines",
+        lines = self.hosts.lines(
             self.models.policy,
             [
                 LineRequest(
@@ -153,6 +148,7 @@ class Models:
                     r.seed,
                     self.boundary,
                     r.known,
+                    r.state.attachments,
                 )
                 for r in requests
             ],
@@ -225,12 +221,8 @@ class Models:
         """Scores of all critics, their calls under way at the same time."""
         active = [role for role in wanted if self._is_active(role)]
         chosen = {role: [s for s in wanted[role] if self._asks(role, s)] for role in active}
-        calling = [role for role in active if chosen[role]]
-        raw: dict[str, list[float]] = {key: [] for key in active}
-        answers = self.hosts.call_many(
-            [(r, "scores", (self.models.refs[r], self._judged(r, chosen[r]))) for r in calling]
-        )
-        raw |= dict(zip(calling, answers, strict=True))
+        asked = {r: (self.models.refs[r], self._judged(r, chosen[r])) for r in active if chosen[r]}
+        raw = {role: list[float]() for role in active} | self.hosts.critic_logits(asked)
         return {
             role: self._critic(role).score(wanted[role], raw[role])
             if role in active
@@ -243,11 +235,11 @@ class Models:
 
     def _judged(self, role: str, states: Sequence[State]) -> list[ScoreRequest]:
         critic = self._critic(role)
-        return [ScoreRequest(s.tokens, critic.num_given(s)) for s in states]
+        return [ScoreRequest(s.tokens, critic.num_given(s), s.attachments) for s in states]
 
     def _critic(self, role: str) -> TrainedCritic:
-        calibration = self.models.calibrations.get(role, Calibration())
-        return CRITICS[role](self.models.refs[role].version, calibration)
+        version = self.models.refs[role].version
+        return CRITICS[role].reads(version, self.models.calibration(role))
 
     def outcome_scores(self, states: Sequence[State]) -> list[Score]:
         """The outcome critic on whole texts."""
@@ -300,10 +292,11 @@ class Models:
                 temperature,
                 seed,
                 group=derive_seed(0, s.problem_id),
+                attachments=s.attachments,
             )
             for s, seed in zip(states, seeds, strict=True)
         ]
-        texts: list[Text] = self.hosts.texts(
+        texts = self.hosts.drafted_texts(
             self.models.policy, self.models.refs.get("drafter"), requests, self.speculation
         )
         return [

@@ -23,28 +23,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from agent.training.jobs import measured_critic, trained_critic
+from agent.training.policy import train_policy
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as FastTokenizer
 
-from agent.checkpoints.checkpoint import Checkpoint, inspect_checkpoint, load_decoder
+from agent.checkpoints.checkpoint import Checkpoint, verify_checkpoint
+from agent.checkpoints.embedded import EMBEDDED, open_task
+from agent.checkpoints.model_refs import ModelRef
 from agent.checkpoints.publish import publish
+from agent.checkpoints.weights import load_model
 from agent.config.settings import CriticSettings
 from agent.engine.tokenizer import Tokenizer
 from agent.evaluation.answering import Plan, evaluate, sample_rollouts
 from agent.hosting.hosts import InlineHosts
-from agent.hosting.model_host import HostSettings, ModelRef
+from agent.hosting.model_host import HostSettings
 from agent.hosting.policy_host import Speculation
-from agent.networks.llama import Architecture, Decoder
+from agent.networks.architecture import Architecture
+from agent.networks.llama import Decoder
 from agent.rounds.label_sampling import Examinee
 from agent.search_models import Limits, Models, ModelSet
-from agent.tasks.registry import EMBEDDED, open_task
 from agent.tasks.task import Task
-from agent.training.critics import critic_from_policy
 from agent.training.drafter import cut_drafter, expected_acceptance
 from agent.training.examples import Example
-from agent.training.jobs import measured_critic, trained_critic
 from agent.training.optimizer import TrainingSettings
-from agent.training.policy import train_policy
 from agent.training.rehearsal import demonstration_example, write_demonstrations
 from search.settings import SearchSettings
 
@@ -197,7 +199,7 @@ def empty_checkpoint(path: Path, task: Task, recipe: dict[str, Any], seed: int) 
 
     tensors = {k: v.detach().clone() for k, v in decoder.named_parameters()}
     save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
-    return inspect_checkpoint(path)
+    return verify_checkpoint(path)
 
 
 class Clock:
@@ -214,10 +216,10 @@ def build(name: str, recipe: dict[str, Any], seed: int, out: Path, kept: Path | 
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
         policy = (
-            inspect_checkpoint(kept) if kept else trained_policy(task, recipe, seed, work, clock)
+            verify_checkpoint(kept) if kept else trained_policy(task, recipe, seed, work, clock)
         )
         tokenizer = Tokenizer(policy.path)
-        decoder = load_decoder(policy)  # as rounded to bfloat16: what the others start from
+        decoder = load_model(policy)  # as rounded to bfloat16: what the others start from
         models = evaluator(task, policy)
         report = evaluate(models, task.held_out(600, 0), Plan("greedy"))
         clock.say(f"greedy on held-out problems: {report.num_correct}/{report.n}")
@@ -250,7 +252,7 @@ def trained_policy(
         position_span=recipe["span"],
         max_epochs=100,
     )
-    decoder = load_decoder(empty)
+    decoder = load_model(empty)
 
     def show(done: int, total: int, loss: float) -> None:
         if done % 100 == 0:
@@ -308,9 +310,7 @@ def build_others(
         clock.say(f"{labelled.num_texts} sampled texts, {len(labelled.process.train)} steps judged")
         for role in ("value", "process", "outcome"):
             has_head = role == "value"
-            critic = (
-                critic_from_policy(policy, policy.arch) if has_head else load_decoder(checkpoint)
-            )
+            critic = policy.as_critic() if has_head else load_model(checkpoint)
             share = 1.0 if has_head else CriticSettings().rate_share
             recipe_of = settings.model_copy(
                 update={

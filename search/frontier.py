@@ -25,6 +25,99 @@ class Listener:
     """Once for each search, as soon as it has ended."""
 
 
+class Frontier:
+    """Searches under way. Each step answers what they ask, all of them in shared batches.
+
+    Searches may join and leave between steps. No search's tree depends on the others.
+    """
+
+    def __init__(
+        self,
+        proposer: Proposer,
+        evaluator: Evaluator,
+        listener: Listener = Listener(),
+        clock: Callable[[], float] | None = None,
+        batch_target: int = 0,
+    ) -> None:
+        """`batch_target` requests, at most about, are answered in one step; 0: those of all
+        searches. `clock` gives seconds for `max_seconds`."""
+        self.proposer = proposer
+        self.evaluator = evaluator
+        self.listener = listener
+        self.clock = clock
+        self.batch_target = batch_target
+        self._active: deque[Search] = deque()
+        self._started: dict[int, float] = {}
+        """Clock at which a search joined, by its identity."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no search is under way."""
+        return not self._active
+
+    @property
+    def searches(self) -> list[Search]:
+        """Those under way."""
+        return list(self._active)
+
+    def add(self, search: Search) -> None:
+        """Let a search join at the next step.
+
+        Raises SearchSettingsError when it has a bound in seconds and there is no clock.
+        """
+        if self.clock is None and search.settings.max_seconds:
+            raise SearchSettingsError(
+                "search setting max_seconds needs a clock", "give the frontier a clock"
+            )
+        self._started[id(search)] = self.clock() if self.clock else 0.0
+        self._active.append(search)
+
+    def cancel(self, search: Search) -> bool:
+        """Take a search out between steps; it keeps what it found. False when it is not there."""
+        found = next((s for s in self._active if s is search), None)
+        if found is None:
+            return False
+        self._forget(search)
+        return True
+
+    def step(self) -> list[Search]:
+        """One pass over the searches in turn; returns those that ended.
+
+        Requests are collected until `batch_target` of them are together, then the expansions are
+        answered in one call and the evaluations in another. What a search asks in a pass is
+        answered in that pass.
+        """
+        expansions: list[tuple[Search, Expansion]] = []
+        leaves: list[tuple[Search, Leaf]] = []
+        taken: list[Search] = []
+        now = self.clock() if self.clock else 0.0
+        for search in list(self._active):
+            if self.batch_target and len(expansions) + len(leaves) >= self.batch_target:
+                break
+            taken.append(search)
+            search.budget.seconds = now - self._started[id(search)]
+            while (request := search.ask()) is not None:
+                if isinstance(request, Expansion):
+                    expansions.append((search, request))
+                else:
+                    leaves.append((search, request))
+        self._active.rotate(-len(taken))
+        _answer(expansions, leaves, self.proposer, self.evaluator, self.listener)
+        self.listener.passed()
+        if not expansions and not leaves and not any(search.is_done for search in taken):
+            for search in taken:
+                search.fail("nothing to ask and nothing awaited")
+        ended = [search for search in taken if search.is_done]
+        for search in ended:
+            self._forget(search)
+            self.listener.done(search)
+        return ended
+
+    def _forget(self, search: Search) -> None:
+        self._active = deque(s for s in self._active if s is not search)
+        del self._started[id(search)]
+
+
 def run(
     searches: Iterable[Search],
     proposer: Proposer,
@@ -34,50 +127,15 @@ def run(
     clock: Callable[[], float] | None = None,
     batch_target: int = 0,
 ) -> None:
-    """Run the searches to their ends.
-
-    Each pass collects the requests of the searches in turn until `batch_target` of them are
-    together (0: of all searches), answers the expansions in one call and the evaluations in
-    another. What a search asks in one pass is answered in that pass, so no search's tree depends
-    on the others or on the target. When `should_stop` says so, the searches that have not ended
-    are left as they are. `clock` gives seconds for `max_seconds`.
+    """Run the searches to their ends; when `should_stop` says so, the others stay as they are.
 
     Raises SearchSettingsError when a search has a bound in seconds and there is no clock.
     """
-    active = deque(searches)
-    if clock is None and any(s.settings.max_seconds for s in active):
-        raise SearchSettingsError(
-            "search setting max_seconds needs a clock", "give frontier.run a clock"
-        )
-    started = clock() if clock else 0.0
-    while active and not should_stop():
-        elapsed = clock() - started if clock else 0.0
-        expansions: list[tuple[Search, Expansion]] = []
-        leaves: list[tuple[Search, Leaf]] = []
-        taken: list[Search] = []
-        while active and (not batch_target or len(expansions) + len(leaves) < batch_target):
-            search = active.popleft()
-            taken.append(search)
-            search.budget.seconds = elapsed
-            while (request := search.ask()) is not None:
-                if isinstance(request, Expansion):
-                    expansions.append((search, request))
-                else:
-                    leaves.append((search, request))
-        _answer(expansions, leaves, proposer, evaluator, listener)
-        listener.passed()
-        num_ended = 0
-        for search in taken:
-            if search.is_done:
-                num_ended += 1
-                listener.done(search)
-            else:
-                active.append(search)
-        if not num_ended and not expansions and not leaves:
-            for search in taken:
-                search.fail("nothing to ask and nothing awaited")
-                active.remove(search)
-                listener.done(search)
+    frontier = Frontier(proposer, evaluator, listener, clock, batch_target)
+    for search in searches:
+        frontier.add(search)
+    while not frontier.is_idle and not should_stop():
+        frontier.step()
 
 
 def _answer(

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Stop = Literal["boundary", "end", "length"]
@@ -24,6 +24,8 @@ class Problem:
     """The task's own measure, for example the number of operators; None when it has none."""
     family: str = ""
     """Id of the problem that this one says in other words; empty for one of its own."""
+    attachments: tuple[str, ...] = ()
+    """Digests of what the text refers to beside its words, in order, such as images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class State:
     prompt_tokens: tuple[int, ...]
     prompt: str
     options: tuple[Option, ...] = field(default=())
+    attachments: tuple[str, ...] = ()
+    """Digests of what placeholders in the prompt stand for, in order; empty for text."""
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -80,9 +84,10 @@ class State:
 
     @property
     def key(self) -> str:
-        """Digest of the token ids, 16 hexadecimal digits."""
+        """Digest of the token ids and attachments, 16 hexadecimal digits."""
         raw = b"".join(t.to_bytes(4, "little") for t in self.tokens)
+        raw += b"".join(b"\0" + digest.encode() for digest in self.attachments)
         return hashlib.sha256(raw).hexdigest()[:16]
 
     def extended(self, option: Option) -> "State":
-        return State(self.problem_id, self.prompt_tokens, self.prompt, (*self.options, option))
+        return replace(self, options=(*self.options, option))

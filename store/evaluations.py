@@ -3,8 +3,8 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any
 
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
@@ -19,95 +19,143 @@ class Answered:
     is_correct: bool
 
 
-class Measured(Protocol):
-    """What is recorded of an evaluation."""
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Answers of one policy to held-out problems in one mode, and what they cost."""
+
+    mode: str
+    items: Mapping[str, Answered]
+    """By problem id."""
+    num_tokens: int
+    """Generated tokens, all problems and models together."""
+    seconds: float
+    interval: tuple[float, float]
+    """95 % interval of the share that is right."""
+    bits_per_character: float | None = None
+    """Of the task's held-out worked texts, measured with greedy answers; None where there are
+    none, or it was not measured."""
 
     @property
-    def mode(self) -> Any: ...
+    def n(self) -> int:
+        return len(self.items)
+
     @property
-    def items(self) -> Mapping[str, Answered]: ...
+    def num_correct(self) -> int:
+        return sum(a.is_correct for a in self.items.values())
+
     @property
-    def num_tokens(self) -> int: ...
+    def num_unanswered(self) -> int:
+        return sum(a.answer is None for a in self.items.values())
+
     @property
-    def seconds(self) -> float: ...
+    def correct(self) -> dict[str, bool]:
+        return {key: a.is_correct for key, a in self.items.items()}
+
+    def with_bits(self, bits: float | None) -> "Evaluation":
+        return replace(self, bits_per_character=bits)
 
 
 @dataclass(frozen=True, slots=True)
-class StoredEvaluation:
-    items: dict[str, Answered]
-    num_tokens: int
-    seconds: float
+class EvaluationKey:
+    """All that a result depends on."""
+
+    models: Mapping[str, str]
+    """Role to version, the policy's among them."""
+    settings: Mapping[str, Any]
+    benchmark_sha: str
+
+    @property
+    def policy(self) -> str:
+        return self.models["policy"]
+
+    @property
+    def digest(self) -> str:
+        """Of all but the policy's own weights."""
+        raw = [dict(self.models), dict(self.settings), self.benchmark_sha]
+        return hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def settings_digest(
-    versions: Mapping[str, str], settings: Mapping[str, Any], benchmark_sha: str
-) -> str:
-    """Digest of all that a result depends on besides the policy's own weights."""
-    raw = json.dumps([dict(versions), dict(settings), benchmark_sha], sort_keys=True)
-    return hashlib.sha256(raw.encode()).hexdigest()[:32]
-
-
-def find_evaluation(
-    session: Session, versions: Mapping[str, str], settings: Mapping[str, Any], benchmark_sha: str
-) -> StoredEvaluation | None:
-    row = session.scalars(
+def _row(session: Session, key: EvaluationKey) -> EvaluationRow | None:
+    return session.scalars(
         select(EvaluationRow).where(
-            EvaluationRow.policy_version == versions["policy"],
-            EvaluationRow.config_sha == settings_digest(versions, settings, benchmark_sha),
+            EvaluationRow.policy_version == key.policy, EvaluationRow.config_sha == key.digest
         )
     ).one_or_none()
+
+
+def find_evaluation(session: Session, key: EvaluationKey) -> Evaluation | None:
+    row = _row(session, key)
     if row is None:
         return None
     items = session.scalars(select(EvaluationItem).where(EvaluationItem.evaluation_id == row.id))
-    return StoredEvaluation(
+    return Evaluation(
+        row.mode,
         {i.problem_key: Answered(i.answer, i.is_correct) for i in items},
         row.num_tokens,
         row.seconds,
+        (row.low, row.high),
+        row.bits_per_character,
     )
 
 
 def record_evaluation(
-    session: Session,
-    versions: Mapping[str, str],
-    settings: Mapping[str, Any],
-    benchmark_sha: str,
-    report: Measured,
-    interval: tuple[float, float],
-    round_id: int | None,
+    session: Session, key: EvaluationKey, found: Evaluation, round_id: int | None
 ) -> None:
-    """Write an evaluation and its items; one that is there already stays as it is."""
-    if find_evaluation(session, versions, settings, benchmark_sha) is not None:
+    """Write an evaluation and its items; of one that is there already, the bits it lacked."""
+    known = _row(session, key)
+    if known is not None:
+        if known.bits_per_character is None:
+            known.bits_per_character = found.bits_per_character
         return
-    answers = list(report.items.values())
     row = EvaluationRow(
-        policy_version=versions["policy"],
-        config_sha=settings_digest(versions, settings, benchmark_sha),
+        policy_version=key.policy,
+        config_sha=key.digest,
         round_id=round_id,
-        mode=report.mode,
-        settings=dict(settings),
-        models=dict(versions),
-        benchmark_sha=benchmark_sha,
-        n=len(answers),
-        num_correct=sum(a.is_correct for a in answers),
-        num_unanswered=sum(a.answer is None for a in answers),
-        num_tokens=report.num_tokens,
-        low=interval[0],
-        high=interval[1],
-        seconds=report.seconds,
+        mode=found.mode,
+        settings=dict(key.settings),
+        models=dict(key.models),
+        benchmark_sha=key.benchmark_sha,
+        n=found.n,
+        num_correct=found.num_correct,
+        num_unanswered=found.num_unanswered,
+        num_tokens=found.num_tokens,
+        low=found.interval[0],
+        high=found.interval[1],
+        seconds=found.seconds,
+        bits_per_character=found.bits_per_character,
         created_ts=now_us(),
     )
     session.add(row)
     session.flush()
-    if answers:
-        session.execute(
-            insert(EvaluationItem),
-            [
-                {
-                    "evaluation_id": row.id,
-                    "problem_key": key,
-                    "answer": a.answer,
-                    "is_correct": a.is_correct,
-                }
-                for key, a in report.items.items()
-            ],
+    items = [
+        {
+            "evaluation_id": row.id,
+            "problem_key": key,
+            "answer": answered.answer,
+            "is_correct": answered.is_correct,
+        }
+        for key, answered in found.items.items()
+    ]
+    if items:
+        session.execute(insert(EvaluationItem), items)
+
+
+def evaluations_of(session: Session, policy_version: str) -> list[EvaluationRow]:
+    """Everything that was measured of a policy, oldest first."""
+    return list(
+        session.scalars(
+            select(EvaluationRow)
+            .where(EvaluationRow.policy_version == policy_version)
+            .order_by(EvaluationRow.id)
         )
+    )
+
+
+def correct_answers(session: Session, evaluation_id: int) -> dict[str, bool]:
+    """Problem id to whether the answer was right."""
+    rows = session.execute(
+        select(EvaluationItem.problem_key, EvaluationItem.is_correct).where(
+            EvaluationItem.evaluation_id == evaluation_id
+        )
+    )
+    return {row.problem_key: row.is_correct for row in rows}

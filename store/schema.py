@@ -336,6 +336,9 @@ class EvaluationRow(Base):
     low: Mapped[float]
     high: Mapped[float]
     seconds: Mapped[float]
+    bits_per_character: Mapped[float | None]
+    """What the policy needs to write down the task's held-out worked texts; measured with greedy
+    answers, empty elsewhere and for a task without worked texts."""
     created_ts: Mapped[int] = mapped_column(BigInteger)
 
 

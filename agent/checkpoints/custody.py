@@ -5,36 +5,62 @@ marked as quarantined, and the run goes on with what it had before: for each rol
 earlier rounds, newest first, then the parents of these.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
-
-from agent.checkpoints.checkpoint import inspect_checkpoint
-from agent.hosting.model_host import CRITIC_ROLES, ModelRef
+from agent.checkpoints.checkpoint import Checkpoint, verify_checkpoint
+from agent.checkpoints.model_refs import ModelRef
+from agent.checkpoints.succession import models_after
+from agent.checkpoints.trained import Trained
 from search.errors import CheckpointError
+from store.checkpoints import (
+    NewCheckpoint,
+    checkpoints_of,
+    find_checkpoint,
+    lineage,
+    note_damage,
+)
 from store.database import Store
-from store.recording import add_event
-from store.schema import CheckpointRow, Round
+from store.rounds import rounds_of
+from store.schema import CheckpointRow
 
 Say = Callable[[str], None]
 
 
-def models_after(row: Round) -> dict[str, str]:
-    """Role to version that a round leaves behind.
+def as_new(role: str, checkpoint: Checkpoint, parent: str | None = None) -> NewCheckpoint:
+    """What is registered of a checkpoint that lies on disk."""
+    return NewCheckpoint(
+        role,
+        checkpoint.version,
+        str(checkpoint.path.resolve()),
+        checkpoint.num_bytes,
+        checkpoint.manifest_sha,
+        checkpoint.report,
+        parent,
+    )
 
-    A promoted round hands on all its candidates. One that kept its policy hands on its critics,
-    which learned from more texts, but neither policy nor drafter.
+
+def trained_as_new(trained: Trained) -> NewCheckpoint:
+    """What is registered of a training job's result. It was hashed when it was published."""
+    return NewCheckpoint(
+        trained.role,
+        trained.version,
+        trained.path,
+        trained.num_bytes,
+        trained.manifest_sha,
+        trained.report,
+        trained.parent_version,
+        trained.curve,
+    )
+
+
+def stored_refs(store: Store, versions: Mapping[str, str]) -> dict[str, ModelRef]:
+    """References to registered versions by role, their headers read.
+
+    Raises NotFoundError for one that was never registered, CheckpointError for one that is gone.
     """
-    versions: dict[str, Any] = dict(row.models)
-    candidates = row.candidates or {}
-    if row.stage == "promoted":
-        versions |= candidates
-    elif row.stage == "kept":
-        versions |= {r: v for r, v in candidates.items() if r in CRITIC_ROLES}
-    return versions
+    with store.session() as session:
+        rows = checkpoints_of(session, versions)
+    return {role: ModelRef.at(role, row.version, row.path) for role, row in rows.items()}
 
 
 def current_models(
@@ -46,14 +72,13 @@ def current_models(
     CheckpointError when no version of a role is whole.
     """
     with store.session() as session:
-        rounds = session.scalars(
-            select(Round).where(Round.run_id == run_id).order_by(Round.number.desc())
-        ).all()
+        rounds = rounds_of(session, run_id)
         if not rounds:
             return None
+        last = rounds[0]
         lines = {
-            role: list(_line(session, role, [version, *(r.models.get(role) for r in rounds)]))
-            for role, version in models_after(rounds[0]).items()
+            role: list(lineage(session, role, [version, *(r.models.get(role) for r in rounds)]))
+            for role, version in models_after(last.stage, last.models, last.candidates).items()
         }
     # Hashing takes long and needs no transaction: the lease must be renewed meanwhile.
     causes: dict[int, str] = {}
@@ -67,7 +92,7 @@ def current_models(
 def damaged(store: Store, run_id: int, versions: Mapping[str, str], say: Say) -> list[str]:
     """Roles whose version is not whole on disk; these are quarantined."""
     with store.session() as session:
-        rows = {role: _row(session, role, version) for role, version in versions.items()}
+        rows = {role: find_checkpoint(session, role, v) for role, v in versions.items()}
     causes = {row.id: fault_of(row) for row in rows.values() if row is not None}
     _note(store, run_id, causes, say)
     return [role for role, row in rows.items() if row is None or causes[row.id]]
@@ -82,52 +107,23 @@ def _first_sound(
             if row is not rows[0]:
                 say(f"warning: {causes[rows[0].id]}")
                 say(f"warning: going on with the {role} {row.version}, not {rows[0].version}")
-            return ModelRef(role, row.version, row.path)
+            return ModelRef.at(role, row.version, row.path)
     raise CheckpointError(
         f"no {role} of the run is whole on disk any more",
         "copy its directory back (`ratchet models --json` has the path), or start with --run NAME",
     )
 
 
-def _line(session: Session, role: str, versions: list[str | None]) -> Iterator[CheckpointRow]:
-    """Rows of these versions and of all their parents of the same role, each once."""
-    seen: set[str] = set()
-    for version in versions:
-        while version is not None and version not in seen:
-            seen.add(version)
-            row = _row(session, role, version)
-            if row is None:
-                break
-            yield row
-            version = row.parent_version
-
-
-def _row(session: Session, role: str, version: str) -> CheckpointRow | None:
-    return session.scalars(
-        select(CheckpointRow).where(CheckpointRow.role == role, CheckpointRow.version == version)
-    ).one_or_none()
-
-
 def _note(store: Store, run_id: int, causes: Mapping[int, str], say: Say) -> None:
-    """Write down which checkpoints are damaged, and which are whole again."""
     with store.session() as session:
-        for row_id, cause in causes.items():
-            row = session.get_one(CheckpointRow, row_id)
-            status = "quarantined" if cause else "ready"
-            if row.status == status:
-                continue
-            row.status = status
-            kind = "checkpoint-quarantined" if cause else "checkpoint-restored"
-            payload = {"role": row.role, "version": row.version, "cause": cause}
-            add_event(session, run_id, kind, payload)
-            if not cause:
-                say(f"the {row.role} {row.version} is whole again")
+        for row in note_damage(session, run_id, causes):
+            say(f"the {row.role} {row.version} is whole again")
 
 
 def fault_of(row: CheckpointRow) -> str:
     """Why a registered checkpoint may not be used; empty when it is what was registered."""
     try:
-        found = inspect_checkpoint(Path(row.path))
+        found = verify_checkpoint(row.path)
     except CheckpointError as error:
         return error.message
     except OSError as error:  # a disk that fails is damage, too

@@ -6,6 +6,7 @@ they were written. A directory that has one is compared with it before anything 
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,41 @@ from search.errors import CheckpointError
 MANIFEST = "manifest.json"
 
 
-def file_sha(file: Path) -> str:
+_Identity = tuple[int, int, int, int, int]
+_known: dict[_Identity, str] = {}
+"""SHA-256 of files that this process hashed, by what changes when a file is written to."""
+RACY_NS = 20_000_000
+"""A file that changed this recently may change again within one tick of the file system's clock."""
+
+
+def file_sha(file: Path, is_own: bool = False) -> str:
+    """SHA-256 of a file, computed once a process for as long as the file stays as it is.
+
+    `is_own` says that nobody else writes to the file: it was just made by this process.
+    """
+    seen = file.stat()
+    identity = (seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
+    if identity not in _known:
+        found = digest_of(file)
+        if not is_own and time.time_ns() - seen.st_ctime_ns < RACY_NS:
+            return found
+        _known[identity] = found
+    return _known[identity]
+
+
+def digest_of(file: Path) -> str:
+    """SHA-256 of a file's bytes, read now."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_manifest(path: Path, facts: Mapping[str, Any]) -> None:
-    """List all files of a directory, with `facts` of the weights (dtype, parameters, finite)."""
+    """List all files of a directory, with `facts` of the weights (dtype, parameters, finite).
+
+    The caller made the directory, and nobody else writes to it.
+    """
     files = {
-        file.name: {"bytes": file.stat().st_size, "sha256": file_sha(file)}
+        file.name: {"bytes": file.stat().st_size, "sha256": file_sha(file, is_own=True)}
         for file in sorted(path.iterdir())
         if file.is_file() and file.name != MANIFEST
     }

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from agent.checkpoints.checkpoint import Checkpoint, inspect_checkpoint
+from agent.checkpoints.checkpoint import Checkpoint, verify_checkpoint
 from agent.checkpoints.manifest import MANIFEST, write_manifest
-from agent.hosting.model_host import CRITIC_ROLES
-from agent.networks.llama import Decoder
+from agent.checkpoints.model_refs import CRITIC_ROLES
+from agent.networks.language_model import LanguageModel
+from agent.networks.registry import class_name
 from search.errors import CheckpointError, RatchetError, ResourceError
 from store.leases import is_gone, owner_name
 
@@ -37,7 +38,7 @@ class NonFiniteError(RatchetError):
 
 
 def publish(
-    decoder: Decoder,
+    decoder: LanguageModel,
     parent: Checkpoint,
     folder: Path,
     role: str,
@@ -60,7 +61,7 @@ def publish(
     try:
         scratch.mkdir(parents=True)
         _write(scratch, decoder, parent, role, notes, tensors, dtype)
-        version = inspect_checkpoint(scratch).version
+        version = verify_checkpoint(scratch).version
         final = folder / f"{role}-{version}"
         if final.exists() and is_sound(final, version):
             shutil.rmtree(scratch)
@@ -68,7 +69,7 @@ def publish(
             set_aside(final)
             os.replace(scratch, final)
             _flush(folder)
-        return inspect_checkpoint(final)
+        return verify_checkpoint(final)
     except OSError as error:
         shutil.rmtree(scratch, ignore_errors=True)
         raise ResourceError(
@@ -79,7 +80,7 @@ def publish(
 
 def _write(
     path: Path,
-    decoder: Decoder,
+    decoder: LanguageModel,
     parent: Checkpoint,
     role: str,
     notes: dict[str, Any],
@@ -87,12 +88,8 @@ def _write(
     dtype: torch.dtype,
 ) -> None:
     save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
-    family = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}[
-        decoder.arch.model_type
-    ]
-    head = "ForSequenceClassification" if decoder.is_critic else "ForCausalLM"
     config = parent.config | {
-        "architectures": [family + head],
+        "architectures": [class_name(decoder)],
         "num_hidden_layers": decoder.arch.num_layers,
         "dtype": str(dtype).removeprefix("torch."),
     }
@@ -161,13 +158,13 @@ def copied(checkpoint: Checkpoint, folder: Path, role: str) -> Checkpoint:
                 f"cannot copy the {role} checkpoint below {folder}: {error}",
                 "free some space, or choose another --checkpoints",
             ) from error
-    return inspect_checkpoint(final)
+    return verify_checkpoint(final)
 
 
 def is_sound(path: Path, version: str) -> bool:
     """Whether a directory is whole and holds this version."""
     try:
-        return inspect_checkpoint(path).version == version
+        return verify_checkpoint(path).version == version
     except CheckpointError:
         return False
 

@@ -1,8 +1,13 @@
-"""The sections of the configuration: every setting with its default, its bounds and its meaning."""
+"""Every setting with its default, its bounds and its meaning, by section."""
 
+import hashlib
+import json
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from critics.registry import CRITICS
+from search.settings import SearchSettings
 
 
 class Section(BaseModel):
@@ -23,9 +28,15 @@ class ImaginationSettings(Section):
 
 
 class CriticSettings(Section):
-    value_weight: float = Field(1.0, ge=0, description="beta_v of the blend")
-    process_weight: float = Field(1.0, ge=0, description="beta_PRM of the blend")
-    outcome_weight: float = Field(1.0, ge=0, description="beta_ORM of the blend")
+    value_weight: float = Field(
+        CRITICS["value"].default_weight, ge=0, description="beta_v of the blend"
+    )
+    process_weight: float = Field(
+        CRITICS["process"].default_weight, ge=0, description="beta_PRM of the blend"
+    )
+    outcome_weight: float = Field(
+        CRITICS["outcome"].default_weight, ge=0, description="beta_ORM of the blend"
+    )
     min_auc: float = Field(
         0.6, ge=0, le=1, description="a critic whose held-out AUC is lower is left out of scores"
     )
@@ -44,11 +55,8 @@ class CriticSettings(Section):
 
     @property
     def weights(self) -> dict[str, float]:
-        return {
-            "value": self.value_weight,
-            "process": self.process_weight,
-            "outcome": self.outcome_weight,
-        }
+        """Critic to its weight in the blend."""
+        return {name: getattr(self, f"{name}_weight") for name in CRITICS}
 
 
 class SelectionSettings(Section):
@@ -143,3 +151,39 @@ class HostingSettings(Section):
         if value not in ("auto", "cpu") and not value.startswith("cuda"):
             raise ValueError("must be auto, cpu or cuda")
         return value
+
+
+class Config(Section):
+    task: Literal["expressions", "stories", "game24", "jsonl"] = Field(
+        "expressions", description="problems"
+    )
+    policy: str = Field("", description="checkpoint directory; empty: the embedded one")
+    bundle: str = Field("", description="folder with all five models; empty: the embedded one")
+    problems: str = Field("", description="JSONL file of the task jsonl")
+    store: str = Field("sqlite:///ratchet-runs/ratchet.db", description="SQLAlchemy URL")
+    checkpoints: str = Field("ratchet-runs/checkpoints", description="where new weights go")
+    run: str = Field("default", description="name of the run")
+    seed: int = Field(0, ge=0, lt=2**62, description="of everything random")
+    problems_per_round: int = Field(2500, ge=1, description="problems imagined a round")
+    tokens_per_problem: int = Field(
+        450, ge=0, description="tokens of one search of a round, at most; 0: search.max_tokens"
+    )
+    num_seeds: int = Field(300, ge=1, description="problems that imagination starts from")
+    search: SearchSettings = SearchSettings()
+    imagination: ImaginationSettings = ImaginationSettings()
+    critics: CriticSettings = CriticSettings()
+    selection: SelectionSettings = SelectionSettings()
+    training: PolicyTraining = PolicyTraining()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    hosting: HostingSettings = HostingSettings()
+
+    def digest(self) -> str:
+        """Digest of what results depend on: everything but places and hosting."""
+        kept = self.model_dump(exclude={"store", "checkpoints", "run", "hosting"})
+        kept["limits"] = [
+            self.hosting.option_tokens,
+            self.hosting.text_tokens,
+            self.hosting.cohort,
+            self.hosting.batch_target,
+        ]
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]

@@ -12,8 +12,7 @@ texts on a CPU, the usual one.
 """
 
 import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -270,16 +269,3 @@ class Drafts:
 
 
 NONE = Drafts("", (), ())
-
-
-def seconds(run: Callable[[], object], repeats: int = 5) -> float:
-    """Of one run, the best of several: what else the machine does only ever adds."""
-    return min(_timed(run, repeats))
-
-
-def _timed(run: Callable[[], object], repeats: int) -> Iterator[float]:
-    run()
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        yield time.perf_counter() - start

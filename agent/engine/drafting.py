@@ -7,10 +7,10 @@ import torch
 
 from agent.engine.feed import feed, prefill
 from agent.engine.job_cache import Cache, Ids
-from agent.engine.prefix_cache import KVTree
+from agent.engine.prefix_cache import KVTree, Prefix
 from agent.engine.requests import TextRequest
 from agent.engine.sampling import Law
-from agent.networks.llama_inference import Network
+from agent.networks.inference import InferenceNetwork
 
 MAX_TEXTS = 1024
 """Texts that a session keeps its place in."""
@@ -25,7 +25,7 @@ class ModelDrafts:
 
     name = "model"
 
-    def __init__(self, network: Network, version: str, kv_bytes: int) -> None:
+    def __init__(self, network: InferenceNetwork, version: str, kv_bytes: int) -> None:
         self.network = network
         self.version, self.kv_bytes = version, kv_bytes
         self._forget()
@@ -78,7 +78,9 @@ class ModelDrafts:
             known, new = {}, list(dict.fromkeys(requests))
         if new:
             # The last token of a prefix is fed with the draft, so that it has logits then.
-            opened = prefill(self.network, self.cache, self.tree, [r.prefix for r in new])
+            opened = prefill(
+                self.network, self.cache, self.tree, [Prefix(r.prefix, r.attachments) for r in new]
+            )
             for i in np.argsort(opened.jobs).tolist():
                 known[new[i]] = len(self.texts)
                 self.texts.append(new[i])

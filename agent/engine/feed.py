@@ -9,14 +9,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agent.engine.job_cache import Cache, Ids
-from agent.engine.prefix_cache import KVTree
-from agent.networks.llama_inference import Network, Places
+from agent.engine.prefix_cache import KVTree, Prefix
+from agent.networks.inference import InferenceNetwork, Places
 
 PREFILL_CELLS = 16384
 """Queries of one prefill, jobs times the longest, at most."""
 
 
-def feed(network: Network, cache: Cache, jobs: Ids, rows: Sequence[Sequence[int]]) -> Tensor:
+def feed(
+    network: InferenceNetwork, cache: Cache, jobs: Ids, rows: Sequence[Sequence[int]]
+) -> Tensor:
     """Feed each job its next tokens; hidden states [R, E] of all of them, job by job."""
     counts = np.fromiter((len(row) for row in rows), np.int64, len(rows))
     tokens = np.fromiter((t for row in rows for t in row), np.int64, int(counts.sum()))
@@ -51,7 +53,7 @@ def within(counts: Ids) -> Ids:
 
 
 def placed(
-    network: Network,
+    network: InferenceNetwork,
     jobs: slice,
     job_R: Ids,
     query_R: Ids,
@@ -80,15 +82,15 @@ class Opened:
 
 
 def prefill(
-    network: Network, cache: Cache, tree: KVTree, prefixes: Sequence[tuple[int, ...]]
+    network: InferenceNetwork, cache: Cache, tree: KVTree, prefixes: Sequence[Prefix]
 ) -> Opened:
     """Open a job for each prefix. What the tree holds is copied, equal prefixes are fed once."""
     first_of = {prefix: i for i, prefix in reversed(list(enumerate(prefixes)))}
     unique = sorted(set(first_of.values()))
-    found = [tree.match(prefixes[i][:-1])[1] for i in unique]
+    found = [tree.match(_but_last(prefixes[i]))[1] for i in unique]
     jobs = cache.open([len(ids) for ids in found])
     tree.load(cache, jobs, found)
-    rows = [prefixes[i][len(ids) :] for i, ids in zip(unique, found, strict=True)]
+    rows = [prefixes[i].tokens[len(ids) :] for i, ids in zip(unique, found, strict=True)]
     hidden = torch.empty(
         (len(prefixes), network.arch.hidden_size), dtype=network.dtype, device=network.device
     )
@@ -105,6 +107,11 @@ def prefill(
         job_of[others] = cache.copies(job_of[same])
         hidden[others] = hidden[same]
     return Opened(job_of, hidden)
+
+
+def _but_last(prefix: Prefix) -> Prefix:
+    """The last token is always fed, so that there are logits after it."""
+    return prefix._replace(tokens=prefix.tokens[:-1])
 
 
 def _parts(rows: Sequence[Sequence[int]]) -> list[slice]:

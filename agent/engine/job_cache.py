@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agent.networks.llama_inference import Network
+from agent.networks.inference import InferenceNetwork
 
 Ids = NDArray[np.int64]
 FIRST_COLUMNS = 32
@@ -22,7 +22,7 @@ WIDTH = 16
 
 
 class Cache:
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: InferenceNetwork) -> None:
         self.network = network
         self.layers: list[Tensor] = []
         self.lengths: Ids = np.zeros(0, np.int64)

@@ -18,9 +18,9 @@ from torch import Tensor
 from agent.engine.enumeration import Enumeration, Partial, StopOf
 from agent.engine.feed import placed, prefill, within
 from agent.engine.job_cache import Cache, Ids
-from agent.engine.prefix_cache import Attachment, KVTree, Segment
+from agent.engine.prefix_cache import KeptWork, KVTree, Prefix, Segment
 from agent.engine.requests import Generated, LineRequest, Lines
-from agent.networks.llama_inference import Network
+from agent.networks.inference import InferenceNetwork
 from kernels.noise import follow, gumbel
 
 NEVER = float("-inf")
@@ -43,7 +43,7 @@ class LineBatch:
 
     def __init__(
         self,
-        network: Network,
+        network: InferenceNetwork,
         cache: Cache,
         tree: KVTree,
         requests: Sequence[LineRequest],
@@ -67,6 +67,9 @@ class LineBatch:
             self._step()
         return [self.answers[i] for i in range(len(self.requests))]
 
+    def _prefix(self, i: int) -> Prefix:
+        return Prefix(self.requests[i].prefix, self.requests[i].attachments)
+
     def _key(self, i: int) -> tuple[str, str, int, int]:
         """What an enumeration depends on beside its prefix."""
         request = self.requests[i]
@@ -82,7 +85,7 @@ class LineBatch:
         known: dict[int, Segment] = {}
         taken_up: set[int] = set()
         for i in chosen:
-            segment = self.tree.attached(self.requests[i].prefix, self._key(i))
+            segment = self.tree.kept_work(self._prefix(i), self._key(i))
             if segment is None:
                 continue
             if not self._is_answered(i, segment):
@@ -97,7 +100,7 @@ class LineBatch:
             if self._is_answered(i, segment):
                 self._answer(i, work)
                 continue
-            _, ids = self.tree.match(request.prefix)
+            _, ids = self.tree.match(self._prefix(i))
             job = self.cache.open([len(ids) + work.num_columns])
             self.tree.load(self.cache, job, [ids])
             self.tree.restore(segment, self.cache, int(job[0]), len(ids))
@@ -105,7 +108,7 @@ class LineBatch:
         for i, segment in known.items():
             self.tree.unpin(segment)
             if any(job.index == i for job in self.jobs):
-                self.tree.detach(self.requests[i].prefix, self._key(i))
+                self.tree.drop_work(self._prefix(i), self._key(i))
         new = [i for i in chosen if i not in known]
         if new:
             self._begin(new)
@@ -115,9 +118,7 @@ class LineBatch:
         return len(work.lines) >= self.requests[i].count or work.is_exhausted
 
     def _begin(self, new: Sequence[int]) -> None:
-        opened = prefill(
-            self.network, self.cache, self.tree, [self.requests[i].prefix for i in new]
-        )
+        opened = prefill(self.network, self.cache, self.tree, [self._prefix(i) for i in new])
         by_job = np.argsort(opened.jobs)
         roots: list[tuple[Enumeration, Partial]] = []
         for n in by_job.tolist():
@@ -140,7 +141,7 @@ class LineBatch:
 
     def _retire(self, done: Sequence[int]) -> list[int]:
         """Answer and drop jobs; for each that stays its index before."""
-        kept: list[Attachment] = []
+        kept: list[KeptWork] = []
         for n in done:
             job = self.jobs[n]
             self._answer(job.index, job.work)
@@ -150,8 +151,8 @@ class LineBatch:
             end = int(self.cache.lengths[n])
             columns = np.arange(end - job.work.num_columns, end)
             key = self._key(job.index)
-            kept.append(Attachment(job.request.prefix, key, job.work, n, columns))
-        self.tree.attach(self.cache, kept)
+            kept.append(KeptWork(self._prefix(job.index), key, job.work, n, columns))
+        self.tree.keep_work(self.cache, kept)
         order: list[int] = self.cache.close(done).tolist()
         self.jobs = [self.jobs[n] for n in order]
         return order

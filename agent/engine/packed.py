@@ -15,7 +15,7 @@ from torch import Tensor
 
 from agent.engine.feed import placed, within
 from agent.engine.job_cache import Cache, Ids
-from agent.networks.llama_inference import Network
+from agent.networks.inference import InferenceNetwork
 
 MAX_TOKENS = 1024
 """Of one pack, unless a single row is longer."""
@@ -85,7 +85,7 @@ def _batches(found: Sequence[Pack]) -> Iterator[list[Pack]]:
         yield batch
 
 
-def packed_logprobs(network: Network, rows: Sequence[Sequence[int]]) -> list[list[float]]:
+def packed_logprobs(network: InferenceNetwork, rows: Sequence[Sequence[int]]) -> list[list[float]]:
     """For each row the log-probability of each token but the first, given those before it."""
     answers: list[list[float]] = [[] for _ in rows]
     for batch in _batches(packs([row[:-1] for row in rows])):
@@ -106,7 +106,9 @@ def packed_logprobs(network: Network, rows: Sequence[Sequence[int]]) -> list[lis
     return answers
 
 
-def _gathered(network: Network, hidden_RE: Tensor, places: Ids, targets: Ids) -> list[float]:
+def _gathered(
+    network: InferenceNetwork, hidden_RE: Tensor, places: Ids, targets: Ids
+) -> list[float]:
     """log p(target | all up to the place), each place's law computed once."""
     step = max(1, MAX_LOGITS // network.arch.vocab_size)
     found = np.empty(len(places))
@@ -119,7 +121,7 @@ def _gathered(network: Network, hidden_RE: Tensor, places: Ids, targets: Ids) ->
     return [float(x) for x in found]
 
 
-def _forward(network: Network, batch: Sequence[Pack]) -> Tensor:
+def _forward(network: InferenceNetwork, batch: Sequence[Pack]) -> Tensor:
     """Hidden states of all tokens, pack by pack."""
     N, M = len(batch), max(len(pack.tokens) for pack in batch)
     cache = Cache(network)

@@ -6,21 +6,32 @@ hundredth of computing them. What was used longest ago goes first when the pool 
 prefixes and their ancestors stay. Losing an entry costs time, never a different result.
 
 The idea of a radix tree over token ids is RadixAttention's (Zheng et al., arXiv 2312.07104); here
-pages are single tokens, and a finished enumeration of lines may hang on its prefix (`attach`).
+pages are single tokens, and an enumeration of lines may be kept on its prefix (`keep_work`).
+Prefixes with other attachments share nothing: each list of attachments has a root of its own.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from agent.engine.job_cache import Cache, Ids
-from agent.networks.llama_inference import Network
+from agent.engine.requests import Attachments
+from agent.networks.inference import InferenceNetwork
 
 Tokens = tuple[int, ...]
+
+
+class Prefix(NamedTuple):
+    """What keys and values are a function of, beside the weights."""
+
+    tokens: Tokens
+    attachments: Attachments = ()
+
+
 FIRST_TOKENS = 4096
 LONG = 64
 """Mean tokens from which a prefix is copied by itself, in one piece."""
@@ -28,27 +39,27 @@ LONG = 64
 
 @dataclass(slots=True, eq=False)
 class Segment:
-    """Tokens of the tree between two branchings, or what was attached to a prefix."""
+    """Tokens of the tree between two branchings, or work that was kept on a prefix."""
 
     tokens: Tokens
     ids: Ids
     """Places of the tokens in the pool."""
     parent: "Segment | None"
     children: dict[Any, "Segment"] = field(default_factory=dict)
-    """By first token; attached ones by their key."""
+    """By first token; kept work by its key."""
     used: int = 0
     """When it was last of use, on the tree's own clock."""
     pins: int = 0
     key: Any = None
-    """Of what was attached; empty for tokens of the tree."""
+    """Of kept work; empty for tokens of the tree."""
     payload: Any = None
 
 
 @dataclass(frozen=True, slots=True)
-class Attachment:
-    """Columns of a job to be hung on a prefix under a key that is no token id."""
+class KeptWork:
+    """Columns of a job to be kept below a prefix, under a key that is no token id."""
 
-    tokens: Tokens
+    prefix: Prefix
     key: Any
     payload: Any
     job: int
@@ -60,11 +71,12 @@ _Kept = tuple[int, Ids, Ids]
 
 
 class KVTree:
-    def __init__(self, network: Network, version: str, max_bytes: int) -> None:
+    def __init__(self, network: InferenceNetwork, version: str, max_bytes: int) -> None:
         self.network = network
         self.version = version
         self.max_tokens = max(0, max_bytes // network.kv_bytes)
-        self.root = Segment((), np.zeros(0, np.int64), None)
+        self.roots: dict[Attachments, Segment] = {}
+        """By what the prefixes below have attached."""
         self.pool: list[Tensor] = []
         """One tensor [tokens, 2 G, D] a layer; grows up to the bound."""
         self.free: list[int] = []
@@ -83,11 +95,15 @@ class KVTree:
     def num_bytes(self) -> int:
         return sum(layer.numel() * layer.element_size() for layer in self.pool)
 
-    def match(self, tokens: Sequence[int]) -> tuple[Segment, Ids]:
+    def _root(self, attachments: Attachments) -> Segment:
+        empty = Segment((), np.zeros(0, np.int64), None)
+        return self.roots.setdefault(attachments, empty)
+
+    def match(self, prefix: Prefix) -> tuple[Segment, Ids]:
         """The deepest segment that a prefix reaches, and the places of the tokens found."""
         self.clock += 1
-        tokens = tuple(tokens)
-        node, place, parts = self.root, 0, list[Ids]()
+        tokens = prefix.tokens
+        node, place, parts = self._root(prefix.attachments), 0, list[Ids]()
         while place < len(tokens):
             child = node.children.get(tokens[place])
             if child is None:
@@ -127,11 +143,11 @@ class KVTree:
         for pooled, layer in zip(self.pool, cache.layers, strict=True):
             layer.flatten(0, 1).index_copy_(0, place, pooled.index_select(0, source))
 
-    def store(self, cache: Cache, entries: Sequence[tuple[int, Sequence[int]]]) -> None:
-        """Keep prefixes that lie in the first columns of jobs: (job, tokens) each."""
+    def store(self, cache: Cache, entries: Sequence[tuple[int, Prefix]]) -> None:
+        """Keep prefixes that lie in the first columns of jobs: (job, prefix) each."""
         kept: list[_Kept] = []
-        for job, tokens in entries:
-            start, ids = self._insert(tuple(tokens))
+        for job, prefix in entries:
+            start, ids = self._insert(prefix)
             kept.append((job, np.arange(start, start + len(ids)), ids))
         self._keep(cache, kept)
 
@@ -148,11 +164,11 @@ class KVTree:
         for pooled, layer in zip(self.pool, cache.layers, strict=True):
             pooled[target] = layer[place]
 
-    def _insert(self, tokens: Tokens) -> tuple[int, Ids]:
+    def _insert(self, prefix: Prefix) -> tuple[int, Ids]:
         """Make room for what the tree lacks of a prefix; its first place and the pool's places."""
-        node, found = self.match(tokens)
+        node, found = self.match(prefix)
         start = len(found)
-        missing = tokens[start:]
+        missing = prefix.tokens[start:]
         if not missing:
             return start, np.zeros(0, np.int64)
         self.pin(node)
@@ -160,12 +176,12 @@ class KVTree:
         self.unpin(node)
         if ids is None:
             return start, np.zeros(0, np.int64)
-        node, found = self.match(tokens)
+        node, found = self.match(prefix)
         if len(found) != start:  # making room took a part of it
             self.free += ids.tolist()
             return start, np.zeros(0, np.int64)
         self.num_misses += len(missing)
-        parent = self._split(node, tokens, len(found))
+        parent = self._split(node, prefix.tokens, len(found))
         child = Segment(missing, ids, parent, used=self.clock)
         parent.children[missing[0]] = child
         return start, ids
@@ -183,15 +199,15 @@ class KVTree:
         node.children[upper.tokens[0]] = upper
         return upper
 
-    def attach(self, cache: Cache, entries: Sequence["Attachment"]) -> None:
-        """Hang columns of jobs on prefixes that the tree holds; what finds no room is left out."""
+    def keep_work(self, cache: Cache, entries: Sequence["KeptWork"]) -> None:
+        """Keep columns of jobs on prefixes that the tree holds; what finds no room is left out."""
         kept: list[_Kept] = []
         for entry in entries:
-            self.detach(entry.tokens, entry.key)
-            node, found = self.match(entry.tokens)
-            if len(found) < len(entry.tokens):
+            self.drop_work(entry.prefix, entry.key)
+            node, found = self.match(entry.prefix)
+            if len(found) < len(entry.prefix.tokens):
                 continue
-            node = self._split(node, entry.tokens, len(found))
+            node = self._split(node, entry.prefix.tokens, len(found))
             self.pin(node)
             ids = self._allocate(len(entry.columns))
             self.unpin(node)
@@ -203,22 +219,22 @@ class KVTree:
             kept.append((entry.job, entry.columns, ids))
         self._keep(cache, kept)
 
-    def attached(self, tokens: Sequence[int], key: Any) -> Segment | None:
-        """What was attached to a prefix, if it is still there."""
-        node, found = self.match(tokens)
-        is_whole = len(found) == len(tokens) == sum(len(s.tokens) for s in _line(node))
+    def kept_work(self, prefix: Prefix, key: Any) -> Segment | None:
+        """What was kept on a prefix, if it is still there."""
+        node, found = self.match(prefix)
+        is_whole = len(found) == len(prefix.tokens) == sum(len(s.tokens) for s in _line(node))
         segment = node.children.get(key) if is_whole else None
         if segment is not None:
             segment.used = self.clock
         return segment
 
-    def detach(self, tokens: Sequence[int], key: Any) -> None:
-        segment = self.attached(tokens, key)
+    def drop_work(self, prefix: Prefix, key: Any) -> None:
+        segment = self.kept_work(prefix, key)
         if segment is not None:
             self._drop(segment)
 
     def restore(self, segment: Segment, cache: Cache, job: int, column: int) -> None:
-        """Copy an attached segment's columns into a job, from `column` on."""
+        """Copy kept work's columns into a job, from `column` on."""
         size = len(segment.ids)
         self.num_hits += size
         if size:
@@ -272,6 +288,7 @@ class KVTree:
                 self._drop(leaf)
                 if len(self.free) >= wanted:
                     break
+        self.roots = {a: root for a, root in self.roots.items() if root.children}
         self.num_evicted += len(self.free) - before
         return len(self.free) >= num
 
@@ -281,8 +298,8 @@ class KVTree:
         del leaf.parent.children[leaf.tokens[0] if leaf.key is None else leaf.key]
 
     def segments(self) -> Iterator[Segment]:
-        """All but the root."""
-        stack = list(self.root.children.values())
+        """All but the roots."""
+        stack = [child for root in self.roots.values() for child in root.children.values()]
         while stack:
             segment = stack.pop()
             yield segment

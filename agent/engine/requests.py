@@ -8,6 +8,8 @@ from search.settings import ProposalRule
 from search.state import Stop
 
 Tokens = tuple[int, ...]
+Attachments = tuple[str, ...]
+"""Digests of what placeholders among the tokens stand for, in order; empty for text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class LineRequest:
     boundary: Boundary = NEWLINE
     known: int = 0
     """Options of this prefix that were asked for, and paid for, before."""
+    attachments: Attachments = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ class TextRequest:
     """Draw from tokens at least so probable, as a share of the most probable one."""
     group: int = 0
     """Texts of one problem share a group: look-up drafts come from it."""
+    attachments: Attachments = ()
 
     def __post_init__(self) -> None:
         for name, value, is_right, wanted in (
@@ -68,6 +72,7 @@ class ScoreRequest:
     tokens: Tokens
     num_given: int
     """Leading tokens that are not scored; the first never is."""
+    attachments: Attachments = ()
 
 
 @dataclass(frozen=True, slots=True)

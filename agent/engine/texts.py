@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agent.engine.decode import decode
 from agent.engine.draft_choice import NONE, Drafter, Drafts
 from agent.engine.feed import feed, prefill, within
 from agent.engine.job_cache import Cache, Ids
-from agent.engine.prefix_cache import KVTree
+from agent.engine.prefix_cache import KVTree, Prefix
 from agent.engine.requests import Generated, Text, TextRequest
 from agent.engine.sampling import Law
-from agent.networks.llama_inference import Network
+from agent.networks.inference import InferenceNetwork
 from search.state import Stop
 
 NO_DRAFT = -1
@@ -28,7 +29,7 @@ StopOf = Callable[[Sequence[int]], Stop | None]
 class TextBatch:
     def __init__(
         self,
-        network: Network,
+        network: InferenceNetwork,
         cache: Cache,
         tree: KVTree,
         requests: Sequence[TextRequest],
@@ -79,9 +80,8 @@ class TextBatch:
         first = len(self.live)
         longest = max(len(self.requests[n].prefix) + self.limits[n] for n in new)
         self.cache.expect(first + num, longest)
-        opened = prefill(
-            self.network, self.cache, self.tree, [self.requests[n].prefix for n in new]
-        )
+        prefixes = [Prefix(self.requests[n].prefix, self.requests[n].attachments) for n in new]
+        opened = prefill(self.network, self.cache, self.tree, prefixes)
         by_job = np.argsort(opened.jobs)
         self.live += [new[i] for i in by_job.tolist()]
         self.law = Law.of([self.requests[n] for n in self.live], self.network.device)
@@ -104,6 +104,10 @@ class TextBatch:
         for row, draft in zip(rows, drafts.tokens, strict=False):
             row += draft
         jobs = np.arange(len(live))
+        if not drafts.tokens:
+            hidden_NE = decode(self.network, self.cache, [row[0] for row in rows])
+            self._take(jobs, self.network.logits(hidden_NE)[:, None], drafts)
+            return
         logits_RV = self.network.logits(feed(self.network, self.cache, jobs, rows))
         longest = max(len(row) for row in rows)
         if len(logits_RV) == len(live) * longest:

@@ -19,12 +19,12 @@ from agent.engine.lines import LineBatch
 from agent.engine.memory import in_smaller_batches
 from agent.engine.option_ends import Steps
 from agent.engine.packed import packed_logprobs
-from agent.engine.prefix_cache import KVTree
+from agent.engine.prefix_cache import KVTree, Prefix
 from agent.engine.requests import Generated, LineRequest, Lines, ScoreRequest, Text, TextRequest
 from agent.engine.selftest import run_selftest
 from agent.engine.texts import StopOf, TextBatch
-from agent.networks.llama import Decoder
-from agent.networks.llama_inference import Network
+from agent.networks.language_model import LanguageModel
+from agent.networks.registry import laid_out
 from search.boundary import Boundary
 from search.errors import TaskError
 from search.settings import ProposalRule
@@ -36,7 +36,7 @@ class TorchEngine:
 
     def __init__(
         self,
-        decoder: Decoder,
+        model: LanguageModel,
         steps: Callable[[Boundary], Steps],
         end_ids: Sequence[int],
         batch_rows: int = 512,
@@ -44,7 +44,7 @@ class TorchEngine:
         kv_bytes: int = 2**28,
     ) -> None:
         """`steps` finds a boundary in the vocabulary; `kv_bytes` bounds the kept prefixes."""
-        self.network = Network(decoder)
+        self.network = laid_out(model)
         self.version = version
         self.kv_bytes = kv_bytes
         self.tree = KVTree(self.network, version, kv_bytes)
@@ -59,9 +59,9 @@ class TorchEngine:
         modes: frozenset[ProposalRule] = frozenset(("distinct", "drawn", "sampled"))
         return Capabilities("torch", modes, self.network.arch.max_positions)
 
-    def update_weights(self, source: Decoder, version: str) -> None:
+    def update_weights(self, source: LanguageModel, version: str) -> None:
         """Go on with other weights. Nothing that the old ones computed can be reached again."""
-        self.network = Network(source)
+        self.network = laid_out(source)
         self.version = version
         self.cache = Cache(self.network)
         self.forget()
@@ -81,9 +81,20 @@ class TorchEngine:
             )
         return min(left, max_tokens)
 
+    def _check_attachments(
+        self, requests: Sequence[LineRequest | TextRequest | ScoreRequest]
+    ) -> None:
+        """Raises TaskError for a request that this network cannot see all of."""
+        if any(r.attachments for r in requests) and not self.network.reads_attachments:
+            raise TaskError(
+                "the problem has attachments, and this policy reads text alone",
+                "use a policy that reads them, or leave them out",
+            )
+
     @torch.inference_mode()
     def lines(self, requests: Sequence[LineRequest]) -> list[Lines]:
         """Answer line requests, those of one mode and boundary in batches together."""
+        self._check_attachments(requests)
         groups: dict[tuple[str, str], list[int]] = {}
         for i, r in enumerate(requests):
             self.room(r.prefix, r.max_tokens)
@@ -167,6 +178,7 @@ class TorchEngine:
         def failed(request: TextRequest, why: str) -> Text:
             return Text(Generated((), (), "length", version=self.version), error=why)
 
+        self._check_attachments(requests)
         for r in requests:
             self.room(r.prefix, r.max_tokens)
         if drafter is not None:
@@ -182,6 +194,7 @@ class TorchEngine:
         for r in requests:
             self.room(r.tokens[:1], 1)
             self.room(r.tokens[:-1], 1)
+        self._check_attachments(requests)
         found = packed_logprobs(self.network, [r.tokens for r in requests])
         return [
             tuple(scores[max(1, r.num_given) - 1 :])
@@ -195,6 +208,7 @@ class TorchEngine:
         What the tree of keys and values holds of a row is not read again; for rows that come back
         one step longer each time this is less work than `score`.
         """
+        self._check_attachments(requests)
         found: list[float] = []
         for start in range(0, len(requests), self.batch_rows):
             found += self._tails(requests[start : start + self.batch_rows])
@@ -202,12 +216,12 @@ class TorchEngine:
 
     def _tails(self, requests: Sequence[ScoreRequest]) -> list[float]:
         self.cache.clear()
-        heads = [r.tokens[: r.num_given] for r in requests]
+        heads = [Prefix(r.tokens[: r.num_given], r.attachments) for r in requests]
         opened = prefill(self.network, self.cache, self.tree, heads)
         order = [
             i
             for i in np.argsort(opened.jobs).tolist()
-            if len(requests[i].tokens) > len(heads[i]) + 1
+            if len(requests[i].tokens) > len(heads[i].tokens) + 1
         ]
         after: dict[int, torch.Tensor] = {}
         if order:
@@ -215,7 +229,11 @@ class TorchEngine:
             hidden = feed(self.network, self.cache, opened.jobs[order], rows)
             after = dict(zip(order, hidden.split([len(row) for row in rows]), strict=True))
             self.tree.store(
-                self.cache, [(int(opened.jobs[i]), requests[i].tokens[:-1]) for i in order]
+                self.cache,
+                [
+                    (int(opened.jobs[i]), Prefix(requests[i].tokens[:-1], requests[i].attachments))
+                    for i in order
+                ],
             )
         hidden_RE = torch.cat(
             [
@@ -250,7 +268,7 @@ class TorchEngine:
         for start in range(0, len(rows), self.batch_rows):
             part = rows[start : start + self.batch_rows]
             self.cache.clear()
-            opened = prefill(self.network, self.cache, self.tree, part)
+            opened = prefill(self.network, self.cache, self.tree, [Prefix(row) for row in part])
             logits = self.network.logits(opened.hidden_NE)
             is_bad = ~torch.isfinite(logits).all(dim=1).cpu().numpy()
             self.cache.wipe(opened.jobs[is_bad].tolist())

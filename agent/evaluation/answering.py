@@ -3,24 +3,21 @@ a problem, and search."""
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from agent.engine.requests import ScoreRequest
 from agent.evaluation.intervals import wilson
 from agent.imagination.imagine import wordings_of
 from agent.search_models import Models
-from agent.tasks.task import Demonstration
 from critics.rollout import scored
 from search import frontier
 from search.interfaces import Rollout
 from search.mcts import Search
 from search.randomness import derive_seed
 from search.state import Problem
-from store.evaluations import Answered
+from store.evaluations import Answered, Evaluation
 
 Mode = Literal["greedy", "majority", "best-of-n", "wordings", "search"]
 MODES: tuple[Mode, ...] = ("greedy", "majority", "best-of-n", "wordings", "search")
@@ -59,37 +56,6 @@ class Plan:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """One evaluation: answers by problem id, and what they cost."""
-
-    mode: Mode
-    items: dict[str, Answered]
-    num_tokens: int
-    """Generated tokens, all problems and models together."""
-    seconds: float
-
-    @property
-    def n(self) -> int:
-        return len(self.items)
-
-    @property
-    def num_correct(self) -> int:
-        return sum(a.is_correct for a in self.items.values())
-
-    @property
-    def num_unanswered(self) -> int:
-        return sum(a.answer is None for a in self.items.values())
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        return wilson(self.num_correct, self.n)
-
-    @property
-    def correct(self) -> dict[str, bool]:
-        return {key: a.is_correct for key, a in self.items.items()}
-
-
 def benchmark_digest(problems: Sequence[Problem]) -> str:
     raw = json.dumps([[p.id, p.answer] for p in problems])
     return hashlib.sha256(raw.encode()).hexdigest()[:16]
@@ -101,7 +67,7 @@ def evaluate(
     plan: Plan,
     cohort: int = 100,
     on_progress: Callable[[int, float], None] = lambda done, solved: None,
-) -> Report:
+) -> Evaluation:
     """Answer the problems and compare with their references, which only this function reads."""
     started = time.monotonic()
     answers: dict[str, Answered] = {}
@@ -114,7 +80,9 @@ def evaluate(
             answers[problem.id] = Answered(answer, is_correct)
             tokens += spent
         on_progress(len(answers), sum(a.is_correct for a in answers.values()) / len(answers))
-    return Report(plan.mode, answers, tokens, time.monotonic() - started)
+    num_correct = sum(a.is_correct for a in answers.values())
+    interval = wilson(num_correct, len(answers))
+    return Evaluation(plan.mode, answers, tokens, time.monotonic() - started, interval)
 
 
 def _searched(
@@ -131,28 +99,6 @@ def _searched(
         answer = result.chosen.rollout.answer if result.chosen else None
         found.append((answer, result.budget.tokens))
     return found
-
-
-def bits_per_character(models: Models, worked: Sequence[Demonstration]) -> float | None:
-    """What the policy needs to write down the solutions of worked problems, bits a character.
-
-    A model's compression of held-out text tells its ability apart from how its answers are
-    elicited (Huang et al., arXiv 2404.09937). None without texts.
-    """
-    requests, characters = [], 0
-    tokenizer = models.tokenizer
-    for demonstration in worked:
-        prompt = tokenizer.encode(models.task.prompt(demonstration.problem.text))
-        text = "".join(demonstration.steps)
-        tokens = (*prompt, *tokenizer.encode(text, is_start=False))
-        requests.append(ScoreRequest(tokens, len(prompt)))
-        characters += len(text)
-    if not characters:
-        return None
-    found: list[tuple[float, ...]] = models.hosts.call(
-        "policy", "score", models.models.policy, requests
-    )
-    return -sum(map(sum, found)) / math.log(2) / characters
 
 
 def sample_rollouts(

@@ -7,40 +7,30 @@ checkpoint. Two versions are kept, so that old and new can be compared without r
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from agent.checkpoints.checkpoint import Checkpoint, inspect_checkpoint, load_decoder
+from agent.checkpoints.checkpoint import Checkpoint, verify_ref
+from agent.checkpoints.model_refs import ModelRef
+from agent.checkpoints.weights import load_model
+from agent.config.settings import HostingSettings
 from agent.engine.backend import RolloutBackend
-from agent.engine.draft_choice import Costs, Drafter, DraftSource, seconds
+from agent.engine.draft_choice import Drafter
 from agent.engine.drafting import ModelDrafts
-from agent.engine.feed import feed, prefill
-from agent.engine.job_cache import Cache
 from agent.engine.option_ends import Steps
 from agent.engine.requests import LineRequest, Lines, ScoreRequest, Text, TextRequest
 from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
 from agent.engine.vllm_engine import VllmEngine
-from agent.networks.llama import Decoder
+from agent.networks.device import chosen_device
+from agent.networks.language_model import LanguageModel
 from critics.heads import log_odds
-from search.errors import CheckpointError, ResourceError
+from search.errors import CheckpointError
 
-CRITIC_ROLES = ("value", "process", "outcome")
-ROLES = ("policy", "drafter", *CRITIC_ROLES)
 KEPT_MODELS = 2
-
-
-@dataclass(frozen=True, slots=True)
-class ModelRef:
-    """Which weights: role, digest, and where they lie."""
-
-    role: str
-    version: str
-    path: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +47,17 @@ class HostSettings:
     workers: int = 1
     """Hosts of the policy; each answers whole calls, so how many there are changes no answer."""
 
-    def chosen_device(self) -> str:
-        """Raises ResourceError for a device that this machine lacks."""
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise ResourceError(
-                f"device {self.device!r} is asked for, but this machine has no CUDA device",
-                "leave hosting.device at auto, or set it to cpu",
-            )
-        if self.device != "auto":
-            return self.device
-        return "cuda" if torch.cuda.is_available() else "cpu"
+    @classmethod
+    def of(cls, hosting: HostingSettings) -> "HostSettings":
+        return cls(
+            threads=hosting.threads,
+            device=hosting.device,
+            engine=hosting.engine,
+            batch_rows=hosting.batch_rows,
+            draft_tokens=hosting.draft_tokens,
+            kv_bytes=hosting.kv_mib * 2**20,
+            workers=hosting.workers,
+        )
 
 
 class Host(ABC):
@@ -76,7 +67,7 @@ class Host(ABC):
         torch.set_num_threads(settings.threads)
         self.role = role
         self.settings = settings
-        self.device = settings.chosen_device()
+        self.device = chosen_device(settings.device)
         self.started = time.monotonic()
         self.num_calls = 0
         self._models: dict[str, tuple[Checkpoint, Any]] = {}
@@ -100,26 +91,20 @@ class Host(ABC):
         if ref.version in self._models:
             self._models[ref.version] = self._models.pop(ref.version)
             return self._models[ref.version][1]
-        checkpoint = self._inspected(ref)
+        checkpoint = verify_ref(ref)
         dtype = torch.bfloat16 if self.device.startswith("cuda") else torch.float32
-        model = self._wrap(checkpoint, load_decoder(checkpoint, dtype, self.device))
+        model = self._wrap(checkpoint, load_model(checkpoint, dtype, self.device))
         self._models[ref.version] = (checkpoint, model)
         while len(self._models) > KEPT_MODELS:
             self._models.pop(next(iter(self._models)))
         return model
 
-    @staticmethod
-    def _inspected(ref: ModelRef) -> Checkpoint:
-        checkpoint = inspect_checkpoint(ref.path)
-        if checkpoint.version != ref.version:
-            raise CheckpointError(
-                f"the weights in {ref.path} are {checkpoint.version}, not {ref.version}",
-                "the files changed after they were registered; restore them",
-            )
-        return checkpoint
+    def close(self) -> None:
+        """Drop all models."""
+        self._models.clear()
 
     @abstractmethod
-    def _wrap(self, checkpoint: Checkpoint, decoder: Decoder) -> TorchEngine:
+    def _wrap(self, checkpoint: Checkpoint, model: LanguageModel) -> TorchEngine:
         """The engine that answers this role's calls."""
 
 
@@ -131,7 +116,7 @@ class GeneratorHost(Host):
         self._sessions: dict[str, ModelDrafts] = {}
         self._vllm: VllmEngine | None = None
 
-    def _wrap(self, checkpoint: Checkpoint, decoder: Decoder) -> TorchEngine:
+    def _wrap(self, checkpoint: Checkpoint, model: LanguageModel) -> TorchEngine:
         tokenizer = Tokenizer(checkpoint.path)
         if tokenizer.vocab_size > checkpoint.architecture.vocab_size:
             raise CheckpointError(
@@ -141,7 +126,7 @@ class GeneratorHost(Host):
             )
         settings = self.settings
         return TorchEngine(
-            decoder,
+            model,
             tokenizer.steps,
             tokenizer.end_ids,
             settings.batch_rows,
@@ -156,7 +141,7 @@ class GeneratorHost(Host):
             return found
         self.num_calls += 1
         if self._vllm is None or self._vllm.version != ref.version:
-            checkpoint = self._inspected(ref)
+            checkpoint = verify_ref(ref)
             if self._vllm is None:
                 tokenizer = Tokenizer(checkpoint.path)
                 self._vllm = VllmEngine(
@@ -179,7 +164,7 @@ class GeneratorHost(Host):
         engine = self._engine(ref)
         return engine.texts(requests, drafter)
 
-    def score(self, ref: ModelRef, requests: Sequence[ScoreRequest]) -> list[tuple[float, ...]]:
+    def logprobs(self, ref: ModelRef, requests: Sequence[ScoreRequest]) -> list[tuple[float, ...]]:
         engine = self._engine(ref)
         return engine.score(requests)
 
@@ -198,55 +183,17 @@ class GeneratorHost(Host):
             self._sessions = {ref.version: session}
         return session.draft(requests, done, lengths)
 
-    def measure_costs(
-        self, ref: ModelRef, sources: Sequence[DraftSource], rows: Sequence[int]
-    ) -> dict[int, Costs]:
-        """Seconds of steps and drafts by number of texts; one token of text is context enough."""
-        engine: TorchEngine = self._model(ref)
-        most = self.settings.draft_tokens
-        start = tuple([max(engine.ends)] * min(32, engine.network.arch.max_positions // 2))
-        return {num: draft_costs(engine, sources, start, num, most) for num in rows}
-
-
-@torch.inference_mode()
-def draft_costs(
-    engine: TorchEngine,
-    sources: Sequence[DraftSource],
-    prefix: tuple[int, ...],
-    num: int,
-    most: int,
-) -> Costs:
-    """Seconds of a step and of a drafted token with `num` texts, up to `most` drafted."""
-    requests = [TextRequest(prefix, most + 2, 1.0, i, group=-1 - i) for i in range(num)]
-    cache = Cache(engine.network)
-    jobs = prefill(engine.network, cache, engine.tree, [prefix] * num).jobs
-    jobs.sort()
-
-    def step(tokens: int) -> None:
-        feed(engine.network, cache, jobs, [[prefix[-1]] * tokens] * num)
-        cache.lengths -= tokens
-
-    done = [[prefix[-1]] for _ in requests]
-    sizes = sorted({1, 2, most + 1})
-    return Costs(
-        {k: seconds(lambda k=k: step(k)) for k in sizes},  # type: ignore[misc]
-        {
-            s.name: seconds(lambda s=s: s.draft(requests, done, [most] * num)) / most  # type: ignore[misc]
-            for s in sources
-        },
-    )
-
 
 class CriticHost(Host):
     """Hosts a scalar critic. Beginnings of texts that it has read before are not read again."""
 
-    def _wrap(self, checkpoint: Checkpoint, decoder: Decoder) -> TorchEngine:
+    def _wrap(self, checkpoint: Checkpoint, model: LanguageModel) -> TorchEngine:
         settings = self.settings
         return TorchEngine(
-            decoder, Steps.none, (), settings.batch_rows, checkpoint.version, settings.kv_bytes
+            model, Steps.none, (), settings.batch_rows, checkpoint.version, settings.kv_bytes
         )
 
-    def scores(self, ref: ModelRef, requests: Sequence[ScoreRequest]) -> list[float]:
+    def logits(self, ref: ModelRef, requests: Sequence[ScoreRequest]) -> list[float]:
         """Raw logit of each row: read at its last token, or the log-odds of its judged tokens.
 
         Rows longer than the context, or with nothing to judge, give NaN.
@@ -268,27 +215,3 @@ class CriticHost(Host):
         for i, logit in zip(fitting, logits, strict=True):
             results[i] = logit
         return results
-
-
-def make_host(role: str, settings: HostSettings) -> Host:
-    return (GeneratorHost if role in ("policy", "drafter") else CriticHost)(role, settings)
-
-
-@dataclass(slots=True)
-class CalledDrafts:
-    """A drafter behind any callable: in this process, or another actor's method."""
-
-    call: Callable[..., list[list[int]]]
-    ref: ModelRef
-    name: str = "model"
-
-    def draft(
-        self, requests: Sequence[TextRequest], done: Sequence[Sequence[int]], lengths: Sequence[int]
-    ) -> list[list[int]]:
-        return self.call(self.ref, requests, done, lengths)
-
-
-def reference(path: Path | str, role: str) -> ModelRef:
-    """The ModelRef of a checkpoint directory. Raises CheckpointError."""
-    checkpoint = inspect_checkpoint(path)
-    return ModelRef(role, checkpoint.version, str(Path(path).resolve()))

@@ -1,22 +1,16 @@
-"""The policy's host, which drafts where that pays, and the hosts of all roles."""
+"""The policy's host, which drafts where that pays."""
 
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agent.checkpoints.checkpoint import inspect_checkpoint
+from agent.checkpoints.model_refs import ModelRef
 from agent.engine.draft_choice import Drafter, DraftSource
+from agent.engine.draft_costs import measured_costs
 from agent.engine.lookup import LookupDrafts
-from agent.engine.requests import TextRequest
-from agent.hosting.model_host import (
-    KEPT_MODELS,
-    CalledDrafts,
-    GeneratorHost,
-    HostSettings,
-    ModelRef,
-    make_host,
-)
+from agent.engine.requests import Text, TextRequest
+from agent.hosting.model_host import KEPT_MODELS, GeneratorHost, HostSettings
 from search.errors import CheckpointError
 
 COST_ROWS = (1, 4, 16, 64)
@@ -46,7 +40,7 @@ class PolicyHost(GeneratorHost):
         requests: Sequence[TextRequest],
         speculation: Speculation,
         draft: Callable[..., list[list[int]]],
-    ) -> Any:
+    ) -> list[Text]:
         """Completions, drafted where that pays and the policy's self-test allows it."""
         if speculation.mode == "never" or self.settings.engine == "vllm":
             return self.texts(policy, requests)
@@ -66,9 +60,7 @@ class PolicyHost(GeneratorHost):
     ) -> Drafter:
         sources: list[DraftSource] = []
         if drafter is not None and speculation.source in ("model", "both"):
-            known, drafted = (
-                inspect_checkpoint(ref.path).architecture.vocab_size for ref in (policy, drafter)
-            )
+            known, drafted = policy.vocab_size, drafter.vocab_size
             if known != drafted:
                 raise CheckpointError(
                     f"the drafter in {drafter.path} has {drafted} tokens, the policy {known}",
@@ -87,7 +79,7 @@ class PolicyHost(GeneratorHost):
             drafter=drafter.version if drafter else "",
         )
         if speculation.mode == "auto":
-            made.costs = self.measure_costs(policy, sources, COST_ROWS)
+            made.costs = measured_costs(engine, sources, COST_ROWS, self.settings.draft_tokens)
         return made
 
     def health(self) -> dict[str, Any]:
@@ -95,6 +87,15 @@ class PolicyHost(GeneratorHost):
         return super().health() | {"pid": os.getpid(), "speculation": last and last.report()}
 
 
-def host_of(role: str, settings: HostSettings) -> Any:
-    """The host of a role."""
-    return PolicyHost(role, settings) if role == "policy" else make_host(role, settings)
+@dataclass(slots=True)
+class CalledDrafts:
+    """A drafter behind any callable: in this process, or another actor's method."""
+
+    call: Callable[..., list[list[int]]]
+    ref: ModelRef
+    name: str = "model"
+
+    def draft(
+        self, requests: Sequence[TextRequest], done: Sequence[Sequence[int]], lengths: Sequence[int]
+    ) -> list[list[int]]:
+        return self.call(self.ref, requests, done, lengths)

@@ -15,9 +15,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from agent.checkpoints.checkpoint import inspect_checkpoint
-from agent.engine.requests import ScoreRequest, Text, TextRequest
-from agent.hosting.model_host import ModelRef
+from agent.checkpoints.model_refs import ModelRef
+from agent.engine.requests import ScoreRequest, TextRequest
 from agent.search_models import Models
 from search.randomness import derive_seed
 from search.state import Problem
@@ -89,11 +88,9 @@ class Writer:
             )
             for i, prompt in enumerate(prompts)
         ]
-        room = inspect_checkpoint(self.writer.path).architecture.max_positions
+        room = self.writer.max_positions
         fitting = [i for i, r in enumerate(requests) if len(r.prefix) < room]
-        texts: list[Text] = self.models.hosts.call(
-            "policy", "texts", self.writer, [requests[i] for i in fitting]
-        )
+        texts = self.models.hosts.texts(self.writer, [requests[i] for i in fitting])
         found = [""] * num  # several long problems may be more than the writer can hold
         for i, t in zip(fitting, texts, strict=True):
             if not t.error:
@@ -129,9 +126,7 @@ class Writer:
                 requests.append(ScoreRequest((*asked, *answer), len(asked)))
         if not requests:
             return []
-        scores: list[tuple[float, ...]] = self.models.hosts.call(
-            "policy", "score", self.writer, requests
-        )
+        scores = self.models.hosts.logprobs(self.writer, requests)
         means = [sum(row) / len(row) for row in scores]
         return [yes - no > MARGIN for yes, no in zip(means[::2], means[1::2], strict=True)]
 

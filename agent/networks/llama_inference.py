@@ -1,4 +1,4 @@
-"""A decoder's weights laid out for inference, and its forward over the cache's jobs.
+"""Llama-style weights laid out for inference, and their forward over the cache's jobs.
 
 Same numbers as `Decoder`, arranged so that few, large operations remain: queries, keys and values
 come from one product, gate and up from another, matrices are stored transposed (2.3 times as fast
@@ -18,30 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from agent.networks.inference import Places
 from agent.networks.llama import Block, Decoder, rope_frequencies
 from kernels import dispatch
 
 ALIGNMENT = 64
 QUERY_BLOCK = 32
 """Queries that torch's CPU attention multiplies at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Where the rows of a forward stand: row r is query `query_R[r]` of job `job_R[r]`."""
-
-    jobs: slice
-    """The jobs of the cache that are looked at; `job_R` counts from its start."""
-    job_R: Tensor
-    query_R: Tensor
-    column_R: Tensor
-    """Where its keys and values are written."""
-    position_R: Tensor
-    """Its position in the text, for the rotary embedding."""
-    bias_NMC: Tensor
-    """0 where a query sees a column, minus infinity where it does not."""
-    is_dense: bool
-    """Rows are all queries of all jobs, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +44,9 @@ class _Layer:
     down_bias: Tensor | None
 
 
-class Network:
+class LlamaInference:
+    reads_attachments = False
+
     def __init__(self, decoder: Decoder) -> None:
         arch = decoder.arch
         self.arch = arch
@@ -74,8 +59,7 @@ class Network:
         operations on a CPU. In bfloat16 that would round the weights once more."""
         self.floor = torch.tensor(arch.hidden_size * arch.norm_eps, device=self.device).sqrt()
         self.norm = None if self.is_folded else weight.detach()
-        head = decoder.score.weight if self.is_critic else decoder.lm_head.weight
-        self.head = self.after_norm(head.detach().t(), weight)
+        self.head = self.after_norm(decoder.head.detach().t(), weight)
         self.layers = [_laid_out(block, self) for block in decoder.model.layers]  # type: ignore[arg-type]
         angles = torch.outer(
             torch.arange(arch.max_positions, dtype=torch.float32), rope_frequencies(arch)
@@ -213,7 +197,7 @@ def _twice(places: Places) -> Places:
     )
 
 
-def _laid_out(block: Block, network: Network) -> _Layer:
+def _laid_out(block: Block, network: LlamaInference) -> _Layer:
     arch, attention, mlp = network.arch, block.self_attn, block.mlp
     D = arch.head_dim
     pairs = torch.arange(D, device=network.device).view(2, -1).t().flatten()

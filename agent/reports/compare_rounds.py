@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
-
-from agent.checkpoints.custody import models_after
+from agent.checkpoints.succession import models_after
 from agent.evaluation.gate import judge
 from search.errors import NotFoundError, UsageError
-from store.database import Store
-from store.schema import ENDED, EvaluationItem, EvaluationRow, Round, Run
+from store.database import Session, Store
+from store.evaluations import correct_answers, evaluations_of
+from store.rounds import rounds_of_run
+from store.schema import EvaluationRow
+from store.states import ENDED
 
 Key = tuple[str, str, str]
 """Mode, benchmark and settings of an evaluation, which make two of them comparable."""
@@ -21,32 +21,24 @@ def models_by_round(session: Session, run: str) -> dict[int, dict[str, str]]:
 
     Raises NotFoundError for a run without rounds.
     """
-    rounds = session.scalars(
-        select(Round)
-        .join(Run, Run.id == Round.run_id)
-        .where(Run.name == run)
-        .order_by(Round.number)
-    ).all()
+    rounds = rounds_of_run(session, run)
     if not rounds:
         raise NotFoundError(f"run {run!r} has no round", "see `ratchet inspect rounds`")
     return {0: dict(rounds[0].models)} | {
-        row.number: models_after(row) for row in rounds if row.stage in ENDED
+        row.number: models_after(row.stage, row.models, row.candidates)
+        for row in rounds
+        if row.stage in ENDED
     }
 
 
-def evaluations_of(session: Session, models: Mapping[str, str]) -> dict[Key, EvaluationRow]:
+def measured_of(session: Session, models: Mapping[str, str]) -> dict[Key, EvaluationRow]:
     """What was measured of a policy, one evaluation a key.
 
     Of several that differ in critics or drafter, the one with just these models is taken, else the
     newest.
     """
-    rows = session.scalars(
-        select(EvaluationRow)
-        .where(EvaluationRow.policy_version == models["policy"])
-        .order_by(EvaluationRow.id)
-    )
     found: dict[Key, EvaluationRow] = {}
-    for row in rows:
+    for row in evaluations_of(session, models["policy"]):
         key = (row.mode, row.benchmark_sha, repr(sorted(row.settings.items())))
         if key not in found or not _fits(found[key], models) or _fits(row, models):
             found[key] = row
@@ -70,8 +62,8 @@ def compare_rounds(store: Store, run: str, before: int, after: int) -> list[dict
                     f"run {run!r} has no ended round {number}",
                     f"it has {', '.join(map(str, models))}; 0 is before the first one",
                 )
-        old = evaluations_of(session, models[before])
-        new = evaluations_of(session, models[after])
+        old = measured_of(session, models[before])
+        new = measured_of(session, models[after])
         rows = [_compared(session, old[key], new[key]) for key in old if key in new]
     if not rows:
         raise UsageError(
@@ -82,7 +74,7 @@ def compare_rounds(store: Store, run: str, before: int, after: int) -> list[dict
 
 
 def _compared(session: Session, mine: EvaluationRow, theirs: EvaluationRow) -> dict[str, Any]:
-    old, new = _correct(session, mine.id), _correct(session, theirs.id)
+    old, new = correct_answers(session, mine.id), correct_answers(session, theirs.id)
     found = judge(old, new, 1.0)
     keys = old.keys() & new.keys()
     return {
@@ -100,12 +92,3 @@ def _compared(session: Session, mine: EvaluationRow, theirs: EvaluationRow) -> d
         "policy_before": mine.policy_version,
         "policy_after": theirs.policy_version,
     }
-
-
-def _correct(session: Session, evaluation_id: int) -> dict[str, bool]:
-    rows = session.execute(
-        select(EvaluationItem.problem_key, EvaluationItem.is_correct).where(
-            EvaluationItem.evaluation_id == evaluation_id
-        )
-    )
-    return {row.problem_key: row.is_correct for row in rows}

@@ -3,15 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
-
-from agent.hosting.model_host import CRITIC_ROLES
-from agent.reports.compare_rounds import Key, evaluations_of, models_by_round
+from agent.checkpoints.model_refs import CRITIC_ROLES
+from agent.reports.compare_rounds import Key, measured_of, models_by_round
 from search.errors import ResourceError, UsageError
-from store.database import Store
+from store.checkpoints import of_run
+from store.database import Session, Store
 from store.inspection import ask_question
-from store.schema import CheckpointRow, Round, Run
 
 
 def plot_run(store: Store, run: str, path: Path) -> None:
@@ -46,7 +43,7 @@ def plot_run(store: Store, run: str, path: Path) -> None:
 
 def _accuracy(axes: Any, session: Session, models: dict[int, dict[str, str]]) -> None:
     """Held-out accuracy after each round, with 95 % intervals, on the problems measured most."""
-    found = {number: evaluations_of(session, refs) for number, refs in models.items()}
+    found = {number: measured_of(session, refs) for number, refs in models.items()}
     for mode in ("greedy", "search"):
         counts: dict[Key, int] = {}
         for key in (k for rows in found.values() for k in rows if k[0] == mode):
@@ -74,13 +71,7 @@ def _calibration(axes: Any, session: Session, run: str) -> None:
     """Reliability of the newest measured version of each critic; on the diagonal it is honest."""
     axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
     for role in CRITIC_ROLES:
-        rows = session.scalars(
-            select(CheckpointRow)
-            .join(Round, Round.id == CheckpointRow.round_id)
-            .join(Run, Run.id == Round.run_id)
-            .where(Run.name == run, CheckpointRow.role == role)
-            .order_by(CheckpointRow.id.desc())
-        )
+        rows = [row for _, row in reversed(of_run(session, run, role))]
         measured = (r.report["reliability"] for r in rows if r.report.get("reliability"))
         bins: list[dict[str, float]] = next(measured, [])
         if bins:
@@ -92,13 +83,7 @@ def _calibration(axes: Any, session: Session, run: str) -> None:
 
 def _acceptance(axes: Any, session: Session, run: str) -> None:
     """What each round's drafter expects to be accepted, on held-out texts."""
-    rows = session.execute(
-        select(Round.number, CheckpointRow.report)
-        .join(CheckpointRow, CheckpointRow.round_id == Round.id)
-        .join(Run, Run.id == Round.run_id)
-        .where(Run.name == run, CheckpointRow.role == "drafter")
-        .order_by(Round.number)
-    )
+    rows = [(number, row.report) for number, row in of_run(session, run, "drafter")]
     points = [(n, r["acceptance"]) for n, r in rows if r.get("acceptance") is not None]
     if points:
         axes.plot(*zip(*points, strict=True), "o-")

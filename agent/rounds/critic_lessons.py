@@ -1,96 +1,51 @@
-"""What a round's models learn from: labelled texts for the critics, demonstrations to replay."""
+"""What a round's critics learn from: labelled texts, judged options, and stored trees."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 
-from agent.checkpoints.checkpoint import inspect_checkpoint
+from agent.checkpoints.model_refs import CRITIC_ROLES, ModelRef
 from agent.engine.tokenizer import Tokenizer
-from agent.hosting.model_host import CRITIC_ROLES, ModelRef
 from agent.imagination.decontamination import Decontamination
 from agent.rounds.context import RunContext
-from agent.rounds.label_sampling import Examinee
-from agent.training.examples import CriticExample, Example
-from agent.training.jobs import Trained, critic_job
-from agent.training.labelling import Labelled, tree_rows
-from agent.training.preference import PairExample
-from agent.training.recipe import (
-    critic_settings,
-    pair_examples,
-    policy_settings,
-    replay_seed,
-)
-from agent.training.rehearsal import drawn
-from agent.training.runner import Job
-from search.errors import RatchetError
+from agent.rounds.label_sampling import LabelSampling
+from agent.training.critic_job import CriticJob
+from agent.training.examples import CriticExample, PairExample
+from agent.training.labelling import Labelled, Split, tree_rows
+from agent.training.optimizer import TrainingSettings
+from agent.training.recipe import critic_settings
+from agent.training.stored_examples import pair_examples
 from search.randomness import derive_seed
 from search.state import Problem
 from store.pairs import stored_pairs
 from store.verdicts import StoredVerdict, dataset_window, stored_verdicts
 
 
-class Teacher:
-    def __init__(self, context: RunContext) -> None:
+class CriticLessons:
+    def __init__(
+        self,
+        context: RunContext,
+        refs: Mapping[str, ModelRef],
+        number: int,
+        base: TrainingSettings,
+    ) -> None:
+        """`number` is the round's; critics train like the policy, whose settings are `base`."""
         self.context = context
+        self.config = context.config
+        self.refs = refs
+        self.number = number
+        self.base = base
 
-    def critic_jobs(
-        self, refs: Mapping[str, ModelRef], number: int, labelled: Labelled
-    ) -> list[Job]:
-        """A job for each critic, where there are labels to learn."""
-        base = policy_settings(
-            self.context.config.training, inspect_checkpoint(refs["policy"].path)
-        )
-        seed = derive_seed(self.context.config.seed, number, "critics") % 2**31
-        more = self.from_trees(refs, number)
-        jobs: list[Job] = []
-        for role in CRITIC_ROLES:
-            split = labelled.of(role)
-            if len(split.classes) < 2:
-                found = (
-                    "no labels"
-                    if not split.classes
-                    else f"labels of one class only ({'good' if True in split.classes else 'bad'})"
-                )
-                self.context.progress.say(
-                    f"warning: {found} for the {role} critic; it stays as it is (raise "
-                    "critics.num_labelled or critics.samples)"
-                )
-                continue
-            # Rows that a round only trusts may not outnumber those that are true.
-            split.train.extend(more[role][: len(split.train)])
-            settings = critic_settings(
-                self.context.config.critics, base, inspect_checkpoint(refs[role].path).is_critic
-            )
-            jobs.append((critic_job, (role, refs[role].path, split, settings, seed)))
-        return jobs
-
-    def from_trees(
-        self, refs: Mapping[str, ModelRef], number: int
-    ) -> dict[str, list[CriticExample]]:
-        """Rows from the stored trees of the last rounds, newest first; none with window 0."""
-        verdicts: list[StoredVerdict] = []
-        pairs: list[PairExample] = []
-        tokenizer = Tokenizer(Path(refs["policy"].path))
-        with self.context.store.session() as session:
-            datasets = dataset_window(
-                session, self.context.lease.run_id, number, self.context.config.critics.window
-            )
-            for dataset_id in reversed(datasets):
-                verdicts += stored_verdicts(session, dataset_id)
-                pairs += pair_examples(stored_pairs(session, dataset_id), tokenizer)
-        return tree_rows(verdicts, pairs)
-
-    def label(self, refs: Mapping[str, ModelRef], number: int) -> Labelled:
+    def labelled(self) -> Labelled:
         """Sample the policy on the labelled problems and judge what it wrote."""
-        config = self.context.config
-        problems = self.labelled_problems()
-        models = self.context.models_for(refs)
+        settings = self.config.critics
+        problems = self._problems()
+        models = self.context.models_for(self.refs)
         self.context.progress.stage("labelling", len(problems), "problems")
-        seed = derive_seed(config.seed, number, "label")
-        labelled = Examinee(models, self.context.task, problems, seed).labelled(
-            config.critics.samples,
-            config.critics.states,
-            config.critics.options,
-            config.hosting.cohort,
+        seed = derive_seed(self.config.seed, self.number, "label")
+        labelled = LabelSampling(models, self.context.task, problems, seed).labelled(
+            settings.samples,
+            settings.states,
+            settings.options,
+            self.config.hosting.cohort,
             self.context.progress.update,
         )
         if labelled.suspects:
@@ -102,16 +57,9 @@ class Teacher:
             )
         return labelled
 
-    def trained_critics(self, results: Sequence[Trained | RatchetError]) -> list[Trained]:
-        """What came of the critics' jobs; one that cannot be trained stays as it is."""
-        for error in results:
-            if isinstance(error, RatchetError):
-                self.context.progress.say(f"warning: a critic was not trained: {error.message}")
-        return [result for result in results if isinstance(result, Trained)]
-
-    def labelled_problems(self) -> list[Problem]:
+    def _problems(self) -> list[Problem]:
         """Problems with known answers that give no held-out one away."""
-        config, task = self.context.config, self.context.task
+        config, task = self.config, self.context.task
         held_out = task.held_out(config.evaluation.num_problems, config.evaluation.seed)
         guard = Decontamination(held_out, task.key)
         found = task.labelled(config.critics.num_labelled, config.seed)
@@ -123,8 +71,47 @@ class Teacher:
             )
         return clean
 
-    def replayed(self, number: int, num_rows: int) -> list[Example]:
-        """Demonstrations of the run's base policy to mix in; none where none are known."""
-        wanted = round(self.context.config.training.replay_share * num_rows)
-        seed = replay_seed(self.context.config.seed, number)
-        return drawn(self.context.demonstrations, wanted, seed)
+    def jobs(self, labelled: Labelled) -> list[CriticJob]:
+        """A job for each critic, where there are labels to learn."""
+        more = self._from_trees()
+        jobs: list[CriticJob] = []
+        for role in CRITIC_ROLES:
+            split = labelled.of(role)
+            if len(split.classes) < 2:
+                self._warn_of_classes(role, split)
+                continue
+            # Rows that a round only trusts may not outnumber those that are true.
+            split.train.extend(more[role][: len(split.train)])
+            has_head = self.refs[role].header.is_critic
+            jobs.append(
+                CriticJob(
+                    role=role,
+                    parent=self.refs[role].path,
+                    settings=critic_settings(self.config.critics, self.base, has_head),
+                    seed=derive_seed(self.config.seed, self.number, "critics") % 2**31,
+                    split=split,
+                )
+            )
+        return jobs
+
+    def _warn_of_classes(self, role: str, split: Split) -> None:
+        only = "good" if True in split.classes else "bad"
+        found = f"labels of one class only ({only})" if split.classes else "no labels"
+        self.context.progress.say(
+            f"warning: {found} for the {role} critic; it stays as it is (raise "
+            "critics.num_labelled or critics.samples)"
+        )
+
+    def _from_trees(self) -> dict[str, list[CriticExample]]:
+        """Rows from the stored trees of the last rounds, newest first; none with window 0."""
+        verdicts: list[StoredVerdict] = []
+        pairs: list[PairExample] = []
+        tokenizer = Tokenizer(self.refs["policy"].header.path)
+        with self.context.store.session() as session:
+            datasets = dataset_window(
+                session, self.context.lease.run_id, self.number, self.config.critics.window
+            )
+            for dataset_id in reversed(datasets):
+                verdicts += stored_verdicts(session, dataset_id)
+                pairs += pair_examples(stored_pairs(session, dataset_id), tokenizer)
+        return tree_rows(verdicts, pairs)

@@ -1,19 +1,15 @@
-"""Held-out accuracy of a set of models, measured once and then read from the store."""
+"""Held-out results of a set of models, measured once and from then on read from the store."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from agent.checkpoints.checkpoint import inspect_checkpoint
-from agent.evaluation.answering import Plan, Report, benchmark_digest, bits_per_character, evaluate
-from agent.hosting.model_host import ModelRef
+from agent.checkpoints.model_refs import ModelRef
+from agent.evaluation.answering import Plan, benchmark_digest, evaluate
+from agent.evaluation.compression import bits_per_character, texts_that_fit
 from agent.rounds.context import RunContext
 from agent.search_models import Models
-from agent.tasks.task import Demonstration
 from search.state import Problem
-from store.evaluations import find_evaluation, record_evaluation
-
-NUM_WORKED = 200
-"""Texts whose compression is measured."""
+from store.evaluations import Evaluation, EvaluationKey, find_evaluation, record_evaluation
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +17,16 @@ class Figures:
     """Held-out results of one policy: greedy, and with search (None where it was not measured)."""
 
     policy: str
-    greedy: Report
-    search: Report | None
-    bits_per_character: float | None
-    """Of held-out worked texts; None where the task has none."""
+    greedy: Evaluation
+    search: Evaluation | None
+
+    @property
+    def bits_per_character(self) -> float | None:
+        """Of held-out worked texts: forgetting shows there. None where the task has none."""
+        return self.greedy.bits_per_character
 
 
-class Examiner:
+class EvaluationStage:
     def __init__(self, context: RunContext) -> None:
         self.context = context
 
@@ -40,54 +39,37 @@ class Examiner:
         if settings.num_search_problems:
             part = problems[: settings.num_search_problems]
             search = self.evaluated(refs, part, Plan("search", seed=settings.seed), round_id)
-        return Figures(refs["policy"].version, greedy, search, self.compression(refs))
-
-    def compression(self, refs: Mapping[str, ModelRef]) -> float | None:
-        """Bits per character of held-out worked texts: forgetting shows there."""
-        worked = self.context.task.worked(NUM_WORKED, self.context.config.evaluation.seed)
-        models = self.context.models_for(refs)
-        return bits_per_character(models, that_fit(models, worked, refs["policy"].path))
+        return Figures(refs["policy"].version, greedy, search)
 
     def evaluated(
         self,
         refs: Mapping[str, ModelRef],
-        problems: Sequence[Problem],
+        problems: list[Problem],
         plan: Plan,
         round_id: int | None,
-    ) -> Report:
+    ) -> Evaluation:
         models = self.context.models_for(refs)
-        settings = plan.settings(models)
-        used = (
-            models.models.versions
-            if plan.mode == "search"
-            else {"policy": models.models.policy.version}
-        )
-        sha = benchmark_digest(problems)
+        versions = models.versions if plan.mode == "search" else {"policy": models.policy.version}
+        key = EvaluationKey(versions, plan.settings(models), benchmark_digest(problems))
         with self.context.store.session() as session:
-            known = find_evaluation(session, used, settings, sha)
-        if known is not None:
-            return Report(plan.mode, known.items, known.num_tokens, known.seconds)
+            known = find_evaluation(session, key)
+        if known is not None and (plan.mode != "greedy" or known.bits_per_character is not None):
+            return known
         self.context.lease.renew()
+        found = known or self._answered(models, problems, plan)
+        if plan.mode == "greedy":
+            worked = texts_that_fit(models, self.context.config.evaluation.seed)
+            found = found.with_bits(bits_per_character(models, worked))
+        with self.context.store.session() as session:
+            record_evaluation(session, key, found, round_id)
+        return found
+
+    def _answered(self, models: Models, problems: list[Problem], plan: Plan) -> Evaluation:
         self.context.progress.stage("evaluating", len(problems), f"held-out problems, {plan.mode}")
-        report = evaluate(
+        return evaluate(
             models,
             problems,
             plan,
             self.context.config.hosting.cohort,
             lambda done, solved: self.context.progress.update(done, solved=solved),
         )
-        with self.context.store.session() as session:
-            record_evaluation(session, used, settings, sha, report, report.interval, round_id)
-        return report
-
-
-def that_fit(
-    models: Models, worked: Sequence[Demonstration], policy_path: str
-) -> list[Demonstration]:
-    """The worked texts that the policy's context holds."""
-    room = inspect_checkpoint(policy_path).architecture.max_positions
-
-    def text(w: Demonstration) -> str:
-        return models.task.prompt(w.problem.text) + "".join(w.steps)
-
-    return [w for w in worked if len(models.tokenizer.encode(text(w))) < room]

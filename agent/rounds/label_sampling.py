@@ -23,7 +23,7 @@ HELD_OUT_SHARE = 4
 """One labelled problem in so many is kept for measuring critics."""
 
 
-class Examinee:
+class LabelSampling:
     def __init__(self, models: Models, task: Task, problems: Sequence[Problem], seed: int) -> None:
         self.models = models
         self.task = task

@@ -1,10 +1,11 @@
-"""One turn of the ratchet as a state machine over the store.
+"""One round as a state machine over the store.
 
     imagining -> searching -> selecting -> training -> evaluating -> promoted | kept | failed
 
 Each stage leaves what it made in the store (or in a published checkpoint) before the round's row
 moves on, in one transaction; a round that is taken up again starts at its row's stage and finds
-there all that it needs. Nothing lives in this process that would be missed.
+there all that it needs. Nothing lives in this process that would be missed. What a verdict means
+for the next round is said in `agent/checkpoints/succession.py`.
 """
 
 import time
@@ -15,31 +16,33 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
-
+from agent.checkpoints.base_models import policy_at
+from agent.checkpoints.custody import stored_refs, trained_as_new
+from agent.checkpoints.model_refs import ModelRef
 from agent.checkpoints.publish import NonFiniteError
-from agent.checkpoints.registry import refs_of, register_trained
 from agent.engine.tokenizer import Tokenizer
 from agent.evaluation.gate import Verdict, judge, kept
-from agent.hosting.model_host import ModelRef, reference
 from agent.imagination.imagine import Imagination
 from agent.imagination.written import Source, Writer
 from agent.rounds import failpoints
 from agent.rounds.context import RunContext
-from agent.rounds.evaluation_stage import Examiner, Figures
+from agent.rounds.evaluation_stage import EvaluationStage, Figures
 from agent.rounds.search_stage import SearchStage
-from agent.rounds.training_stage import NothingToLearnError, TrainingStage
+from agent.rounds.training_stage import TrainingStage
 from agent.training.fit import DivergedError
+from agent.training.lesson import NothingToLearnError
 from search.errors import TaskError
 from search.randomness import derive_seed
 from search.state import Problem
-from store.database import Store, now_us
+from store.checkpoints import Origin, register
+from store.database import Session
 from store.datasets import dataset_of, freeze_dataset
 from store.pairs import freeze_pairs
-from store.recording import add_event, add_problems, as_problem, plan_searches
-from store.schema import ENDED, ProblemRow, Round, SearchRow
+from store.recording import add_event, add_problems, plan_searches
+from store.rounds import end_round, note_time, searched_problems
+from store.schema import Round
 from store.selection import SelectionRule, solve_rates
+from store.states import Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +50,12 @@ class Outcome:
     """How a round ended."""
 
     number: int
-    stage: str
+    stage: Stage
     verdict: dict[str, Any]
     before: Figures | None
+    """Of the policy that the round began with; None when nothing was compared."""
     after: Figures | None
+    """Of the candidate."""
     timings: dict[str, float]
 
 
@@ -64,21 +69,22 @@ class RoundRunner:
         self.lease = context.lease
         self.task = context.task
         self.progress = context.progress
-        self.examiner = Examiner(context)
+        self.evaluation = EvaluationStage(context)
 
     def run(self, round_id: int) -> Outcome:
         """Go on from the round's stage to its end."""
         stages: dict[str, Callable[[int], None]] = {
-            "imagining": self._imagine,
-            "searching": self._search,
-            "selecting": self._select,
-            "training": self._train,
-            "evaluating": self._evaluate,
+            Stage.IMAGINING: self._imagine,
+            Stage.SEARCHING: self._search,
+            Stage.SELECTING: self._select,
+            Stage.TRAINING: self._train,
+            Stage.EVALUATING: self._evaluate,
         }
         while (stage := self._row(round_id).stage) in stages:
             started = time.monotonic()
             stages[stage](round_id)
-            self._note_time(round_id, stage, time.monotonic() - started)
+            with self._writing() as session:
+                note_time(session.get_one(Round, round_id), stage, time.monotonic() - started)
         return self._outcome(round_id)
 
     # --- stages ---
@@ -88,18 +94,11 @@ class RoundRunner:
         row = self._row(round_id)
         self.progress.stage("imagining", self.config.problems_per_round, "problems")
         with self.store.session() as session:
-            searched = (
-                select(ProblemRow)
-                .join(SearchRow, SearchRow.problem_id == ProblemRow.id)
-                .join(Round, Round.id == SearchRow.round_id)
-                .where(Round.run_id == row.run_id)
-                .order_by(SearchRow.id)
-            )
-            seen = [as_problem(p) for p in session.scalars(searched)]
+            seen = searched_problems(session, row.run_id)
             rates = solve_rates(session, row.run_id)
         seed = derive_seed(self.config.seed, row.number, "imagine")
         parents = [*self.task.seeds(self.config.num_seeds, self.config.seed), *seen]
-        tokenizer = Tokenizer(Path(self._models_of(round_id)["policy"].path))
+        tokenizer = Tokenizer(self._models_of(row)["policy"].header.path)
         settings = self.config.evaluation
         held_out = self.task.held_out(settings.num_problems, settings.seed)
         imagined = Imagination(self.task, held_out).imagine(
@@ -109,11 +108,11 @@ class RoundRunner:
             seed,
             rates,
             self.config.imagination.wordings,
-            *self._sources(round_id, seed),
+            *self._sources(row, seed),
         )
         problems = [p for p in imagined.problems if self._fits(tokenizer, p)]
         if not problems:
-            self._end(round_id, "kept", kept("imagination found no new problem"))
+            self._end(round_id, kept("imagination found no new problem"))
             return
         with self._writing() as session:
             stored = session.get_one(Round, round_id)
@@ -123,27 +122,30 @@ class RoundRunner:
             ]
             plan_searches(session, stored, plan)
             add_event(session, row.run_id, "imagined", imagined.report(), round_id)
-            stored.stage = "searching"
+            stored.stage = Stage.SEARCHING
         self.progress.update(len(problems))
         failpoints.hit("after-imagining")
 
-    def _sources(self, round_id: int, seed: int) -> tuple[list[Source], int]:
+    def _sources(self, row: Round, seed: int) -> tuple[list[Source], int]:
         """What writes problems where operators cannot, and how many texts it is asked for."""
         settings = self.config.imagination
         if not settings.schemes:
             return [], 0
-        refs = self._models_of(round_id)
-        writer = reference(settings.writer, "policy") if settings.writer else refs["policy"]
+        refs = self._models_of(row)
+        writer = refs["policy"]
+        if settings.writer:
+            writer = policy_at(Path(settings.writer).expanduser()).ref("policy")
         hand = Writer(self.context.models_for(refs), writer, seed)
         num = round(settings.written_share * self.config.problems_per_round)
         return [partial(hand.write, scheme) for scheme in settings.schemes], num
 
     def _search(self, round_id: int) -> None:
         """All searches of the round that have not ended."""
-        models = self.context.models_to_search(self._models_of(round_id))
+        models = self.context.models_to_search(self._models_of(self._row(round_id)))
         SearchStage(self.context, models, round_id).run()
         failpoints.hit("after-searching")
-        self._move(round_id, "selecting")
+        with self._writing() as session:
+            session.get_one(Round, round_id).stage = Stage.SELECTING
 
     def _select(self, round_id: int) -> None:
         """Freeze the trajectories that the critics trust."""
@@ -155,37 +157,35 @@ class RoundRunner:
             if dataset is None:
                 dataset = freeze_dataset(session, row, rule)
                 freeze_pairs(session, dataset.id, self.config.training.min_margin)
-            row.stage = "training"
+            row.stage = Stage.TRAINING
             size = dataset.num_items
         self.progress.update(size)
         failpoints.hit("after-selecting")
 
     def _train(self, round_id: int) -> None:
         """Policy, critics and drafter; what failed to train ends the round, which keeps the old."""
+        row = self._row(round_id)
         try:
-            lesson = TrainingStage(self.context, round_id).run()
+            taught = TrainingStage(self.context, self._models_of(row), row.number).run(round_id)
         except NothingToLearnError as error:
-            self._end(round_id, "kept", kept(str(error)))
+            self._end(round_id, kept(str(error)))
             return
         except (DivergedError, NonFiniteError) as error:
-            self._end(round_id, "kept", kept(f"training failed: {error.message}"))
+            self._end(round_id, kept(f"training failed: {error.message}"))
             return
         with self._writing() as session:
             stored = session.get_one(Round, round_id)
             dataset = dataset_of(session, round_id)
-            for t in [*lesson.trained, *lesson.candidates.values()]:
-                register_trained(session, t, round_id, dataset.id if dataset else None)
-            stored.candidates = {role: t.version for role, t in lesson.candidates.items()}
-            stored.stage = "evaluating"
+            origin = Origin(round_id, dataset.id if dataset else None)
+            for trained in taught.trained:
+                register(session, trained_as_new(trained), origin)
+            stored.candidates = {role: t.version for role, t in taught.candidates.items()}
+            stored.stage = Stage.EVALUATING
         failpoints.hit("after-training")
 
     def _evaluate(self, round_id: int) -> None:
         """Old and new on the same held-out problems, then the gate."""
-        row = self._row(round_id)
-        old = self._models_of(round_id)
-        with self.store.session() as session:
-            new = old | refs_of(session, row.candidates or {})
-        before, after = self.examiner.figures(old, round_id), self.examiner.figures(new, round_id)
+        before, after = self._compared(self._row(round_id))
         failpoints.hit("after-evaluation")
         verdict = judge(
             before.greedy.correct,
@@ -194,10 +194,16 @@ class RoundRunner:
             (before.bits_per_character, after.bits_per_character),
         )
         failpoints.hit("before-verdict")
-        self._end(round_id, "promoted" if verdict.is_promoted else "kept", verdict)
+        self._end(round_id, verdict)
         failpoints.hit("after-verdict")
 
     # --- what stages share ---
+
+    def _compared(self, row: Round) -> tuple[Figures, Figures]:
+        """The round's own models, and the same with its candidates."""
+        old = self._models_of(row)
+        new = old | stored_refs(self.store, row.candidates or {})
+        return self.evaluation.figures(old, row.id), self.evaluation.figures(new, row.id)
 
     def _fits(self, tokenizer: Tokenizer, problem: Problem) -> bool:
         """Whether the policy can read a problem that nobody has looked at yet."""
@@ -218,53 +224,16 @@ class RoundRunner:
         with self.store.session() as session:
             return session.get_one(Round, round_id)
 
-    def _models_of(self, round_id: int) -> dict[str, ModelRef]:
-        with self.store.session() as session:
-            return refs_of(session, session.get_one(Round, round_id).models)
+    def _models_of(self, row: Round) -> dict[str, ModelRef]:
+        return stored_refs(self.store, row.models)
 
-    def _move(self, round_id: int, stage: str) -> None:
+    def _end(self, round_id: int, verdict: Verdict) -> None:
+        stage = Stage.PROMOTED if verdict.is_promoted else Stage.KEPT
         with self._writing() as session:
-            session.get_one(Round, round_id).stage = stage
-
-    def _note_time(self, round_id: int, stage: str, seconds: float) -> None:
-        with self._writing() as session:
-            row = session.get_one(Round, round_id)
-            row.timings = row.timings | {stage: row.timings.get(stage, 0.0) + round(seconds, 2)}
-
-    def _end(self, round_id: int, stage: str, verdict: Verdict) -> None:
-        with self._writing() as session:
-            row = session.get_one(Round, round_id)
-            if row.stage in ENDED:
-                return
-            row.stage, row.verdict, row.ended_ts = stage, verdict.as_dict(), now_us()
-            add_event(session, row.run_id, f"round-{stage}", verdict.as_dict(), round_id)
+            end_round(session, session.get_one(Round, round_id), stage, verdict.as_dict())
 
     def _outcome(self, round_id: int) -> Outcome:
+        """What the store holds of an ended round; nothing is measured again."""
         row = self._row(round_id)
-        before = after = None
-        if row.candidates:
-            old = self._models_of(round_id)
-            with self.store.session() as session:
-                new = old | refs_of(session, row.candidates)
-            before, after = (
-                self.examiner.figures(old, round_id),
-                self.examiner.figures(new, round_id),
-            )
-        return Outcome(row.number, row.stage, row.verdict or {}, before, after, row.timings)
-
-
-def open_round(store: Store, run_id: int) -> int | None:
-    """Id of the run's unfinished round; None when all have ended."""
-    with store.session() as session:
-        found: int | None = session.scalars(
-            select(Round.id).where(Round.run_id == run_id, Round.stage.not_in(ENDED))
-        ).first()
-        return found
-
-
-def next_number(store: Store, run_id: int) -> int:
-    with store.session() as session:
-        last = session.execute(
-            select(func.max(Round.number)).where(Round.run_id == run_id)
-        ).scalar()
-        return int(last or 0) + 1
+        before, after = self._compared(row) if row.candidates else (None, None)
+        return Outcome(row.number, Stage(row.stage), row.verdict or {}, before, after, row.timings)

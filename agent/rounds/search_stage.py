@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from sqlalchemy import select
-
 from agent.progress import Progress
 from agent.rounds import failpoints
 from agent.rounds.context import RunContext, chunks, judged
@@ -32,7 +30,9 @@ from store.recording import (
     read_journals,
     record_search,
 )
+from store.rounds import searches_of
 from store.schema import ProblemRow, SearchRow
+from store.states import OPEN
 
 FLUSH_EVERY_S = 5.0
 
@@ -48,15 +48,7 @@ class SearchStage:
         self._stopping = threading.Event()
         """Set when the process was asked to end: cohorts under way stop after their next step."""
         with context.store.session() as session:
-            self.rows: list[Row] = [
-                (s, p)
-                for s, p in session.execute(
-                    select(SearchRow, ProblemRow)
-                    .join(ProblemRow, ProblemRow.id == SearchRow.problem_id)
-                    .where(SearchRow.round_id == round_id)
-                    .order_by(SearchRow.position)
-                )
-            ]
+            self.rows: list[Row] = searches_of(session, round_id)
         context.progress.stage("searching", len(self.rows), "problems")
         self.recorder = Recorder(context, self._stopping.is_set)
         self.tally = _Tally(self.rows, context.progress)
@@ -183,7 +175,7 @@ class _Cohort:
                 row.id,
                 self.context.lease.fence,
                 search,
-                self.models.models.policy.version,
+                self.models.policy.version,
                 is_correct,
                 0.0,
             )
@@ -221,4 +213,4 @@ class _Tally:
 
 
 def _is_open(row: SearchRow) -> bool:
-    return row.status in ("pending", "running")
+    return row.status in OPEN

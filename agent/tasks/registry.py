@@ -1,4 +1,4 @@
-"""The tasks by name, and the embedded models that each may come with."""
+"""The tasks by name."""
 
 from pathlib import Path
 
@@ -8,8 +8,6 @@ from agent.tasks.jsonl import Jsonl
 from agent.tasks.stories import Stories
 from agent.tasks.task import Task
 from search.errors import UsageError
-
-EMBEDDED = Path(__file__).parent.parent / "embedded"
 
 
 def open_task(name: str, problems: str) -> Task:
@@ -29,9 +27,3 @@ def open_task(name: str, problems: str) -> Task:
         "game24": Game24,
     }
     return tasks[name]()
-
-
-def embedded_path(task: str, role: str) -> Path | None:
-    """Directory of the embedded checkpoint; None where the task has none."""
-    path = EMBEDDED / task / role
-    return path if (path / "config.json").is_file() else None

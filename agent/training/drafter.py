@@ -1,29 +1,50 @@
 """The drafter: the policy's first blocks, distilled on the policy's own texts (Inheritune)."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
+from agent.checkpoints.checkpoint import Checkpoint
 from agent.engine.batch import padded
-from agent.networks.llama import Decoder
+from agent.networks.language_model import LanguageModel
 from agent.training.examples import Example
+from agent.training.fit import Progress
+from agent.training.job import TrainingJob
+from agent.training.methods.sft import train_on_texts
 
 
-def cut_drafter(policy: Decoder, share: float = 0.5) -> Decoder:
-    """A decoder with the policy's first blocks, embeddings, last norm and head, copied."""
-    num_layers = max(1, round(share * policy.arch.num_layers))
-    drafter = Decoder(replace(policy.arch, num_layers=num_layers))
-    wanted = drafter.state_dict()
-    drafter.load_state_dict({k: v for k, v in policy.state_dict().items() if k in wanted})
-    return drafter
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrafterJob(TrainingJob):
+    """Cut a drafter from the policy's first layers and distil it on texts."""
+
+    examples: Sequence[Example]
+
+    def train(
+        self, model: LanguageModel, parent: Checkpoint, progress: Progress
+    ) -> tuple[LanguageModel, dict[str, Any]]:
+        drafter = cut_drafter(model)
+        tenth = len(self.examples) // 10
+        dev, texts = self.examples[:tenth], self.examples[tenth:]
+        texts = texts or self.examples
+        report = asdict(train_on_texts(drafter, texts, self.settings, self.seed, progress))
+        report["acceptance"] = expected_acceptance(model, drafter, dev or self.examples)
+        return drafter, report
+
+
+def cut_drafter(policy: LanguageModel, share: float = 0.5) -> LanguageModel:
+    """The first layers of the policy, `share` of them, and its embeddings, norm and head."""
+    return policy.first_layers(max(1, round(share * policy.arch.num_layers)))
 
 
 @torch.inference_mode()
-def expected_acceptance(policy: Decoder, drafter: Decoder, examples: Sequence[Example]) -> float:
+def expected_acceptance(
+    policy: LanguageModel, drafter: LanguageModel, examples: Sequence[Example]
+) -> float:
     """Mean overlap sum min(p, q) of the two laws at temperature 1 over the examples' own tokens."""
     total, count = 0.0, 0
-    device = policy.model.norm.weight.device
+    device = policy.device
     for start in range(0, len(examples), 64):
         part = examples[start : start + 64]
         tokens_BT, lengths_B = padded([e.tokens for e in part])
@@ -31,8 +52,8 @@ def expected_acceptance(policy: Decoder, drafter: Decoder, examples: Sequence[Ex
         given_B = torch.tensor([e.num_prompt for e in part], device=device)
         place = torch.arange(tokens_BT.shape[1], device=device)
         learned = (place >= given_B[:, None] - 1) & (place < lengths_B[:, None] - 1)
-        p = torch.softmax(policy.lm_head(policy(tokens_BT)[learned]).float(), dim=-1)
-        q = torch.softmax(drafter.lm_head(drafter(tokens_BT)[learned]).float(), dim=-1)
+        p = torch.softmax(policy.logits(policy(tokens_BT)[learned]).float(), dim=-1)
+        q = torch.softmax(drafter.logits(drafter(tokens_BT)[learned]).float(), dim=-1)
         total += float(torch.minimum(p, q).sum())
         count += p.shape[0]
     return total / count if count else 0.0

@@ -40,6 +40,23 @@ class JudgedExample:
     """Index of the first wrong token; None when the row is good or nobody knows the place."""
 
 
+@dataclass(frozen=True, slots=True)
+class PairExample:
+    """Two ways to go on from one state."""
+
+    given: tuple[int, ...]
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredState:
+    """A beginning of a kept trajectory."""
+
+    tokens: tuple[int, ...]
+    num_prompt: int
+
+
 CriticExample = LabelledExample | JudgedExample
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agent.networks.llama import Decoder
+from agent.networks.language_model import LanguageModel
 from agent.training.early_stop import Snapshot
 from agent.training.examples import batches, stretched_positions
 from agent.training.optimizer import Optimizer, TrainingSettings
@@ -41,13 +41,21 @@ class Batch:
     """Random positions of this rank's rows; None for 0, 1, 2, ..."""
 
 
+@dataclass(frozen=True, slots=True)
+class FitPlan:
+    """Which rows are seen when, and how the weights follow."""
+
+    lengths: Sequence[int]
+    """Tokens of each row."""
+    batch_size: int
+    num_steps: int
+    settings: TrainingSettings
+    seed: int
+
+
 def fit(
-    model: Decoder,
-    lengths: Sequence[int],
-    batch_size: int,
-    settings: TrainingSettings,
-    num_steps: int,
-    seed: int,
+    model: LanguageModel,
+    plan: FitPlan,
     loss_of: Callable[[Batch], Tensor],
     progress: Progress | None = None,
     snapshot: Snapshot | None = None,
@@ -55,16 +63,16 @@ def fit(
 ) -> list[float]:
     """Lower a loss in place and return it step by step; the snapshot's weights are restored.
 
-    `lengths` are the rows' tokens; `loss_of` gives this rank's share of a batch's loss. The same
-    arguments give the same weights. Raises DivergedError when the loss stops being finite; the
-    model is then of no use.
+    `loss_of` gives this rank's share of a batch's loss. The same arguments give the same weights.
+    Raises DivergedError when the loss stops being finite; the model is then of no use.
     """
+    lengths, settings, num_steps, seed = plan.lengths, plan.settings, plan.num_steps, plan.seed
     rng = np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed)
     optimizer = Optimizer(model, settings, num_steps)
     losses: list[float] = []
     model.train()
-    for step, rows in enumerate(batches(lengths, batch_size, num_steps, rng), 1):
+    for step, rows in enumerate(batches(lengths, plan.batch_size, num_steps, rng), 1):
         positions = None
         if settings.position_span:
             longest = max(lengths[i] for i in rows)

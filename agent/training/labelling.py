@@ -4,8 +4,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from agent.training.examples import CriticExample, Example, JudgedExample, LabelledExample
-from agent.training.preference import PairExample
+from agent.training.examples import (
+    CriticExample,
+    Example,
+    JudgedExample,
+    LabelledExample,
+    PairExample,
+)
 from search.interfaces import Rollout
 from search.state import Option, State
 from store.verdicts import StoredVerdict

@@ -1,4 +1,4 @@
-"""One policy job in several processes, under Ray Train (torch.distributed; gloo on CPUs)."""
+"""One training job in several processes, under Ray Train (torch.distributed; gloo on CPUs)."""
 
 import json
 import shutil
@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from agent.checkpoints.publish import NonFiniteError
+from agent.checkpoints.trained import Trained
 from agent.training.fit import DivergedError
-from agent.training.jobs import Place, Trained, policy_job
+from agent.training.job import Place, TrainingJob
 from agent.training.ranks import rank
 from search.errors import RatchetError, ResourceError
 
-Arguments = tuple[Any, ...]
 ERRORS: dict[str, type[RatchetError]] = {
     kind.__name__: kind for kind in (DivergedError, NonFiniteError, ResourceError)
 }
 """What a rank tells of, by name."""
 
 
-def train_policy_together(arguments: Arguments, place: Place, workers: int) -> Trained:
+def train_together(job: TrainingJob, place: Place, workers: int) -> Trained:
     """The job's result; every worker reads the same rows and takes its share of each batch.
 
     Raises ResourceError when the cluster cannot hold the workers or one of them died for good, and
@@ -36,7 +36,7 @@ def train_policy_together(arguments: Arguments, place: Place, workers: int) -> T
     storage.mkdir(parents=True, exist_ok=True)
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"arguments": arguments, "place": place, "result": str(result_file)},
+        train_loop_config={"job": job, "place": place, "result": str(result_file)},
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=uses_gpu,
@@ -69,9 +69,9 @@ def _work(config: dict[str, Any]) -> None:
     place: Place = config["place"]
     if rank() != 0:
         place = replace(place, progress_file="")
-    parent_path, examples, dev, settings, seed = config["arguments"]
+    job: TrainingJob = config["job"]
     try:
-        result = asdict(policy_job(parent_path, examples, dev, settings, seed, place))
+        result = asdict(job.run(place))
     except tuple(ERRORS.values()) as error:
         # A verdict on the data, not on the workers: another try would end in the same way.
         kind = type(error).__name__

@@ -3,104 +3,97 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from agent.checkpoints.model_refs import ROLES
 from agent.checkpoints.publish import NonFiniteError
+from agent.checkpoints.trained import Trained
+from agent.config.settings import HostingSettings
 from agent.engine.memory import is_out_of_memory
 from agent.hosting.gpu_share import gpu_share
-from agent.hosting.model_host import ROLES
 from agent.progress import Progress
 from agent.training.fit import DivergedError
-from agent.training.jobs import Place, Trained, policy_job
-from agent.training.ray_runner import train_policy_together
+from agent.training.job import Place, TrainingJob
+from agent.training.ray_runner import train_together
 from search.errors import RatchetError, ResourceError
 
 FAILED_TRAINING = (DivergedError, NonFiniteError)
 MEMORY_FIX = "free memory or lower training.batch_size, then run the same command again"
 
-Job = tuple[Callable[..., Trained], tuple[Any, ...]]
-"""A job and its arguments, all but the last one, which is its Place."""
+Results = dict[str, Trained | RatchetError]
+"""By role: what was trained or, of a job whose training failed by itself, why."""
 
 
-class Workshop:
-    """Runs jobs and reports the first one's progress."""
+class TrainingRunner:
+    """Runs jobs, one a role, and reports the first one's progress."""
 
-    def __init__(
-        self,
-        hosting: str,
-        folder: Path,
-        threads: int,
-        device: str,
-        workers: int = 1,
-        num_actors: int = len(ROLES),
-    ) -> None:
-        """`workers` processes train a policy together (hosting ray, our own trainer, SFT), beside
-        so many actors that stay."""
+    def __init__(self, hosting: HostingSettings, folder: Path) -> None:
+        """New checkpoints go below `folder`."""
         self.hosting = hosting
-        self.workers = workers
-        self.num_actors = num_actors
-        self.place = Place(str(folder.resolve()), threads, device)
+        self.workers = hosting.training_workers
+        self.num_actors = len(ROLES) - 1 + hosting.workers
+        self.place = Place(str(folder.resolve()), hosting.threads, hosting.device)
 
-    def run(self, jobs: Sequence[Job], progress: Progress) -> list[Trained | RatchetError]:
-        """All results, in order; of a job whose training failed by itself, why. Any other error is
-        raised as it was there."""
+    @property
+    def folder(self) -> Path:
+        """Where new checkpoints go."""
+        return Path(self.place.folder)
+
+    def run(self, jobs: Sequence[TrainingJob], progress: Progress) -> Results:
+        """All results. Any error but that of a training that failed is raised as it was there."""
         with tempfile.TemporaryDirectory(prefix="ratchet-jobs-") as scratch:
-            places = [
-                replace(
-                    self.place,
-                    progress_file=os.path.join(scratch, f"{i}.json"),
-                    job_id=f"{os.getpid()}-{i}",
+            placed = [
+                (
+                    job,
+                    replace(
+                        self.place,
+                        progress_file=os.path.join(scratch, f"{job.role}.json"),
+                        job_id=f"{os.getpid()}-{job.role}",
+                    ),
                 )
-                for i in range(len(jobs))
+                for job in jobs
             ]
-            if self.hosting == "ray":
-                together = [
-                    i for i, (job, _) in enumerate(jobs) if self.workers > 1 and job is policy_job
-                ]
-                done: dict[int, Trained | RatchetError] = {
-                    i: self._together(jobs[i][1], places[i]) for i in together
-                }
-                rest = [i for i in range(len(jobs)) if i not in done]
-                done |= zip(
-                    rest,
-                    self._run_on_ray([jobs[i] for i in rest], [places[i] for i in rest], progress),
-                    strict=True,
-                )
-                return [done[i] for i in range(len(jobs))]
-            return [_run_here(job, place) for job, place in zip(jobs, places, strict=True)]
+            if self.hosting.hosting != "ray":
+                return {job.role: _run_here(job, place) for job, place in placed}
+            shared = [(j, p) for j, p in placed if self.workers > 1 and j.can_be_shared]
+            alone = [pair for pair in placed if pair not in shared]
+            results: Results = {job.role: self._together(job, place) for job, place in shared}
+            return results | self._run_on_ray(alone, progress)
 
     def _run_on_ray(
-        self, jobs: Sequence[Job], places: Sequence[Place], progress: Progress
-    ) -> list[Trained | RatchetError]:
+        self, placed: Sequence[tuple[TrainingJob, Place]], progress: Progress
+    ) -> Results:
         import ray
 
-        if not jobs:
-            return []
+        if not placed:
+            return {}
         gpus = float(ray.cluster_resources().get("GPU", 0))
-        threads = str(places[0].threads)
-        pending = []
-        for (job, arguments), place in zip(jobs, places, strict=True):
-            remote = ray.remote(job).options(
-                num_cpus=1,
-                num_gpus=gpu_share(gpus, self.num_actors, self.place.device),
-                max_retries=3,
-                runtime_env={"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
-            )
-            pending.append(remote.remote(*arguments, place))
-        left = list(pending)
+        threads = str(self.place.threads)
+        remote = ray.remote(_run).options(
+            num_cpus=1,
+            num_gpus=gpu_share(gpus, self.num_actors, self.place.device),
+            max_retries=3,
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
+        )
+        pending = {job.role: remote.remote(job, place) for job, place in placed}
+        left = list(pending.values())
         while left:
             _, left = ray.wait(left, num_returns=len(left), timeout=0.5)
-            _show(places[0], progress)
-        return [_fetched(one) for one in pending]
+            _show(placed[0][1], progress)
+        return {role: _fetched(one) for role, one in pending.items()}
 
-    def _together(self, arguments: tuple[Any, ...], place: Place) -> Trained | RatchetError:
+    def _together(self, job: TrainingJob, place: Place) -> Trained | RatchetError:
         try:
-            return train_policy_together(arguments, place, self.workers)
+            return train_together(job, place, self.workers)
         except FAILED_TRAINING as error:
             return error
+
+
+def _run(job: TrainingJob, place: Place) -> Trained:
+    return job.run(place)
 
 
 def _fetched(pending: Any) -> Trained | RatchetError:
@@ -121,10 +114,9 @@ def _fetched(pending: Any) -> Trained | RatchetError:
         ) from error
 
 
-def _run_here(job: Job, place: Place) -> Trained | RatchetError:
-    function, arguments = job
+def _run_here(job: TrainingJob, place: Place) -> Trained | RatchetError:
     try:
-        return function(*arguments, place)
+        return job.run(place)
     except FAILED_TRAINING as error:
         return error
     except Exception as error:

@@ -15,24 +15,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agent.engine.batch import padded
-from agent.networks.llama import Decoder
-from agent.training.critics import measured
+from agent.networks.language_model import LanguageModel
 from agent.training.early_stop import MOST_MEASURED, Snapshot
 from agent.training.examples import JudgedExample
-from agent.training.fit import Batch, Progress, fit, planned_steps
+from agent.training.fit import Batch, FitPlan, Progress, fit, planned_steps
+from agent.training.head_critics import measured
+from agent.training.logprobs import counted_logprobs, counted_mask
 from agent.training.optimizer import TrainingSettings
 from critics.heads import LEAST_DOUBT, log_odds
-from kernels import dispatch
 
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    tokens_BT: Tensor
-    judged_BT: Tensor
-    """Which tokens the verdict is about, [B, T - 1]: place t is token t + 1."""
+    rows: Sequence[Sequence[int]]
+    given: Sequence[int]
+    """Leading tokens of each row that the verdict is not about."""
     good_BT: Tensor
-    """Tokens known to be right."""
+    """Tokens known to be right, [B, T - 1]: place t is token t + 1."""
     wrong_BT: Tensor
     """First wrong tokens."""
     unplaced_B: Tensor
@@ -40,27 +39,22 @@ class _Batch:
 
 
 def _batch(examples: Sequence[JudgedExample], device: torch.device) -> _Batch:
-    tokens_BT, lengths_B = padded([e.tokens for e in examples])
-    place_T = torch.arange(1, tokens_BT.shape[1])
-    given_B = torch.tensor([e.num_given for e in examples])
-    judged = (place_T >= given_B[:, None]) & (place_T < lengths_B[:, None])
+    rows = [e.tokens for e in examples]
+    lengths_B = torch.tensor([len(row) for row in rows])
+    judged = counted_mask(lengths_B, [e.num_given for e in examples], int(lengths_B.max()))
+    place_T = torch.arange(1, judged.shape[1] + 1)
     is_good = torch.tensor([e.is_good for e in examples])
     first_B = torch.tensor([-1 if e.first_wrong is None else e.first_wrong for e in examples])
     good = judged & (is_good[:, None] | (place_T < first_B[:, None]))
     wrong = judged & (place_T == first_B[:, None]) & ~is_good[:, None]
     unplaced = ~is_good & (first_B < 0)
-    return _Batch(*(x.to(device) for x in (tokens_BT, judged, good, wrong, unplaced)))
+    given = [e.num_given for e in examples]
+    return _Batch(rows, given, *(x.to(device) for x in (good, wrong, unplaced)))
 
 
-def _logprobs(critic: Decoder, batch: _Batch, positions_BT: Tensor | None) -> Tensor:
+def _logprobs(critic: LanguageModel, batch: _Batch, positions_BT: Tensor | None) -> Tensor:
     """log p of the judged tokens, 0 elsewhere, [B, T - 1]."""
-    hidden = critic(batch.tokens_BT, positions_BT)[:, :-1]
-    found = dispatch.linear_logprob(
-        hidden[batch.judged_BT], critic.lm_head.weight, batch.tokens_BT[:, 1:][batch.judged_BT]
-    ).logprob.float()
-    return torch.zeros(
-        batch.judged_BT.shape, dtype=found.dtype, device=found.device
-    ).masked_scatter(batch.judged_BT, found)
+    return counted_logprobs(critic, batch.rows, batch.given, positions_BT).per_token()
 
 
 def _loss(logprob_BT: Tensor, batch: _Batch) -> Tensor:
@@ -74,7 +68,7 @@ def _loss(logprob_BT: Tensor, batch: _Batch) -> Tensor:
 
 
 def train_token_critic(
-    critic: Decoder,
+    critic: LanguageModel,
     examples: Sequence[JudgedExample],
     held_out: Sequence[JudgedExample],
     settings: TrainingSettings,
@@ -86,7 +80,7 @@ def train_token_critic(
     Returns the losses and the step that was kept. Raises DivergedError.
     """
     num_steps = planned_steps(len(examples), settings)
-    device = critic.model.norm.weight.device
+    device = critic.device
     looked_at = held_out[:MOST_MEASURED]
     snapshot = Snapshot(
         critic, (lambda: _mean_loss(critic, looked_at)) if looked_at else None, num_steps
@@ -94,44 +88,37 @@ def train_token_critic(
 
     def loss_of(part: Batch) -> Tensor:
         batch = _batch([examples[i] for i in part.rows], device)
-        positions = None if part.positions_BT is None else part.positions_BT.to(device)
-        return _loss(_logprobs(critic, batch, positions), batch)
+        return _loss(_logprobs(critic, batch, part.positions_BT), batch)
 
-    losses = fit(
-        critic,
-        [len(e.tokens) for e in examples],
-        settings.batch_size,
-        settings,
-        num_steps,
-        seed,
-        loss_of,
-        progress,
-        snapshot,
-    )
+    lengths = [len(e.tokens) for e in examples]
+    plan = FitPlan(lengths, settings.batch_size, num_steps, settings, seed)
+    losses = fit(critic, plan, loss_of, progress, snapshot)
     return snapshot.report(losses)
 
 
 @torch.inference_mode()
-def _mean_loss(critic: Decoder, examples: Sequence[JudgedExample]) -> float:
-    device = critic.model.norm.weight.device
+def _mean_loss(critic: LanguageModel, examples: Sequence[JudgedExample]) -> float:
+    device = critic.device
     total = 0.0
     for start in range(0, len(examples), 128):
         batch = _batch(examples[start : start + 128], device)
-        total += float(_loss(_logprobs(critic, batch, None), batch)) * len(batch.tokens_BT)
+        total += float(_loss(_logprobs(critic, batch, None), batch)) * len(batch.rows)
     return total / len(examples)
 
 
 @torch.inference_mode()
-def token_logprob(critic: Decoder, example: JudgedExample) -> float:
+def token_logprob(critic: LanguageModel, example: JudgedExample) -> float:
     """log P that nothing judged of the row is wrong."""
-    device = critic.model.norm.weight.device
+    device = critic.device
     return float(_logprobs(critic, _batch([example], device), None).double().sum())
 
 
 @torch.inference_mode()
-def measure_token_critic(critic: Decoder, examples: Sequence[JudgedExample]) -> dict[str, Any]:
+def measure_token_critic(
+    critic: LanguageModel, examples: Sequence[JudgedExample]
+) -> dict[str, Any]:
     """Calibration fitted on half of the rows; AUC, Brier and calibration error on the other."""
-    device = critic.model.norm.weight.device
+    device = critic.device
     halves: list[tuple[list[float], list[float]]] = [([], []), ([], [])]
     for start in range(0, len(examples), 128):
         part = examples[start : start + 128]

@@ -23,8 +23,9 @@ from typing import Any
 
 import torch
 
-from agent.checkpoints.registry import as_ref, base_checkpoints, model_set
-from agent.config.load import Config, load_config
+from agent.checkpoints.base_models import as_ref, base_checkpoints, model_set
+from agent.config.load import load_config
+from agent.config.settings import Config
 from agent.evaluation.answering import Plan, evaluate, sample_rollouts
 from agent.hosting.hosts import make_hosts
 from agent.rounds.context import make_models

@@ -24,7 +24,8 @@ from pathlib import Path
 
 import torch
 
-from agent.checkpoints.checkpoint import inspect_checkpoint, load_decoder
+from agent.checkpoints.checkpoint import verify_checkpoint
+from agent.checkpoints.weights import load_model
 from agent.engine.draft_choice import Drafter, DraftSource, expected_speedup
 from agent.engine.drafting import ModelDrafts
 from agent.engine.feed import prefill
@@ -52,9 +53,9 @@ GIVEN = 150
 
 
 def opened(path: Path) -> TorchEngine:
-    checkpoint, tokenizer = inspect_checkpoint(path), Tokenizer(path)
+    checkpoint, tokenizer = verify_checkpoint(path), Tokenizer(path)
     return TorchEngine(
-        load_decoder(checkpoint), tokenizer.steps, tokenizer.end_ids, version=checkpoint.version
+        load_model(checkpoint), tokenizer.steps, tokenizer.end_ids, version=checkpoint.version
     )
 
 
@@ -119,7 +120,7 @@ def tree_of_rows(vocab_size: int, depth: int = 5, width: int = 3) -> list[tuple[
 
 
 def packed(path: Path, num_repeats: int) -> Iterator[Row]:
-    engine, decoder = opened(path), load_decoder(inspect_checkpoint(path))
+    engine, decoder = opened(path), load_model(verify_checkpoint(path))
     rows = tree_of_rows(engine.network.arch.vocab_size, width=4)
     ratio = sum(map(len, rows)) / sum(len(pack.tokens) for pack in packs(rows))
     yield {

@@ -28,19 +28,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from agent.training.jobs import Place, policy_job
 from sqlalchemy import select
 
-from agent.checkpoints.checkpoint import inspect_checkpoint
+from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.checkpoints.custody import current_models
-from agent.config.load import Config, load_config
+from agent.checkpoints.model_refs import ModelRef
+from agent.config.load import load_config
+from agent.config.settings import Config
 from agent.evaluation.answering import Plan, Report, evaluate, sample_rollouts
-from agent.hosting.model_host import ModelRef
 from agent.progress import Silent
 from agent.rounds.evaluation_stage import Examiner
 from agent.rounds.run import Improver
 from agent.tasks.registry import open_task
 from agent.training.examples import Example
-from agent.training.jobs import Place, policy_job
 from agent.training.recipe import (
     mixed_examples,
     policy_settings,
@@ -207,7 +208,7 @@ def control(
             config.seed + number,
             place,
         )
-        child = inspect_checkpoint(trained.path)
+        child = verify_checkpoint(trained.path)
         refs["policy"] = ModelRef("policy", child.version, str(child.path))
         models = improver.context().models_for(refs)
         states.append(

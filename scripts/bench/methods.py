@@ -17,17 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from agent.training.jobs import Place
 from sqlalchemy import select
 
-from agent.checkpoints.checkpoint import inspect_checkpoint
+from agent.checkpoints.checkpoint import verify_checkpoint
+from agent.checkpoints.model_refs import ModelRef
 from agent.config.load import load_config
 from agent.evaluation.answering import Plan, evaluate
-from agent.hosting.model_host import ModelRef
 from agent.progress import Silent
 from agent.rounds.evaluation_stage import Examiner
 from agent.rounds.run import Improver
 from agent.rounds.training_stage import TrainingStage
-from agent.training.jobs import Place
 from agent.training.recipe import policy_settings
 from scripts.bench.learning import HELD_OUT_SEED, removed
 from scripts.bench.report import repeats, share, show, write
@@ -70,7 +70,7 @@ def trained(folder: Path, name: str, steps: int) -> dict[str, Any]:
         with improver.store.session() as session:
             round_id = session.scalars(select(Round.id).where(Round.number == 1)).one()
         stage = TrainingStage(context, round_id)
-        policy = inspect_checkpoint(stage.refs["policy"].path)
+        policy = verify_checkpoint(stage.refs["policy"].path)
         seed = derive_seed(config.seed, 1, "train") % 2**31
         started = time.monotonic()
         base = policy_settings(config.training, policy)

@@ -22,11 +22,12 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from agent.checkpoints.registry import refs_of
+from agent.checkpoints.base_models import refs_of
 from agent.config.load import load_config
 from agent.engine.requests import TextRequest
 from agent.hosting.model_host import GeneratorHost, HostSettings, reference
-from agent.networks.llama import Architecture, Decoder
+from agent.networks.architecture import Architecture
+from agent.networks.llama import Decoder
 from agent.progress import Silent
 from agent.rounds.run import Improver
 from agent.tasks.stories import Stories

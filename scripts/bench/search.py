@@ -22,11 +22,12 @@ from typing import Any
 
 import torch
 
-from agent.checkpoints.registry import as_ref, base_checkpoints, model_set
+from agent.checkpoints.base_models import as_ref, base_checkpoints, model_set
+from agent.checkpoints.model_refs import ROLES
 from agent.config.load import load_config
 from agent.evaluation.intervals import paired_difference
 from agent.hosting.hosts import InlineHosts, make_hosts
-from agent.hosting.model_host import ROLES, HostSettings, reference
+from agent.hosting.model_host import HostSettings, reference
 from agent.rounds.context import make_models
 from agent.rounds.run import host_settings
 from agent.search_models import Models

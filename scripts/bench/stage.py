@@ -22,7 +22,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    from agent.checkpoints.registry import as_ref, base_checkpoints, model_set
+    from agent.checkpoints.base_models import as_ref, base_checkpoints, model_set
     from agent.config.load import load_config
     from agent.hosting.hosts import make_hosts
     from agent.hosting.model_host import HostSettings

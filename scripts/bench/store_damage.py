@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 from sqlalchemy import select
 
-from agent.checkpoints.checkpoint import inspect_checkpoint, load_decoder
+from agent.checkpoints.base_models import register
+from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.checkpoints.custody import current_models, fault_of
+from agent.checkpoints.embedded import embedded_path
 from agent.checkpoints.publish import NonFiniteError, publish
-from agent.checkpoints.registry import register
-from agent.tasks.registry import embedded_path
+from agent.checkpoints.weights import load_model
 from critics.outcome import OutcomeCritic
 from scripts.bench.databases import Databases
 from scripts.bench.report import Row, counted, repeats
@@ -33,9 +34,9 @@ def damaged_checkpoints(databases: Databases, num: int) -> list[Row]:
     folder = databases.folder / "damaged"
     source = embedded_path("expressions", "policy")
     assert source is not None
-    first = inspect_checkpoint(source)
-    older = publish(load_decoder(first), first, folder, "policy", {})
-    decoder = load_decoder(older)
+    first = verify_checkpoint(source)
+    older = publish(load_model(first), first, folder, "policy", {})
+    decoder = load_model(older)
     with torch.no_grad():
         next(decoder.parameters()).add_(1e-3)
     newer = publish(decoder, older, folder, "policy", {})
@@ -73,7 +74,7 @@ def damaged_checkpoints(databases: Databases, num: int) -> list[Row]:
     files = sorted(newer.path.iterdir())
     rows: list[Row] = []
     began = time.perf_counter()
-    load_decoder(inspect_checkpoint(older.path))
+    load_model(verify_checkpoint(older.path))
     load_s = time.perf_counter() - began
     for name, damage in (("s5", _flip), ("s6", _cut)):
         seen = fallen = 0
@@ -130,7 +131,7 @@ def non_finite_weights() -> list[Row]:
     """S7. One element, all of a tensor, and one that only bfloat16 cannot hold."""
     source = embedded_path("expressions", "policy")
     assert source is not None
-    parent = inspect_checkpoint(source)
+    parent = verify_checkpoint(source)
     cases: list[tuple[Callable[[torch.Tensor], object], torch.dtype]] = [
         (lambda t: t.view(-1)[3:4].fill_(float("nan")), torch.float32),
         (lambda t: t.view(-1)[3:4].fill_(float("inf")), torch.float32),
@@ -139,7 +140,7 @@ def non_finite_weights() -> list[Row]:
     ]
     refused = left = 0
     for spoil, dtype in cases:
-        decoder = load_decoder(parent)
+        decoder = load_model(parent)
         with torch.no_grad():
             spoil(list(decoder.parameters())[-1])
         with tempfile.TemporaryDirectory() as folder:

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from tokenizers import Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as FastTokenizer
 
-from agent.networks.llama import Architecture, Decoder
+from agent.networks.architecture import Architecture
+from agent.networks.llama import Decoder
 
 torch.set_num_threads(1)
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from agent.checkpoints.registry import as_ref, base_checkpoints, model_set
+from agent.checkpoints.base_models import as_ref, base_checkpoints, model_set
 from agent.config.load import load_config
 from agent.engine.requests import ScoreRequest
 from agent.evaluation.answering import Plan, bits_per_character, evaluate

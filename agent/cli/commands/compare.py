@@ -3,38 +3,33 @@
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
-
-from agent.checkpoints.registry import as_ref, policy_at
+from agent.checkpoints.base_models import policy_at
+from agent.checkpoints.model_refs import ModelRef, ModelSet
 from agent.cli.output import emit, share, table
-from agent.config.load import Config
-from agent.evaluation.answering import Plan, benchmark_digest, bits_per_character, evaluate
+from agent.config.settings import Config
+from agent.evaluation.answering import Plan, benchmark_digest, evaluate
+from agent.evaluation.compression import bits_per_character, texts_that_fit
 from agent.evaluation.gate import judge
-from agent.hosting.hosts import make_hosts
-from agent.hosting.model_host import ModelRef
+from agent.hosting.open_hosts import open_hosts
 from agent.progress import make_progress
-from agent.rounds.context import make_models
-from agent.rounds.evaluation_stage import NUM_WORKED, that_fit
-from agent.rounds.run import host_settings
-from agent.search_models import ModelSet
+from agent.search_models import Models, ModelSettings
 from agent.tasks.registry import open_task
 from search.errors import NotFoundError
+from store.checkpoints import find_checkpoint
 from store.database import open_store, sqlite_path
-from store.schema import CheckpointRow
 
 
 def run(config: Config, named: tuple[str, str], num_problems: int, as_json: bool) -> None:
     refs = [_found(name, config) for name in named]
     task = open_task(config.task, config.problems)
     problems = task.held_out(num_problems, config.evaluation.seed)
-    worked = task.worked(NUM_WORKED, config.evaluation.seed)
     progress = make_progress(quiet=as_json)
-    hosts = make_hosts(config.hosting.hosting, host_settings(config), config.hosting.ray_address)
+    hosts = open_hosts(config.hosting)
     rows: list[dict[str, Any]] = []
     correct = []
     try:
         for ref in refs:
-            models = make_models(config, hosts, ModelSet({"policy": ref}), task)
+            models = Models(hosts, ModelSet({"policy": ref}), task, ModelSettings.of(config))
             progress.stage("evaluating", len(problems), f"problems, {ref.version}")
             report = evaluate(
                 models,
@@ -44,6 +39,7 @@ def run(config: Config, named: tuple[str, str], num_problems: int, as_json: bool
                 lambda done, solved: progress.update(done, solved=solved),
             )
             low, high = report.interval
+            worked = texts_that_fit(models, config.evaluation.seed)
             rows.append(
                 {
                     "policy": ref.version,
@@ -52,9 +48,7 @@ def run(config: Config, named: tuple[str, str], num_problems: int, as_json: bool
                     "low": low,
                     "high": high,
                     "tokens_per_problem": report.num_tokens / report.n,
-                    "bits_per_character": bits_per_character(
-                        models, that_fit(models, worked, ref.path)
-                    ),
+                    "bits_per_character": bits_per_character(models, worked),
                 }
             )
             correct.append(report.correct)
@@ -101,21 +95,17 @@ def _rounded(bits: float | None) -> str:
 def _found(name: str, config: Config) -> ModelRef:
     """A policy by its directory, or by its version in the store. Raises NotFoundError."""
     if Path(name).expanduser().is_dir():
-        return as_ref("policy", policy_at(Path(name).expanduser()))
+        return policy_at(Path(name).expanduser()).ref("policy")
     path = sqlite_path(config.store)
     row = None
     if path is None or path.is_file():
         store = open_store(config.store, must_exist=True)
         with store.session() as session:
-            row = session.scalars(
-                select(CheckpointRow).where(
-                    CheckpointRow.role == "policy", CheckpointRow.version == name
-                )
-            ).one_or_none()
+            row = find_checkpoint(session, "policy", name)
         store.close()
     if row is None:
         raise NotFoundError(
             f"{name!r} is neither a directory nor a policy of {config.store}",
             "see `ratchet models` for the versions",
         )
-    return ModelRef("policy", row.version, row.path)
+    return ModelRef.at("policy", row.version, row.path)

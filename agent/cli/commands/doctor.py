@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from agent.checkpoints.registry import base_checkpoints
+from agent.checkpoints.base_models import base_checkpoints
 from agent.cli.output import emit, table
-from agent.config.load import Config
+from agent.config.settings import Config
 from kernels.dispatch import OPERATIONS, implementation
 from search.errors import RatchetError
 from store.check import check_store

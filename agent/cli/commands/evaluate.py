@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from agent.cli.output import emit, share, table
-from agent.config.load import Config
+from agent.config.settings import Config
 from agent.evaluation.answering import MODES, Plan, benchmark_digest, evaluate
-from agent.open_models import asking
+from agent.open_models import open_models
 from agent.progress import make_progress
 from search.errors import UsageError
 
@@ -26,8 +26,8 @@ def run(
         raise UsageError(f"unknown mode {unknown[0]!r}", f"use one of: {', '.join(MODES)}")
     progress = make_progress(quiet=as_json)
     rows: list[dict[str, Any]] = []
-    with asking(config) as (models, task, refs):
-        problems = task.held_out(num_problems, config.evaluation.seed)
+    with open_models(config) as models:
+        problems = models.task.held_out(num_problems, config.evaluation.seed)
         plain = models.settings
         for mode in [m for m in MODES if m in (modes or MODES)]:
             for budget in (budgets or [plain.simulations]) if mode == "search" else [0]:
@@ -61,14 +61,14 @@ def run(
             {
                 "task": config.task,
                 "benchmark": benchmark_digest(problems),
-                "models": {role: ref.version for role, ref in refs.items()},
+                "models": models.versions,
                 "seed": config.seed,
                 "config_sha": config.digest(),
                 "results": rows,
             }
         )
         return
-    print(f"policy {refs['policy'].version}, {len(problems)} held-out problems", file=sys.stderr)
+    print(f"policy {models.policy.version}, {len(problems)} held-out problems", file=sys.stderr)
     table(
         [
             {

@@ -7,10 +7,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from agent.checkpoints.registry import base_checkpoints
+from agent.checkpoints.base_models import base_checkpoints
 from agent.cli.output import emit, share
-from agent.config.load import Config
-from agent.evaluation.answering import Report
+from agent.config.settings import Config
 from agent.progress import make_progress
 from agent.rounds.evaluation_stage import Figures
 from agent.rounds.round import Outcome
@@ -18,6 +17,7 @@ from agent.rounds.run import Improver
 from agent.tasks.registry import open_task
 from search.errors import ResourceError
 from store.database import check_url, sqlite_path
+from store.evaluations import Evaluation
 
 # Means over rounds of the embedded default: tokens and stored bytes of one search, and generated
 # tokens a second of one CPU thread. `--dry-run` says that they are estimates.
@@ -110,7 +110,7 @@ def _plan(config: Config, rounds: int, as_json: bool) -> None:
     Console().print(grid)
 
 
-def _figures(report: Report | None) -> dict[str, Any] | None:
+def _figures(report: Evaluation | None) -> dict[str, Any] | None:
     if report is None:
         return None
     low, high = report.interval
@@ -150,7 +150,7 @@ def _show(outcome: Outcome, config: Config, start_s: float) -> None:
     for name in ("held-out problems", "n", "before", "after"):
         grid.add_column(name)
 
-    def row(name: str, before: Report | None, after: Report | None) -> None:
+    def row(name: str, before: Evaluation | None, after: Evaluation | None) -> None:
         if before is None or after is None:
             return
         cells = [share(r.num_correct, r.n, *r.interval) for r in (before, after)]

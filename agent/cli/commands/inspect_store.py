@@ -10,7 +10,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from agent.cli.output import emit, table
-from agent.config.load import Config
+from agent.config.settings import Config
 from agent.reports.critic_drift import critic_drift
 from store.database import Store, open_store
 from store.inspection import (

@@ -2,24 +2,18 @@
 
 from typing import Any
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
-
 from agent.cli.output import emit, table
-from agent.config.load import Config
+from agent.config.settings import Config
+from store.checkpoints import drafts_at_work, with_rounds
 from store.database import open_store
-from store.schema import CheckpointRow, Round, SpeculationRow
+from store.schema import SpeculationRow
 
 
 def run(config: Config, as_json: bool) -> None:
     store = open_store(config.store, must_exist=True)
     with store.session() as session:
-        found = session.execute(
-            select(CheckpointRow, Round.number, Round.stage)
-            .outerjoin(Round, Round.id == CheckpointRow.round_id)
-            .order_by(CheckpointRow.id)
-        ).all()
-        drafts = _drafts(session)
+        found = with_rounds(session)
+        drafts = {row.drafter_version: _at_work(row) for row in drafts_at_work(session)}
     rows = [
         {
             "role": c.role,
@@ -39,18 +33,9 @@ def run(config: Config, as_json: bool) -> None:
         table([{k: v for k, v in row.items() if k != "path"} for row in rows])
 
 
-def _drafts(session: Session) -> dict[str, str]:
-    """Drafter version to the acceptance that its policy last measured at work."""
-    rows = session.scalars(
-        select(SpeculationRow)
-        .where(SpeculationRow.source == "model", SpeculationRow.num_drafted > 0)
-        .order_by(SpeculationRow.seen_ts)
-    )
-    return {
-        row.drafter_version: f", at work {row.acceptance:.3f} "
-        f"({row.accepted_length:.2f} tokens a draft)"
-        for row in rows
-    }
+def _at_work(row: SpeculationRow) -> str:
+    """The acceptance that a drafter's policy last measured."""
+    return f", at work {row.acceptance:.3f} ({row.accepted_length:.2f} tokens a draft)"
 
 
 def _measured(report: dict[str, Any]) -> str:

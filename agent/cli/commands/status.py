@@ -3,32 +3,21 @@
 import time
 from typing import Any
 
-from sqlalchemy import func, select
-
 from agent.cli.output import emit, table
-from agent.config.load import Config
+from agent.config.settings import Config
 from store.database import now_us, open_store
 from store.leases import clock_us, left_us
 from store.names import run_named
-from store.schema import ActorRow, Round, SearchRow
+from store.rounds import actors_of, last_round, search_counts
 
 
 def run(config: Config, as_json: bool) -> None:
     store = open_store(config.store, must_exist=True)
     with store.session() as session:
         found = run_named(session, config.run)
-        last = session.scalars(
-            select(Round).where(Round.run_id == found.id).order_by(Round.number.desc())
-        ).first()
-        found_counts = session.execute(
-            select(SearchRow.status, func.count())
-            .where(SearchRow.round_id == (last.id if last else 0))
-            .group_by(SearchRow.status)
-        )
-        counts = {status: int(num) for status, num in found_counts}
-        actors = session.scalars(
-            select(ActorRow).where(ActorRow.run_id == found.id).order_by(ActorRow.role)
-        ).all()
+        last = last_round(session, found.id)
+        counts = search_counts(session, last.id) if last else {}
+        actors = actors_of(session, found.id)
         is_held = left_us(found, clock_us(session)) > 0
     document: dict[str, Any] = {
         "run": found.name,

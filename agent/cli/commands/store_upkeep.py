@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from agent.cli.output import emit, table
-from agent.config.load import Config
+from agent.config.settings import Config
 from agent.tasks.registry import open_task
 from search.errors import UsageError
 from store.check import INVARIANTS, check_store

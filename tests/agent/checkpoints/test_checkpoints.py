@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from agent.checkpoints.checkpoint import inspect_checkpoint, load_decoder
+from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.checkpoints.publish import NonFiniteError, publish, sweep
+from agent.checkpoints.weights import load_model
 from agent.engine.requests import ScoreRequest, TextRequest
 from agent.engine.tokenizer import Tokenizer
 from agent.hosting.model_host import CriticHost, GeneratorHost, HostSettings, reference
@@ -35,14 +36,14 @@ def edit_config(path: Path, **changes: object) -> None:
 def test_pickled_weights_and_code_are_refused_unopened(checkpoint: Path, name: str) -> None:
     (checkpoint / name).write_bytes(b"cos\nsystem\n(S'touch /tmp/owned'\ntR.")
     with pytest.raises(CheckpointError) as error:
-        inspect_checkpoint(checkpoint)
+        verify_checkpoint(checkpoint)
     assert name in error.value.message and error.value.fix
 
 
 def test_remote_code_is_refused(checkpoint: Path) -> None:
     edit_config(checkpoint, auto_map={"AutoModel": "modeling_evil.Evil"})
     with pytest.raises(CheckpointError, match="auto_map"):
-        inspect_checkpoint(checkpoint)
+        verify_checkpoint(checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_a_value_that_cannot_be_is_refused_by_name(
     file.write_text(json.dumps(found | change))
     (checkpoint / "manifest.json").unlink(missing_ok=True)
     with pytest.raises(CheckpointError, match=checkpoint.name) as caught:
-        inspect_checkpoint(checkpoint)
+        verify_checkpoint(checkpoint)
     assert caught.value.fix
 
 
@@ -74,14 +75,14 @@ def test_a_link_out_of_the_directory_is_refused(checkpoint: Path, tmp_path: Path
     (checkpoint / "model.safetensors").rename(outside)
     (checkpoint / "model.safetensors").symlink_to(outside)
     with pytest.raises(CheckpointError, match="link"):
-        inspect_checkpoint(checkpoint)
+        verify_checkpoint(checkpoint)
 
 
 def test_a_directory_that_is_not_there_or_lacks_files_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is not there"):
-        inspect_checkpoint(tmp_path / "none")
+        verify_checkpoint(tmp_path / "none")
     with pytest.raises(CheckpointError, match=r"config\.json"):
-        inspect_checkpoint(tmp_path)
+        verify_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("place", [0, 5, 200, 4000])
@@ -99,7 +100,7 @@ def test_a_truncated_file_is_corrupt(checkpoint: Path) -> None:
     file = checkpoint / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="corrupt"):
-        load_decoder(inspect_checkpoint(checkpoint))
+        load_model(verify_checkpoint(checkpoint))
 
 
 def test_weights_that_are_not_finite_are_refused(checkpoint: Path) -> None:
@@ -107,13 +108,13 @@ def test_weights_that_are_not_finite_are_refused(checkpoint: Path) -> None:
     tensors["model.norm.weight"][3] = float("inf")
     save_file(tensors, checkpoint / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"model\.norm\.weight.*NaN or infinite"):
-        load_decoder(inspect_checkpoint(checkpoint))
+        load_model(verify_checkpoint(checkpoint))
 
 
 def test_weights_of_another_shape_are_refused(checkpoint: Path) -> None:
     edit_config(checkpoint, intermediate_size=64)
     with pytest.raises(CheckpointError, match="shape"):
-        load_decoder(inspect_checkpoint(checkpoint))
+        load_model(verify_checkpoint(checkpoint))
 
 
 def test_control_tokens_in_user_text_are_plain_characters_or_an_error(checkpoint: Path) -> None:
@@ -135,8 +136,8 @@ def test_a_model_without_an_end_token_is_refused(checkpoint: Path) -> None:
 def test_published_weights_load_in_transformers_and_here(checkpoint: Path, tmp_path: Path) -> None:
     import transformers
 
-    parent = inspect_checkpoint(checkpoint)
-    decoder = load_decoder(parent)
+    parent = verify_checkpoint(checkpoint)
+    decoder = load_model(parent)
     with torch.no_grad():
         decoder.model.norm.weight += 0.5
     child = publish(decoder, parent, tmp_path / "out", "policy", {"seed": 1})
@@ -147,7 +148,7 @@ def test_published_weights_load_in_transformers_and_here(checkpoint: Path, tmp_p
     tokens = torch.tensor([[4, 13, 5, 2, 7]])
     with torch.no_grad():
         torch.testing.assert_close(
-            load_decoder(child).lm_head(load_decoder(child)(tokens)),
+            load_model(child).lm_head(load_model(child)(tokens)),
             theirs(tokens).logits,
             atol=2e-5,
             rtol=1e-4,
@@ -157,11 +158,9 @@ def test_published_weights_load_in_transformers_and_here(checkpoint: Path, tmp_p
 def test_a_published_critic_is_a_transformers_classifier(checkpoint: Path, tmp_path: Path) -> None:
     import transformers
 
-    from agent.training.critics import critic_from_policy
-
-    parent = inspect_checkpoint(checkpoint)
-    policy = load_decoder(parent)
-    critic = critic_from_policy(policy, policy.arch)
+    parent = verify_checkpoint(checkpoint)
+    policy = load_model(parent)
+    critic = policy.as_critic()
     torch.nn.init.normal_(critic.score.weight, generator=torch.Generator().manual_seed(0))
     child = publish(critic, parent, tmp_path / "out", "value", {})
     assert child.is_critic
@@ -187,7 +186,7 @@ def test_a_token_critic_gives_the_log_odds_of_its_judged_tokens_whatever_was_kep
     rows = [ScoreRequest((4, 13, 5, 2, 7, 8, 9), n) for n in (1, 4, 6)]
     rows += [ScoreRequest((4, 13, 5, 2), 4), ScoreRequest((3,) * 999, 3), rows[0]]
     found = host.scores(ref, rows)
-    decoder = load_decoder(inspect_checkpoint(checkpoint))
+    decoder = load_model(verify_checkpoint(checkpoint))
     with torch.no_grad():
         tokens = torch.tensor([rows[0].tokens])
         logprob = torch.log_softmax(decoder.lm_head(decoder(tokens)), -1)[0]
@@ -204,16 +203,16 @@ def test_a_token_critic_gives_the_log_odds_of_its_judged_tokens_whatever_was_kep
 def test_the_same_weights_published_twice_are_one_directory(
     checkpoint: Path, tmp_path: Path
 ) -> None:
-    parent = inspect_checkpoint(checkpoint)
-    first = publish(load_decoder(parent), parent, tmp_path / "out", "policy", {})
-    second = publish(load_decoder(parent), parent, tmp_path / "out", "policy", {})
+    parent = verify_checkpoint(checkpoint)
+    first = publish(load_model(parent), parent, tmp_path / "out", "policy", {})
+    second = publish(load_model(parent), parent, tmp_path / "out", "policy", {})
     assert first.path == second.path
     assert [p.name for p in (tmp_path / "out").iterdir()] == [first.path.name]
 
 
 def test_weights_that_are_not_finite_are_never_published(checkpoint: Path, tmp_path: Path) -> None:
-    parent = inspect_checkpoint(checkpoint)
-    decoder = load_decoder(parent)
+    parent = verify_checkpoint(checkpoint)
+    decoder = load_model(parent)
     with torch.no_grad():
         decoder.model.norm.weight[0] = float("nan")
     with pytest.raises(NonFiniteError):

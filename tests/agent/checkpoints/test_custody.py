@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, text
 
-from agent.checkpoints.checkpoint import inspect_checkpoint, load_decoder
+from agent.checkpoints.base_models import register
+from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.checkpoints.custody import current_models, fault_of
 from agent.checkpoints.manifest import MANIFEST
 from agent.checkpoints.publish import publish
-from agent.checkpoints.registry import register
+from agent.checkpoints.weights import load_model
 from agent.config.load import load_config
 from agent.progress import Silent
 from agent.rounds.run import Improver
@@ -26,8 +27,8 @@ from tests.agent.rounds.test_round import contents, run_rounds
 
 
 def published(tmp_path: Path, seed: int = 0) -> Path:
-    parent = inspect_checkpoint(write_checkpoint(tmp_path / f"base-{seed}", seed=seed))
-    return publish(load_decoder(parent), parent, tmp_path / "checkpoints", "policy", {}).path
+    parent = verify_checkpoint(write_checkpoint(tmp_path / f"base-{seed}", seed=seed))
+    return publish(load_model(parent), parent, tmp_path / "checkpoints", "policy", {}).path
 
 
 def flip(file: Path, place: int) -> None:
@@ -37,7 +38,7 @@ def flip(file: Path, place: int) -> None:
 
 
 def row_of(path: Path) -> CheckpointRow:
-    found = inspect_checkpoint(path)
+    found = verify_checkpoint(path)
     return CheckpointRow(
         role="policy", version=found.version, path=str(path), manifest_sha=found.manifest_sha
     )
@@ -77,7 +78,7 @@ def test_a_damaged_directory_of_the_same_name_is_written_anew(tmp_path: Path) ->
     path = published(tmp_path)
     flip(path / "model.safetensors", 900)
     assert published(tmp_path) == path
-    assert inspect_checkpoint(path).manifest_sha
+    assert verify_checkpoint(path).manifest_sha
     assert [p for p in path.parent.iterdir() if ".damaged-" in p.name]
 
 
@@ -89,7 +90,7 @@ def store(tmp_path: Path) -> Store:
 def lineage(store: Store, tmp_path: Path) -> list[Path]:
     """A run of two rounds whose policies are the parents of one another."""
     paths = [published(tmp_path, seed) for seed in range(3)]
-    found = [inspect_checkpoint(p) for p in paths]
+    found = [verify_checkpoint(p) for p in paths]
     with store.session() as session:
         for checkpoint, parent in zip(found, [None, *found], strict=False):
             register(session, "policy", checkpoint, parent.version if parent else None)
@@ -198,7 +199,7 @@ def test_a_round_whose_models_are_damaged_is_given_up_and_the_next_one_has_whole
             )
         ).one()
     older = write_checkpoint(tmp_path / "other", seed=4, num_hidden_layers=1)
-    spare = inspect_checkpoint(older)
+    spare = verify_checkpoint(older)
     with store.session() as session:
         register(session, "drafter", spare)
         first = session.scalars(select(Round).where(Round.number == 1)).one()

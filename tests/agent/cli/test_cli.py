@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from agent.checkpoints.embedded import EMBEDDED
 from agent.cli.app import app, config_app, inspect_app, main, store_app
 from agent.config.load import load_config
-from agent.tasks.registry import EMBEDDED
 from tests.agent.conftest import write_checkpoint
 from tests.agent.rounds.small import ROOT, SMALL, improve, places
 
@@ -288,14 +288,15 @@ def test_config_show_tells_origins(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("task", ["expressions", "stories"])
 def test_the_embedded_models_are_whole(task: str) -> None:
-    from agent.checkpoints.checkpoint import inspect_checkpoint, load_decoder
+    from agent.checkpoints.checkpoint import verify_checkpoint
+    from agent.checkpoints.weights import load_model
 
-    policy = inspect_checkpoint(EMBEDDED / task / "policy")
+    policy = verify_checkpoint(EMBEDDED / task / "policy")
     for role in ("drafter", "value", "process", "outcome"):
-        checkpoint = inspect_checkpoint(EMBEDDED / task / role)
+        checkpoint = verify_checkpoint(EMBEDDED / task / role)
         assert checkpoint.notes["parent"] == policy.version
         assert checkpoint.notes["role"] == role
-        load_decoder(checkpoint)
+        load_model(checkpoint)
 
 
 def test_a_whole_round_runs_on_real_gsm8k_problems(tmp_path: Path) -> None:

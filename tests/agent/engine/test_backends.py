@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from agent.checkpoints.checkpoint import inspect_checkpoint, load_decoder
+from agent.checkpoints.checkpoint import verify_checkpoint
+from agent.checkpoints.weights import load_model
 from agent.engine.backend import RolloutBackend
 from agent.engine.requests import LineRequest, ScoreRequest, TextRequest
 from agent.engine.tokenizer import Tokenizer
@@ -45,12 +46,12 @@ def backend(request: pytest.FixtureRequest, folder: Path) -> Iterator[RolloutBac
     from agent.engine.vllm_engine import VllmEngine
 
     tokenizer = Tokenizer(folder / "a")
-    yield VllmEngine(inspect_checkpoint(folder / "a"), tokenizer.steps, tokenizer.end_ids)
+    yield VllmEngine(verify_checkpoint(folder / "a"), tokenizer.steps, tokenizer.end_ids)
 
 
 def logprobs(path: Path, rows: list[tuple[int, ...]]) -> torch.Tensor:
     """log p(next token | row) by whole forwards."""
-    decoder = load_decoder(inspect_checkpoint(path))
+    decoder = load_model(verify_checkpoint(path))
     with torch.no_grad():
         return torch.stack(
             [torch.log_softmax(decoder.lm_head(decoder(torch.tensor([r])))[0, -1], 0) for r in rows]
@@ -68,7 +69,7 @@ def test_greedy_texts_and_their_logprobs_are_the_policys(
             assert float(law.max() - law[token]) < 1e-4
             assert logprob == pytest.approx(float(law[token]), abs=2e-4)
             row = (*row, token)
-        assert text.generated.version == inspect_checkpoint(folder / "a").version
+        assert text.generated.version == verify_checkpoint(folder / "a").version
         assert text.generated.stop == ("end" if row[-1] == 1 else "length")
 
 
@@ -152,15 +153,15 @@ def test_after_an_update_nothing_of_the_old_weights_is_left(
 ) -> None:
     """The same prompt before and after: stale keys and values would give the old numbers."""
     prompt = (4, 13, 6, 2, 9, 13, 11, 3, 8, 5, 4, 6, 7, 9, 10, 12, 13, 5, 4)
-    old = inspect_checkpoint(folder / "a")
-    new = inspect_checkpoint(folder / "b")
+    old = verify_checkpoint(folder / "a")
+    new = verify_checkpoint(folder / "b")
 
     def first_logprob() -> float:
         return backend.texts([TextRequest(prompt, 1, 0.0)])[0].generated.logprobs[0]
 
     def source(checkpoint: Any) -> Any:
         is_torch = backend.capabilities.backend == "torch"
-        return load_decoder(checkpoint) if is_torch else checkpoint
+        return load_model(checkpoint) if is_torch else checkpoint
 
     before = first_logprob()
     assert before == pytest.approx(float(logprobs(folder / "a", [prompt]).max()), abs=2e-4)
@@ -189,7 +190,7 @@ def test_vllm_with_a_drafter_answers_greedily_and_is_tested_before_it_samples(
     from agent.engine.vllm_engine import VllmEngine
 
     tokenizer = Tokenizer(folder / "a")
-    policy, drafter = (inspect_checkpoint(folder / name) for name in ("a", "b"))
+    policy, drafter = (verify_checkpoint(folder / name) for name in ("a", "b"))
     drafting = VllmEngine(policy, tokenizer.steps, tokenizer.end_ids, drafter, 3)
     row = PREFIX
     for token in drafting.texts([TextRequest(PREFIX, 8, 0.0)])[0].generated.tokens:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from agent.checkpoints.checkpoint import inspect_checkpoint, load_decoder
+from agent.checkpoints.checkpoint import verify_checkpoint
+from agent.checkpoints.weights import load_model
 from agent.engine.feed import feed
 from agent.engine.job_cache import Cache
 from agent.engine.requests import LineRequest, TextRequest
@@ -84,7 +85,7 @@ def test_logits_equal_transformers_own(family: str, tmp_path: Path) -> None:
         if "bias" in name or "norm" in name:
             torch.nn.init.normal_(parameter, mean=0.5, std=0.2)
     theirs.save_pretrained(tmp_path)
-    ours = load_decoder(inspect_checkpoint(tmp_path))
+    ours = load_model(verify_checkpoint(tmp_path))
     tokens = torch.randint(0, 53, (3, 40), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         wanted = theirs(tokens).logits
@@ -107,7 +108,7 @@ def test_logits_equal_transformers_own(family: str, tmp_path: Path) -> None:
 
 def plain(tmp_path: Path) -> Decoder:
     """The same weights in the form for training."""
-    return load_decoder(inspect_checkpoint(tmp_path / "p"))
+    return load_model(verify_checkpoint(tmp_path / "p"))
 
 
 def probability(decoder: Decoder, prefix: Sequence[int], tokens: Sequence[int]) -> float:
@@ -247,7 +248,7 @@ def test_a_prompt_longer_than_the_context_is_refused(checkpoint: Path) -> None:
 
 def test_an_unsupported_architecture_lists_the_supported_ones(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as error:
-        inspect_checkpoint(write_checkpoint(tmp_path / "p")).architecture.from_config(
+        verify_checkpoint(write_checkpoint(tmp_path / "p")).architecture.from_config(
             {"model_type": "mamba"}
         )
     assert "mamba" in error.value.message
@@ -269,7 +270,7 @@ def test_each_token_carries_its_logprob_raw_and_under_the_law(tmp_path: Path) ->
         wanted = float(heated[token] / heated[order].sum())
         assert math.exp(text.law_logprobs[i]) == pytest.approx(wanted, rel=1e-4)
         assert text.logprobs[i] == pytest.approx(float(raw[token]), abs=1e-5)
-    assert text.version == inspect_checkpoint(tmp_path / "p").version
+    assert text.version == verify_checkpoint(tmp_path / "p").version
 
 
 @pytest.mark.parametrize(

@@ -178,9 +178,10 @@ def test_l3_the_self_test_refuses_a_sampler_with_another_law(tmp_path: Path) -> 
 def test_l4_greedy_texts_are_those_of_plain_decoding(tmp_path: Path) -> None:
     """Token by token against whole forwards of the training form; a tie may go either way."""
     path = write_checkpoint(tmp_path / "p", seed=5)
-    from agent.checkpoints.checkpoint import inspect_checkpoint, load_decoder
+    from agent.checkpoints.checkpoint import verify_checkpoint
+    from agent.checkpoints.weights import load_model
 
-    decoder = load_decoder(inspect_checkpoint(path))
+    decoder = load_model(verify_checkpoint(path))
     policy = engine(path)
     drafter = Drafter([ModelDrafts(policy.network, "p", 2**24)], 4, "always")
     for i in range(4):

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.checkpoints.checkpoint import inspect_checkpoint, load_decoder
+from agent.checkpoints.checkpoint import verify_checkpoint
+from agent.checkpoints.weights import load_model
 from agent.engine.feed import feed, prefill
 from agent.engine.job_cache import Cache
 from agent.engine.prefix_cache import Attachment, KVTree
@@ -21,7 +22,7 @@ from tests.agent.engine.engines import engine
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Network:
     path = write_checkpoint(tmp_path_factory.mktemp("kv") / "p", seed=3)
-    return Network(load_decoder(inspect_checkpoint(path)))
+    return Network(load_model(verify_checkpoint(path)))
 
 
 def random_rows(num: int, seed: int) -> list[tuple[int, ...]]:

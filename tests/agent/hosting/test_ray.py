@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from agent.hosting.ray_actors import RayHosts
 
+from agent.checkpoints.model_refs import ROLES
 from agent.engine.requests import LineRequest, TextRequest
 from agent.hosting.hosts import InlineHosts, make_hosts
-from agent.hosting.model_host import ROLES, HostSettings, reference
+from agent.hosting.model_host import HostSettings, reference
 from agent.hosting.policy_host import Speculation
-from agent.hosting.ray_actors import RayHosts
 from search.errors import CheckpointError, UsageError
 from tests.agent.conftest import write_checkpoint
 from tests.agent.rounds.small import improve

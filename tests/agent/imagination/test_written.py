@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from agent.checkpoints.model_refs import ModelRef
 from agent.config.load import load_config
 from agent.engine.requests import Generated, Text
 from agent.hosting.hosts import InlineHosts
-from agent.hosting.model_host import HostSettings, ModelRef
+from agent.hosting.model_host import HostSettings
 from agent.imagination.imagine import Imagination
 from agent.imagination.written import TEMPLATES, Writer, cleaned
 from agent.rounds.context import make_models

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, text
 
+from agent.checkpoints.embedded import EMBEDDED
 from agent.config.load import load_config
 from agent.hosting.hosts import InlineHosts
 from agent.imagination.imagine import Imagination, Imagined
@@ -17,7 +18,6 @@ from agent.reports.compare_rounds import compare_rounds
 from agent.reports.plots import plot_run
 from agent.rounds.run import Improver
 from agent.rounds.search_stage import SearchStage
-from agent.tasks.registry import EMBEDDED
 from search.errors import NotFoundError, UsageError
 from store.check import check_store
 from store.database import open_store

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from agent.checkpoints.embedded import EMBEDDED
 from agent.config.load import load_config
 from agent.engine.tokenizer import Tokenizer
 from agent.progress import Silent
@@ -13,7 +14,6 @@ from agent.reports.critic_drift import critic_drift
 from agent.rounds.critic_lessons import Teacher
 from agent.rounds.run import Improver
 from agent.rounds.training_stage import TrainingStage
-from agent.tasks.registry import EMBEDDED
 from agent.training.examples import judged_rows, scalar_rows
 from agent.training.labelling import tree_rows
 from agent.training.recipe import pair_examples

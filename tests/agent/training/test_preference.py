@@ -5,13 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from agent.checkpoints.checkpoint import inspect_checkpoint, load_decoder
-from agent.engine.tokenizer import Tokenizer
-from agent.engine.torch_engine import TorchEngine
-from agent.networks.llama import Decoder
-from agent.training.examples import Example
-from agent.training.optimizer import TrainingSettings
 from agent.training.policy import mean_loss
 from agent.training.policy_gradient import (
     GradientSettings,
@@ -25,6 +18,14 @@ from agent.training.preference import (
     train_preference,
 )
 
+from agent.checkpoints.checkpoint import verify_checkpoint
+from agent.checkpoints.weights import load_model
+from agent.engine.tokenizer import Tokenizer
+from agent.engine.torch_engine import TorchEngine
+from agent.networks.llama import Decoder
+from agent.training.examples import Example
+from agent.training.optimizer import TrainingSettings
+
 SETTINGS = TrainingSettings(num_steps=60, batch_size=16, learning_rate=2e-3, max_epochs=1000)
 PAIRS = [
     PairExample((3 + i, 13, 3 + j, 2), (3 + i, 1), (3 + (i + 1) % 6, 1))
@@ -36,7 +37,7 @@ TEXTS = [Example(p.given + p.chosen, len(p.given)) for p in PAIRS]
 
 
 def opened(checkpoint: Path) -> Decoder:
-    return load_decoder(inspect_checkpoint(checkpoint))
+    return load_model(verify_checkpoint(checkpoint))
 
 
 def margin(decoder: Decoder) -> float:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from agent.training.jobs import Place, policy_job
 from safetensors.torch import load_file, save_file
 
-from agent.checkpoints.checkpoint import inspect_checkpoint, load_decoder
+from agent.checkpoints.checkpoint import verify_checkpoint
+from agent.checkpoints.weights import load_model
 from agent.hosting.gpu_share import NUM_JOBS, gpu_share
 from agent.training.examples import Example
 from agent.training.fit import DivergedError
-from agent.training.jobs import Place, policy_job
 from agent.training.optimizer import TrainingSettings
 from agent.training.ranks import own_rows, rank, world_size
 from agent.training.ray_runner import train_policy_together
@@ -72,7 +73,7 @@ def test_two_workers_under_ray_train_learn_what_one_learns(
     together = train_policy_together(arguments, replace(place, job_id="t"), 2)
     assert together.report["num_steps"] == alone.report["num_steps"] == 6
     assert together.report["last_loss"] == pytest.approx(alone.report["last_loss"], rel=1e-4)
-    left, right = (load_decoder(inspect_checkpoint(t.path)) for t in (alone, together))
+    left, right = (load_model(verify_checkpoint(t.path)) for t in (alone, together))
     for name, parameter in left.named_parameters():
         torch.testing.assert_close(
             parameter, dict(right.named_parameters())[name], atol=2e-4, rtol=1e-3

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.checkpoints.checkpoint import inspect_checkpoint, load_decoder
+from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.checkpoints.publish import DEMONSTRATIONS, publish
+from agent.checkpoints.weights import load_model
 from agent.engine.tokenizer import Tokenizer
 from agent.tasks.registry import embedded_path, open_task
 from agent.training.rehearsal import drawn, read_demonstrations, write_demonstrations
@@ -22,7 +23,7 @@ def policy() -> Path:
 
 
 def test_the_embedded_policy_keeps_exactly_the_demonstrations_it_was_built_from() -> None:
-    notes = inspect_checkpoint(policy()).notes
+    notes = verify_checkpoint(policy()).notes
     built = TASK.demonstrations(notes["recipe"]["demonstrations"], notes["seed"])
     lines = (policy() / DEMONSTRATIONS).read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
@@ -77,8 +78,8 @@ def test_a_demonstration_longer_than_the_context_is_refused(tmp_path: Path) -> N
 
 
 def test_demonstrations_go_with_a_policy_and_with_no_other_model(tmp_path: Path) -> None:
-    parent = inspect_checkpoint(policy())
-    decoder = load_decoder(parent)
+    parent = verify_checkpoint(policy())
+    decoder = load_model(parent)
     made = publish(decoder, parent, tmp_path, "policy", {})
     assert (made.path / DEMONSTRATIONS).read_bytes() == (policy() / DEMONSTRATIONS).read_bytes()
     other = publish(decoder, parent, tmp_path, "process", {})

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from agent.training.jobs import Place, Trained
 
 from agent.progress import Silent
 from agent.training.fit import DivergedError
-from agent.training.jobs import Place, Trained
 from agent.training.runner import Workshop
 from search.errors import ResourceError
 

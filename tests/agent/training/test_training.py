@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from agent.training.critics import measure_critic, train_critic
+from agent.training.jobs import Place, policy_job
+from agent.training.policy import train_policy
 
-from agent.checkpoints.checkpoint import inspect_checkpoint, load_decoder
+from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.checkpoints.publish import publish
+from agent.checkpoints.weights import load_model
 from agent.config.settings import PolicyTraining
-from agent.training.critics import critic_from_policy, measure_critic, train_critic
 from agent.training.drafter import cut_drafter, expected_acceptance
 from agent.training.early_stop import Snapshot
 from agent.training.examples import (
@@ -20,7 +23,6 @@ from agent.training.examples import (
     stretched_positions,
 )
 from agent.training.fit import DivergedError, planned_steps
-from agent.training.jobs import Place, policy_job
 from agent.training.labelling import (
     Siblings,
     label_rollouts,
@@ -29,7 +31,6 @@ from agent.training.labelling import (
     worth_repeating,
 )
 from agent.training.optimizer import TrainingSettings
-from agent.training.policy import train_policy
 from agent.training.recipe import as_examples, mixed_examples, rows_to_train, with_dev
 from agent.training.token_critics import measure_token_critic, token_logprob, train_token_critic
 from search.interfaces import Rollout
@@ -42,7 +43,7 @@ ROWS = [Example((3 + i, 13, 3 + j, 2, 3 + i, 1), 4) for i in range(6) for j in r
 
 
 def test_the_loss_falls_and_only_the_models_own_tokens_are_learned(checkpoint: Path) -> None:
-    decoder = load_decoder(inspect_checkpoint(checkpoint))
+    decoder = load_model(verify_checkpoint(checkpoint))
     report = train_policy(decoder, ROWS, SETTINGS, seed=0)
     assert report.last_loss < 0.5 * report.first_loss
     with torch.no_grad():
@@ -62,7 +63,7 @@ def test_the_same_seed_gives_the_same_weights(
         for i, seed in enumerate((1, 1, 2))
     ]
     assert made[0].version == made[1].version != made[2].version
-    assert made[0].parent_version == inspect_checkpoint(checkpoint).version
+    assert made[0].parent_version == verify_checkpoint(checkpoint).version
 
 
 def test_epochs_are_capped() -> None:
@@ -72,7 +73,7 @@ def test_epochs_are_capped() -> None:
 
 
 def test_a_diverging_loss_stops_training(checkpoint: Path) -> None:
-    decoder = load_decoder(inspect_checkpoint(checkpoint))
+    decoder = load_model(verify_checkpoint(checkpoint))
     with torch.no_grad():
         decoder.model.norm.weight.fill_(float("inf"))
     with pytest.raises(DivergedError, match="step 1"):
@@ -95,8 +96,8 @@ def test_stretched_positions_are_sorted_different_and_within_the_span() -> None:
 
 
 def test_a_critic_learns_what_its_labels_say_and_is_calibrated(checkpoint: Path) -> None:
-    policy = load_decoder(inspect_checkpoint(checkpoint))
-    critic = critic_from_policy(policy, policy.arch)
+    policy = load_model(verify_checkpoint(checkpoint))
+    critic = policy.as_critic()
     generator = torch.Generator().manual_seed(0)
     rows = torch.randint(3, 13, (200, 6), generator=generator).tolist()
     examples = [LabelledExample(tuple(r), (3, 5), (float(r[3] > 7), float(r[5] > 7))) for r in rows]
@@ -115,7 +116,7 @@ def test_a_critic_learns_what_its_labels_say_and_is_calibrated(checkpoint: Path)
 
 
 def test_a_drafter_is_the_policys_first_blocks(checkpoint: Path) -> None:
-    policy = load_decoder(inspect_checkpoint(checkpoint))
+    policy = load_model(verify_checkpoint(checkpoint))
     drafter = cut_drafter(policy)
     assert drafter.arch.num_layers == 1
     for name, parameter in drafter.named_parameters():
@@ -214,7 +215,7 @@ def test_a_wrong_option_goes_wrong_where_it_leaves_its_good_siblings() -> None:
 def test_a_token_critic_starts_as_the_policy_and_learns_which_tokens_are_wrong(
     checkpoint: Path,
 ) -> None:
-    critic = load_decoder(inspect_checkpoint(checkpoint))
+    critic = load_model(verify_checkpoint(checkpoint))
     # A row 3+i 13 3+j 2 x is good exactly when x repeats its first token.
     rows = [
         JudgedExample((3 + i, 13, 3 + j, 2, 3 + k, 1), 4, k == i, None if k == i else 4)
@@ -265,8 +266,8 @@ def test_a_policy_keeps_its_last_weights_unless_they_are_clearly_overfitted(
 def test_a_critic_that_stays_as_it_was_is_published_with_its_measurement(
     checkpoint: Path, tmp_path: Path
 ) -> None:
-    parent = inspect_checkpoint(checkpoint)
-    decoder = load_decoder(parent)
+    parent = verify_checkpoint(checkpoint)
+    decoder = load_model(parent)
     made = [
         publish(decoder, parent, tmp_path, "outcome", {"report": report})
         for report in ({}, {"auc": 0.4}, {"auc": 0.4})

@@ -5,15 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from agent.training.jobs import Place
+from agent.training.preference import PairExample
+from agent.training.trl_jobs import AdapterSettings, trl_dpo_job, trl_sft_job
 
-from agent.checkpoints.checkpoint import inspect_checkpoint, load_decoder
+from agent.checkpoints.checkpoint import verify_checkpoint
+from agent.checkpoints.weights import load_model
 from agent.engine.requests import TextRequest
 from agent.hosting.model_host import GeneratorHost, HostSettings, reference
 from agent.training.examples import Example
-from agent.training.jobs import Place
 from agent.training.optimizer import TrainingSettings
-from agent.training.preference import PairExample
-from agent.training.trl_jobs import AdapterSettings, trl_dpo_job, trl_sft_job
 
 pytest.importorskip("trl", reason="TRL is not installed: pip install -e '.[trl]'")
 
@@ -27,7 +28,7 @@ PAIRS = [
 
 
 def logits(path: Path | str) -> torch.Tensor:
-    decoder = load_decoder(inspect_checkpoint(path))
+    decoder = load_model(verify_checkpoint(path))
     with torch.no_grad():
         found: torch.Tensor = decoder.lm_head(decoder(torch.tensor([[5, 13, 4, 2]])))
     return found
@@ -98,4 +99,4 @@ def test_adapters_on_quantized_weights_are_merged_into_whole_ones(
 
 
 def parameters(path: Path | str) -> dict[str, torch.Tensor]:
-    return dict(load_decoder(inspect_checkpoint(path)).named_parameters())
+    return dict(load_model(verify_checkpoint(path)).named_parameters())

@@ -11,31 +11,31 @@ the policy that the training began with is added at weight `kl_weight` (k3 of Sc
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from agent.engine.batch import padded
-from agent.engine.requests import TextRequest
+from agent.checkpoints.checkpoint import Checkpoint, verify_checkpoint
+from agent.checkpoints.weights import load_model
+from agent.engine.option_ends import Steps
+from agent.engine.requests import ScoreRequest, TextRequest
+from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
-from agent.networks.llama import Decoder
+from agent.networks.language_model import LanguageModel
+from agent.training.examples import StoredState
 from agent.training.fit import DivergedError, Progress, ends_of
+from agent.training.job import TrainingJob
+from agent.training.lesson import Lesson, NothingToLearnError
+from agent.training.logprobs import counted_logprobs
 from agent.training.optimizer import Optimizer, TrainingSettings
-from kernels import dispatch
+from critics.heads import log_odds
 from search.randomness import derive_seed
 
 Reward = Callable[[Sequence[tuple[tuple[int, ...], int]]], list[float]]
 """Rewards in [0, 1] of (tokens, leading tokens that are the prompt); NaN leaves a text out."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredState:
-    """A beginning of a kept trajectory."""
-
-    tokens: tuple[int, ...]
-    num_prompt: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +61,52 @@ class GradientReport:
     """Estimated KL from the starting policy, nats a token, over the last tenth."""
 
 
-def train_policy_gradient(
-    decoder: Decoder,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrPoJob(TrainingJob):
+    """The policy from stored states, with the outcome critic's rewards."""
+
+    critic: str
+    """Directory of the outcome critic."""
+    states: Sequence[StoredState]
+    gradient: GradientSettings
+
+    def train(
+        self, model: LanguageModel, parent: Checkpoint, progress: Progress
+    ) -> tuple[LanguageModel, dict[str, Any]]:
+        tokenizer = Tokenizer(parent.path)
+        engine = TorchEngine(model, tokenizer.steps, tokenizer.end_ids)
+        reward = critic_reward(self.critic, str(model.device), tokenizer.end_ids)
+        report = train_from_states(
+            model, engine, self.states, reward, self.settings, self.gradient, self.seed, progress
+        )
+        return model, asdict(report) | {"method": "dr-po"}
+
+
+def critic_reward(path: str, device: str, end_ids: Sequence[int]) -> Reward:
+    """The calibrated outcome critic as a reward: the chance that a finished text is right.
+
+    A text that was cut off by length is worth nothing.
+    """
+    critic = verify_checkpoint(path)
+    judge = TorchEngine(load_model(critic, device=device), Steps.none, ())
+    ends = set(end_ids)
+
+    def reward(texts: Sequence[tuple[tuple[int, ...], int]]) -> list[float]:
+        if judge.network.is_critic:
+            logits = judge.last_logits([tokens for tokens, _ in texts])[:, 0].tolist()
+        else:
+            requests = [ScoreRequest(tokens, num_prompt) for tokens, num_prompt in texts]
+            logits = [log_odds(x) for x in judge.tail_logprobs(requests)]
+        return [
+            critic.calibration.apply(logit) if tokens[-1] in ends else 0.0
+            for (tokens, _), logit in zip(texts, logits, strict=True)
+        ]
+
+    return reward
+
+
+def train_from_states(
+    model: LanguageModel,
     engine: TorchEngine,
     states: Sequence[StoredState],
     reward: Reward,
@@ -71,26 +115,26 @@ def train_policy_gradient(
     seed: int,
     progress: Progress | None = None,
 ) -> GradientReport:
-    """Train in place. `engine` generates with the decoder's weights and is given each new version.
+    """Train in place. `engine` generates with the model's weights and is given each new version.
 
     The same arguments give the same weights. Raises DivergedError.
     """
     rng = np.random.default_rng(seed)
-    optimizer = Optimizer(decoder, settings, settings.num_steps)
-    reference = copy.deepcopy(decoder).eval().requires_grad_(False)
+    optimizer = Optimizer(model, settings, settings.num_steps)
+    reference = copy.deepcopy(model).eval().requires_grad_(False)
     rewards: list[float] = []
     losses: list[float] = []
     divergences: list[float] = []
     for index in range(settings.num_steps):
-        decoder.eval()
-        engine.update_weights(decoder, f"step {index}")
+        model.eval()
+        engine.update_weights(model, f"step {index}")
         drawn = [states[i] for i in rng.integers(0, len(states), gradient.num_states)]
         texts = _completed(engine, drawn, gradient, derive_seed(seed, index, "restart"))
         found = torch.tensor(reward([(tokens, s.num_prompt) for s, tokens in texts]))
-        decoder.train()
+        model.train()
         rewards.append(float(found[torch.isfinite(found)].mean()))
         advantage = _leave_one_out(found.view(-1, gradient.num_texts)).flatten()
-        logprob, counted = _token_logprobs(decoder, texts)
+        logprob, counted = _token_logprobs(model, texts)
         with torch.no_grad():
             old, _ = _token_logprobs(reference, texts)
         ratio = old - logprob
@@ -109,7 +153,7 @@ def train_policy_gradient(
             )
         if progress is not None and (index % 10 == 9 or index + 1 == settings.num_steps):
             progress(index + 1, settings.num_steps, sum(losses[-10:]) / len(losses[-10:]))
-    decoder.eval()
+    model.eval()
     return GradientReport(
         settings.num_steps, len(states), *ends_of(rewards), losses[-1], ends_of(divergences)[1]
     )
@@ -140,18 +184,34 @@ def _leave_one_out(reward_SG: Tensor) -> Tensor:
 
 
 def _token_logprobs(
-    decoder: Decoder, texts: Sequence[tuple[StoredState, tuple[int, ...]]]
+    model: LanguageModel, texts: Sequence[tuple[StoredState, tuple[int, ...]]]
 ) -> tuple[Tensor, Tensor]:
     """log p of the completions' tokens, 0 elsewhere, and where they are, [B, T - 1]."""
-    device = decoder.model.norm.weight.device
-    tokens_BT, lengths_B = padded([tokens for _, tokens in texts])
-    given_B = torch.tensor([len(s.tokens) for s, _ in texts])
-    place_T = torch.arange(1, tokens_BT.shape[1])
-    counted = ((place_T >= given_B[:, None]) & (place_T < lengths_B[:, None])).to(device)
-    tokens_BT = tokens_BT.to(device)
-    hidden = decoder(tokens_BT)[:, :-1][counted]
-    found = dispatch.linear_logprob(
-        hidden, decoder.lm_head.weight, tokens_BT[:, 1:][counted]
-    ).logprob
-    zeros = torch.zeros(counted.shape, device=device)
-    return zeros.masked_scatter(counted, found.float()), counted
+    rows, given = [tokens for _, tokens in texts], [len(s.tokens) for s, _ in texts]
+    found = counted_logprobs(model, rows, given)
+    return found.per_token(), found.mask_BT
+
+
+def job_of(lesson: Lesson) -> DrPoJob:
+    """Raises NothingToLearnError where the outcome critic, whose scores are the reward, is not
+    trusted."""
+    if lesson.outcome_doubt:
+        raise NothingToLearnError(
+            "the outcome critic, whose scores are the reward, is not trusted: "
+            f"{lesson.outcome_doubt}; "
+            "raise critics.num_labelled, or set training.method to sft"
+        )
+    config = lesson.config
+    return DrPoJob(
+        role="policy",
+        parent=lesson.policy.path,
+        settings=lesson.settings,
+        seed=lesson.seed,
+        critic=lesson.outcome.path,
+        states=lesson.states(),
+        gradient=GradientSettings(
+            num_states=max(1, config.batch_size // config.texts_per_state),
+            num_texts=config.texts_per_state,
+            kl_weight=config.kl_weight,
+        ),
+    )

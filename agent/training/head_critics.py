@@ -7,13 +7,12 @@ import torch
 from torch.nn import functional as F
 
 from agent.engine.batch import padded
-from agent.networks.llama import Architecture, Decoder
+from agent.networks.language_model import LanguageModel
 from agent.training.early_stop import MOST_MEASURED, Snapshot
 from agent.training.examples import LabelledExample
-from agent.training.fit import Batch, Progress, fit, planned_steps
+from agent.training.fit import Batch, FitPlan, Progress, fit, planned_steps
 from agent.training.optimizer import TrainingSettings
 from critics.calibration import (
-    Calibration,
     auc,
     brier,
     expected_calibration_error,
@@ -23,16 +22,8 @@ from critics.calibration import (
 from kernels import dispatch
 
 
-def critic_from_policy(policy: Decoder, arch: Architecture) -> Decoder:
-    """A critic on a copy of the policy's backbone; its head starts at zero."""
-    critic = Decoder(arch, is_critic=True)
-    critic.model.load_state_dict(policy.model.state_dict())
-    torch.nn.init.zeros_(critic.score.weight)
-    return critic
-
-
 def train_critic(
-    critic: Decoder,
+    critic: LanguageModel,
     examples: Sequence[LabelledExample],
     held_out: Sequence[LabelledExample],
     settings: TrainingSettings,
@@ -49,7 +40,7 @@ def train_critic(
     share = sum(labels) / len(labels) if labels else 0.5
     good_weight, bad_weight = 0.5 / max(share, 1e-3), 0.5 / max(1 - share, 1e-3)
     num_steps = planned_steps(len(examples), settings)
-    device = critic.model.norm.weight.device
+    device = critic.device
     looked_at = held_out[:MOST_MEASURED]
 
     def held_out_loss() -> float:
@@ -74,22 +65,14 @@ def train_critic(
         weight = torch.where(target > 0.5, good_weight, bad_weight)
         return F.binary_cross_entropy_with_logits(logits, target, weight=weight)
 
-    losses = fit(
-        critic,
-        [len(e.tokens) for e in examples],
-        settings.batch_size,
-        settings,
-        num_steps,
-        seed,
-        loss_of,
-        progress,
-        snapshot,
-    )
+    lengths = [len(e.tokens) for e in examples]
+    plan = FitPlan(lengths, settings.batch_size, num_steps, settings, seed)
+    losses = fit(critic, plan, loss_of, progress, snapshot)
     return snapshot.report(losses)
 
 
 def _places(
-    critic: Decoder,
+    critic: LanguageModel,
     examples: Sequence[LabelledExample],
     tokens_BT: torch.Tensor,
     positions_BT: torch.Tensor | None,
@@ -101,14 +84,14 @@ def _places(
     target = torch.tensor([label for e in examples for label in e.labels])
     hidden = critic(tokens_BT.to(device), None if positions_BT is None else positions_BT.to(device))
     at = (row * hidden.shape[1] + column).to(device)
-    logits = dispatch.critic_heads(hidden.flatten(0, 1), critic.score.weight[:1], at)
+    logits = dispatch.critic_heads(hidden.flatten(0, 1), critic.head[:1], at)
     return logits[:, 0], target.to(device)
 
 
 @torch.inference_mode()
-def measure_critic(critic: Decoder, examples: Sequence[LabelledExample]) -> dict[str, Any]:
+def measure_critic(critic: LanguageModel, examples: Sequence[LabelledExample]) -> dict[str, Any]:
     """Calibration fitted on half of the texts; AUC, Brier and calibration error on the other."""
-    device = critic.model.norm.weight.device
+    device = critic.device
     halves: list[tuple[list[float], list[float]]] = [([], []), ([], [])]
     for start in range(0, len(examples), 64):
         part = examples[start : start + 64]
@@ -141,9 +124,3 @@ def measured(
         "calibration": {"scale": calibration.scale, "shift": calibration.shift},
         "reliability": reliability(scores, labels),
     }
-
-
-def read_calibration(notes: dict[str, Any]) -> Calibration:
-    """The calibration in a critic's ratchet.json; the identity where there is none."""
-    found = notes.get("report", {}).get("calibration", {})
-    return Calibration(float(found.get("scale", 1.0)), float(found.get("shift", 0.0)))

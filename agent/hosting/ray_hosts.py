@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.engine.requests import TextRequest
+from agent.checkpoints.model_refs import ROLES, ModelRef
+from agent.engine.requests import LineRequest, Lines, ScoreRequest, Text, TextRequest
 from agent.hosting.gpu_share import gpu_share
-from agent.hosting.model_host import ROLES, HostSettings, ModelRef
-from agent.hosting.policy_host import Speculation, host_of
+from agent.hosting.hosts import Asked
+from agent.hosting.model_host import CriticHost, GeneratorHost, Host, HostSettings
+from agent.hosting.policy_host import PolicyHost, Speculation
 from search.errors import ResourceError, UsageError
 
 RECOVERY_S = 180.0
@@ -71,11 +73,16 @@ def start_ray(address: str) -> bool:
     return True
 
 
+def _host_of(role: str, settings: HostSettings) -> Host:
+    kinds: dict[str, type[Host]] = {"policy": PolicyHost, "drafter": GeneratorHost}
+    return kinds.get(role, CriticHost)(role, settings)
+
+
 class _Actor:
     """What runs in a Ray actor: one host. Decorated at the edge, in `RayHosts`."""
 
     def __init__(self, role: str, settings: HostSettings) -> None:
-        self.host = host_of(role, settings)
+        self.host = _host_of(role, settings)
 
     def run(self, method: str, *arguments: Any) -> Any:
         return getattr(self.host, method)(*arguments)
@@ -98,6 +105,7 @@ class _Actor:
                 # Without drafts the policy writes the same tokens, only one at a time.
                 return [[] for _ in arguments[1]]
 
+        assert isinstance(self.host, PolicyHost)
         return self.host.drafted_texts(policy, drafter, requests, speculation, draft)
 
     def health(self) -> dict[str, Any]:
@@ -159,10 +167,43 @@ class RayHosts:
             return worker.actor.drafted_texts.remote(*arguments, drafter)
         return worker.actor.run.remote(method, *arguments)
 
-    def call(self, role: str, method: str, *arguments: Any) -> Any:
-        return self.call_many([(role, method, arguments)])[0]
+    def load(self, ref: ModelRef) -> None:
+        self._call(ref.role, "load", ref)
 
-    def call_many(self, calls: Sequence[tuple[str, str, tuple[Any, ...]]]) -> list[Any]:
+    def lines(self, policy: ModelRef, requests: Sequence[LineRequest]) -> list[Lines]:
+        found: list[Lines] = self._call("policy", "lines", policy, requests)
+        return found
+
+    def texts(self, policy: ModelRef, requests: Sequence[TextRequest]) -> list[Text]:
+        found: list[Text] = self._call("policy", "texts", policy, requests)
+        return found
+
+    def drafted_texts(
+        self,
+        policy: ModelRef,
+        drafter: ModelRef | None,
+        requests: Sequence[TextRequest],
+        speculation: Speculation,
+    ) -> list[Text]:
+        arguments = (policy, drafter, requests, speculation)
+        found: list[Text] = self._call("policy", "drafted_texts", *arguments)
+        return found
+
+    def logprobs(
+        self, policy: ModelRef, requests: Sequence[ScoreRequest]
+    ) -> list[tuple[float, ...]]:
+        found: list[tuple[float, ...]] = self._call("policy", "logprobs", policy, requests)
+        return found
+
+    def critic_logits(self, asked: Asked) -> dict[str, list[float]]:
+        answers = self._call_many([(role, "logits", given) for role, given in asked.items()])
+        return dict(zip(asked, answers, strict=True))
+
+    def _call(self, role: str, method: str, *arguments: Any) -> Any:
+        return self._call_many([(role, method, arguments)])[0]
+
+    def _call_many(self, calls: Sequence[tuple[str, str, tuple[Any, ...]]]) -> list[Any]:
+        """Answers of several hosts at once, in order."""
         workers: list[_Handle] = []
         with self._choosing:
             for role, _, _ in calls:
@@ -199,15 +240,6 @@ class RayHosts:
                 time.sleep(pause)
                 pause = min(2 * pause, 4.0)
                 pending = self._send(worker, call[1], call[2])
-
-    def texts(
-        self,
-        policy: ModelRef,
-        drafter: ModelRef | None,
-        requests: Sequence[TextRequest],
-        speculation: Speculation,
-    ) -> Any:
-        return self.call("policy", "drafted_texts", policy, drafter, requests, speculation)
 
     def health(self) -> dict[str, dict[str, Any]]:
         """State, pid and number of restarts of each actor; a silent one is `unreachable`."""

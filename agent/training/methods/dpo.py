@@ -12,32 +12,25 @@ sees.
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from agent.engine.batch import padded
-from agent.networks.llama import Decoder
-from agent.training.examples import Example, batches
-from agent.training.fit import Batch, Progress, ends_of, fit, planned_steps
+from agent.checkpoints.checkpoint import Checkpoint
+from agent.networks.language_model import LanguageModel
+from agent.training.examples import Example, PairExample, batches
+from agent.training.fit import Batch, FitPlan, Progress, ends_of, fit, planned_steps
+from agent.training.job import TrainingJob
+from agent.training.lesson import Lesson
+from agent.training.logprobs import counted_logprobs
+from agent.training.methods.sft import learned_logprobs
 from agent.training.optimizer import TrainingSettings
-from agent.training.policy import learned_logprobs
-from kernels import dispatch
 
 ReferenceUpdate = Literal["none", "soft", "hard"]
-
-
-@dataclass(frozen=True, slots=True)
-class PairExample:
-    """Two ways to go on from one state."""
-
-    given: tuple[int, ...]
-    chosen: tuple[int, ...]
-    rejected: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +56,26 @@ class PreferenceReport:
     """Share of the last tenth's pairs whose chosen option gained more than the rejected one."""
 
 
-def train_preference(
-    decoder: Decoder,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DpoJob(TrainingJob):
+    """DPO or, with a reference that follows, TR-DPO."""
+
+    pairs: Sequence[PairExample]
+    texts: Sequence[Example]
+    preference: PreferenceSettings
+
+    def train(
+        self, model: LanguageModel, parent: Checkpoint, progress: Progress
+    ) -> tuple[LanguageModel, dict[str, Any]]:
+        report = train_on_pairs(
+            model, self.pairs, self.texts, self.settings, self.preference, self.seed, progress
+        )
+        method = "dpo" if self.preference.reference_update == "none" else "tr-dpo"
+        return model, asdict(report) | {"method": method}
+
+
+def train_on_pairs(
+    model: LanguageModel,
     pairs: Sequence[PairExample],
     texts: Sequence[Example],
     settings: TrainingSettings,
@@ -79,7 +90,7 @@ def train_preference(
     """
     num_pairs = max(1, settings.batch_size // 2)
     num_steps = planned_steps(len(pairs), settings.model_copy(update={"batch_size": num_pairs}))
-    reference = copy.deepcopy(decoder).eval().requires_grad_(False)
+    reference = copy.deepcopy(model).eval().requires_grad_(False)
     wins: list[float] = []
     num_drawn = num_steps if texts and preference.sft_weight else 0
     rng = np.random.default_rng((seed, 1))
@@ -87,37 +98,29 @@ def train_preference(
 
     def loss_of(batch: Batch) -> Tensor:
         part = [pairs[i] for i in batch.rows]
-        chosen, rejected = _logprobs(decoder, part)
+        chosen, rejected = _logprobs(model, part)
         with torch.no_grad():
             old_chosen, old_rejected = _logprobs(reference, part)
         gain = (chosen - old_chosen) - (rejected - old_rejected)
         wins.append(float((gain > 0).float().mean()))
         loss = -F.logsigmoid(preference.beta * gain).mean()
         if rows := next(drawn, []):
-            logprobs = learned_logprobs(decoder, [texts[i] for i in rows])
+            logprobs = learned_logprobs(model, [texts[i] for i in rows])
             loss = loss - preference.sft_weight * logprobs.mean()
         return loss
 
     def after_step(step: int) -> None:
         if step % preference.reference_steps == 0:
-            follow(reference, decoder, preference)
+            follow(reference, model, preference)
 
-    losses = fit(
-        decoder,
-        [len(p.given) + max(len(p.chosen), len(p.rejected)) for p in pairs],
-        num_pairs,
-        settings,
-        num_steps,
-        seed,
-        loss_of,
-        progress,
-        after_step=after_step,
-    )
+    lengths = [len(p.given) + max(len(p.chosen), len(p.rejected)) for p in pairs]
+    plan = FitPlan(lengths, num_pairs, num_steps, settings, seed)
+    losses = fit(model, plan, loss_of, progress, after_step=after_step)
     return PreferenceReport(num_steps, len(pairs), *ends_of(losses), ends_of(wins)[1])
 
 
 @torch.no_grad()
-def follow(reference: Decoder, policy: Decoder, settings: PreferenceSettings) -> None:
+def follow(reference: LanguageModel, policy: LanguageModel, settings: PreferenceSettings) -> None:
     """Move the reference towards the policy, as the settings say."""
     if settings.reference_update == "none":
         return
@@ -126,19 +129,30 @@ def follow(reference: Decoder, policy: Decoder, settings: PreferenceSettings) ->
         old.lerp_(new, share)
 
 
-def _logprobs(decoder: Decoder, pairs: Sequence[PairExample]) -> tuple[Tensor, Tensor]:
+def _logprobs(model: LanguageModel, pairs: Sequence[PairExample]) -> tuple[Tensor, Tensor]:
     """Log-probability of each pair's chosen and rejected option, [B]."""
     rows = [p.given + p.chosen for p in pairs] + [p.given + p.rejected for p in pairs]
-    device = decoder.model.norm.weight.device
-    tokens_BT, lengths_B = padded(rows)
-    given_B = torch.tensor([len(p.given) for p in pairs] * 2)
-    place_T = torch.arange(1, tokens_BT.shape[1])
-    judged = ((place_T >= given_B[:, None]) & (place_T < lengths_B[:, None])).to(device)
-    tokens_BT = tokens_BT.to(device)
-    hidden = decoder(tokens_BT)[:, :-1][judged]
-    found = dispatch.linear_logprob(
-        hidden, decoder.lm_head.weight, tokens_BT[:, 1:][judged]
-    ).logprob
-    row = torch.nonzero(judged)[:, 0]
-    sums = torch.zeros(len(rows), device=device).index_add(0, row, found.float())
+    sums = counted_logprobs(model, rows, [len(p.given) for p in pairs] * 2).per_row()
     return sums[: len(pairs)], sums[len(pairs) :]
+
+
+def job_of(lesson: Lesson) -> DpoJob:
+    """DPO or TR-DPO, as `training.method` says."""
+    config = lesson.config
+    pairs = lesson.needed_pairs()
+    _, texts = lesson.with_replay(lesson.texts)
+    return DpoJob(
+        role="policy",
+        parent=lesson.policy.path,
+        settings=lesson.settings.model_copy(update={"max_epochs": config.max_epochs}),
+        seed=lesson.seed,
+        pairs=pairs,
+        texts=texts,
+        preference=PreferenceSettings(
+            config.beta,
+            config.sft_weight,
+            config.reference_update if config.method == "tr-dpo" else "none",
+            config.reference_alpha,
+            config.reference_steps,
+        ),
+    )

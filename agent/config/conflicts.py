@@ -1,0 +1,90 @@
+"""Settings that do not go together, or that this environment cannot follow."""
+
+import importlib.util
+
+from agent.config.settings import Config, PolicyTraining
+from search.errors import UsageError
+
+KERNELS = ("", "auto", "twin", "triton")
+
+
+def check_conflicts(config: Config, is_asking: bool = False) -> None:
+    """Raises UsageError for the first conflict. A command that only asks trains nothing."""
+    if config.hosting.engine == "vllm" and config.search.proposal == "drawn":
+        raise UsageError(
+            "setting 'search.proposal' is 'drawn', which hosting.engine 'vllm' cannot answer",
+            "set search.proposal to distinct or sampled, or hosting.engine to torch",
+        )
+    _check_training(config.training)
+    if config.hosting.training_workers > 1 and not is_asking:
+        _check_workers(config)
+    if config.imagination.schemes and config.task != "jsonl":
+        raise UsageError(
+            f"setting 'imagination.schemes' is {list(config.imagination.schemes)}, but task "
+            f"{config.task!r} makes its own problems",
+            "leave it out, or use --task jsonl",
+        )
+
+
+def check_kernels(switch: str) -> None:
+    """Raises UsageError for a value of RATCHET_KERNELS that cannot be followed."""
+    if switch not in KERNELS:
+        raise UsageError(
+            f"environment variable RATCHET_KERNELS is {switch!r}",
+            "set it to auto, twin or triton, or unset it",
+        )
+    if switch == "triton" and importlib.util.find_spec("triton") is None:
+        raise UsageError(
+            "environment variable RATCHET_KERNELS is 'triton', which is not installed",
+            "pip install triton, or set it to auto or twin",
+        )
+
+
+def _check_training(training: PolicyTraining) -> None:
+    """Settings that do not go together."""
+    if training.trainer == "own" and training.lora_rank:
+        raise UsageError(
+            f"setting 'training.lora_rank' is {training.lora_rank}, but our own loop trains all "
+            "weights",
+            "set training.trainer to trl, or training.lora_rank to 0",
+        )
+    if training.quantization != "none" and not training.lora_rank:
+        raise UsageError(
+            f"setting 'training.quantization' is {training.quantization!r}, but quantized weights "
+            "cannot be trained, only adapters on them",
+            "set training.lora_rank, such as 16, or training.quantization to none",
+        )
+    if training.quantization != "none" and importlib.util.find_spec("bitsandbytes") is None:
+        raise UsageError(
+            f"setting 'training.quantization' is {training.quantization!r}, but bitsandbytes is "
+            "not installed",
+            "pip install -e '.[trl]', or set training.quantization to none",
+        )
+    if training.trainer == "trl" and training.method not in ("sft", "dpo"):
+        raise UsageError(
+            f"setting 'training.method' is {training.method!r}, which training.trainer 'trl' does "
+            "not offer here",
+            "set training.trainer to own, or training.method to sft or dpo",
+        )
+    if training.trainer == "trl" and importlib.util.find_spec("trl") is None:
+        raise UsageError(
+            "setting 'training.trainer' is 'trl', which is not installed",
+            "pip install -e '.[trl]', or set training.trainer to own",
+        )
+
+
+def _check_workers(config: Config) -> None:
+    """Several training workers are Ray Train's, and our own trainer's on texts."""
+    together = config.training.method == "sft" and config.training.trainer == "own"
+    if not together or config.hosting.hosting != "ray":
+        raise UsageError(
+            f"setting 'hosting.training_workers' is {config.hosting.training_workers}, which needs "
+            "hosting.hosting ray, training.trainer own and training.method sft",
+            "set it to 1, or set those",
+        )
+    if importlib.util.find_spec("pyarrow") is None:
+        raise UsageError(
+            f"setting 'hosting.training_workers' is {config.hosting.training_workers}, but Ray "
+            "Train is not installed",
+            "pip install -e '.[train]', or set it to 1",
+        )

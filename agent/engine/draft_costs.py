@@ -1,0 +1,65 @@
+"""What a step and a drafted token cost, measured once for some numbers of texts."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+from agent.engine.draft_choice import Costs, DraftSource
+from agent.engine.feed import feed, prefill
+from agent.engine.job_cache import Cache
+from agent.engine.prefix_cache import Prefix
+from agent.engine.requests import TextRequest
+from agent.engine.torch_engine import TorchEngine
+
+
+def measured_costs(
+    engine: TorchEngine, sources: Sequence[DraftSource], rows: Sequence[int], most: int
+) -> dict[int, Costs]:
+    """Costs by number of texts, up to `most` tokens drafted. A short context is enough."""
+    start = tuple([max(engine.ends)] * min(32, engine.network.arch.max_positions // 2))
+    return {num: draft_costs(engine, sources, start, num, most) for num in rows}
+
+
+@torch.inference_mode()
+def draft_costs(
+    engine: TorchEngine,
+    sources: Sequence[DraftSource],
+    prefix: tuple[int, ...],
+    num: int,
+    most: int,
+) -> Costs:
+    """Seconds of a step and of a drafted token with `num` texts, up to `most` drafted."""
+    requests = [TextRequest(prefix, most + 2, 1.0, i, group=-1 - i) for i in range(num)]
+    cache = Cache(engine.network)
+    jobs = prefill(engine.network, cache, engine.tree, [Prefix(prefix)] * num).jobs
+    jobs.sort()
+    done = [[prefix[-1]] for _ in requests]
+
+    def step_s(tokens: int) -> float:
+        def step() -> None:
+            feed(engine.network, cache, jobs, [[prefix[-1]] * tokens] * num)
+            cache.lengths -= tokens
+
+        return seconds(step)
+
+    def draft_s(source: DraftSource) -> float:
+        return seconds(lambda: source.draft(requests, done, [most] * num)) / most
+
+    return Costs(
+        {tokens: step_s(tokens) for tokens in sorted({1, 2, most + 1})},
+        {source.name: draft_s(source) for source in sources},
+    )
+
+
+def seconds(run: Callable[[], object], repeats: int = 5) -> float:
+    """Of one run, the best of several: what else the machine does only ever adds."""
+    return min(_timed(run, repeats))
+
+
+def _timed(run: Callable[[], object], repeats: int) -> Iterator[float]:
+    run()
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        yield time.perf_counter() - start

@@ -1,0 +1,72 @@
+"""All models in this process: for one-off commands and tests."""
+
+import os
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from agent.checkpoints.model_refs import CRITIC_ROLES, ROLES, ModelRef
+from agent.engine.requests import LineRequest, Lines, ScoreRequest, Text, TextRequest
+from agent.hosting.hosts import Asked
+from agent.hosting.model_host import CriticHost, GeneratorHost, Host, HostSettings
+from agent.hosting.policy_host import PolicyHost, Speculation
+
+
+class InlineHosts:
+    """Quick to start; one model call at a time for each role."""
+
+    def __init__(self, settings: HostSettings) -> None:
+        self._policy = PolicyHost("policy", settings)
+        self._drafter = GeneratorHost("drafter", settings)
+        self._critics = {role: CriticHost(role, settings) for role in CRITIC_ROLES}
+        self._locks = {role: threading.Lock() for role in ROLES}
+
+    def _hosts(self) -> dict[str, Host]:
+        return {"policy": self._policy, "drafter": self._drafter, **self._critics}
+
+    def load(self, ref: ModelRef) -> None:
+        with self._locks[ref.role]:
+            self._hosts()[ref.role].load(ref)
+
+    def lines(self, policy: ModelRef, requests: Sequence[LineRequest]) -> list[Lines]:
+        with self._locks["policy"]:
+            return self._policy.lines(policy, requests)
+
+    def texts(self, policy: ModelRef, requests: Sequence[TextRequest]) -> list[Text]:
+        with self._locks["policy"]:
+            return self._policy.texts(policy, requests)
+
+    def drafted_texts(
+        self,
+        policy: ModelRef,
+        drafter: ModelRef | None,
+        requests: Sequence[TextRequest],
+        speculation: Speculation,
+    ) -> list[Text]:
+        with self._locks["policy"]:
+            return self._policy.drafted_texts(policy, drafter, requests, speculation, self._draft)
+
+    def _draft(self, *arguments: Any) -> list[list[int]]:
+        with self._locks["drafter"]:
+            return self._drafter.draft(*arguments)
+
+    def logprobs(
+        self, policy: ModelRef, requests: Sequence[ScoreRequest]
+    ) -> list[tuple[float, ...]]:
+        with self._locks["policy"]:
+            return self._policy.logprobs(policy, requests)
+
+    def critic_logits(self, asked: Asked) -> dict[str, list[float]]:
+        found = {}
+        for role, (ref, requests) in asked.items():
+            with self._locks[role]:
+                found[role] = self._critics[role].logits(ref, requests)
+        return found
+
+    def health(self) -> dict[str, dict[str, Any]]:
+        own = {"pid": os.getpid(), "state": "alive", "restarts": 0}
+        return {role: own | host.health() for role, host in self._hosts().items()}
+
+    def close(self) -> None:
+        for host in self._hosts().values():
+            host.close()

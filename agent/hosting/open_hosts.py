@@ -1,0 +1,28 @@
+"""The hosts that the settings ask for."""
+
+import importlib.util
+
+from agent.config.settings import HostingSettings
+from agent.hosting.hosts import Hosts
+from agent.hosting.inline_hosts import InlineHosts
+from agent.hosting.model_host import HostSettings
+from agent.hosting.ray_hosts import RayHosts
+from search.errors import UsageError
+
+
+def open_hosts(hosting: HostingSettings) -> Hosts:
+    """Raises UsageError for settings that this environment or each other rule out."""
+    settings = HostSettings.of(hosting)
+    if settings.engine == "vllm" and importlib.util.find_spec("vllm") is None:
+        raise UsageError(
+            "hosting.engine is 'vllm', but vLLM is not installed",
+            "pip install -e '.[vllm]', or set hosting.engine to torch",
+        )
+    if hosting.hosting == "ray":
+        return RayHosts(settings, hosting.ray_address)
+    if settings.workers > 1:
+        raise UsageError(
+            f"hosting.workers is {settings.workers}, but inline hosting is one process",
+            "set hosting.workers to 1, or use --hosting ray",
+        )
+    return InlineHosts(settings)

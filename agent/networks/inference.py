@@ -1,0 +1,67 @@
+"""What the engine asks of a network laid out for inference, whichever family it is of.
+
+Shapes: R rows (tokens), N jobs, M queries of a job, C columns of a job's cache, E hidden width,
+V vocabulary.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from agent.networks.architecture import Architecture
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the rows of a forward stand: row r is query `query_R[r]` of job `job_R[r]`."""
+
+    jobs: slice
+    """The jobs of the cache that are looked at; `job_R` counts from its start."""
+    job_R: Tensor
+    query_R: Tensor
+    column_R: Tensor
+    """Where its keys and values are written."""
+    position_R: Tensor
+    """Its position in the text, for the rotary embedding."""
+    bias_NMC: Tensor
+    """0 where a query sees a column, minus infinity where it does not."""
+    is_dense: bool
+    """Rows are all queries of all jobs, in order."""
+
+
+class InferenceNetwork(Protocol):
+    """One set of weights that reads tokens into the keys and values of a cache."""
+
+    arch: Architecture
+    is_critic: bool
+    reads_attachments: bool
+    """Whether placeholders among the tokens may stand for images."""
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def kv_shape(self) -> tuple[int, int]:
+        """Of one token in one layer: heads (keys, then values) and their width."""
+        ...
+
+    @property
+    def kv_bytes(self) -> int:
+        """Of one token in all layers."""
+        ...
+
+    def forward(self, tokens_R: Tensor, places: Places, cache: list[Tensor]) -> Tensor:
+        """Hidden states [R, E] after the last norm; writes the rows' keys and values.
+
+        `cache` holds one tensor [jobs, columns, *kv_shape] a layer.
+        """
+        ...
+
+    def logits(self, hidden_RE: Tensor) -> Tensor:
+        """Float32 logits [R, V] (a critic's: [R, 1])."""
+        ...
+
+    def logprobs_of(self, hidden_RE: Tensor, target_M: Tensor, rows_M: Tensor) -> Tensor:
+        """log p(target) after the state of each wanted row, float32 [M]."""
+        ...

@@ -1,0 +1,85 @@
+"""Everything that can be checked before a model is loaded, an actor started or a store opened."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.checkpoints.base_models import base_checkpoints, policy_at
+from agent.checkpoints.checkpoint import Checkpoint
+from agent.config.settings import Config
+from agent.engine.tokenizer import Tokenizer
+from agent.tasks.registry import open_task
+from agent.tasks.task import Task
+from agent.training.examples import Example
+from agent.training.recipe import policy_settings
+from agent.training.rehearsal import read_demonstrations
+from search.errors import CheckpointError, TaskError
+
+
+@dataclass(frozen=True, slots=True)
+class RunInputs:
+    """What a run begins with, found to be sound."""
+
+    config: Config
+    task: Task
+    base: dict[str, Checkpoint]
+    """Role to checkpoint, as far as they exist before the first round."""
+    demonstrations: tuple[Example, ...]
+    """What the base policy was taught with, as far as that is known."""
+
+    @property
+    def policy(self) -> Checkpoint:
+        return self.base["policy"]
+
+    @property
+    def max_positions(self) -> int:
+        """Tokens of the policy's context."""
+        return self.policy.architecture.max_positions
+
+
+def checked_inputs(config: Config) -> RunInputs:
+    """Raises UsageError, CheckpointError or TaskError that names what is wrong."""
+    task = open_task(config.task, config.problems)
+    base = base_checkpoints(config)
+    policy = base["policy"]
+    tokenizer = Tokenizer(policy.path)
+    longest = policy.architecture.max_positions
+    policy_settings(config.training, policy)
+    _check_writer(config, policy)
+    _check_problems(config, task, tokenizer, longest)
+    demonstrations = read_demonstrations(policy.path, task, tokenizer, longest)
+    return RunInputs(config, task, base, demonstrations)
+
+
+def _check_writer(config: Config, policy: Checkpoint) -> None:
+    """A model that writes problems is asked in the policy's own tokens."""
+    named = config.imagination.writer
+    if not named:
+        return
+    writer = policy_at(Path(named).expanduser())
+    ours, theirs = (c.path / "tokenizer.json" for c in (policy, writer))
+    if ours.read_bytes() != theirs.read_bytes():
+        raise CheckpointError(
+            f"the writer in {writer.path} has another tokenizer than the policy",
+            "set imagination.writer to a model of the policy's family, or leave it out",
+        )
+
+
+def _check_problems(config: Config, task: Task, tokenizer: Tokenizer, max_positions: int) -> None:
+    """Every problem that is known now must be spellable, and fit the context."""
+    given = [
+        *task.seeds(config.num_seeds, config.seed),
+        *task.held_out(config.evaluation.num_problems, config.evaluation.seed),
+        *task.labelled(config.critics.num_labelled, config.seed),
+    ]
+    for problem in given:
+        try:
+            size = len(tokenizer.encode(task.prompt(problem.text)))
+        except TaskError as error:
+            message = f"problem {problem.text[:60]!r}: {error.message}"
+            raise TaskError(message, error.fix) from error
+        if size >= max_positions:
+            raise TaskError(
+                f"problem {problem.text[:60]!r} takes {size} tokens; the policy's context "
+                f"holds {max_positions} with the answer",
+                "remove it, or use a policy with a longer context",
+            )

@@ -1,0 +1,105 @@
+"""One question, searched: what the command prints, and what a service answers with."""
+
+import time
+from dataclasses import dataclass
+
+from agent.search_models import Models
+from agent.tasks.task import problem_id
+from search import frontier
+from search.candidates import Candidate
+from search.mcts import Search
+from search.randomness import derive_seed
+from search.state import Problem
+from search.trajectory import trajectory
+from search.tree import Node
+
+
+@dataclass(frozen=True, slots=True)
+class SolutionStep:
+    """A step of the answer's text; figures of the tree are None where it does not reach."""
+
+    text: str
+    visits: int | None
+    """N of its option."""
+    q: float | None
+    """Mean value of its option, in [0, 1]."""
+    prior: float | None
+    """P of its option under the policy."""
+    scores: dict[str, float]
+    """Critic to its score of the state after the step, in [0, 1]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """What a search found for a question."""
+
+    question: str
+    """In the task's normal form."""
+    answer: str | None
+    """None when no finished text was found."""
+    confidence: float
+    """Share of the outcome scores behind the answer, in [0, 1]."""
+    is_sound: bool | None
+    """Whether the tool found every step sound; None where it has nothing to say."""
+    steps: tuple[SolutionStep, ...]
+    runner_up: str | None
+    """The best other answer; None when there is none."""
+    stop_reason: str
+    simulations: int
+    tokens: int
+    """Generated, rollouts included."""
+    models: dict[str, str]
+    """Role to version."""
+
+
+def solve(models: Models, question: str, seed: int) -> Solution:
+    """Search for the answer to one question. Raises TaskError for what is no problem."""
+    search = search_for(models, question, seed)
+    frontier.run([search], models, models, clock=time.monotonic)
+    return solution_of(models, question, search)
+
+
+def search_for(models: Models, question: str, seed: int) -> Search:
+    """The search that answers a question, to be run in a frontier."""
+    task = models.task
+    text = task.read(question)
+    problem = Problem(problem_id(task.name, task.key(text)), text)
+    return Search(models.root(problem), models.settings, derive_seed(seed, problem.id, "solve"))
+
+
+def solution_of(models: Models, question: str, search: Search) -> Solution:
+    """What a search has found so far."""
+    result = search.result()
+    chosen = result.chosen
+    return Solution(
+        question=models.task.read(question),
+        answer=chosen.rollout.answer if chosen else None,
+        confidence=result.confidence,
+        is_sound=chosen.rollout.is_sound if chosen else None,
+        steps=_steps(search, chosen) if chosen else (),
+        runner_up=result.runner_up.rollout.answer if result.runner_up else None,
+        stop_reason=result.stop_reason,
+        simulations=result.budget.simulations,
+        tokens=result.budget.tokens,
+        models=models.versions,
+    )
+
+
+def _steps(search: Search, chosen: Candidate) -> tuple[SolutionStep, ...]:
+    steps: list[SolutionStep] = []
+    node: Node | None = search.root
+    options = chosen.rollout.state.options
+    for step, option in zip(trajectory(search, chosen).steps, options, strict=True):
+        edges = node.edges if node else ()
+        edge = next((e for e in edges if e.option.tokens == option.tokens), None)
+        node = edge.child if edge else None
+        steps.append(
+            SolutionStep(
+                step.text.strip(),
+                edge.visits if edge else None,
+                step.q,
+                edge.prior if edge else None,
+                {s.critic: s.value for s in node.scores if s.value is not None} if node else {},
+            )
+        )
+    return tuple(steps)

@@ -1,0 +1,56 @@
+"""Going on training a critic of either form, measured before and after on the same rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agent.checkpoints.checkpoint import Checkpoint
+from agent.networks.language_model import LanguageModel
+from agent.training.examples import CriticExample, judged_rows, scalar_rows
+from agent.training.fit import Progress
+from agent.training.head_critics import measure_critic, train_critic
+from agent.training.job import TrainingJob
+from agent.training.labelling import Split
+from agent.training.optimizer import TrainingSettings
+from agent.training.token_critics import measure_token_critic, train_token_critic
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CriticJob(TrainingJob):
+    split: Split
+
+    def train(
+        self, model: LanguageModel, parent: Checkpoint, progress: Progress
+    ) -> tuple[LanguageModel, dict[str, Any]]:
+        before = measured_critic(model, self.split.held_out)
+        report: dict[str, Any] = trained_critic(
+            model, self.split, self.settings, self.seed, progress
+        )
+        report |= measured_critic(model, self.split.held_out)
+        return model, report | {
+            "num_examples": len(self.split.train),
+            "parent_auc": before["auc"],
+        }
+
+
+def trained_critic(
+    critic: LanguageModel,
+    split: Split,
+    settings: TrainingSettings,
+    seed: int,
+    progress: Progress | None = None,
+) -> dict[str, float]:
+    """Train a critic of either form in place; the report of its losses."""
+    if critic.is_critic:
+        return train_critic(
+            critic, scalar_rows(split.train), scalar_rows(split.held_out), settings, seed, progress
+        )
+    return train_token_critic(
+        critic, judged_rows(split.train), judged_rows(split.held_out), settings, seed, progress
+    )
+
+
+def measured_critic(critic: LanguageModel, held_out: Sequence[CriticExample]) -> dict[str, Any]:
+    if critic.is_critic:
+        return measure_critic(critic, scalar_rows(held_out))
+    return measure_token_critic(critic, judged_rows(held_out))

@@ -1,0 +1,94 @@
+"""A training job: frozen values that say everything a model's new weights depend on.
+
+A job reads a checkpoint and rows, writes a new checkpoint, and returns where it is. It runs here or
+in another process. Run again after a crash it writes the same weights.
+"""
+
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from agent.checkpoints.checkpoint import Checkpoint, verify_checkpoint
+from agent.checkpoints.publish import publish
+from agent.checkpoints.trained import Trained
+from agent.checkpoints.weights import load_model
+from agent.networks.device import chosen_device
+from agent.networks.language_model import LanguageModel
+from agent.training.fit import Progress
+from agent.training.optimizer import TrainingSettings
+from agent.training.ranks import rank
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a job writes, and with how many threads it runs."""
+
+    folder: str
+    threads: int = 1
+    device: str = "auto"
+    """`auto` takes cuda where the job runs, if there is one."""
+    progress_file: str = ""
+    job_id: str = ""
+    """Tells the jobs of one run apart in file names."""
+
+    def report(self, done: int, total: int, loss: float) -> None:
+        if self.progress_file:
+            scratch = f"{self.progress_file}.{os.getpid()}"
+            Path(scratch).write_text(json.dumps({"done": done, "total": total, "loss": loss}))
+            os.replace(scratch, self.progress_file)
+
+
+class Curve:
+    """Passes a job's progress on to its place, and keeps it."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.points: list[tuple[int, float]] = []
+
+    def report(self, done: int, total: int, loss: float) -> None:
+        self.points.append((done, loss))
+        self.place.report(done, total, loss)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingJob(ABC):
+    """Raises DivergedError or NonFiniteError when the training fails by itself."""
+
+    role: str
+    parent: str
+    """Directory of the checkpoint that it starts from."""
+    settings: TrainingSettings
+    seed: int
+
+    can_be_shared: ClassVar[bool] = False
+    """Whether several processes may train it together, each on its rows of a batch."""
+
+    def run(self, place: Place) -> Trained:
+        """Load the parent, train, publish."""
+        torch.set_num_threads(place.threads)
+        parent = verify_checkpoint(self.parent)
+        model = load_model(parent, device=chosen_device(place.device))
+        curve = Curve(place)
+        model, report = self.train(model, parent, curve.report)
+        return self.published(model, parent, report, curve)
+
+    @abstractmethod
+    def train(
+        self, model: LanguageModel, parent: Checkpoint, progress: Progress
+    ) -> tuple[LanguageModel, dict[str, Any]]:
+        """(model to publish, report); the model given may be trained in place."""
+
+    def published(
+        self, model: LanguageModel, parent: Checkpoint, report: Mapping[str, Any], curve: Curve
+    ) -> Trained:
+        if rank() != 0:  # of several processes with the same weights the first one writes them
+            return Trained(self.role, "", "", parent.version, 0, "", dict(report))
+        notes = {"report": dict(report), "seed": self.seed}
+        child = publish(model, parent, Path(curve.place.folder), self.role, notes)
+        return Trained.of(self.role, child, parent.version, report, curve.points)

@@ -1,0 +1,36 @@
+"""The three critics: what each is called, how it is built, what it learns, and what it weighs."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from critics.heads import TrainedCritic
+from critics.outcome import OutcomeCritic
+from critics.process import ProcessCritic
+from critics.value import ValueCritic
+
+Form = Literal["head", "language_model"]
+"""`head`: one number at a state's last token. `language_model`: the judged tokens' log-odds."""
+
+
+@dataclass(frozen=True, slots=True)
+class CriticKind:
+    name: str
+    reads: type[TrainedCritic]
+    """Turns the model's logits into scores."""
+    form: Form
+    """What its first model is made as; a checkpoint's own head says what a later one is."""
+    default_weight: float
+    """beta of the blend where nothing is set."""
+    label: str
+    """What it is taught to tell."""
+
+
+CRITICS = {
+    kind.name: kind
+    for kind in (
+        CriticKind("value", ValueCritic, "head", 1.0, "whether texts from a state end right"),
+        CriticKind("process", ProcessCritic, "language_model", 1.0, "whether a step is sound"),
+        CriticKind("outcome", OutcomeCritic, "language_model", 1.0, "whether a text is right"),
+    )
+}
+NAMES = tuple(CRITICS)
