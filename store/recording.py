@@ -29,6 +29,7 @@ from store.schema import (
     SimulationRow,
     TrajectoryRow,
 )
+from store.states import OPEN, SearchStatus
 
 IsCorrect = Callable[[str | None], bool | None]
 """Judges an answer against the reference; None when there is none."""
@@ -88,7 +89,7 @@ def plan_searches(session: Session, round_row: Round, problems: Sequence[tuple[i
                 "problem_id": problem_id,
                 "position": i,
                 "seed": seed,
-                "status": "pending",
+                "status": SearchStatus.PENDING,
             }
             for i, (problem_id, seed) in enumerate(problems)
         ],
@@ -103,10 +104,10 @@ def claim(session: Session, search_ids: Sequence[int], fence: int) -> None:
         update(SearchRow)
         .where(
             SearchRow.id.in_(search_ids),
-            SearchRow.status.in_(("pending", "running")),
+            SearchRow.status.in_(OPEN),
             SearchRow.fence <= fence,
         )
-        .values(status="running", fence=fence)
+        .values(status=SearchStatus.RUNNING, fence=fence)
     )
 
 
@@ -116,7 +117,7 @@ _END = (
     .where(
         _searches.c.id == bindparam("search"),
         _searches.c.fence == bindparam("holder"),
-        _searches.c.status == "running",
+        _searches.c.status == SearchStatus.RUNNING,
     )
     .values(
         {
@@ -167,7 +168,9 @@ def record_search(
             {
                 "search": search_id,
                 "holder": fence,
-                "status": "failed" if result.stop_reason == "failed" else "done",
+                "status": (
+                    SearchStatus.FAILED if result.stop_reason == "failed" else SearchStatus.DONE
+                ),
                 "policy_version": policy_version,
                 "num_simulations": result.budget.simulations,
                 "num_tokens": result.budget.tokens,

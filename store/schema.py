@@ -4,6 +4,7 @@ One row of `searches` is the unit of work and of durability: it is claimed with 
 nodes, scores and trajectories are written in the one transaction that ends it.
 """
 
+from enum import StrEnum
 from typing import Any, ClassVar
 
 from sqlalchemy import (
@@ -22,25 +23,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-STAGES = (
-    "imagining",
-    "searching",
-    "selecting",
-    "training",
-    "evaluating",
-    "promoted",
-    "kept",
-    "failed",
-)
-ENDED = ("promoted", "kept", "failed")
-SEARCH_STATUSES = ("pending", "running", "done", "failed")
-ROLES = ("policy", "drafter", "value", "process", "outcome")
-CHECKPOINT_STATUSES = ("ready", "rejected", "quarantined")
+from store.states import ENDED as ENDED
+from store.states import CheckpointStatus, Role, SearchStatus, Stage
 
 Id = BigInteger().with_variant(Integer(), "sqlite")
 
 
-def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
+def _one_of(column: str, values: type[StrEnum]) -> CheckConstraint:
     listed = ", ".join(f"'{v}'" for v in values)
     return CheckConstraint(f"{column} IN ({listed})", name=column)
 
@@ -83,7 +72,7 @@ class Round(Base):
     """One turn of the ratchet."""
 
     __tablename__ = "rounds"
-    __table_args__ = (UniqueConstraint("run_id", "number"), _one_of("stage", STAGES))
+    __table_args__ = (UniqueConstraint("run_id", "number"), _one_of("stage", Stage))
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     run_id: Mapped[int] = mapped_column(ForeignKey("runs.id"))
     number: Mapped[int]
@@ -126,7 +115,7 @@ class SearchRow(Base):
     __table_args__ = (
         UniqueConstraint("round_id", "problem_id"),
         Index("ix_searches_status", "round_id", "status"),
-        _one_of("status", SEARCH_STATUSES),
+        _one_of("status", SearchStatus),
     )
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     round_id: Mapped[int] = mapped_column(ForeignKey("rounds.id"))
@@ -287,8 +276,8 @@ class CheckpointRow(Base):
     __tablename__ = "checkpoints"
     __table_args__ = (
         UniqueConstraint("role", "version"),
-        _one_of("role", ROLES),
-        _one_of("status", CHECKPOINT_STATUSES),
+        _one_of("role", Role),
+        _one_of("status", CheckpointStatus),
     )
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     role: Mapped[str]
