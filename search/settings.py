@@ -34,6 +34,7 @@ class SearchSettings:
     max_depth: int = 24
     """Options from the root, at most."""
     selection: SelectionRule = "puct"
+    """How a simulation chooses among options: by PUCT with the priors, or by UCB without them."""
     root_selection: RootRule = "same"
     """`same`: like everywhere; `gumbel`: sequential halving over the root's options."""
     num_considered: int = 16
@@ -65,7 +66,9 @@ class SearchSettings:
     merge_distance: int = 2
     """Edits between texts that `edit` still counts as one."""
     num_rollouts: int = 1
+    """Completions of each evaluated state; 0 leaves values to the critics."""
     rollout_temperature: float = 0.0
+    """Of these completions; 0 takes the most probable token each time."""
     unsound: UnsoundRule = "prune"
     """Options that the task's tool finds unsound: closed, their prior cut, or kept as they are."""
     unsound_discount: float = 0.1

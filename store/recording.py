@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, TypedDict, cast
 
 import numpy as np
 from sqlalchemy import CursorResult, Table, bindparam, delete, insert, select, update
@@ -29,6 +29,27 @@ from store.schema import (
     SimulationRow,
     TrajectoryRow,
 )
+from store.states import OPEN, SearchStatus
+
+
+class StoredStep(TypedDict):
+    """One step of a trajectory."""
+
+    text: str
+    """Its text, line break included."""
+    tokens: int
+    """How many tokens it has."""
+    visit_share: float | None
+    """Visits of the option over those of all options of its state; null where there were none, or
+    where a rollout wrote the step outside the tree."""
+    q: float | None
+    """Mean value of the option, in [0, 1]; null outside the tree or before a visit."""
+
+
+class StoredSteps(TypedDict):
+    steps: list[StoredStep]
+    """The steps in order."""
+
 
 IsCorrect = Callable[[str | None], bool | None]
 """Judges an answer against the reference; None when there is none."""
@@ -88,7 +109,7 @@ def plan_searches(session: Session, round_row: Round, problems: Sequence[tuple[i
                 "problem_id": problem_id,
                 "position": i,
                 "seed": seed,
-                "status": "pending",
+                "status": SearchStatus.PENDING,
             }
             for i, (problem_id, seed) in enumerate(problems)
         ],
@@ -103,10 +124,10 @@ def claim(session: Session, search_ids: Sequence[int], fence: int) -> None:
         update(SearchRow)
         .where(
             SearchRow.id.in_(search_ids),
-            SearchRow.status.in_(("pending", "running")),
+            SearchRow.status.in_(OPEN),
             SearchRow.fence <= fence,
         )
-        .values(status="running", fence=fence)
+        .values(status=SearchStatus.RUNNING, fence=fence)
     )
 
 
@@ -116,7 +137,7 @@ _END = (
     .where(
         _searches.c.id == bindparam("search"),
         _searches.c.fence == bindparam("holder"),
-        _searches.c.status == "running",
+        _searches.c.status == SearchStatus.RUNNING,
     )
     .values(
         {
@@ -167,7 +188,9 @@ def record_search(
             {
                 "search": search_id,
                 "holder": fence,
-                "status": "failed" if result.stop_reason == "failed" else "done",
+                "status": (
+                    SearchStatus.FAILED if result.stop_reason == "failed" else SearchStatus.DONE
+                ),
                 "policy_version": policy_version,
                 "num_simulations": result.budget.simulations,
                 "num_tokens": result.budget.tokens,
@@ -321,6 +344,12 @@ def _trajectory_row(
 ) -> dict[str, Any]:
     found = trajectory(search, candidate)
     tokens = candidate.rollout.state.tokens
+    steps: StoredSteps = {
+        "steps": [
+            {"text": s.text, "tokens": s.num_tokens, "visit_share": s.visit_share, "q": s.q}
+            for s in found.steps
+        ]
+    }
     return {
         "sha": hashlib.sha256(pack_tokens(tokens)).hexdigest()[:32],
         "search_id": search_id,
@@ -329,12 +358,7 @@ def _trajectory_row(
         "prompt_tokens": pack_tokens(found.prompt_tokens),
         "tokens": pack_tokens(found.tokens),
         "text": "".join(step.text for step in found.steps),
-        "steps": {
-            "steps": [
-                {"text": s.text, "tokens": s.num_tokens, "visit_share": s.visit_share, "q": s.q}
-                for s in found.steps
-            ]
-        },
+        "steps": steps,
         "answer": found.answer,
         "outcome": found.outcome.value,
         "is_sound": found.is_sound,

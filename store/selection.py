@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from sqlalchemy import Integer, cast, func, select
 from sqlalchemy.orm import Session
@@ -34,11 +34,28 @@ class Find:
     num_tokens: int
 
 
+class Grounds(TypedDict):
+    """What a text was chosen by."""
+
+    rank: int
+    """Place among the texts that were taken from its search, from 1."""
+    outcome: float | None
+    """Its outcome score; null without one."""
+    is_sound: bool | None
+    """Whether the tool found it sound; null where it had nothing to say."""
+    confidence: float
+    """Share of the candidates' weight behind its search's answer, from 0 to 1."""
+    support: float
+    """Sum of the best outcome scores behind its answer, one of each wording that came to it; a
+    text that the tool found sound counts 1."""
+    wordings: int
+    """Searches of its problem in the round, one for each wording, whatever they answered."""
+
+
 @dataclass(frozen=True, slots=True)
 class Selected:
     find: Find
-    scores: dict[str, Any]
-    """What it was chosen by."""
+    scores: Grounds
 
 
 @dataclass(frozen=True, slots=True)

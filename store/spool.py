@@ -19,6 +19,7 @@ from search.errors import ResourceError
 from search.journal import Entry
 from store.recording import add_journal
 from store.schema import JournalRow, SearchRow
+from store.states import OPEN
 
 MAX_BYTES = 256 * 2**20
 
@@ -89,9 +90,7 @@ class Spool:
             part = ids[start : start + 500]
             is_open |= set(
                 session.scalars(
-                    select(SearchRow.id).where(
-                        SearchRow.id.in_(part), SearchRow.status.in_(("pending", "running"))
-                    )
+                    select(SearchRow.id).where(SearchRow.id.in_(part), SearchRow.status.in_(OPEN))
                 )
             )
             places = session.execute(

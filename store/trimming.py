@@ -14,7 +14,6 @@ from sqlalchemy.orm import Session
 from store.database import Store
 from store.names import run_named
 from store.schema import (
-    ENDED,
     CriticScore,
     DatasetItem,
     NodeRow,
@@ -25,6 +24,7 @@ from store.schema import (
     SimulationRow,
     TrajectoryRow,
 )
+from store.states import ENDED
 
 
 @dataclass(slots=True)

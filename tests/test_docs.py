@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from agent.cli.app import app, config_app, inspect_app, store_app
-from store.dictionary import dictionary
 from store.schema import Base
 
 ROOT = Path(__file__).parent.parent
@@ -61,7 +60,3 @@ def test_the_scripts_of_the_readme_can_be_run() -> None:
         path = ROOT / script
         assert path.is_file(), script
         assert path.stat().st_mode & 0o100 or path.suffix == ".py", script
-
-
-def test_the_data_dictionary_is_the_models_own() -> None:
-    assert (ROOT / "docs/dictionary.md").read_text() == dictionary()

@@ -8,7 +8,6 @@ import pytest
 from sqlalchemy import inspect, select, text
 
 from search.errors import NotFoundError, RatchetError, UsageError
-from store import dictionary
 from store.check import check_store
 from store.database import Store
 from store.inspection import ask_question, ask_sql
@@ -211,13 +210,8 @@ def test_hostile_text_in_any_parameter_or_in_the_console_writes_nothing(store: S
     assert not INJECTED.exists() and not any(check_store(store).values())
 
 
-def test_the_views_have_rows_and_are_in_the_dictionary(store: Store) -> None:
+def test_the_views_have_rows(store: Store) -> None:
     recorded(store)
-    assert set(inspect(store.engine).get_view_names()) == set(dictionary.VIEWS)
-    for view in dictionary.VIEWS:
-        answer = ask_sql(store, f"SELECT * FROM {view}")
-        assert answer.rows and answer.columns
-    text_of = dictionary.dictionary()
-    for table in Base.metadata.tables.values():
-        assert f"## {table.name}" in text_of
-        assert all(f"| {column.name} |" in text_of for column in table.columns)
+    views = inspect(store.engine).get_view_names()
+    assert len(views) == 4
+    assert all(ask_sql(store, f"SELECT * FROM {view}").rows for view in views)

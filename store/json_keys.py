@@ -1,0 +1,357 @@
+"""What stands in the JSON columns, key by key.
+
+A record that the store makes itself, or that is the search's, is explained where it is made. These
+are the others, which `agent/` writes. A key that is a word of Python has a `_` behind it here.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, TypedDict, TypeVar
+
+from search.settings import SearchSettings
+from store.recording import StoredSteps
+from store.selection import Grounds, SelectionRule
+from store.states import EventKind, Role
+
+T = TypeVar("T")
+OPEN = "open"
+Open = Annotated[T, OPEN]
+"""The type of a field that stands for any number of keys; its name says what these are."""
+
+
+class RunConfig(TypedDict):
+    base: str
+    """Checkpoint version of the policy that the run began with; the one key that is no setting."""
+    setting: Open[Any]
+    """Every setting by its name, those of a section in an object of their own: as `ratchet config
+    show` lists them."""
+
+
+class Versions(TypedDict):
+    role: Open[str]
+    """Version of the checkpoint in this role, as in `checkpoints.version`."""
+
+
+class Verdict(TypedDict):
+    is_promoted: bool
+    """Whether the candidate became the policy."""
+    rule: str
+    """The test that decided, in words; `no candidate` where none was trained."""
+    n: int
+    """Held-out problems that both policies answered; 0 without a candidate."""
+    gained: int
+    """Held-out problems that only the candidate solves."""
+    lost: int
+    """Held-out problems that only the old policy solves."""
+    difference: float
+    """Accuracy of the candidate less that of the old policy, from -1 to 1."""
+    low: float
+    """Lower end of the 95 % interval of that difference."""
+    high: float
+    """Upper end of that interval."""
+    p: float
+    """One-sided exact McNemar p: the chance of at least so many gains if neither were better; 1
+    without a candidate."""
+    reason: str
+    """The decision in a sentence, or why there was nothing to decide."""
+    bits_per_character: list[float | None]
+    """Bits that the old and the new policy need for a character of held-out worked texts; reported
+    and not judged, null where the task has no such texts."""
+
+
+class Timings(TypedDict):
+    stage: Open[float]
+    """Seconds of wall time spent in this stage, as in `rounds.stage`."""
+
+
+class JournalEntry(TypedDict):
+    """An answer that proposes options has `options` and `unsound`; one that evaluates has `value`,
+    `scores` and `rollouts`."""
+
+    ix: int
+    """Number of the node that the answer is for."""
+    options: list[list[Any]]
+    """The options, each as a list: token ids, text, log-probability, why it stopped."""
+    unsound: list[str]
+    """For each option what the tool found wrong, or an empty text; an empty list when no tool
+    looked."""
+    value: float | None
+    """The blend of all scores, in [0, 1]; null when no critic scored the node."""
+    scores: list[list[Any]]
+    """Scores of the value and the process critic, each a list: critic, version, score, reason."""
+    rollouts: "list[JournalRollout]"
+    """Completions of the node's state; for a finished text the text itself."""
+    tokens: int
+    """Tokens generated for the answer, discarded ones included."""
+    calls: int
+    """Requests to models for the answer."""
+
+
+class JournalRollout(TypedDict):
+    options: list[list[Any]]
+    """All options of the completed state from the root on, each as a list as above."""
+    given: int
+    """How many of them the state had before."""
+    sound: int
+    """How many new ones, from the first on, the tool found sound in a row."""
+    is_sound: bool | None
+    """Whether the tool found the whole text sound; null where it had nothing to say."""
+    outcome: list[Any]
+    """The outcome critic's score as a list: critic, version, score, reason."""
+    answer: str | None
+    """Final answer of the text; null when it has none."""
+
+
+class PolicyReport(TypedDict):
+    """A report has the keys that its method measures."""
+
+    method: str
+    """How it was trained, as `training.method` names it: sft, dpo, tr-dpo or dr-po."""
+    num_steps: int
+    """Training steps taken."""
+    num_examples: int
+    """What it learned from: texts (sft), sibling pairs (dpo, tr-dpo) or stored states (dr-po)."""
+    first_loss: float
+    """Mean loss over the first tenth of the steps; nats a token under sft."""
+    last_loss: float
+    """The same over the last tenth; under dr-po the loss of the last step."""
+    dev_loss_before: float | None
+    """sft: loss on texts set aside, before training, nats a token; null when none were."""
+    dev_loss: float | None
+    """sft: the same with the weights that were kept."""
+    kept_step: int
+    """sft: step whose weights were kept."""
+    accuracy: float
+    """dpo, tr-dpo: share of the last tenth's pairs whose better step gained probability on the
+    other."""
+    first_reward: float
+    """dr-po: mean outcome score of the policy's texts over the first tenth of the steps."""
+    last_reward: float
+    """dr-po: the same over the last tenth."""
+    divergence: float
+    """dr-po: estimated KL divergence from the policy at the start, nats a token, over the last
+    tenth."""
+    trainer: str
+    """`trl`, where TRL trained it."""
+    lora_rank: int
+    """trl: rank of the adapter; 0 where all weights were trained."""
+    quantization: str
+    """trl: how the weights under the adapter were held, as `training.quantization` names it."""
+    weight_bytes: int
+    """trl: bytes that the model took in memory while it trained."""
+
+
+class DrafterReport(TypedDict):
+    """An embedded drafter has `acceptance` alone."""
+
+    acceptance: float
+    """Expected share, from 0 to 1, of its tokens that the policy would keep at temperature 1:
+    overlap of the two distributions on texts set aside (where there are ten or more)."""
+    num_steps: int
+    """Distillation steps taken."""
+    num_examples: int
+    """Texts that it learned from."""
+    first_loss: float
+    """Mean loss over the first tenth of the steps, nats a token."""
+    last_loss: float
+    """Mean loss over the last tenth."""
+    dev_loss_before: None
+    """Always null: on texts set aside only the acceptance is measured."""
+    dev_loss: None
+    """Always null, too."""
+    kept_step: int
+    """The last step, whose weights are kept."""
+
+
+class Calibration(TypedDict):
+    scale: float
+    """Factor on the critic's raw logit."""
+    shift: float
+    """Added to it; the sigmoid of the sum is the score."""
+
+
+class ReliabilityBin(TypedDict):
+    score: float
+    """Mean score in the bin."""
+    good: float
+    """Share of good labels in the bin."""
+    n: int
+    """Labels in the bin."""
+
+
+class CriticReport(TypedDict):
+    """Measured on labelled texts that no step learned from: half calibrate, half are measured."""
+
+    loss: float
+    """Mean training loss of the last ten steps."""
+    held_out_loss_before: float
+    """Loss on held-out texts before training; missing when there were none."""
+    held_out_loss: float
+    """The same with the weights that were kept."""
+    kept_step: int
+    """Step whose weights were kept; 0 when none was better than the start."""
+    auc: float | None
+    """Area under the ROC curve, one half for chance, 1 at best; null when one class is missing."""
+    brier: float | None
+    """Mean squared difference of score and label, from 0 to 1; null without labels."""
+    calibration_error: float | None
+    """Mean gap between score and frequency over ten bins; null without labels."""
+    share_good: float | None
+    """Share of good labels among those measured; null without labels."""
+    n: int
+    """Labels measured."""
+    calibration: Calibration
+    """How raw logits become scores."""
+    reliability: list[ReliabilityBin]
+    """One object for each of ten equal bins of score that is not empty."""
+    num_examples: int
+    """Rows that it learned from; missing for an embedded critic."""
+    parent_auc: float | None
+    """AUC of the critic before, on the same rows; null when one class is missing."""
+
+
+class Costs(TypedDict):
+    rows: "Open[CostsAtRows]"
+    """Costs with so many texts in the batch: 1, 4, 16 or 64."""
+
+
+class CostsAtRows(TypedDict):
+    step: "StepCosts"
+    """One forward of the policy."""
+    draft: "DraftCosts"
+    """One guessed token."""
+
+
+class StepCosts(TypedDict):
+    tokens: Open[float]
+    """Milliseconds with so many tokens of each text at once."""
+
+
+class DraftCosts(TypedDict):
+    source: Open[float]
+    """Milliseconds of this source, as in `speculation.source`."""
+
+
+class EvaluationSettings(TypedDict):
+    mode: str
+    """As in `evaluations.mode`."""
+    text_tokens: int
+    """Longest completion, in tokens."""
+    seed: int
+    """search: seed that the searches' own seeds come from."""
+    search: SearchSettings
+    """search: settings of the searches."""
+    use_tool: bool
+    """search: whether the task's tool checked steps."""
+    weights: "CriticWeights"
+    """search: weights of the critics in the blend."""
+    distrusted: list[str]
+    """search: critics that were not asked because they rank too badly."""
+    option_tokens: int
+    """search: longest option, in tokens."""
+
+
+class CriticWeights(TypedDict):
+    role: Open[float]
+    """Weight of the critic in this role; 0 leaves it out."""
+
+
+class Imagined(TypedDict):
+    num: int
+    """Problems kept, other wordings included; those too long for the policy are dropped later."""
+    tries: int
+    """Tries at a problem, kept or refused."""
+    made: "Made"
+    """Problems kept, by where they came from."""
+    refused: "Refused"
+    """Tries that came to nothing, by reason."""
+    contaminated: int
+    """Tries refused because they give a held-out problem away."""
+    yield_: float
+    """Problems kept over tries, from 0 to 1; 0 without tries."""
+
+
+class Made(TypedDict):
+    operator: Open[int]
+    """Problems of this operator, scheme, or `given`, as in `problems.origin`."""
+
+
+class Refused(TypedDict):
+    reason: Open[int]
+    """Tries refused for this reason: `known`, `held out`, `key` or `n-gram` (shared with a held-out
+    problem), `does not fit`, or a scheme and why its text is no problem."""
+
+
+class RoundStarted(TypedDict):
+    number: int
+    """As `rounds.number`."""
+
+
+class RoundFailed(TypedDict):
+    reason: str
+    """As `rounds.error`."""
+
+
+class CheckpointFound(TypedDict):
+    role: str
+    """As `checkpoints.role`."""
+    version: str
+    """As `checkpoints.version`."""
+    cause: str
+    """What is wrong with it; empty text for one that is whole again."""
+
+
+class StoreAway(TypedDict):
+    away_s: float
+    """Seconds that the store did not answer."""
+    entries: int
+    """Journal entries handed over from the spool."""
+    searches: int
+    """Ended searches that had waited in memory."""
+    drain_s: float
+    """Seconds that it took to hand them over."""
+
+
+COLUMNS: Mapping[str, type] = {
+    "runs.config": RunConfig,
+    "rounds.models": Versions,
+    "rounds.candidates": Versions,
+    "rounds.search_config": SearchSettings,
+    "rounds.verdict": Verdict,
+    "rounds.timings": Timings,
+    "search_journals.entry": JournalEntry,
+    "trajectories.steps": StoredSteps,
+    "datasets.rule": SelectionRule,
+    "dataset_items.scores": Grounds,
+    "evaluations.settings": EvaluationSettings,
+    "evaluations.models": Versions,
+    "speculation.costs": Costs,
+}
+"""Column to the record in it."""
+
+COLUMNS_BY: Mapping[str, tuple[str, Mapping[str, type]]] = {
+    "checkpoints.report": (
+        "role",
+        {
+            Role.POLICY: PolicyReport,
+            Role.DRAFTER: DrafterReport,
+            Role.VALUE: CriticReport,
+            Role.PROCESS: CriticReport,
+            Role.OUTCOME: CriticReport,
+        },
+    ),
+    "events.payload": (
+        "kind",
+        {
+            EventKind.MODELS: Versions,
+            EventKind.ROUND_STARTED: RoundStarted,
+            EventKind.IMAGINED: Imagined,
+            EventKind.ROUND_PROMOTED: Verdict,
+            EventKind.ROUND_KEPT: Verdict,
+            EventKind.ROUND_FAILED: RoundFailed,
+            EventKind.CHECKPOINT_QUARANTINED: CheckpointFound,
+            EventKind.CHECKPOINT_RESTORED: CheckpointFound,
+            EventKind.STORE_AWAY: StoreAway,
+        },
+    ),
+}
+"""Columns with one record for each value of another column: that one, and its values' records."""
