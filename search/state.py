@@ -1,6 +1,5 @@
 """Problems, options and states: the words that every floor above speaks."""
 
-import hashlib
 import math
 from dataclasses import dataclass, field
 from typing import Literal
@@ -77,12 +76,6 @@ class State:
     def is_finished(self) -> bool:
         """True when the text ended by itself; a state cut off by length is terminal only."""
         return bool(self.options) and self.options[-1].stop == "end"
-
-    @property
-    def key(self) -> str:
-        """Digest of the token ids, 16 hexadecimal digits."""
-        raw = b"".join(t.to_bytes(4, "little") for t in self.tokens)
-        return hashlib.sha256(raw).hexdigest()[:16]
 
     def extended(self, option: Option) -> "State":
         return State(self.problem_id, self.prompt_tokens, self.prompt, (*self.options, option))
