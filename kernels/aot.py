@@ -85,13 +85,12 @@ def variants() -> Iterator[Variant]:
         yield Variant(
             f"critic_heads {t}",
             critic_heads.heads_kernel,
-            {"hidden": f"*{t}", "weight": f"*{t}", "bias": f"*{t}", "rows": "*i64", "out": "*fp32"},
+            {"hidden": f"*{t}", "weight": f"*{t}", "rows": "*i64", "out": "*fp32"},
             {
                 "stride_he": 1,
                 "stride_we": 1,
                 "S": 3,
                 "HEADS": 4,
-                "HAS_BIAS": True,
                 "ROWS": critic_heads.ROWS,
                 "WIDTH": critic_heads.WIDTH,
             },
@@ -104,7 +103,6 @@ def variants() -> Iterator[Variant]:
 def _logprob(dtype: torch.dtype, tiles: Tiles) -> Iterator[Variant]:
     t = _TYPES[dtype]
     common = {
-        "HAS_BIAS": False,
         "HAS_ROWS": True,
         "HAS_HEAT": True,
         "UPCAST": False,
@@ -114,7 +112,6 @@ def _logprob(dtype: torch.dtype, tiles: Tiles) -> Iterator[Variant]:
         "ROWS": tiles.rows,
         "WORDS": tiles.words,
         "WIDTH": tiles.width,
-        "bias": None,
     }
     types = {
         "hidden": f"*{t}",

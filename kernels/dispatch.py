@@ -66,16 +66,15 @@ def linear_logprob(
     weight_VE: Tensor,
     target_M: Tensor,
     *,
-    bias_V: Tensor | None = None,
     rows_M: Tensor | None = None,
     temperature: float | Tensor = 1.0,
     entropy: bool = False,
 ) -> LogProbs:
-    """log softmax((hidden @ weight.T + bias) / temperature) at each target, float32 [M].
+    """log softmax(hidden @ weight.T / temperature) at each target, float32 [M].
 
     `rows_M` picks rows of `hidden_RE` (one may come more than once); without it M = R. A target of
     -100 gives 0 and no gradient. `temperature` is one number or one a row. Differentiable in
-    hidden, weight and bias through all three results, with any gradient a row.
+    hidden and weight through all three results, with any gradient a row.
     Raises TypeError and ValueError that name the argument.
     """
     arguments.shaped("hidden_RE", hidden_RE, "[rows, width]", None, None)
@@ -88,9 +87,6 @@ def linear_logprob(
     M = R if rows_M is None else rows_M.numel()
     arguments.shaped("target_M", target_M, "one a wanted row", M)
     arguments.integral("target_M", target_M, hidden_RE)
-    if bias_V is not None:
-        arguments.shaped("bias_V", bias_V, "one a token", V)
-        arguments.floating("bias_V", bias_V, hidden_RE)
     if rows_M is not None:
         arguments.shaped("rows_M", rows_M, "one a target", M)
         arguments.integral("rows_M", rows_M, hidden_RE)
@@ -104,7 +100,6 @@ def linear_logprob(
         logprob, h, lse = FusedLinearLogprob.apply(
             hidden_RE,
             weight_VE,
-            bias_V,
             target_M,
             rows_M,
             heat_M,
@@ -112,12 +107,10 @@ def linear_logprob(
             is_interpreted(),
         )
         return LogProbs(logprob, h if entropy else None, lse)
-    return reference.linear_logprob(hidden_RE, weight_VE, target_M, bias_V, rows_M, heat_M, entropy)
+    return reference.linear_logprob(hidden_RE, weight_VE, target_M, rows_M, heat_M, entropy)
 
 
-def critic_heads(
-    hidden_RE: Tensor, weight_SE: Tensor, rows_M: Tensor, bias_S: Tensor | None = None
-) -> Tensor:
+def critic_heads(hidden_RE: Tensor, weight_SE: Tensor, rows_M: Tensor) -> Tensor:
     """Logits of S scalar heads at the wanted rows, float32 [M, S]; differentiable.
 
     Raises TypeError and ValueError that name the argument.
@@ -126,18 +119,15 @@ def critic_heads(
     arguments.floating("hidden_RE", hidden_RE)
     arguments.shaped("weight_SE", weight_SE, "[heads, width]", None, hidden_RE.shape[1])
     arguments.floating("weight_SE", weight_SE, hidden_RE)
-    if bias_S is not None:
-        arguments.shaped("bias_S", bias_S, "one a head", len(weight_SE))
-        arguments.floating("bias_S", bias_S, hidden_RE)
     arguments.shaped("rows_M", rows_M, "rows wanted", None)
     arguments.integral("rows_M", rows_M, hidden_RE)
     arguments.within("rows_M", rows_M, len(hidden_RE))
     if len(rows_M) and is_fused(hidden_RE.device):
         from kernels.critic_heads import FusedCriticHeads
 
-        found: Tensor = FusedCriticHeads.apply(hidden_RE, weight_SE, bias_S, rows_M)
+        found: Tensor = FusedCriticHeads.apply(hidden_RE, weight_SE, rows_M)
         return found
-    return reference.critic_heads(hidden_RE, weight_SE, bias_S, rows_M)
+    return reference.critic_heads(hidden_RE, weight_SE, rows_M)
 
 
 def tree_attention(

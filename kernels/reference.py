@@ -53,27 +53,26 @@ def linear_logprob(
     hidden_RE: Tensor,
     weight_VE: Tensor,
     target_M: Tensor,
-    bias_V: Tensor | None,
     rows_M: Tensor | None,
     heat_M: Tensor,
     wants_entropy: bool,
 ) -> LogProbs:
-    """log softmax((hidden @ weight.T + bias) / heat) at each target, its entropy and logsumexp.
+    """log softmax(hidden @ weight.T / heat) at each target, its entropy and logsumexp.
 
     Row m is `hidden[rows_M[m]]`; a target of -1 marks a row that counts for nothing. Differentiable
-    in hidden, weight and bias. Where the logits are many they are made a part at a time.
+    in hidden and weight. Where the logits are many they are made a part at a time.
     """
     is_shared = rows_M is not None and len(rows_M) >= len(hidden_RE)
     is_plain = not (torch.is_grad_enabled() or wants_entropy or bool((heat_M != 1).any()))
     if rows_M is not None and is_shared and is_plain:
-        return _of_shared_rows(hidden_RE, weight_VE, target_M, bias_V, rows_M)
+        return _of_shared_rows(hidden_RE, weight_VE, target_M, rows_M)
     hidden_ME = hidden_RE if rows_M is None else hidden_RE[rows_M]
     if target_M.numel() * weight_VE.shape[0] > PART:
         logprob, entropy, lse = ChunkedLinearLogprob.apply(
-            hidden_ME, weight_VE, bias_V, target_M, heat_M, wants_entropy
+            hidden_ME, weight_VE, target_M, heat_M, wants_entropy
         )
         return LogProbs(logprob, entropy if wants_entropy else None, lse)
-    z_MV = _logits(hidden_ME, weight_VE, bias_V)
+    z_MV = _logits(hidden_ME, weight_VE)
     if bool((heat_M != 1).any()):
         z_MV = z_MV / heat_M[:, None]
     logprob_M = -torch.nn.functional.cross_entropy(
@@ -91,10 +90,10 @@ def linear_logprob(
 
 
 def _of_shared_rows(
-    hidden_RE: Tensor, weight_VE: Tensor, target_M: Tensor, bias_V: Tensor | None, rows_M: Tensor
+    hidden_RE: Tensor, weight_VE: Tensor, target_M: Tensor, rows_M: Tensor
 ) -> LogProbs:
     """Several targets of a row: its logits are made once."""
-    z_RV = _logits(hidden_RE, weight_VE, bias_V)
+    z_RV = _logits(hidden_RE, weight_VE)
     lse_R = torch.logsumexp(z_RV, dim=1)
     is_ignored = target_M < 0
     logprob_M = z_RV[rows_M, target_M.clamp(min=0)] - lse_R[rows_M]
@@ -103,19 +102,14 @@ def _of_shared_rows(
     )
 
 
-def _logits(hidden_RE: Tensor, weight_VE: Tensor, bias_V: Tensor | None) -> Tensor:
+def _logits(hidden_RE: Tensor, weight_VE: Tensor) -> Tensor:
     """In float32: with sixteen bits the logits themselves would be rounded."""
-    return torch.nn.functional.linear(
-        hidden_RE.float(), weight_VE.float(), None if bias_V is None else bias_V.float()
-    )
+    return torch.nn.functional.linear(hidden_RE.float(), weight_VE.float())
 
 
-def critic_heads(
-    hidden_RE: Tensor, weight_SE: Tensor, bias_S: Tensor | None, rows_M: Tensor
-) -> Tensor:
+def critic_heads(hidden_RE: Tensor, weight_SE: Tensor, rows_M: Tensor) -> Tensor:
     """Scalar heads read at the wanted rows only: float32 logits [M, S]; differentiable."""
-    found = torch.nn.functional.linear(hidden_RE[rows_M].float(), weight_SE.float())
-    return found if bias_S is None else found + bias_S.float()
+    return torch.nn.functional.linear(hidden_RE[rows_M].float(), weight_SE.float())
 
 
 def verify_draft(

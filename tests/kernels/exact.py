@@ -35,7 +35,6 @@ def logprobs(
     hidden: Tensor,
     weight: Tensor,
     target: Tensor,
-    bias: Tensor | None,
     rows: Tensor | None,
     heat: Tensor,
     dtype: torch.dtype,
@@ -43,8 +42,6 @@ def logprobs(
     """logprob, entropy and logsumexp by their definitions; 0 where the target is -100."""
     wanted = hidden if rows is None else hidden[rows]
     z = wanted.to(dtype) @ weight.to(dtype).T
-    if bias is not None:
-        z = z + bias.to(dtype)
     z = z / heat.to(dtype)[:, None]
     lse = torch.logsumexp(z, 1)
     log_p = z - lse[:, None]

@@ -25,14 +25,12 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: lp(H, W, T.float()), TypeError, "target_M is torch.float32; wanted int64"),
     (lambda: lp(H, W, T + 1), ValueError, "target_M holds 9; wanted numbers from 0 to 8 or -100"),
     (lambda: lp(H, W, T - 1), ValueError, "target_M holds -1"),
-    (lambda: lp(H, W, T, bias_V=W[0]), ValueError, "bias_V has shape"),
     (lambda: lp(H, W, T, rows_M=T), ValueError, "rows_M holds 8; wanted numbers from 0 to 3"),
     (lambda: lp(H, W, T, temperature=0.0), ValueError, "temperature is not above 0"),
     (lambda: lp(H, W, T, temperature=H[:, 0] * 0), ValueError, "temperature is not above 0"),
     (lambda: lp([1.0], W, T), TypeError, "hidden_RE is a list"),  # type: ignore[arg-type]
     (lambda: heads(H, W[:, :5], T), ValueError, "weight_SE has shape"),
     (lambda: heads(H, W, T), ValueError, "rows_M holds 8"),
-    (lambda: heads(H, W, T[:1].int(), W[0]), ValueError, "bias_S has shape"),
     (lambda: dispatch.tree_attention(Q, K[:1], K, BIAS), ValueError, "key_NGCD has shape"),
     (lambda: dispatch.tree_attention(Q, K, K.half(), BIAS), TypeError, "value_NGCD is"),
     (lambda: dispatch.tree_attention(Q, K, K, BIAS[:, :, :4]), ValueError, "bias_N1QC has shape"),
@@ -89,17 +87,17 @@ def test_a_switch_that_cannot_be_obeyed_says_so(monkeypatch: pytest.MonkeyPatch)
 def test_logits_made_a_part_at_a_time_are_the_same_logits(
     wants_entropy: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = [torch.randn(50, 6), torch.randn(31, 6), torch.randn(31)]
+    given = [torch.randn(50, 6), torch.randn(31, 6)]
     rows, target = torch.randint(0, 50, (70,)), torch.randint(0, 31, (70,))
     target[5] = -100
     heat, upstream = torch.rand(70) + 0.5, torch.randn(3, 70)
 
     def run() -> list[torch.Tensor]:
-        h, w, b = (x.clone().requires_grad_() for x in given)
-        found = lp(h, w, target, bias_V=b, rows_M=rows, temperature=heat, entropy=wants_entropy)
+        h, w = (x.clone().requires_grad_() for x in given)
+        found = lp(h, w, target, rows_M=rows, temperature=heat, entropy=wants_entropy)
         results = [x for x in found if x is not None]
         loss = sum((x * g).sum() for x, g in zip(results, upstream, strict=False))
-        return [*results, *torch.autograd.grad(loss, (h, w, b))]  # type: ignore[arg-type]
+        return [*results, *torch.autograd.grad(loss, (h, w))]  # type: ignore[arg-type]
 
     whole = run()
     for module in (chunked, reference):

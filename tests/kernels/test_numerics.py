@@ -53,7 +53,6 @@ def test_linear_logprob_and_its_gradients_are_those_of_float64(
     R, V, E = shape
     hidden = beside_nan((R, E), dtype, 0.5)
     weight = beside_nan((V, E), dtype)
-    bias = beside_nan((V,), dtype) if is_full else None
     M = R + 2 if is_full else R
     rows = torch.randint(0, R, (M,), device=DEVICE) if is_full else None
     target = torch.randint(0, V, (M,), device=DEVICE)
@@ -61,7 +60,7 @@ def test_linear_logprob_and_its_gradients_are_those_of_float64(
     if is_full:
         target[-1] = -100
     heat = torch.rand(M, device=DEVICE) + 0.3 if is_full else torch.ones(M, device=DEVICE)
-    given = [hidden, weight] + ([] if bias is None else [bias])
+    given = [hidden, weight]
     upstream = [torch.randn(M, device=DEVICE) for _ in range(3)]
 
     def run(dtype_of: torch.dtype | None) -> list[Tensor]:
@@ -69,16 +68,13 @@ def test_linear_logprob_and_its_gradients_are_those_of_float64(
             (x.detach() if dtype_of is None else x.detach().to(dtype_of)).requires_grad_()
             for x in given
         ]
-        h, w, b = (*copies, None)[:3]
-        assert h is not None and w is not None
+        h, w = copies
         if dtype_of is None:
             results = list(
-                dispatch.linear_logprob(
-                    h, w, target, bias_V=b, rows_M=rows, temperature=heat, entropy=True
-                )
+                dispatch.linear_logprob(h, w, target, rows_M=rows, temperature=heat, entropy=True)
             )
         else:
-            results = logprobs(h, w, target, b, rows, heat, dtype_of)
+            results = logprobs(h, w, target, rows, heat, dtype_of)
         loss = sum((x * g.to(x.dtype)).sum() for x, g in zip(results, upstream, strict=True))
         return [*results, *torch.autograd.grad(loss, copies)]  # type: ignore[arg-type,list-item]
 
@@ -95,7 +91,7 @@ def test_a_gradient_of_one_result_alone_is_enough() -> None:
         dispatch.linear_logprob(a, weight, target, entropy=True)[place].sum().backward()
         b = hidden.double().requires_grad_()
         heat = torch.ones(4, device=DEVICE)
-        logprobs(b, weight, target, None, None, heat, torch.float64)[place].sum().backward()
+        logprobs(b, weight, target, None, heat, torch.float64)[place].sum().backward()
         assert a.grad is not None and b.grad is not None
         torch.testing.assert_close(a.grad.double(), b.grad, atol=1e-5, rtol=1e-4)
 
@@ -108,9 +104,7 @@ def test_equal_and_huge_logits_lose_nothing(scale: float) -> None:
     hidden = torch.ones(2, 4, device=DEVICE)
     target = torch.tensor([69, 0], device=DEVICE)
     found = dispatch.linear_logprob(hidden, weight, target, entropy=True)
-    exact = logprobs(
-        hidden, weight, target, None, None, torch.ones(2, device=DEVICE), torch.float64
-    )
+    exact = logprobs(hidden, weight, target, None, torch.ones(2, device=DEVICE), torch.float64)
     assert found.entropy is not None
     uniform = torch.log(torch.tensor(70.0)).item() if scale == 0 else 0.0
     assert found.entropy.tolist() == pytest.approx([uniform] * 2, abs=1e-6)
@@ -120,18 +114,18 @@ def test_equal_and_huge_logits_lose_nothing(scale: float) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_critic_heads_and_their_gradients_are_those_of_float64(dtype: torch.dtype) -> None:
-    hidden, weight, bias = (
-        beside_nan(shape, dtype).detach().requires_grad_() for shape in ((9, 70), (3, 70), (3,))
+    hidden, weight = (
+        beside_nan(shape, dtype).detach().requires_grad_() for shape in ((9, 70), (3, 70))
     )
     rows = torch.tensor([0, 8, 8, 2, 5], device=DEVICE)
-    found = dispatch.critic_heads(hidden, weight, rows, bias)
+    found = dispatch.critic_heads(hidden, weight, rows)
     upstream = torch.randn(5, 3, device=DEVICE)
-    grads = torch.autograd.grad((found * upstream).sum(), (hidden, weight, bias))
+    grads = torch.autograd.grad((found * upstream).sum(), (hidden, weight))
     wanted: dict[torch.dtype, list[Tensor]] = {}
     for precise in (torch.float64, torch.float32):
-        h, w, b = (x.detach().to(precise).requires_grad_() for x in (hidden, weight, bias))
-        out = h[rows] @ w.T + b
-        more = torch.autograd.grad((out * upstream.to(precise)).sum(), (h, w, b))
+        h, w = (x.detach().to(precise).requires_grad_() for x in (hidden, weight))
+        out = h[rows] @ w.T
+        more = torch.autograd.grad((out * upstream.to(precise)).sum(), (h, w))
         wanted[precise] = [out, *(g.to(dtype) if precise == torch.float32 else g for g in more)]
     for x, y, z in zip((found, *grads), wanted[torch.float64], wanted[torch.float32], strict=True):
         close(x, y, z)
