@@ -84,11 +84,9 @@ class Record:
     """What a source's drafts came to."""
 
     acceptance: float = 0.7
-    """Running share of tried tokens that were the policy's choice."""
+    """Running share of tokens, up to the first wrong one, that were the policy's choice."""
     coverage: float = 1.0
     """Running share of the tokens asked for that the source had something for."""
-    num_tried: int = 0
-    """Drafted tokens up to the first wrong one."""
     num_drafted: int = 0
     num_accepted: int = 0
     num_drafts: int = 0
@@ -103,7 +101,6 @@ class Record:
         self.num_drafts += 1
         self.num_drafted += drafted
         self.num_accepted += accepted
-        self.num_tried += tried
         self.acceptance += (1 - MEMORY**tried) * (accepted / tried - self.acceptance)
 
     @property
@@ -272,14 +269,14 @@ class Drafts:
 NONE = Drafts("", (), ())
 
 
-def seconds(run: Callable[[], object], repeats: int = 5) -> float:
-    """Of one run, the best of several: what else the machine does only ever adds."""
-    return min(_timed(run, repeats))
+def seconds(run: Callable[[], object]) -> float:
+    """Of one run, the best of five: what else the machine does only ever adds."""
+    return min(_timed(run))
 
 
-def _timed(run: Callable[[], object], repeats: int) -> Iterator[float]:
+def _timed(run: Callable[[], object]) -> Iterator[float]:
     run()
-    for _ in range(repeats):
+    for _ in range(5):
         start = time.perf_counter()
         run()
         yield time.perf_counter() - start
