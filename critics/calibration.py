@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+BINS = 10
+"""Equal widths of score that frequencies are compared in."""
+
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
@@ -79,34 +82,30 @@ def brier(scores: Sequence[float], labels: Sequence[float]) -> float | None:
     return float(np.mean((np.asarray(scores, float) - np.asarray(labels, float)) ** 2))
 
 
-def expected_calibration_error(
-    scores: Sequence[float], labels: Sequence[float], bins: int = 10
-) -> float | None:
+def expected_calibration_error(scores: Sequence[float], labels: Sequence[float]) -> float | None:
     """Mean gap between score and frequency over equal-width bins, weighted by their size."""
     if not len(scores):
         return None
     s, y = np.asarray(scores, float), np.asarray(labels, float)
-    place = np.minimum((s * bins).astype(int), bins - 1)
+    place = np.minimum((s * BINS).astype(int), BINS - 1)
     gaps = [
         abs(s[place == b].mean() - y[place == b].mean()) * (place == b).sum()
-        for b in range(bins)
+        for b in range(BINS)
         if (place == b).any()
     ]
     return float(sum(gaps) / len(s))
 
 
-def reliability(
-    scores: Sequence[float], labels: Sequence[float], bins: int = 10
-) -> list[dict[str, float]]:
+def reliability(scores: Sequence[float], labels: Sequence[float]) -> list[dict[str, float]]:
     """For each bin that is not empty its mean score, the share of good ones, and its size."""
     s, y = np.asarray(scores, float), np.asarray(labels, float)
-    place = np.minimum((s * bins).astype(int), bins - 1)
+    place = np.minimum((s * BINS).astype(int), BINS - 1)
     return [
         {
             "score": float(s[place == b].mean()),
             "good": float(y[place == b].mean()),
             "n": int((place == b).sum()),
         }
-        for b in range(bins)
+        for b in range(BINS)
         if (place == b).any()
     ]

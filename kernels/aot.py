@@ -18,7 +18,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from kernels import acceptance, critic_heads, linear_logprob, tree_attention, verify_draft
+from kernels import critic_heads, linear_logprob, tree_attention, verify_draft
 from kernels.linear_logprob import FULL, GROUP, NARROW, NARROW_FULL, WIDE, Tiles
 
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
@@ -85,13 +85,12 @@ def variants() -> Iterator[Variant]:
         yield Variant(
             f"critic_heads {t}",
             critic_heads.heads_kernel,
-            {"hidden": f"*{t}", "weight": f"*{t}", "bias": f"*{t}", "rows": "*i64", "out": "*fp32"},
+            {"hidden": f"*{t}", "weight": f"*{t}", "rows": "*i64", "out": "*fp32"},
             {
                 "stride_he": 1,
                 "stride_we": 1,
                 "S": 3,
                 "HEADS": 4,
-                "HAS_BIAS": True,
                 "ROWS": critic_heads.ROWS,
                 "WIDTH": critic_heads.WIDTH,
             },
@@ -104,7 +103,6 @@ def variants() -> Iterator[Variant]:
 def _logprob(dtype: torch.dtype, tiles: Tiles) -> Iterator[Variant]:
     t = _TYPES[dtype]
     common = {
-        "HAS_BIAS": False,
         "HAS_ROWS": True,
         "HAS_HEAT": True,
         "UPCAST": False,
@@ -114,7 +112,6 @@ def _logprob(dtype: torch.dtype, tiles: Tiles) -> Iterator[Variant]:
         "ROWS": tiles.rows,
         "WORDS": tiles.words,
         "WIDTH": tiles.width,
-        "bias": None,
     }
     types = {
         "hidden": f"*{t}",
@@ -148,89 +145,46 @@ def _logprob(dtype: torch.dtype, tiles: Tiles) -> Iterator[Variant]:
 
 def _attention(dtype: torch.dtype, width: int) -> Iterator[Variant]:
     t = _TYPES[dtype]
-    is_half = dtype != torch.float32
     tiles = tree_attention.tiles_for(dtype, width)
-    sizes = {"UPCAST": False, "COLUMNS": tiles.columns, "WIDTH": width}
-    rest: dict[str, Any] = {"num_warps": tiles.num_warps, "is_tensor_core": is_half}
-    floats = {"scale": "fp32", "query": f"*{t}", "key": f"*{t}", "value": f"*{t}"}
     yield Variant(
         f"tree_attention {t} {width}",
         tree_attention.attend_kernel,
-        floats | {"bias": f"*{t}", "out": f"*{t}"},
-        sizes | {"QUERIES": tiles.queries, "q_d": 1, "k_d": 1, "v_d": 1, "b_c": 1},
-        **rest,
-    )
-    parts = {"part_out": "*fp32", "part_lse": "*fp32"}
-    yield Variant(
-        f"prefix_attention.prefix {t} {width}",
-        tree_attention.prefix_kernel,
-        floats | parts,
-        sizes
-        | {"QUERIES": tiles.queries, "SHARE": tree_attention.SHARE, "q_d": 1, "k_d": 1, "v_d": 1},
-        **rest,
-    )
-    yield Variant(
-        f"prefix_attention.segment {t} {width}",
-        tree_attention.segment_kernel,
-        floats | parts | {"out": f"*{t}", "lengths": "*i64"},
-        sizes | {"QUERIES": 16, "q_d": 1, "k_d": 1, "v_d": 1},
-        **rest,
+        {"scale": "fp32"} | dict.fromkeys(("query", "key", "value", "bias", "out"), f"*{t}"),
+        {
+            "UPCAST": False,
+            "QUERIES": tiles.queries,
+            "COLUMNS": tiles.columns,
+            "WIDTH": width,
+            "q_d": 1,
+            "k_d": 1,
+            "v_d": 1,
+            "b_c": 1,
+        },
+        num_warps=tiles.num_warps,
+        is_tensor_core=dtype != torch.float32,
     )
 
 
 def _verification(t: str) -> Iterator[Variant]:
-    draws = {"heat": "*fp32", "seeds": "*i64", "positions": "*i64", "partial": "*fp32"}
-    both = {"logits": f"*{t}", "draft_logits": f"*{t}", "draft_partial": "*fp32"}
-    out = {
-        "draft": "*i64",
-        "tokens": "*i64",
-        "accepted": "*i64",
-        "logprob": "*fp32",
-        "law_logprob": "*fp32",
-    }
-    shifts = {"p_shift": "*fp32", "q_shift": "*fp32"}
-    last = {"l_v": 1, "d_v": 1}
-    block = {"BLOCK": verify_draft.BLOCK}
-    for noisy in (True, False):
-        yield Variant(
-            f"verify_draft.share {t}{' noisy' if noisy else ''}",
-            verify_draft.share_kernel,
-            draws | both,
-            block | {"l_v": 1, "NOISY": noisy},
-        )
+    yield Variant(
+        f"verify_draft.share {t}",
+        verify_draft.share_kernel,
+        {
+            "logits": f"*{t}",
+            "heat": "*fp32",
+            "seeds": "*i64",
+            "positions": "*i64",
+            "partial": "*fp32",
+        },
+        {"BLOCK": verify_draft.BLOCK, "l_v": 1},
+    )
+    floats = ("partial", "heat", "logprob", "law_logprob")
     yield Variant(
         f"verify_draft.coupled {t}",
         verify_draft.coupled_kernel,
-        draws | out,
+        dict.fromkeys(floats, "*fp32") | dict.fromkeys(("draft", "tokens", "accepted"), "*i64"),
         {"SHARES": 64},
         num_warps=1,
-    )
-    yield Variant(
-        f"verify_draft.chain {t}",
-        acceptance.chain_kernel,
-        draws | both | out | shifts,
-        last | {"SHARES": 64},
-        num_warps=1,
-    )
-    yield Variant(
-        f"verify_draft.residual {t}",
-        acceptance.residual_kernel,
-        draws | both | out | shifts,
-        last | block,
-    )
-    yield Variant(
-        f"verify_draft.written {t}",
-        acceptance.written_kernel,
-        draws | both | out | {"residual": "*fp32"},
-        {"l_v": 1, "SHARES": 64},
-        num_warps=1,
-    )
-    yield Variant(
-        f"verify_draft.siblings {t}",
-        acceptance.siblings_kernel,
-        draws | both | out,
-        last | block | {"K": 4, "SHARES": 64},
-        num_warps=8,
     )
 
 

@@ -11,10 +11,12 @@ from torch import Tensor
 
 PART = 1 << 22
 """Logits at a time, numbers."""
+MIN_ROWS = 4
+"""Of a part, where there are as many: fewer are multiplied in another order on some CPUs."""
 
 
 class ChunkedLinearLogprob(torch.autograd.Function):
-    """(hidden_ME, weight_VE, bias_V, target_M, heat_M, wants_entropy) -> logprob, entropy, lse.
+    """(hidden_ME, weight_VE, target_M, heat_M, wants_entropy) -> logprob, entropy, lse.
 
     All float32 [M]. A target of -1 stands for a row that counts for nothing: 0 and no gradient.
     """
@@ -24,7 +26,6 @@ class ChunkedLinearLogprob(torch.autograd.Function):
         ctx: Any,
         hidden_ME: Tensor,
         weight_VE: Tensor,
-        bias_V: Tensor | None,
         target_M: Tensor,
         heat_M: Tensor,
         wants_entropy: bool,
@@ -32,7 +33,7 @@ class ChunkedLinearLogprob(torch.autograd.Function):
         M = len(hidden_ME)
         logprob_M, entropy_M, lse_M = (hidden_ME.new_zeros(M, dtype=torch.float32) for _ in "abc")
         for part in _parts(M, len(weight_VE)):
-            z_PV = _logits(hidden_ME[part], weight_VE, bias_V, heat_M[part])
+            z_PV = _logits(hidden_ME[part], weight_VE, heat_M[part])
             lse_P = torch.logsumexp(z_PV, dim=1)
             target_P = target_M[part].clamp(min=0)[:, None]
             lse_M[part] = lse_P
@@ -42,14 +43,14 @@ class ChunkedLinearLogprob(torch.autograd.Function):
                 entropy_M[part] = -_expected(z_PV)
         for found in (logprob_M, entropy_M, lse_M):
             found.masked_fill_(target_M < 0, 0.0)
-        ctx.save_for_backward(hidden_ME, weight_VE, bias_V, target_M, heat_M, entropy_M)
+        ctx.save_for_backward(hidden_ME, weight_VE, target_M, heat_M, entropy_M)
         ctx.wants_entropy = wants_entropy
         ctx.set_materialize_grads(False)
         return logprob_M, entropy_M, lse_M
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        hidden_ME, weight_VE, bias_V, target_M, heat_M, entropy_M = ctx.saved_tensors
+        hidden_ME, weight_VE, target_M, heat_M, entropy_M = ctx.saved_tensors
         M, V = len(hidden_ME), len(weight_VE)
         by_logprob, by_entropy, by_lse = (
             hidden_ME.new_zeros(M, dtype=torch.float32)
@@ -60,10 +61,9 @@ class ChunkedLinearLogprob(torch.autograd.Function):
         wants = ctx.needs_input_grad
         d_hidden = torch.empty_like(hidden_ME) if wants[0] else None
         d_weight = torch.zeros_like(weight_VE, dtype=torch.float32) if wants[1] else None
-        d_bias = hidden_ME.new_zeros(V, dtype=torch.float32) if wants[2] else None
         weight = weight_VE.float()
         for part in _parts(M, V):
-            z_PV = _logits(hidden_ME[part], weight_VE, bias_V, heat_M[part])
+            z_PV = _logits(hidden_ME[part], weight_VE, heat_M[part])
             z_PV -= torch.logsumexp(z_PV, dim=1, keepdim=True)
             share_P1 = (by_lse[part] - by_logprob[part])[:, None]
             if ctx.wants_entropy and grads[1] is not None:
@@ -82,12 +82,9 @@ class ChunkedLinearLogprob(torch.autograd.Function):
                 d_hidden[part] = (z_PV @ weight).to(d_hidden.dtype)
             if d_weight is not None:
                 d_weight.addmm_(z_PV.t(), hidden_ME[part].float())
-            if d_bias is not None:
-                d_bias += z_PV.sum(dim=0)
         return (
             d_hidden,
             None if d_weight is None else d_weight.to(weight_VE.dtype),
-            None if d_bias is None else d_bias.to(bias_V.dtype),
             None,
             None,
             None,
@@ -95,15 +92,16 @@ class ChunkedLinearLogprob(torch.autograd.Function):
 
 
 def _parts(num_rows: int, V: int) -> list[slice]:
-    step = max(1, PART // V)
-    return [slice(i, min(i + step, num_rows)) for i in range(0, num_rows, step)]
+    step = max(MIN_ROWS, PART // V)
+    starts = list(range(0, num_rows, step))
+    if len(starts) > 1 and num_rows - starts[-1] < MIN_ROWS:
+        starts.pop()
+    return [slice(i, j) for i, j in zip(starts, [*starts[1:], num_rows], strict=True)]
 
 
-def _logits(hidden_PE: Tensor, weight_VE: Tensor, bias_V: Tensor | None, heat_P: Tensor) -> Tensor:
+def _logits(hidden_PE: Tensor, weight_VE: Tensor, heat_P: Tensor) -> Tensor:
     """Float32 logits over the temperature."""
-    z_PV = torch.nn.functional.linear(
-        hidden_PE.float(), weight_VE.float(), None if bias_V is None else bias_V.float()
-    )
+    z_PV = torch.nn.functional.linear(hidden_PE.float(), weight_VE.float())
     return z_PV.div_(heat_P[:, None])
 
 

@@ -7,14 +7,10 @@ float32, the tail of numbers near one included.
 import triton
 import triton.language as tl
 
-from kernels.noise import RESIDUAL, TEST
-
 # Inside a kernel only annotated constants may be looked at.
 GOLDEN: tl.constexpr = tl.constexpr(-7046029254386353131)
 MIX_1: tl.constexpr = tl.constexpr(-4658895280553007687)
 MIX_2: tl.constexpr = tl.constexpr(-7723592293110705685)
-TEST_SALT: tl.constexpr = tl.constexpr(TEST)
-RESIDUAL_SALT: tl.constexpr = tl.constexpr(RESIDUAL)
 UNIT: tl.constexpr = tl.constexpr(2.0**-53)
 HALF: tl.constexpr = tl.constexpr(2**52)
 
@@ -40,12 +36,6 @@ def stream(seed, position):
 def numerators(at, token):
     """Whole numbers k below 2**53; (k + 1/2) / 2**53 is the uniform number."""
     return _shift(mix(at + (token + 1) * GOLDEN), 11)
-
-
-@triton.jit
-def uniform(at, token):
-    """float64, as `noise.uniform`."""
-    return (numerators(at, token).to(tl.float64) + 0.5) * UNIT
 
 
 @triton.jit

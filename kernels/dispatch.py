@@ -18,14 +18,13 @@ from kernels.reference import LogProbs, Verified
 SWITCH = "RATCHET_KERNELS"
 _PLACES = {
     "tree_attention": ("tree_attention", "attend"),
-    "prefix_attention": ("tree_attention", "attend_prefix"),
     "linear_logprob": ("linear_logprob", "FusedLinearLogprob"),
     "critic_heads": ("critic_heads", "FusedCriticHeads"),
     "verify_draft": ("verify_draft", "coupled"),
-    "verify_chain": ("acceptance", "chain"),
-    "verify_siblings": ("acceptance", "siblings"),
 }
 OPERATIONS = tuple(_PLACES)
+IGNORED = -100
+"""A target that counts for nothing."""
 
 
 @lru_cache(maxsize=1)
@@ -67,17 +66,15 @@ def linear_logprob(
     weight_VE: Tensor,
     target_M: Tensor,
     *,
-    bias_V: Tensor | None = None,
     rows_M: Tensor | None = None,
     temperature: float | Tensor = 1.0,
-    ignore_index: int = -100,
     entropy: bool = False,
 ) -> LogProbs:
-    """log softmax((hidden @ weight.T + bias) / temperature) at each target, float32 [M].
+    """log softmax(hidden @ weight.T / temperature) at each target, float32 [M].
 
     `rows_M` picks rows of `hidden_RE` (one may come more than once); without it M = R. A target of
-    `ignore_index` gives 0 and no gradient. `temperature` is one number or one a row. Differentiable
-    in hidden, weight and bias through all three results, with any gradient a row.
+    -100 gives 0 and no gradient. `temperature` is one number or one a row. Differentiable in
+    hidden and weight through all three results, with any gradient a row.
     Raises TypeError and ValueError that name the argument.
     """
     arguments.shaped("hidden_RE", hidden_RE, "[rows, width]", None, None)
@@ -90,25 +87,19 @@ def linear_logprob(
     M = R if rows_M is None else rows_M.numel()
     arguments.shaped("target_M", target_M, "one a wanted row", M)
     arguments.integral("target_M", target_M, hidden_RE)
-    if bias_V is not None:
-        arguments.shaped("bias_V", bias_V, "one a token", V)
-        arguments.floating("bias_V", bias_V, hidden_RE)
     if rows_M is not None:
         arguments.shaped("rows_M", rows_M, "one a target", M)
         arguments.integral("rows_M", rows_M, hidden_RE)
         arguments.within("rows_M", rows_M, R)
-    arguments.within("target_M", target_M, V, ignore_index)
+    arguments.within("target_M", target_M, V, IGNORED)
     heat_M = arguments.heat(temperature, M, hidden_RE)
-    target_M = target_M.long()
-    if ignore_index != -1:
-        target_M = target_M.masked_fill(target_M == ignore_index, -1)
+    target_M = target_M.long().masked_fill(target_M == IGNORED, -1)
     if M and is_fused(hidden_RE.device):
         from kernels.linear_logprob import FusedLinearLogprob
 
         logprob, h, lse = FusedLinearLogprob.apply(
             hidden_RE,
             weight_VE,
-            bias_V,
             target_M,
             rows_M,
             heat_M,
@@ -116,12 +107,10 @@ def linear_logprob(
             is_interpreted(),
         )
         return LogProbs(logprob, h if entropy else None, lse)
-    return reference.linear_logprob(hidden_RE, weight_VE, target_M, bias_V, rows_M, heat_M, entropy)
+    return reference.linear_logprob(hidden_RE, weight_VE, target_M, rows_M, heat_M, entropy)
 
 
-def critic_heads(
-    hidden_RE: Tensor, weight_SE: Tensor, rows_M: Tensor, bias_S: Tensor | None = None
-) -> Tensor:
+def critic_heads(hidden_RE: Tensor, weight_SE: Tensor, rows_M: Tensor) -> Tensor:
     """Logits of S scalar heads at the wanted rows, float32 [M, S]; differentiable.
 
     Raises TypeError and ValueError that name the argument.
@@ -130,18 +119,15 @@ def critic_heads(
     arguments.floating("hidden_RE", hidden_RE)
     arguments.shaped("weight_SE", weight_SE, "[heads, width]", None, hidden_RE.shape[1])
     arguments.floating("weight_SE", weight_SE, hidden_RE)
-    if bias_S is not None:
-        arguments.shaped("bias_S", bias_S, "one a head", len(weight_SE))
-        arguments.floating("bias_S", bias_S, hidden_RE)
     arguments.shaped("rows_M", rows_M, "rows wanted", None)
     arguments.integral("rows_M", rows_M, hidden_RE)
     arguments.within("rows_M", rows_M, len(hidden_RE))
     if len(rows_M) and is_fused(hidden_RE.device):
         from kernels.critic_heads import FusedCriticHeads
 
-        found: Tensor = FusedCriticHeads.apply(hidden_RE, weight_SE, bias_S, rows_M)
+        found: Tensor = FusedCriticHeads.apply(hidden_RE, weight_SE, rows_M)
         return found
-    return reference.critic_heads(hidden_RE, weight_SE, bias_S, rows_M)
+    return reference.critic_heads(hidden_RE, weight_SE, rows_M)
 
 
 def tree_attention(
@@ -165,47 +151,6 @@ def tree_attention(
     return reference.tree_attention(q_NGQD, key_NGCD, value_NGCD, bias_N1QC)
 
 
-def prefix_attention(
-    q_NHD: Tensor,
-    prefix_key_PGD: Tensor,
-    prefix_value_PGD: Tensor,
-    key_NSGD: Tensor,
-    value_NSGD: Tensor,
-    lengths_N: Tensor,
-) -> Tensor:
-    """See reference.prefix_attention. Raises TypeError and ValueError that name the argument."""
-    arguments.shaped("q_NHD", q_NHD, "[nodes, heads, width]", None, None, None)
-    arguments.floating("q_NHD", q_NHD)
-    N, H, D = q_NHD.shape
-    wanted = "[prefix, key heads, width]"
-    arguments.shaped("prefix_key_PGD", prefix_key_PGD, wanted, None, None, D)
-    P, G, _ = prefix_key_PGD.shape
-    if G == 0 or H % G:
-        raise ValueError(f"q_NHD has {H} heads; wanted a multiple of the {G} key heads")
-    arguments.shaped("prefix_value_PGD", prefix_value_PGD, wanted, P, G, D)
-    arguments.shaped("key_NSGD", key_NSGD, "[nodes, segment, key heads, width]", N, None, G, D)
-    S = key_NSGD.shape[1]
-    arguments.shaped("value_NSGD", value_NSGD, "[nodes, segment, key heads, width]", N, S, G, D)
-    for name, given in (
-        ("prefix_key_PGD", prefix_key_PGD),
-        ("prefix_value_PGD", prefix_value_PGD),
-        ("key_NSGD", key_NSGD),
-        ("value_NSGD", value_NSGD),
-    ):
-        arguments.floating(name, given, q_NHD)
-    arguments.shaped("lengths_N", lengths_N, "one a node", N)
-    arguments.integral("lengths_N", lengths_N, q_NHD)
-    arguments.within("lengths_N", lengths_N, S + 1)
-    if P == 0 and bool((lengths_N == 0).any()):
-        raise ValueError("lengths_N holds 0 where there is no prefix; wanted a column to look at")
-    inputs = (q_NHD, prefix_key_PGD, prefix_value_PGD, key_NSGD, value_NSGD, lengths_N)
-    if q_NHD.numel() and is_fused(q_NHD.device):
-        from kernels.tree_attention import attend_prefix
-
-        return attend_prefix(*inputs, is_interpreted())
-    return reference.prefix_attention(*inputs)
-
-
 def verify_draft(
     logits_NQV: Tensor, draft_NK: Tensor, temperature: Tensor, seeds_N: Tensor, positions_N: Tensor
 ) -> Verified:
@@ -213,93 +158,25 @@ def verify_draft(
 
     Raises TypeError and ValueError that name the argument.
     """
-    N, Q, _ = _logits("logits_NQV", logits_NQV)
+    wanted = "[texts, places, vocabulary]"
+    arguments.shaped("logits_NQV", logits_NQV, wanted, None, None, None)
+    arguments.floating("logits_NQV", logits_NQV)
+    N, Q, V = logits_NQV.shape
+    if V == 0 or Q == 0 or V >= 2**24:
+        raise ValueError(f"logits_NQV has {Q} places of {V} tokens; wanted 1 or more of each")
     arguments.shaped("draft_NK", draft_NK, "one token a place but the last", N, None)
     if draft_NK.shape[1] >= max(1, Q):
         raise ValueError(f"draft_NK has {draft_NK.shape[1]} drafts; wanted fewer than {Q} places")
     arguments.integral("draft_NK", draft_NK, logits_NQV)
-    heat_N = _draws(N, logits_NQV, temperature, seeds_N, positions_N, -1e-30)
-    given = (logits_NQV, draft_NK, heat_N, seeds_N, positions_N)
+    for name, given in (("seeds_N", seeds_N), ("positions_N", positions_N)):
+        arguments.shaped(name, given, "one a text", N)
+        arguments.together(name, given, logits_NQV)
+        if given.dtype != torch.int64:
+            raise TypeError(f"{name} is {given.dtype}; wanted int64")
+    heat_N = arguments.heat(temperature, N, logits_NQV, -1e-30)
+    inputs = (logits_NQV, draft_NK, heat_N, seeds_N, positions_N)
     if N and is_fused(logits_NQV.device):
         from kernels.verify_draft import coupled
 
-        return coupled(*given)
-    return reference.verify_draft(*given)
-
-
-def verify_chain(
-    logits_NQV: Tensor,
-    draft_logits_NKV: Tensor,
-    draft_NK: Tensor,
-    temperature: Tensor,
-    seeds_N: Tensor,
-    positions_N: Tensor,
-) -> Verified:
-    """See reference.verify_chain; temperatures above 0, K = Q - 1 at least 1.
-
-    Raises TypeError and ValueError that name the argument.
-    """
-    N, Q, V = _logits("logits_NQV", logits_NQV)
-    arguments.shaped("draft_logits_NKV", draft_logits_NKV, "one a drafted token", N, Q - 1, V)
-    arguments.floating("draft_logits_NKV", draft_logits_NKV, logits_NQV)
-    if Q < 2:
-        raise ValueError("logits_NQV has one place; wanted one more than there are drafts")
-    arguments.shaped("draft_NK", draft_NK, "one token a place but the last", N, Q - 1)
-    arguments.integral("draft_NK", draft_NK, logits_NQV)
-    arguments.within("draft_NK", draft_NK, V)
-    heat_N = _draws(N, logits_NQV, temperature, seeds_N, positions_N, 0.0)
-    given = (logits_NQV, draft_logits_NKV, draft_NK, heat_N, seeds_N, positions_N)
-    if N and is_fused(logits_NQV.device):
-        from kernels.acceptance import chain
-
-        return chain(*given)
-    return reference.verify_chain(*given)
-
-
-def verify_siblings(
-    logits_NV: Tensor,
-    draft_logits_NV: Tensor,
-    draft_NK: Tensor,
-    temperature: Tensor,
-    seeds_N: Tensor,
-    positions_N: Tensor,
-) -> Verified:
-    """See reference.verify_siblings; temperatures above 0, at most 16 drafts of a place.
-
-    Raises TypeError and ValueError that name the argument.
-    """
-    N, _, V = _logits("logits_NV", logits_NV[:, None])
-    arguments.shaped("draft_logits_NV", draft_logits_NV, "one a text", N, V)
-    arguments.floating("draft_logits_NV", draft_logits_NV, logits_NV)
-    arguments.shaped("draft_NK", draft_NK, "drafts of a text", N, None)
-    if not 1 <= draft_NK.shape[1] <= 16:
-        raise ValueError(f"draft_NK has {draft_NK.shape[1]} drafts a text; wanted 1 to 16")
-    arguments.integral("draft_NK", draft_NK, logits_NV)
-    arguments.within("draft_NK", draft_NK, V)
-    heat_N = _draws(N, logits_NV, temperature, seeds_N, positions_N, 0.0)
-    given = (logits_NV, draft_logits_NV, draft_NK, heat_N, seeds_N, positions_N)
-    if N and is_fused(logits_NV.device):
-        from kernels.acceptance import siblings
-
-        return siblings(*given)
-    return reference.verify_siblings(*given)
-
-
-def _logits(name: str, given: Tensor) -> tuple[int, int, int]:
-    arguments.shaped(name, given, "[texts, places, vocabulary]", None, None, None)
-    arguments.floating(name, given)
-    N, Q, V = given.shape
-    if V == 0 or Q == 0 or V >= 2**24:
-        raise ValueError(f"{name} has {Q} places of {V} tokens; wanted 1 or more of each")
-    return N, Q, V
-
-
-def _draws(
-    N: int, logits: Tensor, temperature: Tensor, seeds_N: Tensor, positions_N: Tensor, least: float
-) -> Tensor:
-    for name, given in (("seeds_N", seeds_N), ("positions_N", positions_N)):
-        arguments.shaped(name, given, "one a text", N)
-        arguments.together(name, given, logits)
-        if given.dtype != torch.int64:
-            raise TypeError(f"{name} is {given.dtype}; wanted int64")
-    return arguments.heat(temperature, N, logits, least)
+        return coupled(*inputs)
+    return reference.verify_draft(*inputs)

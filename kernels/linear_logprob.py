@@ -88,7 +88,6 @@ def _logit_tile(
 def forward_kernel(
     hidden,
     weight,
-    bias,
     rows,
     target,
     heat,
@@ -102,7 +101,6 @@ def forward_kernel(
     stride_we,
     num_shares,
     tiles_per_share,
-    HAS_BIAS: tl.constexpr,
     HAS_ROWS: tl.constexpr,
     HAS_HEAT: tl.constexpr,
     UPCAST: tl.constexpr,
@@ -151,8 +149,6 @@ def forward_kernel(
             WIDTH,
             UPCAST,
         )
-        if HAS_BIAS:
-            z += tl.load(bias + word, mask=in_v, other=0.0).to(tl.float32)[None, :]
         if HAS_HEAT:  # a product with 1 / t would be rounded twice
             z = tl.div_rn(z, tl.broadcast_to(t[:, None], (ROWS, WORDS)))
         found += tl.sum(tl.where(word[None, :] == wanted[:, None], z, 0.0), axis=1)
@@ -214,7 +210,6 @@ def combine_kernel(partial, target, out, M, num_shares, BLOCK: tl.constexpr):
 def gradient_kernel(
     hidden,
     weight,
-    bias,
     rows,
     target,
     heat,
@@ -232,7 +227,6 @@ def gradient_kernel(
     stride_he,
     stride_wv,
     stride_we,
-    HAS_BIAS: tl.constexpr,
     HAS_ROWS: tl.constexpr,
     HAS_HEAT: tl.constexpr,
     HAS_ENTROPY: tl.constexpr,
@@ -274,8 +268,6 @@ def gradient_kernel(
         WIDTH,
         UPCAST,
     )
-    if HAS_BIAS:
-        z += tl.load(bias + word, mask=in_v, other=0.0).to(tl.float32)[None, :]
     t = tl.broadcast_to(tl.load(heat + m_ix, mask=in_m, other=1.0)[:, None], (ROWS, WORDS))
     if HAS_HEAT:
         z = tl.div_rn(z, t)
@@ -308,7 +300,6 @@ class FusedLinearLogprob(torch.autograd.Function):
         ctx: Any,
         hidden_RE: Tensor,
         weight_VE: Tensor,
-        bias_V: Tensor | None,
         target_M: Tensor,
         rows_M: Tensor | None,
         heat_M: Tensor,
@@ -327,7 +318,6 @@ class FusedLinearLogprob(torch.autograd.Function):
         forward_kernel[(num_m * num_shares,)](
             hidden_RE,
             weight_VE,
-            bias_V,
             rows_M,
             target_M,
             heat_M,
@@ -339,7 +329,6 @@ class FusedLinearLogprob(torch.autograd.Function):
             *weight_VE.stride(),
             num_shares,
             per_share,
-            bias_V is not None,
             rows_M is not None,
             has_heat,
             upcast,
@@ -351,14 +340,14 @@ class FusedLinearLogprob(torch.autograd.Function):
             num_stages=tiles.num_stages,
         )
         combine_kernel[(triton.cdiv(M, 128),)](partial, target_M, found, M, num_shares, 128)
-        ctx.save_for_backward(hidden_RE, weight_VE, bias_V, target_M, rows_M, heat_M, found)
+        ctx.save_for_backward(hidden_RE, weight_VE, target_M, rows_M, heat_M, found)
         ctx.upcast, ctx.has_heat = upcast, has_heat
         ctx.set_materialize_grads(False)
         return found[0], found[1], found[2]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        hidden_RE, weight_VE, bias_V, target_M, rows_M, heat_M, found = ctx.saved_tensors
+        hidden_RE, weight_VE, target_M, rows_M, heat_M, found = ctx.saved_tensors
         M, (V, E) = len(target_M), weight_VE.shape
         zeros = torch.zeros(M, dtype=torch.float32, device=hidden_RE.device)
         # Gradients may come as an expanded scalar: the kernel reads them as they lie.
@@ -372,14 +361,12 @@ class FusedLinearLogprob(torch.autograd.Function):
         hidden_ME = hidden_RE if rows_M is None else hidden_RE[rows_M]
         d_hidden = torch.zeros((M, E), dtype=torch.float32, device=hidden_RE.device)
         d_weight = torch.empty_like(weight_VE) if wants[1] else None
-        d_bias = torch.empty(V, dtype=torch.float32, device=hidden_RE.device) if wants[2] else None
         for start in range(0, V, size):
             end = min(start + size, V)
             grid = (triton.cdiv(M, tiles.rows) * triton.cdiv(size, tiles.words),)
             gradient_kernel[grid](
                 hidden_RE,
                 weight_VE,
-                bias_V,
                 rows_M,
                 target_M,
                 heat_M,
@@ -395,7 +382,6 @@ class FusedLinearLogprob(torch.autograd.Function):
                 size,
                 *hidden_RE.stride(),
                 *weight_VE.stride(),
-                bias_V is not None,
                 rows_M is not None,
                 ctx.has_heat,
                 grads[1] is not None,
@@ -412,8 +398,6 @@ class FusedLinearLogprob(torch.autograd.Function):
                 d_hidden += _product(part_MC, weight_VE[start:end])
             if d_weight is not None:
                 d_weight[start:end] = _product(part_MC.t(), hidden_ME).to(d_weight.dtype)
-            if d_bias is not None:
-                d_bias[start:end] = part_MC.float().sum(dim=0)
         if not wants[0]:
             d_hidden_RE = None
         elif rows_M is None:
@@ -424,7 +408,6 @@ class FusedLinearLogprob(torch.autograd.Function):
         return (
             d_hidden_RE,
             d_weight,
-            None if d_bias is None else d_bias.to(bias_V.dtype),
             None,
             None,
             None,

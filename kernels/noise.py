@@ -18,17 +18,6 @@ _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 
 
-TEST = 0x5851F42D4C957F2D
-"""Salt of the uniform numbers that drafts are accepted by."""
-RESIDUAL = 0x14057B7EF767814F
-"""Salt of the noise that a token is drawn from the residual with."""
-
-
-def salted(seeds_R: Tensor, salt: int) -> Tensor:
-    """Seeds of another stream: what is drawn from it says nothing of the first."""
-    return mix(seeds_R ^ salt)
-
-
 def _shift(x: Tensor, bits: int) -> Tensor:
     """Logical right shift; torch's own is arithmetic on signed integers."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kernels.chunked import PART, ChunkedLinearLogprob
-from kernels.noise import RESIDUAL, TEST, gumbel, salted, uniform
+from kernels.noise import gumbel
 
 
 class LogProbs(NamedTuple):
@@ -26,7 +26,7 @@ class Verified(NamedTuple):
     """What stands of the drafts, and what the target writes."""
 
     tokens: Tensor
-    """int64 [N, Q]; -1 behind the last token that is written, where a rule stops there."""
+    """int64 [N, Q]"""
     num_accepted: Tensor
     """int64 [N]"""
     logprob: Tensor
@@ -49,59 +49,30 @@ def tree_attention(
     )
 
 
-def prefix_attention(
-    q_NHD: Tensor,
-    prefix_key_PGD: Tensor,
-    prefix_value_PGD: Tensor,
-    key_NSGD: Tensor,
-    value_NSGD: Tensor,
-    lengths_N: Tensor,
-) -> Tensor:
-    """One query a node over a prefix that all nodes share and the node's own segment, [N, H, D].
-
-    S columns a node, of which the first `lengths_N` count; head h looks at key head h // (H / G).
-    Raises nothing itself; see dispatch.
-    """
-    N, H, D = q_NHD.shape
-    P, G, _ = prefix_key_PGD.shape
-    keys = torch.cat((prefix_key_PGD.expand(N, P, G, D), key_NSGD), dim=1)
-    values = torch.cat((prefix_value_PGD.expand(N, P, G, D), value_NSGD), dim=1)
-    column = torch.arange(keys.shape[1], device=q_NHD.device)
-    is_seen = column < P + lengths_N[:, None]
-    q = q_NHD.view(N, G, H // G, D)
-    bias = torch.zeros(N, 1, 1, keys.shape[1], device=q.device, dtype=q.dtype)
-    bias.masked_fill_(~is_seen[:, None, None], float("-inf"))
-    found = torch.nn.functional.scaled_dot_product_attention(
-        q, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=bias
-    )
-    return found.reshape(N, H, D)
-
-
 def linear_logprob(
     hidden_RE: Tensor,
     weight_VE: Tensor,
     target_M: Tensor,
-    bias_V: Tensor | None,
     rows_M: Tensor | None,
     heat_M: Tensor,
     wants_entropy: bool,
 ) -> LogProbs:
-    """log softmax((hidden @ weight.T + bias) / heat) at each target, its entropy and logsumexp.
+    """log softmax(hidden @ weight.T / heat) at each target, its entropy and logsumexp.
 
     Row m is `hidden[rows_M[m]]`; a target of -1 marks a row that counts for nothing. Differentiable
-    in hidden, weight and bias. Where the logits are many they are made a part at a time.
+    in hidden and weight. Where the logits are many they are made a part at a time.
     """
     is_shared = rows_M is not None and len(rows_M) >= len(hidden_RE)
     is_plain = not (torch.is_grad_enabled() or wants_entropy or bool((heat_M != 1).any()))
     if rows_M is not None and is_shared and is_plain:
-        return _of_shared_rows(hidden_RE, weight_VE, target_M, bias_V, rows_M)
+        return _of_shared_rows(hidden_RE, weight_VE, target_M, rows_M)
     hidden_ME = hidden_RE if rows_M is None else hidden_RE[rows_M]
     if target_M.numel() * weight_VE.shape[0] > PART:
         logprob, entropy, lse = ChunkedLinearLogprob.apply(
-            hidden_ME, weight_VE, bias_V, target_M, heat_M, wants_entropy
+            hidden_ME, weight_VE, target_M, heat_M, wants_entropy
         )
         return LogProbs(logprob, entropy if wants_entropy else None, lse)
-    z_MV = _logits(hidden_ME, weight_VE, bias_V)
+    z_MV = _logits(hidden_ME, weight_VE)
     if bool((heat_M != 1).any()):
         z_MV = z_MV / heat_M[:, None]
     logprob_M = -torch.nn.functional.cross_entropy(
@@ -119,10 +90,10 @@ def linear_logprob(
 
 
 def _of_shared_rows(
-    hidden_RE: Tensor, weight_VE: Tensor, target_M: Tensor, bias_V: Tensor | None, rows_M: Tensor
+    hidden_RE: Tensor, weight_VE: Tensor, target_M: Tensor, rows_M: Tensor
 ) -> LogProbs:
     """Several targets of a row: its logits are made once."""
-    z_RV = _logits(hidden_RE, weight_VE, bias_V)
+    z_RV = _logits(hidden_RE, weight_VE)
     lse_R = torch.logsumexp(z_RV, dim=1)
     is_ignored = target_M < 0
     logprob_M = z_RV[rows_M, target_M.clamp(min=0)] - lse_R[rows_M]
@@ -131,19 +102,14 @@ def _of_shared_rows(
     )
 
 
-def _logits(hidden_RE: Tensor, weight_VE: Tensor, bias_V: Tensor | None) -> Tensor:
+def _logits(hidden_RE: Tensor, weight_VE: Tensor) -> Tensor:
     """In float32: with sixteen bits the logits themselves would be rounded."""
-    return torch.nn.functional.linear(
-        hidden_RE.float(), weight_VE.float(), None if bias_V is None else bias_V.float()
-    )
+    return torch.nn.functional.linear(hidden_RE.float(), weight_VE.float())
 
 
-def critic_heads(
-    hidden_RE: Tensor, weight_SE: Tensor, bias_S: Tensor | None, rows_M: Tensor
-) -> Tensor:
+def critic_heads(hidden_RE: Tensor, weight_SE: Tensor, rows_M: Tensor) -> Tensor:
     """Scalar heads read at the wanted rows only: float32 logits [M, S]; differentiable."""
-    found = torch.nn.functional.linear(hidden_RE[rows_M].float(), weight_SE.float())
-    return found if bias_S is None else found + bias_S.float()
+    return torch.nn.functional.linear(hidden_RE[rows_M].float(), weight_SE.float())
 
 
 def verify_draft(
@@ -184,100 +150,3 @@ def verify_draft(
         raw_NQV.gather(2, picked_NQ1)[..., 0],
         law_NQV.gather(2, picked_NQ1)[..., 0],
     )
-
-
-def verify_chain(
-    logits_NQV: Tensor,
-    draft_logits_NKV: Tensor,
-    draft_NK: Tensor,
-    heat_N: Tensor,
-    seeds_N: Tensor,
-    positions_N: Tensor,
-) -> Verified:
-    """Drafts x drawn from q = softmax(draft logits / heat), accepted while u q(x) < p(x).
-
-    After the first other one a token of the residual relu(p - q), after a whole draft one of p
-    (Leviathan et al. 2023, algorithm 1). What is written has the law p.
-    """
-    N, Q, _ = logits_NQV.shape
-    K = Q - 1
-    heat_N11 = heat_N[:, None, None]
-    p_NQV = torch.softmax(logits_NQV.float() / heat_N11, dim=-1)
-    q_NKV = torch.softmax(draft_logits_NKV.float() / heat_N11, dim=-1)
-    place_NK = positions_N[:, None] + torch.arange(K, device=p_NQV.device)
-    u_NK = uniform(
-        salted(seeds_N, TEST)[:, None].expand(N, K).reshape(-1), place_NK.reshape(-1), 1
-    ).view(N, K)
-    draft_NK1 = draft_NK[..., None]
-    is_kept = (
-        u_NK * q_NKV.gather(2, draft_NK1)[..., 0].double()
-        < p_NQV[:, :K].gather(2, draft_NK1)[..., 0].double()
-    )
-    num_N = is_kept.long().cumprod(dim=1).sum(dim=1)
-    at = torch.arange(N, device=num_N.device)
-    p_NV = p_NQV[at, num_N]
-    q_pad = torch.cat((q_NKV, torch.zeros_like(p_NQV[:, :1])), dim=1)
-    left_NV = _left(p_NV, q_pad[at, num_N])
-    last_N = _drawn(left_NV, salted(seeds_N, RESIDUAL), positions_N + num_N)
-    place_Q = torch.arange(Q, device=num_N.device)
-    draft_NQ = torch.cat((draft_NK, draft_NK.new_zeros(N, 1)), dim=1)
-    tokens_NQ = torch.where(place_Q == num_N[:, None], last_N[:, None], draft_NQ)
-    tokens_NQ = tokens_NQ.masked_fill(place_Q > num_N[:, None], -1)
-    return _with_logprobs(tokens_NQ, num_N, logits_NQV, heat_N)
-
-
-def verify_siblings(
-    logits_NV: Tensor,
-    draft_logits_NV: Tensor,
-    draft_NK: Tensor,
-    heat_N: Tensor,
-    seeds_N: Tensor,
-    positions_N: Tensor,
-) -> Verified:
-    """Different drafts of one place, drawn from q without replacement, tried in the order drawn.
-
-    After each rejection p becomes relu(p - q), normalised, and the draft leaves q (Miao et al.
-    2024; Chen et al. 2024, Sequoia). `tokens` is [N, 1]; `num_accepted` is 1 where it is a draft.
-    """
-    p_NV = torch.softmax(logits_NV.float() / heat_N[:, None], dim=-1)
-    q_NV = torch.softmax(draft_logits_NV.float() / heat_N[:, None], dim=-1)
-    u_NK = uniform(salted(seeds_N, TEST), positions_N, draft_NK.shape[1])
-    token_N = torch.full_like(positions_N, -1)
-    for k in range(draft_NK.shape[1]):
-        draft_N1 = draft_NK[:, k : k + 1]
-        p, q = p_NV.gather(1, draft_N1)[:, 0], q_NV.gather(1, draft_N1)[:, 0]
-        is_taken = (token_N < 0) & (u_NK[:, k] * q.double() < p.double())
-        token_N = torch.where(is_taken, draft_N1[:, 0], token_N)
-        left_NV = _left(p_NV, q_NV)
-        p_NV = left_NV / left_NV.sum(dim=1, keepdim=True)
-        q_NV = q_NV.scatter(1, draft_N1, 0.0)
-        q_NV = q_NV / q_NV.sum(dim=1, keepdim=True).clamp(min=1e-30)
-    num_N = (token_N >= 0).long()
-    drawn_N = _drawn(p_NV, salted(seeds_N, RESIDUAL), positions_N)
-    tokens_N1 = torch.where(num_N > 0, token_N, drawn_N)[:, None]
-    return _with_logprobs(tokens_N1, num_N, logits_NV[:, None], heat_N)
-
-
-def _left(p_NV: Tensor, q_NV: Tensor) -> Tensor:
-    """relu(p - q) by row, or p where nothing is left."""
-    left_NV = (p_NV - q_NV).clamp(min=0)
-    return torch.where(left_NV.sum(dim=1, keepdim=True) > 0, left_NV, p_NV)
-
-
-def _drawn(weight_NV: Tensor, seeds_N: Tensor, positions_N: Tensor) -> Tensor:
-    """A token by weight: argmax(log weight + noise)."""
-    return (weight_NV.log() + gumbel(seeds_N, positions_N, weight_NV.shape[1])).argmax(dim=1)
-
-
-def _with_logprobs(
-    tokens_NQ: Tensor, num_N: Tensor, logits_NQV: Tensor, heat_N: Tensor
-) -> Verified:
-    """0 where there is no token."""
-    picked = tokens_NQ.clamp(min=0)[..., None]
-    found = [
-        torch.log_softmax(logits_NQV.float() / heat, dim=-1)
-        .gather(2, picked)[..., 0]
-        .masked_fill(tokens_NQ < 0, 0.0)
-        for heat in (1.0, heat_N[:, None, None])
-    ]
-    return Verified(tokens_NQ, num_N, found[0], found[1])

@@ -1,8 +1,8 @@
 """Verification of drafts on the GPU, straight from logits: no law is ever written out.
 
-`coupled` is what the engine does: the target's own choice argmax(log p + noise) at each place, and
-how many drafts agree. A row of logits is read by several programs, each its share; running maxima
-keep the numbers small, so that logits in the tens of thousands lose nothing.
+The target's own choice argmax(log p + noise) at each place, and how many drafts agree. A row of
+logits is read by several programs, each its share; running maxima keep the numbers small, so that
+logits in the tens of thousands lose nothing.
 
 Shapes: N texts, Q = K + 1 places, K drafts, V vocabulary.
 """
@@ -34,7 +34,6 @@ def share_kernel(
     l_n,
     l_q,
     l_v,
-    NOISY: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """partial[share, field, row] of one share of one row."""
@@ -45,7 +44,7 @@ def share_kernel(
     t = tl.load(heat + n)
     scale = tl.where(t > 0, 1.0 / tl.maximum(t, 1e-6), 1.0)
     loud = tl.where(t > 0, 1.0, 0.0)
-    at = stream(tl.load(seeds + n), tl.load(positions + n) + q) if NOISY else tl.zeros((), tl.int64)
+    at = stream(tl.load(seeds + n), tl.load(positions + n) + q)
     top = float("-inf")
     total = 0.0
     heated = 0.0
@@ -68,8 +67,7 @@ def share_kernel(
         total += tl.sum(tl.exp(z - base), axis=0)
         value = (z - base) * scale
         heated += tl.sum(tl.exp(value), axis=0)
-        if NOISY:
-            value += loud * gumbel(at, v.to(tl.int64))
+        value += loud * gumbel(at, v.to(tl.int64))
         here, place = tl.max(value, axis=0, return_indices=True)
         if here > best:
             best = here
@@ -142,60 +140,34 @@ def coupled_kernel(
     tl.store(accepted + n, num.to(tl.int64))
 
 
-class Shares:
-    """How a row of logits is shared out, and what the shares came to."""
-
-    def __init__(self, rows: int, V: int, device: torch.device) -> None:
-        processors = (
-            torch.cuda.get_device_properties(device).multi_processor_count
-            if device.type == "cuda"
-            else 2
-        )
-        blocks = triton.cdiv(V, BLOCK)
-        wanted = max(1, min(blocks, 64, triton.cdiv(4 * processors, max(1, rows))))
-        self.per_share = triton.cdiv(blocks, wanted) * BLOCK
-        self.num = triton.cdiv(V, self.per_share)
-        self.padded = max(16, triton.next_power_of_2(self.num))
-
-    def of(
-        self, logits_NQV: Tensor, heat_N: Tensor, seeds_N: Tensor, positions_N: Tensor, noisy: bool
-    ) -> Tensor:
-        N, Q, V = logits_NQV.shape
-        partial = torch.empty((self.num, 6, N * Q), dtype=torch.float32, device=logits_NQV.device)
-        share_kernel[(N * Q, self.num)](
-            logits_NQV,
-            heat_N,
-            seeds_N,
-            positions_N,
-            partial,
-            V,
-            self.per_share,
-            N * Q,
-            Q,
-            *logits_NQV.stride(),
-            noisy,
-            BLOCK,
-            num_warps=4,
-        )
-        return partial
-
-
-def unwritten(N: int, Q: int, device: torch.device) -> Verified:
-    return Verified(
+def coupled(
+    logits_NQV: Tensor, draft_NK: Tensor, heat_N: Tensor, seeds_N: Tensor, positions_N: Tensor
+) -> Verified:
+    N, Q, V = logits_NQV.shape
+    device = logits_NQV.device
+    per_share = _per_share(N * Q, V, device)
+    num_shares = triton.cdiv(V, per_share)
+    partial = torch.empty((num_shares, 6, N * Q), dtype=torch.float32, device=device)
+    share_kernel[(N * Q, num_shares)](
+        logits_NQV,
+        heat_N,
+        seeds_N,
+        positions_N,
+        partial,
+        V,
+        per_share,
+        N * Q,
+        Q,
+        *logits_NQV.stride(),
+        BLOCK,
+        num_warps=4,
+    )
+    out = Verified(
         torch.empty((N, Q), dtype=torch.int64, device=device),
         torch.empty(N, dtype=torch.int64, device=device),
         torch.empty((N, Q), dtype=torch.float32, device=device),
         torch.empty((N, Q), dtype=torch.float32, device=device),
     )
-
-
-def coupled(
-    logits_NQV: Tensor, draft_NK: Tensor, heat_N: Tensor, seeds_N: Tensor, positions_N: Tensor
-) -> Verified:
-    N, Q, V = logits_NQV.shape
-    shares = Shares(N * Q, V, logits_NQV.device)
-    partial = shares.of(logits_NQV, heat_N, seeds_N, positions_N, True)
-    out = unwritten(N, Q, logits_NQV.device)
     coupled_kernel[(N,)](
         partial,
         draft_NK.contiguous(),
@@ -204,8 +176,20 @@ def coupled(
         Q,
         draft_NK.shape[1],
         N * Q,
-        shares.num,
-        shares.padded,
+        num_shares,
+        max(16, triton.next_power_of_2(num_shares)),
         num_warps=1,
     )
     return out
+
+
+def _per_share(rows: int, V: int, device: torch.device) -> int:
+    """Tokens of a row that one program reads: enough programs for all processors, 64 a row."""
+    processors = (
+        torch.cuda.get_device_properties(device).multi_processor_count
+        if device.type == "cuda"
+        else 2
+    )
+    blocks = triton.cdiv(V, BLOCK)
+    wanted = max(1, min(blocks, 64, triton.cdiv(4 * processors, max(1, rows))))
+    return int(triton.cdiv(blocks, wanted) * BLOCK)

@@ -17,7 +17,6 @@ class Candidate:
     rollout: Rollout
     node: Node
     """Tree node whose evaluation brought it."""
-    simulation: int
 
     @property
     def logprob(self) -> float:

@@ -19,7 +19,7 @@ from search.budget import Budget, StopReason
 from search.candidates import Candidate, Result, judged
 from search.expansion import ALL_DRAWN, note_value, num_wanted, widened
 from search.interfaces import EvaluateRequest, Evaluation, ExpandRequest, Proposal, Rollout
-from search.merge import Merge, join, rule_of
+from search.merge import join, rule_of
 from search.randomness import derive_seed, gamma, gumbel
 from search.selection import RULES, UNSEEN
 from search.settings import SearchSettings
@@ -47,14 +47,11 @@ class Leaf:
 
 
 class Search:
-    """One tree. `merge` overrides the settings' rule with one of the caller's own."""
+    """One tree."""
 
-    def __init__(
-        self, root: State, settings: SearchSettings, seed: int, merge: Merge | None = None
-    ) -> None:
+    def __init__(self, root: State, settings: SearchSettings, seed: int) -> None:
         self.settings = settings
         self.seed = seed
-        self.merge = merge or rule_of(settings)
         self.root = new_root(root)
         self.nodes = [self.root]
         self.budget = Budget()
@@ -65,6 +62,7 @@ class Search:
         self.num_unscored = 0
         self.error = ""
         """Why the search failed; empty otherwise."""
+        self._merge = rule_of(settings)
         self._rule = RULES[settings.selection]
         self._root_rule = RULES["gumbel"] if settings.root_selection == "gumbel" else self._rule
         self._awaited: dict[int, Expansion | Leaf] = {}
@@ -135,11 +133,9 @@ class Search:
         self.log.append(Simulation(node.ix, value, self.budget.tokens))
         for rollout in evaluation.rollouts:
             if rollout.state.is_finished:
-                self._consider(Candidate(rollout, node, self.budget.simulations))
-        if node.state.is_terminal:
-            node.close("terminal")
-        elif node.depth >= self.settings.max_depth:
-            node.close("max_depth")
+                self._consider(Candidate(rollout, node))
+        if node.state.is_terminal or node.depth >= self.settings.max_depth:
+            node.close()
         elif evaluation.rollouts:
             self._adopt(node, evaluation.rollouts[0])
         if self.settings.patience and not self.stop_reason:
@@ -174,7 +170,7 @@ class Search:
             if edge is None:
                 if node.num_open:
                     return None  # all that is open is under way
-                node.close("no option left")
+                node.close()
                 return node
             path.append(edge)
             if edge.child is None:
@@ -218,7 +214,7 @@ class Search:
         if unsound and settings.unsound == "discount":
             cut = settings.unsound_discount
             priors = [p * cut if u else p for p, u in zip(priors, unsound, strict=True)]
-        edges = join(node, options, priors, self.merge, unsound)
+        edges = join(node, options, priors, self._merge, unsound)
         for edge in edges:
             if edge.unsound_reason and settings.unsound == "prune":
                 node.prune(edge)
@@ -249,10 +245,8 @@ class Search:
             if edge.is_closed:
                 return
             node = edge.child or self._grow(node, edge)
-            if node.state.is_terminal:
-                node.close("terminal")
-            elif node.depth >= self.settings.max_depth:
-                node.close("max_depth")
+            if node.state.is_terminal or node.depth >= self.settings.max_depth:
+                node.close()
             if node.is_closed:
                 return
 
@@ -262,7 +256,7 @@ class Search:
         self.budget.started -= 1
         leaf.node.num_failures += 1
         if leaf.node.num_failures >= self.settings.max_failures:
-            leaf.node.close("unscored")
+            leaf.node.close()
 
     def _consider(self, candidate: Candidate) -> None:
         tokens = candidate.rollout.state.tokens

@@ -4,7 +4,6 @@ A rule says when two options under one node count as the same. Where it can, it 
 a key, and equal keys are the same; otherwise pairs are compared.
 """
 
-import math
 import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ Same = Callable[[Option, Option], bool]
 class Merge:
     """One way to tell that two sibling options are equivalent: by a key, or pair by pair."""
 
-    name: str
     key: Callable[[Option], Hashable] | None = None
     same: Same | None = None
 
@@ -59,11 +57,11 @@ def edit_distance(left: str, right: str, limit: int) -> int:
     return min(row[-1], limit + 1)
 
 
-BY_TOKENS = Merge("tokens", key=lambda option: option.tokens)
+BY_TOKENS = Merge(key=lambda option: option.tokens)
 """Nothing but the very same tokens."""
-BY_TEXT = Merge("text", key=_stripped)
+BY_TEXT = Merge(key=_stripped)
 """Equal but for white space at the ends, and ending the same way."""
-BY_NORMALISED_TEXT = Merge("normalised", key=lambda o: (normalised(o.text), o.stop))
+BY_NORMALISED_TEXT = Merge(key=lambda o: (normalised(o.text), o.stop))
 
 
 def by_edit_distance(limit: int) -> Merge:
@@ -72,30 +70,7 @@ def by_edit_distance(limit: int) -> Merge:
     def same(left: Option, right: Option) -> bool:
         return left.stop == right.stop and edit_distance(left.text, right.text, limit) <= limit
 
-    return Merge(f"edit:{limit}", same=same)
-
-
-def by_embedding(embed: Callable[[str], Sequence[float]], min_cosine: float) -> Merge:
-    """Embeddings whose cosine is at least `min_cosine`. Each text is embedded once."""
-    known: dict[str, Sequence[float]] = {}
-
-    def vector(text: str) -> Sequence[float]:
-        if text not in known:
-            found = embed(text)
-            norm = math.sqrt(sum(x * x for x in found)) or 1.0
-            known[text] = [x / norm for x in found]
-        return known[text]
-
-    def same(left: Option, right: Option) -> bool:
-        pair = zip(vector(left.text), vector(right.text), strict=True)
-        return left.stop == right.stop and sum(a * b for a, b in pair) >= min_cosine
-
-    return Merge(f"embedding:{min_cosine}", same=same)
-
-
-def by_judgement(judge: Callable[[str, str], bool]) -> Merge:
-    """Whatever `judge` says of the two texts: a model's yes or no, for instance."""
-    return Merge("judgement", same=lambda a, b: a.stop == b.stop and judge(a.text, b.text))
+    return Merge(same=same)
 
 
 def rule_of(settings: SearchSettings) -> Merge:

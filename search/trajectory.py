@@ -21,7 +21,6 @@ class Step:
 class Trajectory:
     """A finished text, step by step, with what the search thinks of each step."""
 
-    problem_id: str
     prompt_tokens: tuple[int, ...]
     tokens: tuple[int, ...]
     """Tokens after the prompt, exactly as generated."""
@@ -49,7 +48,6 @@ def trajectory(search: Search, candidate: Candidate) -> Trajectory:
             node = edge.child or node
         steps.append(Step(option.text, len(option.tokens), share, q))
     return Trajectory(
-        state.problem_id,
         state.prompt_tokens,
         tuple(t for option in state.options for t in option.tokens),
         tuple(steps),

@@ -77,7 +77,6 @@ class Node:
     is_expanding: bool = False
     is_closed: bool = False
     """Nothing is left to try below."""
-    close_reason: str = ""
 
     @property
     def visits(self) -> int:
@@ -114,9 +113,9 @@ class Node:
             self.prior_mass -= edge.prior
             self.num_open -= 1
 
-    def close(self, reason: str) -> None:
+    def close(self) -> None:
         """No simulation comes here any more."""
-        self.is_closed, self.close_reason = True, reason
+        self.is_closed = True
         if not self.parent_edge.is_closed:
             self.parent_edge.is_closed = True
             if self.parent is not None:

@@ -83,11 +83,9 @@ class Record:
     """What a source's drafts came to."""
 
     acceptance: float = 0.7
-    """Running share of tried tokens that were the policy's choice."""
+    """Running share of tokens, up to the first wrong one, that were the policy's choice."""
     coverage: float = 1.0
     """Running share of the tokens asked for that the source had something for."""
-    num_tried: int = 0
-    """Drafted tokens up to the first wrong one."""
     num_drafted: int = 0
     num_accepted: int = 0
     num_drafts: int = 0
@@ -102,7 +100,6 @@ class Record:
         self.num_drafts += 1
         self.num_drafted += drafted
         self.num_accepted += accepted
-        self.num_tried += tried
         self.acceptance += (1 - MEMORY**tried) * (accepted / tried - self.acceptance)
 
     @property

@@ -17,6 +17,7 @@ from agent.networks.inference import InferenceNetwork
 Ids = NDArray[np.int64]
 FIRST_COLUMNS = 32
 EXPECTED_BYTES = 2**25
+KEPT_BYTES = 2**28
 WIDTH = 16
 """Columns are seen in multiples of this."""
 
@@ -42,10 +43,10 @@ class Cache:
     def num_bytes(self) -> int:
         return sum(layer.numel() * layer.element_size() for layer in self.layers)
 
-    def clear(self, max_bytes: int = 2**28) -> None:
+    def clear(self) -> None:
         """Drop all jobs, and the memory too when it has grown beyond a bound."""
         self.lengths = self.lengths[:0]
-        if self.num_bytes > max_bytes:
+        if self.num_bytes > KEPT_BYTES:
             self.layers = []
 
     def reserve(self, num_jobs: int, num_columns: int) -> None:

@@ -64,11 +64,11 @@ class Pack:
         return 0
 
 
-def packs(rows: Sequence[Sequence[int]], max_tokens: int = MAX_TOKENS) -> list[Pack]:
+def packs(rows: Sequence[Sequence[int]]) -> list[Pack]:
     """Rows in as few packs as their order gives."""
     found: list[Pack] = []
     for i in sorted(range(len(rows)), key=lambda i: tuple(rows[i])):
-        if not found or len(found[-1].tokens) + found[-1].num_new(rows[i]) > max_tokens:
+        if not found or len(found[-1].tokens) + found[-1].num_new(rows[i]) > MAX_TOKENS:
             found.append(Pack())
         found[-1].add(i, rows[i])
     return found

@@ -5,24 +5,22 @@ import math
 Z_95 = 1.959963984540054
 
 
-def wilson(num_correct: int, n: int, z: float = Z_95) -> tuple[float, float]:
+def wilson(num_correct: int, n: int) -> tuple[float, float]:
     """95 % Wilson score interval of a share; (0, 1) without observations."""
     if n == 0:
         return 0.0, 1.0
-    p, z2 = num_correct / n, z * z
+    p, z2 = num_correct / n, Z_95 * Z_95
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = z / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    half = Z_95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def paired_difference(
-    gained: int, lost: int, n: int, z: float = Z_95
-) -> tuple[float, float, float]:
+def paired_difference(gained: int, lost: int, n: int) -> tuple[float, float, float]:
     """Difference of two paired shares with its 95 % interval (Bonett and Price 2012)."""
     if n == 0:
         return 0.0, -1.0, 1.0
     up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
-    half = z * math.sqrt((up + down - (up - down) ** 2) / (n + 2))
+    half = Z_95 * math.sqrt((up + down - (up - down) ** 2) / (n + 2))
     return (gained - lost) / n, max(-1.0, up - down - half), min(1.0, up - down + half)
 
 

@@ -22,11 +22,8 @@ def words(text: str) -> list[str]:
 class Decontamination:
     """The n-grams and keys of held-out problems."""
 
-    def __init__(
-        self, held_out: Iterable[Problem], key: Callable[[str], str], size: int = N_GRAM
-    ) -> None:
+    def __init__(self, held_out: Iterable[Problem], key: Callable[[str], str]) -> None:
         self.key = key
-        self.size = size
         self._keys: set[str] = set()
         self._grams: set[tuple[str, ...]] = set()
         self._whole: set[tuple[str, ...]] = set()
@@ -34,16 +31,17 @@ class Decontamination:
             self._keys.add(key(problem.text))
             found = words(problem.text)
             self._whole.add(tuple(found))
-            self._grams.update(self._of(found))
+            self._grams.update(_grams(found))
 
     def leak(self, text: str) -> str:
         """Why the text may not be learned from: `key`, `n-gram`, or empty."""
         if self.key(text) in self._keys:
             return "key"
         found = words(text)
-        if tuple(found) in self._whole or not self._grams.isdisjoint(self._of(found)):
+        if tuple(found) in self._whole or not self._grams.isdisjoint(_grams(found)):
             return "n-gram"
         return ""
 
-    def _of(self, found: list[str]) -> Iterable[tuple[str, ...]]:
-        return (tuple(found[i : i + self.size]) for i in range(len(found) - self.size + 1))
+
+def _grams(found: list[str]) -> Iterable[tuple[str, ...]]:
+    return (tuple(found[i : i + N_GRAM]) for i in range(len(found) - N_GRAM + 1))

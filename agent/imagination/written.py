@@ -49,6 +49,8 @@ JUDGE = (
 )
 MARGIN = 0.0
 """Nats by which yes must beat no."""
+MAX_TOKENS = 160
+"""Of what is written, at most."""
 _SPACES = re.compile(r"\s+")
 
 
@@ -66,11 +68,10 @@ class Written:
 class Writer:
     """Writes and judges problems with one model."""
 
-    def __init__(self, models: Models, writer: ModelRef, seed: int, max_tokens: int = 160) -> None:
+    def __init__(self, models: Models, writer: ModelRef, seed: int) -> None:
         self.models = models
         self.writer = writer
         self.seed = seed
-        self.max_tokens = max_tokens
 
     def write(self, scheme: str, parents: Sequence[Problem], num: int) -> list[Written]:
         """`num` texts by one of the schemes that need a model, each judged."""
@@ -81,7 +82,7 @@ class Writer:
         requests = [
             TextRequest(
                 tuple(tokenizer.encode(prompt)),
-                self.max_tokens,
+                MAX_TOKENS,
                 0.8,
                 derive_seed(self.seed, i, scheme),
                 top_p=0.95,

@@ -5,8 +5,9 @@ come from one product, gate and up from another, matrices are stored transposed 
 at 16 rows), and the rotary embedding is one complex product over neighbouring pairs.
 
 On a CPU with one thread a row's bits do not depend on what shares its batch. Three rules keep it
-so, each measured: no product has a single row (that takes another code path), no block of queries
-is a single one, and no element-wise loop ends in a part of a vector (`ALIGNMENT`).
+so, each measured: no product and no block of queries has fewer rows than `MIN_ROWS` (few rows take
+another code path, which adds in another order: one on Intel's CPUs, up to three on AMD's), and no
+element-wise loop ends in a part of a vector (`ALIGNMENT`).
 
 Shapes: R rows (tokens), N jobs, M queries of a job, C columns of a job's cache, H query heads,
 G key heads, D head width, E hidden width, I inner width, V vocabulary.
@@ -23,6 +24,7 @@ from agent.networks.llama import Block, Decoder, rope_frequencies
 from kernels import dispatch
 
 ALIGNMENT = 64
+MIN_ROWS = 4
 QUERY_BLOCK = 32
 """Queries that torch's CPU attention multiplies at once."""
 
@@ -91,17 +93,21 @@ class LlamaInference:
 
     def logprobs_of(self, hidden_RE: Tensor, target_M: Tensor, rows_M: Tensor) -> Tensor:
         """log p(target) after the state of each wanted row, float32 [M]."""
-        if hidden_RE.shape[0] == 1:  # as `_product`: one row alone is multiplied in another order
-            hidden_RE = hidden_RE.repeat(2, 1)
-        return dispatch.linear_logprob(hidden_RE, self.head.t(), target_M, rows_M=rows_M).logprob
+        num = len(target_M)
+        target_M, rows_M = _with_rows(target_M), _with_rows(rows_M)
+        return dispatch.linear_logprob(hidden_RE, self.head.t(), target_M, rows_M=rows_M).logprob[
+            :num
+        ]
 
     def forward(self, tokens_R: Tensor, places: Places, cache: list[Tensor]) -> Tensor:
         """Hidden states [R, E] after the last norm; writes the rows' keys and values.
 
         `cache` holds one tensor [jobs, columns, 2 G, D] a layer.
         """
-        if tokens_R.shape[0] == 1:
-            return self.forward(tokens_R.repeat(2), _twice(places), cache)[:1]
+        num_rows = tokens_R.shape[0]
+        if num_rows < MIN_ROWS:
+            row_R = torch.arange(MIN_ROWS, device=tokens_R.device).clamp(max=num_rows - 1)
+            return self.forward(tokens_R[row_R], _repeated(places, row_R), cache)[:num_rows]
         arch = self.arch
         H, G, D = arch.num_heads, arch.num_kv_heads, arch.head_dim
         R = tokens_R.shape[0]
@@ -132,10 +138,18 @@ class LlamaInference:
         return F.rms_norm(x, weight.shape, weight, self.arch.norm_eps)
 
 
+def _with_rows(x: Tensor) -> Tensor:
+    """x [R, ...] with its last row repeated up to `MIN_ROWS`."""
+    missing = MIN_ROWS - x.shape[0]
+    return x if missing <= 0 or not len(x) else torch.cat((x, x[-1:].expand(missing, *x.shape[1:])))
+
+
 def _product(x: Tensor, matrix: Tensor, bias: Tensor | None, onto: Tensor | None = None) -> Tensor:
     """x @ matrix + bias + onto, as one operation where it can be."""
-    if x.shape[0] == 1:
-        return _product(x.repeat(2, 1), matrix, bias, onto)[:1]
+    num_rows = x.shape[0]
+    if num_rows < MIN_ROWS:
+        more = None if onto is None else _with_rows(onto)
+        return _product(_with_rows(x), matrix, bias, more)[:num_rows]
     if onto is None:
         return x @ matrix if bias is None else torch.addmm(bias, x, matrix)
     y = torch.addmm(onto, x, matrix)
@@ -164,7 +178,8 @@ def _attend(q_RHD: Tensor, kv: Tensor, places: Places, bias: Tensor, G: int) -> 
     q = q.view(N, M, G, H // G, D).permute(0, 2, 1, 3, 4).reshape(N, G, -1, D)
     num_queries = q.shape[2]
     if num_queries < bias.shape[2]:
-        q = torch.cat((q, q[:, :, -1:]), dim=2)
+        missing = bias.shape[2] - num_queries
+        q = torch.cat((q, q[:, :, -1:].expand(-1, -1, missing, -1)), dim=2)
     keys, values = kv[:N, :C, :G].transpose(1, 2), kv[:N, :C, G:].transpose(1, 2)
     mixed = dispatch.tree_attention(q, keys, values, bias)[:, :, :num_queries]
     mixed = mixed.reshape(N, G, M, H // G, D).permute(0, 2, 1, 3, 4)
@@ -174,26 +189,24 @@ def _attend(q_RHD: Tensor, kv: Tensor, places: Places, bias: Tensor, G: int) -> 
 
 
 def _folded_bias(bias_NMC: Tensor, group: int) -> Tensor:
-    """The bias [N, 1, queries, C] of all heads of a group; never one query alone in its block."""
+    """The bias [N, 1, queries, C] of all heads of a group; no block has fewer than `MIN_ROWS`."""
     bias = bias_NMC if group == 1 else bias_NMC.repeat_interleave(group, dim=1)
-    if bias.shape[1] % QUERY_BLOCK == 1:
-        bias = torch.cat((bias, bias[:, -1:]), dim=1)
+    rest = bias.shape[1] % QUERY_BLOCK
+    if 0 < rest < MIN_ROWS:
+        bias = torch.cat((bias, bias[:, -1:].expand(-1, MIN_ROWS - rest, -1)), dim=1)
     return bias[:, None]
 
 
-def _twice(places: Places) -> Places:
-    """The only row a second time, as a second query: it writes the same bits to the same place."""
-    bias_NMC, query_R = places.bias_NMC, places.query_R.repeat(2)
-    if places.is_dense:
-        bias_NMC, query_R = bias_NMC.repeat(1, 2, 1), torch.arange(2, device=query_R.device)
+def _repeated(places: Places, row_R: Tensor) -> Places:
+    """Some rows again, as the same queries: they write the same bits to the same place."""
     return Places(
         places.jobs,
-        places.job_R.repeat(2),
-        query_R,
-        places.column_R.repeat(2),
-        places.position_R.repeat(2),
-        bias_NMC,
-        places.is_dense,
+        places.job_R[row_R],
+        places.query_R[row_R],
+        places.column_R[row_R],
+        places.position_R[row_R],
+        places.bias_NMC,
+        is_dense=False,
     )
 
 

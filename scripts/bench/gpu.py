@@ -43,7 +43,7 @@ from scripts.bench.report import Row, missing, repeats, show, write  # noqa: E40
 DEVICE = "cuda" if IS_GPU else "cpu"
 SHAPES = {"llama_8b": (4096, 128_256), "qwen_7b": (3584, 152_064), "head_70b": (8192, 128_256)}
 TINY = {"tiny": (32, 130)}
-TARGETS = {"linear_logprob_tflops": 450, "verify_draft": 8, "critic_heads": 3, "tree_attention": 5}
+TARGETS = {"linear_logprob_tflops": 450, "verify_draft": 8, "critic_heads": 3}
 Call = Callable[[], Any]
 
 
@@ -193,23 +193,15 @@ def verification(name: str, V: int) -> list[Row]:
     N, K = (64, 4) if IS_GPU else (2, 2)
     dtype = torch.bfloat16 if IS_GPU else torch.float32
     logits = torch.randn(N, K + 1, V, device=DEVICE, dtype=dtype)
-    drafted = logits[:, :K] + torch.randn(N, K, V, device=DEVICE, dtype=dtype)
-    draft = drafted.argmax(-1)
-    heat = torch.full((N,), 0.8, device=DEVICE)
+    draft = (logits[:, :K] + torch.randn(N, K, V, device=DEVICE, dtype=dtype)).argmax(-1)
     seeds = torch.arange(N, device=DEVICE)
-    given = (heat, seeds, seeds * 3)
-    rows = []
-    calls: dict[str, Call] = {
-        "verify_draft": lambda: dispatch.verify_draft(logits, draft, *given),
-        "verify_chain": lambda: dispatch.verify_chain(logits, drafted, draft, *given),
-        "verify_siblings": lambda: dispatch.verify_siblings(
-            logits[:, 0], drafted[:, 0], torch.stack([seeds % V, (seeds + 1) % V], 1), *given
-        ),
-    }
-    for operation, call in calls.items():
-        more = {"target": TARGETS["verify_draft"]} if operation == "verify_draft" else {}
-        rows += arms_of(f"{operation}_{name}", call, {"torch": twin(call)}, **more)
-    return rows
+    heat = torch.full((N,), 0.8, device=DEVICE)
+
+    def call() -> Any:
+        return dispatch.verify_draft(logits, draft, heat, seeds, seeds * 3)
+
+    others = {"torch": twin(call)}
+    return arms_of(f"verify_draft_{name}", call, others, target=TARGETS["verify_draft"])
 
 
 def heads(name: str, E: int) -> list[Row]:
@@ -231,39 +223,18 @@ def heads(name: str, E: int) -> list[Row]:
 
 
 def attention() -> list[Row]:
-    P, N, S, H, G, D = (2048, 16, 64, 32, 8, 128) if IS_GPU else (70, 3, 5, 4, 2, 16)
-    dtype = torch.bfloat16 if IS_GPU else torch.float32
-
-    def drawn(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, device=DEVICE, dtype=dtype)
-
-    q, prefix, own = drawn(N, H, D), (drawn(P, G, D), drawn(P, G, D)), (drawn(N, S, G, D),) * 2
-    lengths = torch.full((N,), S, device=DEVICE)
-    keys, values = (
-        torch.cat((p.expand(N, P, G, D), o), 1).transpose(1, 2).repeat_interleave(H // G, 1)
-        for p, o in zip(prefix, own, strict=True)
-    )
-    F = torch.nn.functional
-
-    def call() -> Any:
-        return dispatch.prefix_attention(q, *prefix, *own, lengths)
-
-    # The baseline finds its keys side by side already: a batch whose prefix was copied N times.
-    others: dict[str, Call] = {
-        "torch": lambda: F.scaled_dot_product_attention(q[:, :, None], keys, values),
-        "twin": twin(call),
-    }
-    rows = arms_of(f"prefix_attention_{P}x{N}", call, others, target=TARGETS["tree_attention"])
+    H, G, D = (32, 8, 128) if IS_GPU else (4, 2, 16)
     Q, C = (512, 512) if IS_GPU else (20, 20)
-    packed_q, packed_k = drawn(1, G, Q * (H // G), D), drawn(1, G, C, D)
+    dtype = torch.bfloat16 if IS_GPU else torch.float32
+    q, k = (torch.randn(1, G, num, D, device=DEVICE, dtype=dtype) for num in (Q * (H // G), C))
     bias = torch.zeros(1, 1, Q * (H // G), C, device=DEVICE, dtype=dtype)
     bias.masked_fill_(torch.rand_like(bias) < 0.7, float("-inf"))
     bias[..., 0] = 0
 
     def packed() -> Any:
-        return dispatch.tree_attention(packed_q, packed_k, packed_k, bias)
+        return dispatch.tree_attention(q, k, k, bias)
 
-    return rows + arms_of(f"tree_attention_packed_{Q}", packed, {"torch": twin(packed)})
+    return arms_of(f"tree_attention_packed_{Q}", packed, {"torch": twin(packed)})
 
 
 def right() -> bool:

@@ -34,7 +34,10 @@ SETTINGS: dict[str, Any] = {
     "evaluation.num_problems": 40,
     "evaluation.num_search_problems": 8,
 }
-VOLATILE = ("seconds", "path", "code_version", "timings", "owner", "fence", "pid", "url")
+VOLATILE = (
+    *("seconds", "ts", "path", "store", "checkpoints", "code_version"),
+    *("timings", "owner", "fence", "pid"),
+)
 """Columns and JSON keys that differ between two runs of the same code."""
 LEFT_OUT = ("alembic_version", "actors", "speculation", "sqlite_sequence")
 
@@ -98,6 +101,17 @@ def tables(path: Path) -> dict[str, list[dict[str, Any]]]:
         return found
 
 
+def shared(
+    old: list[dict[str, Any]], new: list[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
+    """Both sides' rows in the columns that both have, and the other columns."""
+    if not old or not new:
+        return old, new, []
+    both = old[0].keys() & new[0].keys()
+    kept = [[{k: row[k] for k in row if k in both} for row in rows] for rows in (old, new)]
+    return kept[0], kept[1], sorted(old[0].keys() ^ new[0].keys())
+
+
 def digest(rows: list[dict[str, Any]]) -> str:
     return hashlib.sha256(json.dumps(rows, default=str).encode()).hexdigest()[:12]
 
@@ -124,7 +138,9 @@ def main() -> None:
     num_different = 0
     print(f"{'table':<22}{'rows':>8}{'rows after':>12}{'different':>11}  digest before, after")
     for name in sorted(before.keys() | after.keys()):
-        old, new = before.get(name, []), after.get(name, [])
+        old, new, added = shared(before.get(name, []), after.get(name, []))
+        if added:
+            print(f"{name}: compared without the columns {', '.join(added)}, which one side lacks")
         texts = [{json.dumps(r, default=str) for r in rows} for rows in (old, new)]
         only = [sorted(texts[0] - texts[1]), sorted(texts[1] - texts[0])]
         num = max(map(len, only))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.noise import RESIDUAL, TEST, gumbel, salted, uniform
+from kernels.noise import gumbel
 
 DEVICE = torch.device(
     "cuda" if torch.cuda.is_available() and not os.environ.get("TRITON_INTERPRET") else "cpu"
@@ -35,7 +35,6 @@ def logprobs(
     hidden: Tensor,
     weight: Tensor,
     target: Tensor,
-    bias: Tensor | None,
     rows: Tensor | None,
     heat: Tensor,
     dtype: torch.dtype,
@@ -43,8 +42,6 @@ def logprobs(
     """logprob, entropy and logsumexp by their definitions; 0 where the target is -100."""
     wanted = hidden if rows is None else hidden[rows]
     z = wanted.to(dtype) @ weight.to(dtype).T
-    if bias is not None:
-        z = z + bias.to(dtype)
     z = z / heat.to(dtype)[:, None]
     lse = torch.logsumexp(z, 1)
     log_p = z - lse[:, None]
@@ -79,64 +76,6 @@ def choices(
             raw[n, q] = torch.log_softmax(z, 0)[token]
             tokens[-1].append(token)
     return tokens, raw, law
-
-
-def chain(
-    logits: Tensor,
-    draft_logits: Tensor,
-    draft: Tensor,
-    heat: Tensor,
-    seeds: Tensor,
-    positions: Tensor,
-) -> list[list[int]]:
-    """The chain rule, text by text."""
-    written = []
-    for n, K in enumerate([draft.shape[1]] * len(draft)):
-        t = float(heat[n])
-        p = torch.softmax(logits[n].double() / t, -1)
-        q = torch.softmax(draft_logits[n].double() / t, -1)
-        text = []
-        for k, x in enumerate(draft[n].tolist()):
-            u = float(uniform(salted(seeds[n : n + 1], TEST), positions[n : n + 1] + k, 1))
-            if not u * float(q[k, x]) < float(p[k, x]):
-                text.append(_drawn((p[k] - q[k]).clamp(min=0), seeds, positions, n, k))
-                break
-            text.append(x)
-        else:
-            text.append(_drawn(p[K], seeds, positions, n, K))
-        written.append(text + [-1] * (K + 1 - len(text)))
-    return written
-
-
-def siblings(
-    logits: Tensor,
-    draft_logits: Tensor,
-    draft: Tensor,
-    heat: Tensor,
-    seeds: Tensor,
-    positions: Tensor,
-) -> list[int]:
-    written = []
-    for n, tried in enumerate(draft.tolist()):
-        p = torch.softmax(logits[n].double() / float(heat[n]), -1)
-        q = torch.softmax(draft_logits[n].double() / float(heat[n]), -1)
-        u = uniform(salted(seeds[n : n + 1], TEST), positions[n : n + 1], len(tried))[0]
-        for k, x in enumerate(tried):
-            if float(u[k]) * float(q[x]) < float(p[x]):
-                written.append(x)
-                break
-            p = (p - q).clamp(min=0)
-            p = p / p.sum()
-            q[x] = 0
-            q = q / q.sum()
-        else:
-            written.append(_drawn(p, seeds, positions, n, 0))
-    return written
-
-
-def _drawn(weight: Tensor, seeds: Tensor, positions: Tensor, n: int, k: int) -> int:
-    noise = gumbel(salted(seeds[n : n + 1], RESIDUAL), positions[n : n + 1] + k, len(weight))[0]
-    return int((weight.log() + noise.double()).argmax())
 
 
 GUARD = 64

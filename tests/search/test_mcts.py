@@ -285,7 +285,7 @@ def candidates(*known: tuple[str, float, float]) -> Search:
         option = Option((i,), answer, math.log(probability), "end")
         state = search.root.state.extended(option)
         rollout = Rollout(state, 0, 0, None, Score("outcome", "v", score), answer)
-        search.candidates.append(Candidate(rollout, search.root, i))
+        search.candidates.append(Candidate(rollout, search.root))
     return search
 
 

@@ -14,8 +14,6 @@ from search.merge import (
     BY_TOKENS,
     Merge,
     by_edit_distance,
-    by_embedding,
-    by_judgement,
     join,
 )
 from search.selection import considered_visits, gumbel, puct, ucb
@@ -139,8 +137,6 @@ def test_merging_conserves_the_prior_and_remembers_the_alternative() -> None:
         (BY_NORMALISED_TEXT, ("So x = 3", " so  X = 3.", "so x = 4"), 2),
         (by_edit_distance(1), ("x = 3", "x =3", "y = 33"), 2),
         (by_edit_distance(0), ("x = 3", "x =3"), 2),
-        (by_embedding(lambda t: (len(t), 1.0), 0.99), ("aaaa", "aaaaa", "a"), 2),
-        (by_judgement(lambda a, b: a[0] == b[0]), ("sum", "so", "then"), 2),
     ],
 )
 def test_each_merge_rule_groups_what_it_says(

@@ -103,6 +103,46 @@ def test_datasets_of_before_get_their_pairs_once(store: Store) -> None:
     assert owners == [dataset_id] * num
 
 
+def test_a_pairs_worse_step_is_the_likeliest_refuted_one_else_the_one_with_the_lowest_q(
+    store: Store,
+) -> None:
+    """Under the root the kept text took "3"; its siblings get values by hand."""
+    dataset_id = frozen(store)
+
+    def pair_at_root(**siblings: dict[str, object]) -> tuple[str, float, str] | None:
+        with store.session() as session:
+            for digit, values in siblings.items():
+                is_sibling = NodeText.text == f"{digit[1]}\n"
+                ix = session.scalars(
+                    select(NodeRow.ix)
+                    .join(
+                        NodeText,
+                        (NodeText.search_id == NodeRow.search_id) & (NodeText.ix == NodeRow.ix),
+                    )
+                    .where(NodeRow.parent_ix == 0, is_sibling)
+                ).one()
+                session.execute(update(NodeRow).where(NodeRow.ix == ix).values(**values))
+        with store.session() as session:
+            pairs = [p for p in stored_pairs(session, dataset_id) if not p.before]
+        return next(((p.rejected_text, round(p.margin, 9), p.reason) for p in pairs), None)
+
+    unvisited = {"visits": 0, "value_sum": 0.0}
+    found = pair_at_root(
+        d3={"visits": 4, "value_sum": 3.2},
+        d0={"visits": 2, "value_sum": 1.0},
+        d1={"visits": 5, "value_sum": 1.0},
+        d2=unvisited,
+    )
+    assert found == ("1\n", 0.6, "")
+    # Q within 0.1 of the chosen step's gives no pair.
+    assert pair_at_root(d0={"value_sum": 1.5}, d1={"value_sum": 3.6}) is None
+    found = pair_at_root(
+        d0={"prior": 0.2, "unsound_reason": "wrong digit"},
+        d2={"prior": 0.4, "unsound_reason": "the value changed"},
+    )
+    assert found == ("2\n", 0.8, "the value changed")
+
+
 @pytest.mark.parametrize(
     "damage",
     [

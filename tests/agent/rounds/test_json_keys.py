@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from agent.training.policy import TrainingReport
+from agent.training.policy_gradient import GradientReport
+from agent.training.preference import PreferenceReport
 from sqlalchemy import JSON, select
 
 from agent.checkpoints.custody import damaged
@@ -14,9 +17,6 @@ from agent.config.load import load_config
 from agent.evaluation import gate
 from agent.progress import Silent
 from agent.rounds.run import Improver
-from agent.training.policy import TrainingReport
-from agent.training.policy_gradient import GradientReport
-from agent.training.preference import PreferenceReport
 from store import json_keys, recording
 from store.database import Store, open_store
 from store.dictionary import Key, keys_of, records_of, values_of
