@@ -1,7 +1,7 @@
 """Models and hosts for who only asks: those of a run's last round, or the base ones."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 
@@ -20,17 +20,29 @@ from store.names import run_named
 from store.runs import find_run
 
 
+def models_over(config: Config, refs: Mapping[str, ModelRef]) -> Models:
+    """These weights on hosts of their own, which the caller closes (`models.hosts.close()`)."""
+    task = open_task(config.task, config.problems)
+    hosts = open_hosts(config.hosting)
+    return Models(hosts, ModelSet(refs), task, ModelSettings.of(config))
+
+
+def base_refs(config: Config) -> dict[str, ModelRef]:
+    """The models that come with the task or the policy, as far as they exist."""
+    return {role: checkpoint.ref(role) for role, checkpoint in base_checkpoints(config).items()}
+
+
 @contextmanager
 def open_models(config: Config) -> Iterator[Models]:
     """The models to ask, with their hosts running for as long as the block."""
-    task = open_task(config.task, config.problems)
+    open_task(config.task, config.problems)  # refused before a model is looked for
     with TemporaryDirectory(prefix="ratchet-models-") as scratch:
         refs = _last_models(config) or _base_models(config, scratch)
-        hosts = open_hosts(config.hosting)
+        models = models_over(config, refs)
         try:
-            yield Models(hosts, ModelSet(refs), task, ModelSettings.of(config))
+            yield models
         finally:
-            hosts.close()
+            models.hosts.close()
 
 
 def _last_models(config: Config) -> dict[str, ModelRef] | None:
@@ -67,7 +79,7 @@ def _warn(text: str) -> None:
 
 
 def _base_models(config: Config, scratch: str) -> dict[str, ModelRef]:
-    refs = {role: c.ref(role) for role, c in base_checkpoints(config).items()}
+    refs = base_refs(config)
     if not set(ROLES) <= refs.keys():
         place = Place(scratch, config.hosting.threads)
         refs |= {made.role: made.ref() for made in initial_models(refs["policy"], place)}

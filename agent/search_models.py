@@ -73,6 +73,7 @@ class Models:
     def __init__(self, hosts: Hosts, models: ModelSet, task: Task, given: ModelSettings) -> None:
         self.hosts = hosts
         self.models = models
+        self.given = given
         self.tokenizer = Tokenizer(Path(models.policy.path))
         self.task = task
         self.settings = settings = given.search
@@ -85,6 +86,10 @@ class Models:
         self.boundary = boundary_named(name) if name else task.boundary
         self.steps = self.tokenizer.steps(self.boundary)
         self._texts: dict[str, str] = {}
+
+    def with_search(self, search: SearchSettings) -> "Models":
+        """The same models under other settings of the search."""
+        return Models(self.hosts, self.models, self.task, replace(self.given, search=search))
 
     @property
     def policy(self) -> ModelRef:

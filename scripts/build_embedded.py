@@ -23,29 +23,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from agent.training.jobs import measured_critic, trained_critic
-from agent.training.policy import train_policy
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as FastTokenizer
 
 from agent.checkpoints.checkpoint import Checkpoint, verify_checkpoint
-from agent.checkpoints.embedded import EMBEDDED, open_task
-from agent.checkpoints.model_refs import ModelRef
+from agent.checkpoints.embedded import EMBEDDED
+from agent.checkpoints.model_refs import ModelSet
 from agent.checkpoints.publish import publish
 from agent.checkpoints.weights import load_model
 from agent.config.settings import CriticSettings
 from agent.engine.tokenizer import Tokenizer
 from agent.evaluation.answering import Plan, evaluate, sample_rollouts
-from agent.hosting.hosts import InlineHosts
+from agent.hosting.inline_hosts import InlineHosts
 from agent.hosting.model_host import HostSettings
 from agent.hosting.policy_host import Speculation
 from agent.networks.architecture import Architecture
-from agent.networks.llama import Decoder
-from agent.rounds.label_sampling import Examinee
-from agent.search_models import Limits, Models, ModelSet
+from agent.networks.language_model import LanguageModel
+from agent.networks.registry import build as build_network
+from agent.rounds.label_sampling import LabelSampling
+from agent.search_models import Models, ModelSettings
+from agent.tasks.registry import open_task
 from agent.tasks.task import Task
+from agent.training.critic_job import measured_critic, trained_critic
 from agent.training.drafter import cut_drafter, expected_acceptance
 from agent.training.examples import Example
+from agent.training.methods.sft import train_on_texts
 from agent.training.optimizer import TrainingSettings
 from agent.training.rehearsal import demonstration_example, write_demonstrations
 from search.settings import SearchSettings
@@ -190,7 +192,7 @@ def empty_checkpoint(path: Path, task: Task, recipe: dict[str, Any], seed: int) 
     notes = {"task": task.name, "role": "policy", "training": training}
     (path / "ratchet.json").write_text(json.dumps(notes))
     torch.manual_seed(seed)
-    decoder = Decoder(Architecture.from_config(config))
+    decoder = build_network(Architecture.from_config(config))
     for name, parameter in decoder.named_parameters():
         if parameter.ndim == 2:
             scale = 0.02 if "embed" in name else parameter.shape[1] ** -0.5
@@ -258,7 +260,7 @@ def trained_policy(
         if done % 100 == 0:
             clock.say(f"step {done}/{total}, loss {loss:.4f}")
 
-    train_policy(decoder, examples, base, seed, show)
+    train_on_texts(decoder, examples, base, seed, show)
     notes: dict[str, Any] = {"seed": seed, "recipe": recipe}
     policy = publish(decoder, empty, work, "policy", notes, torch.bfloat16)
     write_demonstrations(policy.path, demonstrations, seed)
@@ -267,24 +269,14 @@ def trained_policy(
 
 def evaluator(task: Task, policy: Checkpoint) -> Models:
     hosts = InlineHosts(HostSettings(threads=torch.get_num_threads()))
-    refs = {"policy": ModelRef("policy", policy.version, str(policy.path))}
-    return Models(
-        hosts,
-        ModelSet(refs),
-        Tokenizer(policy.path),
-        task,
-        SearchSettings(),
-        {},
-        Limits(),
-        True,
-        Speculation("never"),
-    )
+    given = ModelSettings(SearchSettings(), {}, speculation=Speculation("never"))
+    return Models(hosts, ModelSet({"policy": policy.ref("policy")}), task, given)
 
 
 def build_others(
     task: Task,
     tokenizer: Tokenizer,
-    policy: Decoder,
+    policy: LanguageModel,
     checkpoint: Checkpoint,
     models: Models,
     recipe: dict[str, Any],
@@ -306,7 +298,7 @@ def build_others(
     made: dict[str, Checkpoint] = {}
     if recipe.get("critics", True):
         models.use_tool = bool(task.tool)
-        labelled = Examinee(models, task, problems, seed).labelled(8, 3, 6)
+        labelled = LabelSampling(models, task, problems, seed).labelled(8, 3, 6)
         clock.say(f"{labelled.num_texts} sampled texts, {len(labelled.process.train)} steps judged")
         for role in ("value", "process", "outcome"):
             has_head = role == "value"
@@ -332,7 +324,7 @@ def build_others(
     distil = settings.model_copy(
         update={"num_steps": recipe.get("drafter_steps", 600), "max_epochs": 20}
     )
-    train_policy(drafter, texts[500:], distil, seed)
+    train_on_texts(drafter, texts[500:], distil, seed)
     report = {"acceptance": expected_acceptance(policy, drafter, texts[:500])}
     made["drafter"] = publish(
         drafter, checkpoint, work, "drafter", {"report": report}, torch.bfloat16

@@ -36,10 +36,8 @@ class RunContext:
 
     def models_to_search(self, refs: Mapping[str, ModelRef]) -> Models:
         """The same with the token budget of a round's searches: many problems, little on each."""
-        models = self.models_for(refs)
-        if self.config.tokens_per_problem:
-            models.settings = replace(models.settings, max_tokens=self.config.tokens_per_problem)
-        return models
+        models, most = self.models_for(refs), self.config.tokens_per_problem
+        return models.with_search(replace(models.settings, max_tokens=most)) if most else models
 
 
 def judged(task: Task, answer: str | None, reference: str | None) -> bool | None:

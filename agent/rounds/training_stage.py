@@ -68,7 +68,7 @@ class TrainingStage:
 
         Raises NothingToLearnError, DivergedError and NonFiniteError.
         """
-        kept = self._kept(round_id)
+        kept = self.kept(round_id)
         if not kept.found:
             raise NothingToLearnError(
                 "no trajectory passed the selection; lower selection.min_outcome or "
@@ -95,7 +95,8 @@ class TrainingStage:
             candidates["drafter"] = drafter
         return Taught([*trained.values(), *([drafter] if drafter else [])], candidates)
 
-    def _kept(self, round_id: int) -> Kept:
+    def kept(self, round_id: int) -> Kept:
+        """What the round and those before it left in the store."""
         with self.context.store.session() as session:
             dataset = dataset_of(session, round_id)
             dataset_id = dataset.id if dataset else 0

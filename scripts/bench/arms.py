@@ -260,7 +260,7 @@ def searched(
     models: Models, problems: Sequence[Problem], settings: SearchSettings, seed: int
 ) -> tuple[Curves, Curves]:
     """Our search: after each simulation the answer it would give, and the one an oracle would."""
-    own = with_settings(models, settings)
+    own = models.with_search(settings)
     searches = [Search(own.root(p), settings, derive_seed(seed, p.id, "bench")) for p in problems]
     by_search = {id(s): p for s, p in zip(searches, problems, strict=True)}
     points: dict[int, list[Point]] = {id(s): [] for s in searches}
@@ -281,21 +281,6 @@ def searched(
         part = searches[start : start + 100]
         frontier.run(part, own, own, frontier.Listener(told=told), clock=time.monotonic)
     return Curves([points[id(s)] for s in searches]), Curves([oracle[id(s)] for s in searches])
-
-
-def with_settings(models: Models, settings: SearchSettings) -> Models:
-    """The same models under other search settings."""
-    return Models(
-        models.hosts,
-        models.models,
-        models.tokenizer,
-        models.task,
-        settings,
-        models.weights,
-        models.limits,
-        models.use_tool,
-        models.speculation,
-    )
 
 
 def solved(models: Models, problems: Sequence[Problem], points: Sequence[Point]) -> list[bool]:

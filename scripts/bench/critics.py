@@ -23,16 +23,12 @@ from typing import Any
 
 import torch
 
-from agent.checkpoints.base_models import as_ref, base_checkpoints, model_set
 from agent.config.load import load_config
 from agent.config.settings import Config
 from agent.evaluation.answering import Plan, evaluate, sample_rollouts
-from agent.hosting.hosts import make_hosts
-from agent.rounds.context import make_models
-from agent.rounds.label_sampling import Examinee
-from agent.rounds.run import host_settings
+from agent.open_models import base_refs, models_over
+from agent.rounds.label_sampling import LabelSampling
 from agent.search_models import Models
-from agent.tasks.registry import open_task
 from critics.calibration import (
     auc,
     brier,
@@ -53,15 +49,13 @@ Scored = tuple[list[float], list[float]]
 
 def opened(task: str, **flags: Any) -> tuple[Config, Models]:
     config, _ = load_config({"task": task, "hosting.hosting": "inline"} | flags)
-    refs = {role: as_ref(role, c) for role, c in base_checkpoints(config).items()}
-    hosts = make_hosts("inline", host_settings(config))
-    return config, make_models(config, hosts, model_set(refs), open_task(task, ""))
+    return config, models_over(config, base_refs(config))
 
 
 def scored_texts(models: Models, num: int) -> dict[str, Scored]:
     """Each critic's scores and their labels, on fresh labelled problems."""
     problems = models.task.labelled(num, LABELLED_SEED)
-    examinee = Examinee(models, models.task, problems, LABELLED_SEED)
+    examinee = LabelSampling(models, models.task, problems, LABELLED_SEED)
     groups = sample_rollouts(models, problems, 6, 1.0, LABELLED_SEED)
     rollouts = [r for group in groups for r in group if r.state.is_finished]
     right = [float(examinee.is_correct(r) and r.is_sound is not False) for r in rollouts]
@@ -105,7 +99,7 @@ def scored_texts(models: Models, num: int) -> dict[str, Scored]:
     return found
 
 
-def shares_right(models: Models, examinee: Examinee, states: Sequence[State]) -> list[float]:
+def shares_right(models: Models, examinee: LabelSampling, states: Sequence[State]) -> list[float]:
     """For each state the share of the policy's rollouts at temperature 1 that end right."""
     open_ones = [s for s in states if not s.is_terminal for _ in range(NUM_ROLLOUTS)]
     seeds = [derive_seed(LABELLED_SEED, i, "rollout") for i in range(len(open_ones))]

@@ -27,18 +27,18 @@ import torch
 from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.checkpoints.weights import load_model
 from agent.engine.draft_choice import Drafter, DraftSource, expected_speedup
+from agent.engine.draft_costs import draft_costs
 from agent.engine.drafting import ModelDrafts
 from agent.engine.feed import prefill
 from agent.engine.job_cache import Cache
 from agent.engine.lookup import LookupDrafts
 from agent.engine.packed import packs
-from agent.engine.prefix_cache import KVTree
+from agent.engine.prefix_cache import KVTree, Prefix
 from agent.engine.requests import ScoreRequest, TextRequest
 from agent.engine.selftest import run_selftest
 from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
-from agent.hosting.model_host import draft_costs
-from agent.networks.llama import Decoder
+from agent.networks.language_model import LanguageModel
 from agent.tasks.registry import open_task
 from scripts.bench import throughput
 from scripts.bench.report import Row, missing, repeats, show, write
@@ -157,17 +157,17 @@ def packed(path: Path, num_repeats: int) -> Iterator[Row]:
 
 
 @torch.inference_mode()
-def plain_scores(decoder: Decoder, row: tuple[int, ...], given: int) -> list[float]:
-    hidden = decoder(torch.tensor([row]))[0, given - 1 : -1]
-    logprob = torch.log_softmax(decoder.lm_head(hidden), dim=-1)
+def plain_scores(model: LanguageModel, row: tuple[int, ...], given: int) -> list[float]:
+    hidden = model(torch.tensor([row]))[0, given - 1 : -1]
+    logprob = torch.log_softmax(model.logits(hidden), dim=-1)
     scores: list[float] = logprob.gather(1, torch.tensor(row[given:])[:, None])[:, 0].tolist()
     return scores
 
 
 @torch.inference_mode()
-def plain_batch(decoder: Decoder, rows: list[tuple[int, ...]]) -> torch.Tensor:
-    hidden = decoder(torch.tensor(rows))
-    return torch.log_softmax(decoder.lm_head(hidden), dim=-1)
+def plain_batch(model: LanguageModel, rows: list[tuple[int, ...]]) -> torch.Tensor:
+    hidden = model(torch.tensor(rows))
+    return torch.log_softmax(model.logits(hidden), dim=-1)
 
 
 @torch.inference_mode()
@@ -180,14 +180,14 @@ def forks(engine: TorchEngine, num_repeats: int) -> Iterator[Row]:
         tree = KVTree(engine.network, "bench", 2**26)
         cache = Cache(engine.network)
         start = time.perf_counter()
-        prefill(engine.network, cache, tree, [prefix])
+        prefill(engine.network, cache, tree, [Prefix(prefix)])
         computed = time.perf_counter() - start
         forked = Cache(engine.network)
         forked.reserve(16, len(prefix))
 
         def fork(t: KVTree = tree, c: Cache = forked) -> None:
             jobs = c.open([len(prefix)] * 16)
-            t.load(c, jobs, [t.match(prefix)[1]] * 16)
+            t.load(c, jobs, [t.match(Prefix(prefix))[1]] * 16)
 
         fork()
         forked.clear()
@@ -296,7 +296,7 @@ def memory(path: Path, num_forks: int) -> Iterator[Row]:
     bound = 2048 * engine.network.kv_bytes
     tree = KVTree(engine.network, "bench", bound)
     generator = torch.Generator().manual_seed(0)
-    kept = tree_of_rows(engine.network.arch.vocab_size, width=5)
+    kept = [Prefix(row) for row in tree_of_rows(engine.network.arch.vocab_size, width=5)]
     cache = Cache(engine.network)
     first = prefill(engine.network, cache, tree, kept[:16]).hidden_NE.clone()
     most = 0

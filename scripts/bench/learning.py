@@ -28,27 +28,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from agent.training.jobs import Place, policy_job
 from sqlalchemy import select
 
-from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.checkpoints.custody import current_models
 from agent.checkpoints.model_refs import ModelRef
 from agent.config.load import load_config
 from agent.config.settings import Config
-from agent.evaluation.answering import Plan, Report, evaluate, sample_rollouts
+from agent.evaluation.answering import Plan, evaluate, sample_rollouts
 from agent.progress import Silent
-from agent.rounds.evaluation_stage import Examiner
+from agent.rounds.evaluation_stage import EvaluationStage
 from agent.rounds.run import Improver
 from agent.tasks.registry import open_task
 from agent.training.examples import Example
-from agent.training.recipe import (
-    mixed_examples,
-    policy_settings,
-)
+from agent.training.job import Place
+from agent.training.methods.sft import SftJob
+from agent.training.mixture import mixed_examples
+from agent.training.recipe import policy_settings
 from agent.training.rehearsal import drawn
 from scripts.bench.report import missing, repeats, share, show, write
 from search.errors import RatchetError
+from store.evaluations import Evaluation
 from store.recording import as_problem
 from store.schema import (
     CheckpointRow,
@@ -106,7 +105,7 @@ def settings(arguments: argparse.Namespace, base: str, seed: int, arm: str, fold
     return load_config(flags)[0]
 
 
-def figures(report: Report) -> dict[str, Any]:
+def figures(report: Evaluation) -> dict[str, Any]:
     """Counts, and by difficulty the solved share."""
     return {
         "correct": report.num_correct,
@@ -119,7 +118,7 @@ def figures(report: Report) -> dict[str, Any]:
 def state(improver: Improver, config: Config) -> dict[str, Any]:
     """Held-out figures of the models in use now."""
     refs = current_models(improver.store, improver.run_id, print) or improver.models
-    found = Examiner(improver.context()).figures(refs, None)
+    found = EvaluationStage(improver.context()).figures(refs, None)
     return {
         "policy": refs["policy"].version,
         "greedy": figures(found.greedy),
@@ -183,15 +182,15 @@ def control(
     loop_store: Improver | None,
 ) -> Run:
     """The base trained for as many steps a round as the loop, on texts that no critic chose."""
-    policy = improver.base["policy"]
+    policy = improver.inputs.base["policy"]
     base = policy_settings(config.training, policy).model_copy(update={"max_epochs": 1e6})
     refs = dict(improver.models)
     states = [state(improver, config)]
-    problems = improver.task.held_out(config.evaluation.num_problems, HELD_OUT_SEED)
+    problems = improver.inputs.task.held_out(config.evaluation.num_problems, HELD_OUT_SEED)
     texts: list[Example] = []
     for number, steps in enumerate((r["reports"]["policy"]["num_steps"] for r in rounds), 1):
         num_rows = steps * base.batch_size
-        replayed = drawn(improver.demonstrations, num_rows, config.seed + number)
+        replayed = drawn(improver.inputs.demonstrations, num_rows, config.seed + number)
         rows = mixed_examples(replayed, [], 0, num_rows, config.seed + number)
         if arm == "unfiltered":
             assert loop_store is not None
@@ -199,21 +198,18 @@ def control(
             rows = mixed_examples(
                 texts, replayed, config.training.replay_share, num_rows, config.seed + number
             )
-        place = Place(str(improver.folder))
-        trained = policy_job(
-            refs["policy"].path,
-            rows,
-            [],
-            base.model_copy(update={"num_steps": steps}),
-            config.seed + number,
-            place,
+        job = SftJob(
+            role="policy",
+            parent=refs["policy"].path,
+            settings=base.model_copy(update={"num_steps": steps}),
+            seed=config.seed + number,
+            examples=rows,
         )
-        child = verify_checkpoint(trained.path)
-        refs["policy"] = ModelRef("policy", child.version, str(child.path))
+        refs["policy"] = job.run(Place(str(improver.trainer.folder))).ref()
         models = improver.context().models_for(refs)
         states.append(
             {
-                "policy": child.version,
+                "policy": refs["policy"].version,
                 "greedy": figures(evaluate(models, problems, Plan("greedy"))),
                 "search": None,
                 "num_steps": steps,

@@ -17,21 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from agent.training.jobs import Place
 from sqlalchemy import select
 
-from agent.checkpoints.checkpoint import verify_checkpoint
-from agent.checkpoints.model_refs import ModelRef
+from agent.checkpoints.custody import stored_refs
 from agent.config.load import load_config
 from agent.evaluation.answering import Plan, evaluate
+from agent.evaluation.compression import bits_per_character, texts_that_fit
 from agent.progress import Silent
-from agent.rounds.evaluation_stage import Examiner
 from agent.rounds.run import Improver
 from agent.rounds.training_stage import TrainingStage
-from agent.training.recipe import policy_settings
+from agent.training.job import Place
+from agent.training.methods.registry import policy_job
 from scripts.bench.learning import HELD_OUT_SEED, removed
 from scripts.bench.report import repeats, share, show, write
-from search.randomness import derive_seed
 from store.schema import Round
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -69,20 +67,18 @@ def trained(folder: Path, name: str, steps: int) -> dict[str, Any]:
         context = improver.context()
         with improver.store.session() as session:
             round_id = session.scalars(select(Round.id).where(Round.number == 1)).one()
-        stage = TrainingStage(context, round_id)
-        policy = verify_checkpoint(stage.refs["policy"].path)
-        seed = derive_seed(config.seed, 1, "train") % 2**31
+            versions = session.get_one(Round, round_id).models
+        stage = TrainingStage(context, stored_refs(improver.store, versions), 1)
         started = time.monotonic()
-        base = policy_settings(config.training, policy)
-        job, arguments = stage.policy_job(policy, base, [], seed)
-        result = job(*arguments, Place(scratch))
+        result = policy_job(stage.lesson(stage.kept(round_id), [])).run(Place(scratch))
         seconds = time.monotonic() - started
-        problems = improver.task.held_out(config.evaluation.num_problems, HELD_OUT_SEED)
+        problems = improver.inputs.task.held_out(config.evaluation.num_problems, HELD_OUT_SEED)
         refs = dict(stage.refs)
         before = evaluate(context.models_for(refs), problems, Plan("greedy"))
-        refs["policy"] = ModelRef("policy", result.version, result.path)
+        refs["policy"] = result.ref()
         after = evaluate(context.models_for(refs), problems, Plan("greedy"))
-        bits = Examiner(context).compression(refs)
+        models = context.models_for(refs)
+        bits = bits_per_character(models, texts_that_fit(models, config.evaluation.seed))
     return {
         "name": name,
         "before": before.num_correct,

@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from agent.checkpoints.base_models import refs_of
+from agent.checkpoints.custody import stored_refs
 from agent.config.load import load_config
 from agent.engine.requests import TextRequest
-from agent.hosting.model_host import GeneratorHost, HostSettings, reference
+from agent.hosting.model_host import GeneratorHost, HostSettings
 from agent.networks.architecture import Architecture
 from agent.networks.llama import Decoder
 from agent.progress import Silent
@@ -33,7 +33,8 @@ from agent.rounds.run import Improver
 from agent.tasks.stories import Stories
 from scripts.bench.report import missing, show, write
 from scripts.build_embedded import bytes_tokenizer
-from store.schema import CheckpointRow, Round
+from store.checkpoints import checkpoints_of
+from store.schema import Round
 
 
 def generated(file: Path, num: int) -> None:
@@ -135,15 +136,11 @@ def one_round(arm: str, file: Path, policy: Path, folder: Path) -> dict[str, Any
             row = session.get_one(Round, 1)
             if not row.candidates:
                 return {"why": outcome.verdict.get("reason", "no candidate")}
-            ref = refs_of(session, row.candidates)["policy"]
-            report = dict(
-                session.query(CheckpointRow)
-                .filter_by(role="policy", version=ref.version)
-                .one()
-                .report
-            )
+            version = row.candidates["policy"]
+            report = dict(checkpoints_of(session, {"policy": version})["policy"].report)
+        ref = stored_refs(improver.store, {"policy": version})["policy"]
     host = GeneratorHost("policy", HostSettings(device="cpu"))
-    (text,) = host.texts(reference(ref.path, "policy"), [TextRequest((5, 6, 7), 8, 0.0)])
+    (text,) = host.texts(ref, [TextRequest((5, 6, 7), 8, 0.0)])
     adapters = list((folder / "checkpoints").glob(f"adapter-{ref.version}/*.safetensors"))
     return report | {
         "seconds": time.monotonic() - started,

@@ -22,16 +22,14 @@ from typing import Any
 
 import torch
 
-from agent.checkpoints.base_models import as_ref, base_checkpoints, model_set
+from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.checkpoints.model_refs import ROLES
 from agent.config.load import load_config
 from agent.evaluation.intervals import paired_difference
-from agent.hosting.hosts import InlineHosts, make_hosts
-from agent.hosting.model_host import HostSettings, reference
-from agent.rounds.context import make_models
-from agent.rounds.run import host_settings
+from agent.hosting.inline_hosts import InlineHosts
+from agent.hosting.model_host import HostSettings
+from agent.open_models import base_refs, models_over
 from agent.search_models import Models
-from agent.tasks.registry import open_task
 from scripts.bench import arms
 from scripts.bench.curves import draw, redraw
 from scripts.bench.free_world import speed
@@ -54,11 +52,10 @@ def open_models(task: str, use_tool: bool, folder: Path | None = None, **flags: 
         {"task": task, "hosting.hosting": "inline", "critics.use_tool": use_tool} | flags
     )
     if folder is None:
-        refs = {role: as_ref(role, c) for role, c in base_checkpoints(config).items()}
+        refs = base_refs(config)
     else:
-        refs = {role: reference(folder / role, role) for role in ROLES}
-    hosts = make_hosts("inline", host_settings(config))
-    return make_models(config, hosts, model_set(refs), open_task(task, ""))
+        refs = {role: verify_checkpoint(folder / role).ref(role) for role in ROLES}
+    return models_over(config, refs)
 
 
 class TimedHosts(InlineHosts):
@@ -66,12 +63,19 @@ class TimedHosts(InlineHosts):
 
     seconds = 0.0
 
-    def call(self, role: str, method: str, *arguments: Any) -> Any:
-        started = time.perf_counter()
-        try:
-            return super().call(role, method, *arguments)
-        finally:
-            self.seconds += time.perf_counter() - started
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if name not in ("lines", "drafted_texts", "critic_logits"):
+            return found
+
+        def timed(*arguments: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return found(*arguments)
+            finally:
+                self.seconds += time.perf_counter() - started
+
+        return timed
 
 
 def is_same_tree(left: Search, right: Search) -> bool:
@@ -91,7 +95,7 @@ def batching(quick: bool) -> list[Row]:
     plain = replace(models.settings, simulations=simulations, max_tokens=600, stop_value=2.0)
 
     def go(settings: SearchSettings, one_by_one: bool) -> tuple[float, list[Search]]:
-        own = arms.with_settings(models, settings)
+        own = models.with_search(settings)
         searches = [Search(own.root(p), settings, derive_seed(0, p.id, "bench")) for p in problems]
         started = time.perf_counter()
         for part in [[s] for s in searches] if one_by_one else [searches]:
@@ -128,7 +132,7 @@ def overhead(quick: bool) -> Row:
     models.hosts = hosts = TimedHosts(HostSettings())
     num, simulations = (16, 8) if quick else (64, 32)
     settings = replace(models.settings, simulations=simulations, max_tokens=0, stop_value=2.0)
-    own = arms.with_settings(models, settings)
+    own = models.with_search(settings)
     shares = []
     for k in range(1 if quick else 3):
         problems = models.task.held_out(num, HELD_OUT_SEED + k)

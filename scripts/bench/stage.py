@@ -22,24 +22,19 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    from agent.checkpoints.base_models import as_ref, base_checkpoints, model_set
     from agent.config.load import load_config
-    from agent.hosting.hosts import make_hosts
-    from agent.hosting.model_host import HostSettings
-    from agent.rounds.context import make_models
-    from agent.tasks.registry import open_task
+    from agent.open_models import base_refs, models_over
     from search import frontier
     from search.mcts import Search
 
     config, _ = load_config({"task": arguments.task, "hosting.hosting": "inline"})
-    task = open_task(config.task, "")
-    refs = {role: as_ref(role, c) for role, c in base_checkpoints(config).items()}
-    hosts = make_hosts("inline", HostSettings())
-    models = make_models(config, hosts, model_set(refs), task)
+    refs = base_refs(config)
+    models = models_over(config, refs)
+    task = models.task
     problems = task.held_out(arguments.problems, 7)
     right = {p.id: p.answer for p in problems}
-    for role, ref in refs.items():
-        hosts.call(role, "load", ref)
+    for ref in refs.values():
+        models.hosts.load(ref)
     searches = [Search(models.root(p), config.search, i) for i, p in enumerate(problems)]
     start = time.perf_counter()
     for first in range(0, len(searches), config.hosting.cohort):

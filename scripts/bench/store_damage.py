@@ -9,9 +9,8 @@ from pathlib import Path
 import torch
 from sqlalchemy import select
 
-from agent.checkpoints.base_models import register
 from agent.checkpoints.checkpoint import verify_checkpoint
-from agent.checkpoints.custody import current_models, fault_of
+from agent.checkpoints.custody import as_new, current_models, fault_of
 from agent.checkpoints.embedded import embedded_path
 from agent.checkpoints.publish import NonFiniteError, publish
 from agent.checkpoints.weights import load_model
@@ -25,6 +24,7 @@ from search.interfaces import EvaluateRequest, Evaluation
 from search.mcts import Search
 from search.settings import SearchSettings
 from search.state import State
+from store.checkpoints import register
 from store.database import now_us, open_store
 from store.schema import CheckpointRow, Round, Run
 
@@ -43,7 +43,7 @@ def damaged_checkpoints(databases: Databases, num: int) -> list[Row]:
     store = open_store(databases.new("custody"))
     with store.session() as session:
         for checkpoint, parent in ((older, None), (newer, older.version)):
-            register(session, "policy", checkpoint, parent)
+            register(session, as_new("policy", checkpoint, parent))
         session.add(
             Run(
                 id=1,

@@ -4,15 +4,12 @@ import math
 
 import pytest
 
-from agent.checkpoints.base_models import as_ref, base_checkpoints, model_set
 from agent.config.load import load_config
 from agent.engine.requests import ScoreRequest
-from agent.evaluation.answering import Plan, bits_per_character, evaluate
-from agent.hosting.hosts import make_hosts
-from agent.rounds.context import make_models
-from agent.rounds.run import host_settings
+from agent.evaluation.answering import Plan, evaluate
+from agent.evaluation.compression import bits_per_character
+from agent.open_models import base_refs, models_over
 from agent.search_models import NEUTRAL, Models
-from agent.tasks.registry import open_task
 from agent.tasks.task import is_held_out
 from search import frontier
 from search.mcts import Search
@@ -23,9 +20,7 @@ EXPRESSION = "7+2*3-4"
 
 def models_with(**flags: object) -> Models:
     config, _ = load_config({"hosting.hosting": "inline"} | flags)
-    refs = {role: as_ref(role, c) for role, c in base_checkpoints(config).items()}
-    hosts = make_hosts("inline", host_settings(config))
-    return make_models(config, hosts, model_set(refs), open_task(config.task, ""))
+    return models_over(config, base_refs(config))
 
 
 def options(*texts: str) -> tuple[Option, ...]:
@@ -122,7 +117,7 @@ def test_bits_per_character_are_those_of_the_policys_own_law() -> None:
         tokens = (*prompt, *models.tokenizer.encode(text, is_start=False))
         requests.append(ScoreRequest(tokens, len(prompt)))
         characters += len(text)
-    found = models.hosts.call("policy", "score", models.models.policy, requests)
+    found = models.hosts.logprobs(models.policy, requests)
     nats = -sum(sum(row) for row in found)
     bits = bits_per_character(models, worked)
     assert bits == pytest.approx(nats / math.log(2) / characters)

@@ -31,12 +31,12 @@ def run(
         plain = models.settings
         for mode in [m for m in MODES if m in (modes or MODES)]:
             for budget in (budgets or [plain.simulations]) if mode == "search" else [0]:
-                models.settings = replace(plain, simulations=budget) if budget else plain
+                asked = models.with_search(replace(plain, simulations=budget)) if budget else models
                 name = f"{mode} {budget}" if budget else mode
                 progress.stage("evaluating", len(problems), f"problems, {name}")
                 plan = Plan(mode, samples=samples, seed=config.seed)
                 report = evaluate(
-                    models,
+                    asked,
                     problems,
                     plan,
                     config.hosting.cohort,

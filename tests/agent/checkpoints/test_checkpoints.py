@@ -16,7 +16,7 @@ from agent.checkpoints.publish import NonFiniteError, publish, sweep
 from agent.checkpoints.weights import load_model
 from agent.engine.requests import ScoreRequest, TextRequest
 from agent.engine.tokenizer import Tokenizer
-from agent.hosting.model_host import CriticHost, GeneratorHost, HostSettings, reference
+from agent.hosting.model_host import CriticHost, GeneratorHost, HostSettings
 from search.boundary import NEWLINE
 from search.errors import CheckpointError, TaskError
 from store.leases import owner_name
@@ -87,7 +87,7 @@ def test_a_directory_that_is_not_there_or_lacks_files_is_named(tmp_path: Path) -
 
 @pytest.mark.parametrize("place", [0, 5, 200, 4000])
 def test_a_changed_byte_is_noticed_before_use(checkpoint: Path, place: int) -> None:
-    ref = reference(checkpoint, "policy")
+    ref = verify_checkpoint(checkpoint).ref("policy")
     file = checkpoint / "model.safetensors"
     raw = bytearray(file.read_bytes())
     raw[place] ^= 0x55
@@ -166,7 +166,7 @@ def test_a_published_critic_is_a_transformers_classifier(checkpoint: Path, tmp_p
     assert child.is_critic
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(child.path).eval()
     row = (4, 13, 5, 2, 7)
-    ref = reference(child.path, "value")
+    ref = verify_checkpoint(child.path).ref("value")
     found = CriticHost("value", HostSettings()).scores(
         ref, [ScoreRequest(t, 1) for t in (row, row[:3], (3,) * 999)]
     )
@@ -181,7 +181,7 @@ def test_a_token_critic_gives_the_log_odds_of_its_judged_tokens_whatever_was_kep
 ) -> None:
     import math
 
-    ref = reference(checkpoint, "process")
+    ref = verify_checkpoint(checkpoint).ref("process")
     host = CriticHost("process", HostSettings())
     rows = [ScoreRequest((4, 13, 5, 2, 7, 8, 9), n) for n in (1, 4, 6)]
     rows += [ScoreRequest((4, 13, 5, 2), 4), ScoreRequest((3,) * 999, 3), rows[0]]
@@ -234,7 +234,10 @@ def test_a_half_written_checkpoint_is_swept_away(tmp_path: Path) -> None:
 
 
 def test_a_host_serves_the_version_that_the_call_names(tmp_path: Path) -> None:
-    refs = [reference(write_checkpoint(tmp_path / str(i), seed=i), "policy") for i in range(3)]
+    refs = [
+        verify_checkpoint(write_checkpoint(tmp_path / str(i), seed=i)).ref("policy")
+        for i in range(3)
+    ]
     host = GeneratorHost("policy", HostSettings())
     ask = [TextRequest((4, 13, 6, 2), 12, 0.0)]
     texts = [host.texts(ref, ask) for ref in refs]

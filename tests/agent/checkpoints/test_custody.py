@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, text
 
-from agent.checkpoints.base_models import register
 from agent.checkpoints.checkpoint import verify_checkpoint
-from agent.checkpoints.custody import current_models, fault_of
+from agent.checkpoints.custody import as_new, current_models, fault_of
 from agent.checkpoints.manifest import MANIFEST
 from agent.checkpoints.publish import publish
 from agent.checkpoints.weights import load_model
@@ -19,6 +18,7 @@ from agent.progress import Silent
 from agent.rounds.run import Improver
 from search.errors import CheckpointError
 from store.check import check_store
+from store.checkpoints import register
 from store.database import Store, now_us, open_store
 from store.schema import CheckpointRow, Event, Round, Run, TrainMetric
 from tests.agent.conftest import write_checkpoint
@@ -93,7 +93,7 @@ def lineage(store: Store, tmp_path: Path) -> list[Path]:
     found = [verify_checkpoint(p) for p in paths]
     with store.session() as session:
         for checkpoint, parent in zip(found, [None, *found], strict=False):
-            register(session, "policy", checkpoint, parent.version if parent else None)
+            register(session, as_new("policy", checkpoint, parent.version if parent else None))
         session.add(
             Run(
                 id=1,
@@ -201,7 +201,7 @@ def test_a_round_whose_models_are_damaged_is_given_up_and_the_next_one_has_whole
     older = write_checkpoint(tmp_path / "other", seed=4, num_hidden_layers=1)
     spare = verify_checkpoint(older)
     with store.session() as session:
-        register(session, "drafter", spare)
+        register(session, as_new("drafter", spare))
         first = session.scalars(select(Round).where(Round.number == 1)).one()
         first.models = first.models | {"drafter": spare.version}
     flip(Path(path) / "config.json", 3)

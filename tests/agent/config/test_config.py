@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from agent.config.load import Config, known_keys, load_config
+from agent.config.settings import HostingSettings
 from agent.evaluation.gate import judge
 from agent.evaluation.intervals import mcnemar_p, paired_difference, wilson
-from agent.hosting.hosts import make_hosts
-from agent.hosting.model_host import HostSettings
+from agent.hosting.open_hosts import open_hosts
 from search.errors import SearchSettingsError, UsageError
 
 
@@ -131,4 +131,4 @@ def test_an_engine_that_is_not_installed_is_refused_before_anything_starts(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UsageError, match="not installed"):
-        make_hosts("ray", HostSettings(engine="vllm"))
+        open_hosts(HostingSettings(engine="vllm"))

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.engine.draft_choice import Costs, Drafter, Record, expected_speedup, expected_tokens
 from agent.engine.drafting import ModelDrafts
 from agent.engine.lookup import LookupDrafts
 from agent.engine.requests import TextRequest
 from agent.engine.torch_engine import TorchEngine
-from agent.hosting.model_host import HostSettings, reference
+from agent.hosting.model_host import HostSettings
 from agent.hosting.policy_host import PolicyHost, Speculation
 from search.errors import CheckpointError
 from tests.agent.conftest import write_checkpoint
@@ -136,8 +137,8 @@ def costs(step: float, slope: float, draft: float) -> Costs:
 
 
 def test_a_drafter_with_another_vocabulary_is_refused_by_its_numbers(tmp_path: Path) -> None:
-    policy = reference(write_checkpoint(tmp_path / "p"), "policy")
-    drafter = reference(write_checkpoint(tmp_path / "d", vocab_size=20), "drafter")
+    policy = verify_checkpoint(write_checkpoint(tmp_path / "p")).ref("policy")
+    drafter = verify_checkpoint(write_checkpoint(tmp_path / "d", vocab_size=20)).ref("drafter")
     host = PolicyHost("policy", HostSettings())
     with pytest.raises(CheckpointError, match="has 20 tokens, the policy 16"):
         host.drafted_texts(

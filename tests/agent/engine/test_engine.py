@@ -16,7 +16,7 @@ from agent.engine.job_cache import Cache
 from agent.engine.requests import LineRequest, TextRequest
 from agent.engine.tokenizer import Tokenizer
 from agent.networks.llama import Decoder
-from agent.networks.llama_inference import Network
+from agent.networks.registry import laid_out
 from search.boundary import Boundary, boundary_named
 from search.errors import CheckpointError, TaskError
 from search.settings import ProposalRule
@@ -91,7 +91,7 @@ def test_logits_equal_transformers_own(family: str, tmp_path: Path) -> None:
         wanted = theirs(tokens).logits
         found = ours.lm_head(ours(tokens))
     torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-4)
-    network = Network(ours)
+    network = laid_out(ours)
     cache = Cache(network)
     jobs = cache.open([0, 0, 0])
     parts = [tokens[:, :25], tokens[:, 25:26], tokens[:, 26:40]]

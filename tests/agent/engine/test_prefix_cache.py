@@ -12,17 +12,18 @@ from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.checkpoints.weights import load_model
 from agent.engine.feed import feed, prefill
 from agent.engine.job_cache import Cache
-from agent.engine.prefix_cache import Attachment, KVTree
+from agent.engine.prefix_cache import KeptWork, KVTree, Prefix
 from agent.engine.requests import LineRequest, TextRequest
-from agent.networks.llama_inference import Network
+from agent.networks.inference import InferenceNetwork
+from agent.networks.registry import laid_out
 from tests.agent.conftest import write_checkpoint
 from tests.agent.engine.engines import engine
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Network:
+def network(tmp_path_factory: pytest.TempPathFactory) -> InferenceNetwork:
     path = write_checkpoint(tmp_path_factory.mktemp("kv") / "p", seed=3)
-    return Network(load_model(verify_checkpoint(path)))
+    return laid_out(load_model(verify_checkpoint(path)))
 
 
 def random_rows(num: int, seed: int) -> list[tuple[int, ...]]:
@@ -31,12 +32,14 @@ def random_rows(num: int, seed: int) -> list[tuple[int, ...]]:
     return [tuple(rng.integers(3, 6, rng.integers(1, 14)).tolist()) for _ in range(num)]
 
 
-def hidden(network: Network, tree: KVTree, rows: list[tuple[int, ...]]) -> torch.Tensor:
+def hidden(network: InferenceNetwork, tree: KVTree, rows: list[tuple[int, ...]]) -> torch.Tensor:
     with torch.inference_mode():
-        return prefill(network, Cache(network), tree, rows).hidden_NE
+        return prefill(network, Cache(network), tree, [Prefix(row) for row in rows]).hidden_NE
 
 
-def test_ten_thousand_forks_stay_within_the_bound_and_change_nothing(network: Network) -> None:
+def test_ten_thousand_forks_stay_within_the_bound_and_change_nothing(
+    network: InferenceNetwork,
+) -> None:
     rows = random_rows(400, 1)
     wanted = torch.cat([hidden(network, KVTree(network, "v", 0), [row]) for row in rows])
     bound = 200 * network.kv_bytes
@@ -53,7 +56,7 @@ def test_ten_thousand_forks_stay_within_the_bound_and_change_nothing(network: Ne
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(st.integers(3, 5), min_size=1, max_size=9), min_size=1, max_size=12))
 def test_the_tree_finds_the_longest_stored_beginning(
-    network: Network, rows: list[list[int]]
+    network: InferenceNetwork, rows: list[list[int]]
 ) -> None:
     tree = KVTree(network, "v", 2**20)
     hidden(network, tree, [tuple(row) for row in rows])
@@ -61,57 +64,57 @@ def test_the_tree_finds_the_longest_stored_beginning(
     assert tree.num_tokens == len({tuple(r[: i + 1]) for r in rows for i in range(len(r))})
     for row in rows:
         asked = (*row, 7, 7)
-        node, found = tree.match(asked)
+        node, found = tree.match(Prefix(asked))
         assert len(found) == len(row)
-        assert tree.match((9,))[1].size == 0
+        assert tree.match(Prefix((9,)))[1].size == 0
         assert node.tokens or node is tree.root
 
 
-def test_pinned_prefixes_are_not_evicted(network: Network) -> None:
+def test_pinned_prefixes_are_not_evicted(network: InferenceNetwork) -> None:
     tree = KVTree(network, "v", 40 * network.kv_bytes)
     kept = (3, 4, 5, 6, 7, 8)
     hidden(network, tree, [kept])
-    node, _ = tree.match(kept)
+    node, _ = tree.match(Prefix(kept))
     tree.pin(node)
     for start in range(12):
         hidden(network, tree, [(9, start % 7, *range(3, 12))])
         tree.check()
-    assert len(tree.match(kept)[1]) == len(kept)
+    assert len(tree.match(Prefix(kept))[1]) == len(kept)
     tree.unpin(node)
     for start in range(12):
         hidden(network, tree, [(10, start % 7, *range(3, 12))])
-    assert len(tree.match(kept)[1]) < len(kept)
+    assert len(tree.match(Prefix(kept))[1]) < len(kept)
 
 
-def test_what_was_used_longest_ago_goes_first(network: Network) -> None:
+def test_what_was_used_longest_ago_goes_first(network: InferenceNetwork) -> None:
     tree = KVTree(network, "v", 32 * network.kv_bytes)
     for first in (3, 4, 5):
         hidden(network, tree, [(first, *range(6, 15))])
-    tree.match((3, *range(6, 15)))
+    tree.match(Prefix((3, *range(6, 15))))
     hidden(network, tree, [(6, *range(6, 15))])
-    assert len(tree.match((3, *range(6, 15)))[1]) == 10
-    assert len(tree.match((4, *range(6, 15)))[1]) == 0
+    assert len(tree.match(Prefix((3, *range(6, 15))))[1]) == 10
+    assert len(tree.match(Prefix((4, *range(6, 15))))[1]) == 0
 
 
-def test_what_is_attached_comes_back_and_holds_its_prefix(network: Network) -> None:
+def test_what_is_attached_comes_back_and_holds_its_prefix(network: InferenceNetwork) -> None:
     tree, cache = KVTree(network, "v", 2**20), Cache(network)
     prefix = (3, 4, 5)
     with torch.inference_mode():
-        job = prefill(network, cache, tree, [prefix]).jobs
+        job = prefill(network, cache, tree, [Prefix(prefix)]).jobs
         feed(network, cache, job, [[6, 7]])
-        tree.attach(cache, [Attachment(prefix, ("k",), "payload", 0, np.array([3, 4]))])
+        tree.keep_work(cache, [KeptWork(Prefix(prefix), ("k",), "payload", 0, np.array([3, 4]))])
         hidden(network, tree, [(3, 4, 5, 6, 8), (3, 4, 9)])  # others branch off around it
-        segment = tree.attached(prefix, ("k",))
+        segment = tree.kept_work(Prefix(prefix), ("k",))
         assert segment is not None and segment.payload == "payload"
         again = Cache(network)
         again.open([5])
-        tree.load(again, np.array([0]), [tree.match(prefix)[1]])
+        tree.load(again, np.array([0]), [tree.match(Prefix(prefix))[1]])
         tree.restore(segment, again, 0, 3)
     for before, after in zip(cache.layers, again.layers, strict=True):
         assert torch.equal(before[0, :5], after[0, :5])
     tree.check()
     tree.detach(prefix, ("k",))
-    assert tree.attached(prefix, ("k",)) is None
+    assert tree.kept_work(Prefix(prefix), ("k",)) is None
     tree.check()
 
 

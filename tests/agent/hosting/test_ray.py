@@ -9,13 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from agent.hosting.ray_actors import RayHosts
 
+from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.checkpoints.model_refs import ROLES
+from agent.config.settings import HostingSettings
 from agent.engine.requests import LineRequest, TextRequest
-from agent.hosting.hosts import InlineHosts, make_hosts
-from agent.hosting.model_host import HostSettings, reference
+from agent.hosting.inline_hosts import InlineHosts
+from agent.hosting.model_host import HostSettings
+from agent.hosting.open_hosts import open_hosts
 from agent.hosting.policy_host import Speculation
+from agent.hosting.ray_hosts import RayHosts
 from search.errors import CheckpointError, UsageError
 from tests.agent.conftest import write_checkpoint
 from tests.agent.rounds.small import improve
@@ -32,18 +35,16 @@ def hosts(cluster: str) -> Iterator[RayHosts]:
 
 
 def test_five_actors_answer_like_hosts_of_this_process(hosts: RayHosts, tmp_path: Path) -> None:
-    policy = reference(write_checkpoint(tmp_path / "p", seed=1), "policy")
-    drafter = reference(write_checkpoint(tmp_path / "d", seed=2), "drafter")
+    policy = verify_checkpoint(write_checkpoint(tmp_path / "p", seed=1)).ref("policy")
+    drafter = verify_checkpoint(write_checkpoint(tmp_path / "d", seed=2)).ref("drafter")
     lines = [LineRequest((4, 13, 5, 2), 3, 6)]
     texts = [TextRequest((4, 13, 5, 2), 12, 1.0, seed) for seed in range(5)]
     inline = InlineHosts(HostSettings())
     for other in (hosts, inline):
         assert set(other.health()) == set(ROLES)
-    assert hosts.call("policy", "lines", policy, lines) == inline.call(
-        "policy", "lines", policy, lines
-    )
-    plain = inline.texts(policy, None, texts, Speculation("never"))
-    drafted = hosts.texts(policy, drafter, texts, Speculation("always", 3))
+    assert hosts.lines(policy, lines) == inline.lines(policy, lines)
+    plain = inline.drafted_texts(policy, None, texts, Speculation("never"))
+    drafted = hosts.drafted_texts(policy, drafter, texts, Speculation("always", 3))
     assert [t.generated.tokens for t in drafted] == [t.generated.tokens for t in plain]
     assert sum(t.num_drafted for t in drafted) > 0
     assert len({h["pid"] for h in hosts.health().values()}) == 5
@@ -52,21 +53,21 @@ def test_five_actors_answer_like_hosts_of_this_process(hosts: RayHosts, tmp_path
 def test_a_killed_actor_comes_back_and_the_call_is_answered(
     hosts: RayHosts, tmp_path: Path
 ) -> None:
-    policy = reference(write_checkpoint(tmp_path / "p", seed=1), "policy")
+    policy = verify_checkpoint(write_checkpoint(tmp_path / "p", seed=1)).ref("policy")
     request = [TextRequest((4, 13, 5, 2), 12, 1.0, 7)]
-    before = hosts.call("policy", "texts", policy, request)
+    before = hosts.texts(policy, request)
     health = hosts.health()["policy"]
     os.kill(health["pid"], signal.SIGKILL)
-    assert hosts.call("policy", "texts", policy, request) == before
+    assert hosts.texts(policy, request) == before
     after = hosts.health()["policy"]
     assert after["pid"] != health["pid"] and after["restarts"] == health["restarts"] + 1
 
 
 def test_a_hosts_error_arrives_with_its_fix(hosts: RayHosts, checkpoint: Path) -> None:
-    ref = reference(checkpoint, "policy")
+    ref = verify_checkpoint(checkpoint).ref("policy")
     (checkpoint / "model.safetensors").unlink()
     with pytest.raises(CheckpointError) as error:
-        hosts.call("policy", "load", ref)
+        hosts.load(ref)
     assert "model.safetensors" in error.value.message and error.value.fix
 
 
@@ -112,11 +113,11 @@ def test_trees_do_not_depend_on_how_many_workers_served_them(
 
 
 def test_calls_are_shared_among_the_workers(cluster: str, tmp_path: Path) -> None:
-    policy = reference(write_checkpoint(tmp_path / "p", seed=1), "policy")
+    policy = verify_checkpoint(write_checkpoint(tmp_path / "p", seed=1)).ref("policy")
     opened = RayHosts(HostSettings(workers=2), cluster)
     try:
         calls = [("policy", "lines", (policy, [LineRequest((4, 13, 5, 2), 3, 6)]))] * 4
-        answers = opened.call_many(calls)
+        answers = opened._call_many(calls)
         assert answers == [answers[0]] * 4
         served = {name: h["calls"] for name, h in opened.health().items()}
         assert served["policy"] == served["policy-1"] == 2
@@ -126,7 +127,7 @@ def test_calls_are_shared_among_the_workers(cluster: str, tmp_path: Path) -> Non
 
 def test_workers_of_one_process_are_refused() -> None:
     with pytest.raises(UsageError, match="workers"):
-        make_hosts("inline", HostSettings(workers=2))
+        open_hosts(HostingSettings(hosting="inline", workers=2))
 
 
 def seen(folder: Path, role: str) -> tuple[int, int]:

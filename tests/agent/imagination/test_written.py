@@ -1,20 +1,20 @@
 """Problems that a model writes: judged by the same model, filtered, and named by their scheme."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.checkpoints.model_refs import ModelRef
+from agent.checkpoints.model_refs import ModelRef, ModelSet
 from agent.config.load import load_config
-from agent.engine.requests import Generated, Text
-from agent.hosting.hosts import InlineHosts
+from agent.engine.requests import Generated, ScoreRequest, Text, TextRequest
+from agent.hosting.inline_hosts import InlineHosts
 from agent.hosting.model_host import HostSettings
 from agent.imagination.imagine import Imagination
 from agent.imagination.written import TEMPLATES, Writer, cleaned
-from agent.rounds.context import make_models
-from agent.search_models import Models, ModelSet
+from agent.search_models import Models, ModelSettings
 from agent.tasks.jsonl import SYSTEM_MESSAGES, Jsonl
 from search.errors import UsageError
 from tests.agent.conftest import write_checkpoint
@@ -35,17 +35,18 @@ class Scribe(InlineHosts):
         super().__init__(HostSettings())
         self.asked: list[str] = []
 
-    def call(self, role: str, method: str, *arguments: Any) -> Any:
-        requests = arguments[1]
-        if method == "texts":
-            self.asked += [bytes(r.prefix).decode() for r in requests]
-            texts = []
-            for i, _ in enumerate(requests):
-                said = f" Ben sold {i + 70} pens on day one. How many pens are left?\n\nAnswer: 3"
-                said = " I cannot help." if i % 3 == 2 else said
-                texts.append(Text(Generated(tuple(said.encode()), (), "end")))
-            return texts
-        assert method == "score"
+    def texts(self, policy: ModelRef, requests: Sequence[TextRequest]) -> list[Text]:
+        self.asked += [bytes(r.prefix).decode() for r in requests]
+        texts = []
+        for i, _ in enumerate(requests):
+            said = f" Ben sold {i + 70} pens on day one. How many pens are left?\n\nAnswer: 3"
+            said = " I cannot help." if i % 3 == 2 else said
+            texts.append(Text(Generated(tuple(said.encode()), (), "end")))
+        return texts
+
+    def logprobs(
+        self, policy: ModelRef, requests: Sequence[ScoreRequest]
+    ) -> list[tuple[float, ...]]:
         found = []
         for r in requests:
             text = bytes(r.tokens).decode()
@@ -79,8 +80,8 @@ def models_holding(num_positions: int, task: Jsonl, folder: Path) -> Models:
     known = json.loads((policy / "config.json").read_text())
     known["max_position_embeddings"] = num_positions
     (policy / "config.json").write_text(json.dumps(known))
-    ref = ModelRef("policy", "v", str(policy))
-    made = make_models(config, Scribe(), ModelSet({"policy": ref}), task)
+    ref = ModelRef.at("policy", "v", str(policy))
+    made = Models(Scribe(), ModelSet({"policy": ref}), task, ModelSettings.of(config))
     made.tokenizer = Bytes()  # type: ignore[assignment]
     return made
 
@@ -94,7 +95,7 @@ def test_what_is_too_long_for_the_writer_is_refused_and_not_asked(
     task: Jsonl, tmp_path: Path
 ) -> None:
     short = models_holding(64, task, tmp_path)
-    found = Writer(short, short.models.policy, seed=1).write("lamini", task.seeds(10, 0), 5)
+    found = Writer(short, short.policy, seed=1).write("lamini", task.seeds(10, 0), 5)
     assert [w.refused for w in found] == ["no problem"] * 5
     assert short.hosts.asked == []  # type: ignore[attr-defined]
 
@@ -103,7 +104,7 @@ def test_what_is_too_long_for_the_writer_is_refused_and_not_asked(
 def test_a_written_problem_passes_its_form_and_its_judge(
     models: Models, task: Jsonl, scheme: str
 ) -> None:
-    writer = Writer(models, models.models.policy, seed=1)
+    writer = Writer(models, models.policy, seed=1)
     parents = task.seeds(10, 0)
     found = writer.write(scheme, parents, 12)
     assert [w.refused for w in found].count("no problem") == 4
@@ -116,7 +117,7 @@ def test_a_written_problem_passes_its_form_and_its_judge(
 
 
 def test_imagination_takes_what_passed_and_counts_what_did_not(models: Models, task: Jsonl) -> None:
-    writer = Writer(models, models.models.policy, seed=1)
+    writer = Writer(models, models.policy, seed=1)
     found = Imagination(task, task.held_out(5, 0)).imagine(
         task.seeds(20, 0),
         task.seeds(100, 0),

@@ -11,7 +11,7 @@ from sqlalchemy import select, text
 
 from agent.checkpoints.embedded import EMBEDDED
 from agent.config.load import load_config
-from agent.hosting.hosts import InlineHosts
+from agent.hosting.inline_hosts import InlineHosts
 from agent.imagination.imagine import Imagination, Imagined
 from agent.progress import Silent
 from agent.reports.compare_rounds import compare_rounds
@@ -119,18 +119,24 @@ def test_a_resumed_round_asks_the_models_only_for_what_its_journals_lack(
     """Killed before the first commit: what was told is told again, not generated again."""
     calls: list[str] = []
     asked: list[int] = []
-    call, run = InlineHosts.call, SearchStage.run
+    run = SearchStage.run
 
-    def counting(self: InlineHosts, role: str, method: str, *arguments: Any) -> Any:
-        calls.append(role)
-        return call(self, role, method, *arguments)
+    def counted(name: str) -> Any:
+        method = getattr(InlineHosts, name)
+
+        def counting(self: InlineHosts, *arguments: Any) -> Any:
+            calls.append(name)
+            return method(self, *arguments)
+
+        return counting
 
     def noting(self: SearchStage) -> None:
         before = len(calls)
         run(self)
         asked.append(len(calls) - before)
 
-    monkeypatch.setattr(InlineHosts, "call", counting)
+    for name in ("lines", "texts", "drafted_texts", "logprobs", "critic_logits"):
+        monkeypatch.setattr(InlineHosts, name, counted(name))
     monkeypatch.setattr(SearchStage, "run", noting)
     calm, stormy = tmp_path / "calm", tmp_path / "stormy"
     calm.mkdir()

@@ -11,12 +11,11 @@ from agent.config.load import load_config
 from agent.engine.tokenizer import Tokenizer
 from agent.progress import Silent
 from agent.reports.critic_drift import critic_drift
-from agent.rounds.critic_lessons import Teacher
+from agent.rounds.critic_lessons import CriticLessons
 from agent.rounds.run import Improver
-from agent.rounds.training_stage import TrainingStage
 from agent.training.examples import judged_rows, scalar_rows
 from agent.training.labelling import tree_rows
-from agent.training.recipe import pair_examples
+from agent.training.stored_examples import pair_examples
 from search.errors import RatchetError
 from store.check import check_store
 from store.database import open_store
@@ -116,7 +115,7 @@ def test_pairs_and_states_are_read_back_from_the_stored_trees(tmp_path: Path) ->
 def test_without_pairs_the_round_is_kept_and_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(TrainingStage, "_pairs", lambda *_: [])
+    monkeypatch.setattr("agent.rounds.training_stage.pair_examples", lambda *_: [])
     config, _ = load_config(TEACHING | places(tmp_path) | {"training.method": "dpo"})
     with Improver(config, Silent()).started() as improver:
         outcome = improver.run_round()
@@ -147,15 +146,15 @@ def test_critics_learn_from_stored_trees_too_but_never_more_than_from_the_truth(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, tuple[int, int]] = {}
-    plain = Teacher.critic_jobs
+    plain = CriticLessons.jobs
 
-    def watched(self: Teacher, refs: Any, number: int, labelled: Any) -> Any:
+    def watched(self: CriticLessons, labelled: Any) -> Any:
         before = {role: len(labelled.of(role).train) for role in ("value", "process", "outcome")}
-        jobs = plain(self, refs, number, labelled)
+        jobs = plain(self, labelled)
         seen.update({r: (n, len(labelled.of(r).train)) for r, n in before.items()})
         return jobs
 
-    monkeypatch.setattr(Teacher, "critic_jobs", watched)
+    monkeypatch.setattr(CriticLessons, "jobs", watched)
     flags = {"critics.window": 2, "critics.steps": 2, "critics.samples": 4}
     run(tmp_path, **flags)
     assert all(before < after <= 2 * before for before, after in seen.values())

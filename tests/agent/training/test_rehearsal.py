@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from agent.checkpoints.checkpoint import verify_checkpoint
+from agent.checkpoints.embedded import embedded_path
 from agent.checkpoints.publish import DEMONSTRATIONS, publish
 from agent.checkpoints.weights import load_model
 from agent.engine.tokenizer import Tokenizer
-from agent.tasks.registry import embedded_path, open_task
+from agent.tasks.registry import open_task
 from agent.training.rehearsal import drawn, read_demonstrations, write_demonstrations
 from search.errors import CheckpointError
 

@@ -1,42 +1,59 @@
 """Training jobs in this process: what went wrong inside one is told, not thrown about."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from agent.training.jobs import Place, Trained
 
+from agent.checkpoints.checkpoint import Checkpoint
+from agent.checkpoints.trained import Trained
+from agent.config.settings import HostingSettings
+from agent.networks.language_model import LanguageModel
 from agent.progress import Silent
-from agent.training.fit import DivergedError
-from agent.training.runner import Workshop
+from agent.training.fit import DivergedError, Progress
+from agent.training.job import Place, TrainingJob
+from agent.training.optimizer import TrainingSettings
+from agent.training.runner import Results, TrainingRunner
 from search.errors import ResourceError
 
 
-def good(role: str, place: Place) -> Trained:
-    return Trained(role, "v", place.folder, "p", 1, {})
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeJob(TrainingJob):
+    """Trains nothing and ends as it is told to."""
+
+    raises: Exception | None = None
+
+    def run(self, place: Place) -> Trained:
+        if self.raises is not None:
+            raise self.raises
+        return Trained(self.role, "v", place.folder, "p", 1, "", {})
+
+    def train(
+        self, model: LanguageModel, parent: Checkpoint, progress: Progress
+    ) -> tuple[LanguageModel, dict[str, Any]]:
+        raise AssertionError("not reached")
 
 
-def diverges(role: str, place: Place) -> Trained:
-    raise DivergedError(f"the loss of {role} became nan", "lower training.learning_rate")
+def job(role: str, raises: Exception | None = None) -> FakeJob:
+    return FakeJob(role=role, parent="p", settings=TrainingSettings(), seed=0, raises=raises)
 
 
-def exhausts(role: str, place: Place) -> Trained:
-    raise torch.OutOfMemoryError("tried to allocate 9 GiB")
-
-
-def run(folder: Path, *jobs: Any) -> list[Any]:
-    workshop = Workshop("inline", folder, 1, "cpu")
-    return list(workshop.run([(job, (name,)) for name, job in jobs], Silent()))
+def run(folder: Path, *jobs: FakeJob) -> Results:
+    hosting = HostingSettings(hosting="inline", device="cpu")
+    return TrainingRunner(hosting, folder).run(jobs, Silent())
 
 
 def test_a_job_that_diverges_takes_no_other_one_with_it(tmp_path: Path) -> None:
-    policy, value, outcome = run(tmp_path, ("policy", good), ("value", diverges), ("outcome", good))
-    assert (policy.role, outcome.role) == ("policy", "outcome")
-    assert isinstance(value, DivergedError) and "value" in value.message
+    nan = DivergedError("the loss of value became nan", "lower training.learning_rate")
+    results = run(tmp_path, job("policy"), job("value", nan), job("outcome"))
+    assert list(results) == ["policy", "value", "outcome"]
+    assert all(isinstance(results[role], Trained) for role in ("policy", "outcome"))
+    assert results["value"] is nan
 
 
 def test_a_job_without_memory_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match="9 GiB") as caught:
-        run(tmp_path, ("policy", exhausts))
+        run(tmp_path, job("policy", torch.OutOfMemoryError("tried to allocate 9 GiB")))
     assert "training.batch_size" in caught.value.fix

@@ -5,9 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from agent.training.critics import measure_critic, train_critic
-from agent.training.jobs import Place, policy_job
-from agent.training.policy import train_policy
 
 from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.checkpoints.publish import publish
@@ -23,6 +20,8 @@ from agent.training.examples import (
     stretched_positions,
 )
 from agent.training.fit import DivergedError, planned_steps
+from agent.training.head_critics import measure_critic, train_critic
+from agent.training.job import Place
 from agent.training.labelling import (
     Siblings,
     label_rollouts,
@@ -30,8 +29,10 @@ from agent.training.labelling import (
     suspicious,
     worth_repeating,
 )
+from agent.training.methods.sft import SftJob, train_on_texts
+from agent.training.mixture import mixed_examples, rows_to_train, with_dev
 from agent.training.optimizer import TrainingSettings
-from agent.training.recipe import as_examples, mixed_examples, rows_to_train, with_dev
+from agent.training.stored_examples import as_examples
 from agent.training.token_critics import measure_token_critic, token_logprob, train_token_critic
 from search.interfaces import Rollout
 from search.score import Score
@@ -44,7 +45,7 @@ ROWS = [Example((3 + i, 13, 3 + j, 2, 3 + i, 1), 4) for i in range(6) for j in r
 
 def test_the_loss_falls_and_only_the_models_own_tokens_are_learned(checkpoint: Path) -> None:
     decoder = load_model(verify_checkpoint(checkpoint))
-    report = train_policy(decoder, ROWS, SETTINGS, seed=0)
+    report = train_on_texts(decoder, ROWS, SETTINGS, seed=0)
     assert report.last_loss < 0.5 * report.first_loss
     with torch.no_grad():
         logits = decoder.lm_head(decoder(torch.tensor([[5, 13, 4, 2]])))
@@ -59,7 +60,9 @@ def test_the_same_seed_gives_the_same_weights(
         update={"num_steps": 8, "optimizer": optimizer, "position_span": 20}
     )
     made = [
-        policy_job(str(checkpoint), ROWS, [], settings, seed, Place(str(tmp_path / str(i))))
+        SftJob(
+            role="policy", parent=str(checkpoint), settings=settings, seed=seed, examples=ROWS
+        ).run(Place(str(tmp_path / str(i))))
         for i, seed in enumerate((1, 1, 2))
     ]
     assert made[0].version == made[1].version != made[2].version
@@ -77,7 +80,7 @@ def test_a_diverging_loss_stops_training(checkpoint: Path) -> None:
     with torch.no_grad():
         decoder.model.norm.weight.fill_(float("inf"))
     with pytest.raises(DivergedError, match="step 1"):
-        train_policy(decoder, ROWS, SETTINGS, seed=0)
+        train_on_texts(decoder, ROWS, SETTINGS, seed=0)
 
 
 def test_batches_see_every_row_once_an_epoch() -> None:
@@ -124,8 +127,8 @@ def test_a_drafter_is_the_policys_first_blocks(checkpoint: Path) -> None:
     assert expected_acceptance(policy, policy, ROWS) == pytest.approx(1.0, abs=1e-5)
     before = expected_acceptance(policy, drafter, ROWS)
     texts = [Example((3, 13, 4, 2, t, 1), 4) for t in range(3, 13)]
-    train_policy(policy, texts, SETTINGS, 0)
-    train_policy(drafter, texts, SETTINGS, 0)
+    train_on_texts(policy, texts, SETTINGS, 0)
+    train_on_texts(drafter, texts, SETTINGS, 0)
     assert 0 < before < 1 and expected_acceptance(policy, drafter, texts) > 0.8
 
 

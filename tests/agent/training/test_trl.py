@@ -5,16 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from agent.training.jobs import Place
-from agent.training.preference import PairExample
-from agent.training.trl_jobs import AdapterSettings, trl_dpo_job, trl_sft_job
 
 from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.checkpoints.weights import load_model
 from agent.engine.requests import TextRequest
-from agent.hosting.model_host import GeneratorHost, HostSettings, reference
-from agent.training.examples import Example
+from agent.hosting.model_host import GeneratorHost, HostSettings
+from agent.training.examples import Example, PairExample
+from agent.training.job import Place
+from agent.training.methods.trl_dpo import TrlDpoJob
+from agent.training.methods.trl_sft import TrlSftJob
 from agent.training.optimizer import TrainingSettings
+from agent.training.trl_trainer import AdapterSettings
 
 pytest.importorskip("trl", reason="TRL is not installed: pip install -e '.[trl]'")
 
@@ -25,6 +26,30 @@ PAIRS = [
     for i in range(6)
     for j in range(6)
 ]
+
+
+def sft(parent: Path, adapter: AdapterSettings) -> TrlSftJob:
+    return TrlSftJob(
+        role="policy",
+        parent=str(parent),
+        settings=SETTINGS,
+        seed=0,
+        adapter=adapter,
+        examples=ROWS,
+    )
+
+
+def dpo(parent: Path, adapter: AdapterSettings) -> TrlDpoJob:
+    settings = SETTINGS.model_copy(update={"learning_rate": 5e-3})
+    return TrlDpoJob(
+        role="policy",
+        parent=str(parent),
+        settings=settings,
+        seed=0,
+        adapter=adapter,
+        pairs=PAIRS,
+        beta=0.1,
+    )
 
 
 def logits(path: Path | str) -> torch.Tensor:
@@ -39,13 +64,15 @@ def test_trl_lowers_the_loss_and_what_it_learned_is_served(
     checkpoint: Path, tmp_path: Path, rank: int
 ) -> None:
     place = Place(str(tmp_path / "out"), device="cpu")
-    made = trl_sft_job(str(checkpoint), ROWS, SETTINGS, AdapterSettings(rank), 0, place)
+    made = sft(checkpoint, AdapterSettings(rank)).run(place)
     assert made.report["last_loss"] < 0.8 * made.report["first_loss"]
     assert not torch.allclose(logits(made.path), logits(checkpoint), atol=1e-2)
     host = GeneratorHost("policy", HostSettings(device="cpu"))
-    (text,) = host.texts(reference(made.path, "policy"), [TextRequest((5, 13, 4, 2), 8, 0.0)])
+    (text,) = host.texts(
+        verify_checkpoint(made.path).ref("policy"), [TextRequest((5, 13, 4, 2), 8, 0.0)]
+    )
     assert text.generated.version == made.version and text.generated.tokens
-    again = trl_sft_job(str(checkpoint), ROWS, SETTINGS, AdapterSettings(rank), 0, place)
+    again = sft(checkpoint, AdapterSettings(rank)).run(place)
     assert again.version == made.version
 
 
@@ -56,7 +83,7 @@ def test_the_adapter_beside_the_merged_weights_is_the_same_model(
     from peft import PeftModel
 
     place = Place(str(tmp_path / "out"), device="cpu")
-    made = trl_sft_job(str(checkpoint), ROWS, SETTINGS, AdapterSettings(4), 0, place)
+    made = sft(checkpoint, AdapterSettings(4)).run(place)
     adapter = tmp_path / "out" / f"adapter-{made.version}"
     assert json.loads((adapter / "adapter_config.json").read_text())["r"] == 4
     assert (adapter / "adapter_model.safetensors").is_file()
@@ -68,8 +95,7 @@ def test_the_adapter_beside_the_merged_weights_is_the_same_model(
 
 def test_dpo_through_trl_prefers_the_chosen_option(checkpoint: Path, tmp_path: Path) -> None:
     place = Place(str(tmp_path / "out"), device="cpu")
-    settings = SETTINGS.model_copy(update={"learning_rate": 5e-3})
-    made = trl_dpo_job(str(checkpoint), PAIRS, settings, 0.1, AdapterSettings(), 0, place)
+    made = dpo(checkpoint, AdapterSettings()).run(place)
     assert made.report["last_loss"] < made.report["first_loss"]
     before, after = logits(checkpoint)[0, -1], logits(made.path)[0, -1]
     assert float(after[5] - after[6]) > float(before[5] - before[6])
@@ -83,10 +109,9 @@ def test_adapters_on_quantized_weights_are_merged_into_whole_ones(
     place = Place(str(tmp_path / "out"), device="cpu")
     adapter = AdapterSettings(4, "nf4")
     if method == "sft":
-        made = trl_sft_job(str(checkpoint), ROWS, SETTINGS, adapter, 0, place)
+        made = sft(checkpoint, adapter).run(place)
     else:
-        settings = SETTINGS.model_copy(update={"learning_rate": 5e-3})
-        made = trl_dpo_job(str(checkpoint), PAIRS, settings, 0.1, adapter, 0, place)
+        made = dpo(checkpoint, adapter).run(place)
     before, after = parameters(checkpoint), parameters(made.path)
     assert made.report["quantization"] == "nf4"
     assert made.report["weight_bytes"] < 0.7 * sum(4 * p.numel() for p in before.values())
@@ -94,7 +119,9 @@ def test_adapters_on_quantized_weights_are_merged_into_whole_ones(
     changed = {n for n, p in before.items() if not torch.equal(p, after[n])}
     assert changed and all("proj" in n for n in changed)  # the others kept all their bits
     host = GeneratorHost("policy", HostSettings(device="cpu"))
-    (text,) = host.texts(reference(made.path, "policy"), [TextRequest((5, 13, 4, 2), 8, 0.0)])
+    (text,) = host.texts(
+        verify_checkpoint(made.path).ref("policy"), [TextRequest((5, 13, 4, 2), 8, 0.0)]
+    )
     assert text.generated.version == made.version and text.generated.tokens
 
 
