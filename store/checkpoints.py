@@ -11,7 +11,7 @@ from search.errors import NotFoundError
 from store.database import now_us
 from store.recording import add_event
 from store.schema import CheckpointRow, Round, Run, SpeculationRow, TrainMetric
-from store.states import CheckpointStatus
+from store.states import CheckpointStatus, EventKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ def note_damage(session: Session, run_id: int, causes: Mapping[int, str]) -> lis
         if row.status == status:
             continue
         row.status = status
-        kind = "checkpoint-quarantined" if cause else "checkpoint-restored"
+        kind = EventKind.CHECKPOINT_QUARANTINED if cause else EventKind.CHECKPOINT_RESTORED
         payload = {"role": row.role, "version": row.version, "cause": cause}
         add_event(session, run_id, kind, payload)
         if not cause:

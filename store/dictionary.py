@@ -4,17 +4,14 @@ All of it is read from the docstrings below the fields of `schema`, `views`, `st
 `json_keys`, so that it is said once, where it is decided.
 """
 
-import ast
-import functools
-import inspect
 import textwrap
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints, is_typeddict
 
+from search.docstrings import doc_of, docs_of
 from store import json_keys, states
 from store.schema import Base
 from store.views import VIEWS
@@ -55,41 +52,6 @@ class Key:
     @property
     def name(self) -> str:
         return ".".join(self.path).replace(".[]", "[]")
-
-
-@functools.cache
-def _classes(file: str) -> dict[str, ast.ClassDef]:
-    tree = ast.parse(Path(file).read_text(encoding="utf-8"))
-    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-
-
-def _source(owner: type) -> ast.ClassDef:
-    return _classes(inspect.getsourcefile(owner) or "")[owner.__name__]
-
-
-def doc_of(owner: type) -> str:
-    """A class's own docstring on one line; empty where there is none."""
-    return " ".join((ast.get_docstring(_source(owner)) or "").split())
-
-
-def docs_of(owner: type) -> dict[str, str]:
-    """Field of a class, in order, to the docstring below its line; empty where there is none."""
-    body = _source(owner).body
-    found: dict[str, str] = {}
-    for line, after in zip(body, [*body[1:], None], strict=True):
-        match line:
-            case ast.AnnAssign(target=ast.Name(name)) | ast.Assign(targets=[ast.Name(name)]):
-                if not name.startswith("_"):
-                    found[name] = _text_of(after)
-    return found
-
-
-def _text_of(line: ast.stmt | None) -> str:
-    match line:
-        case ast.Expr(ast.Constant(str(text))):
-            return " ".join(text.split())
-        case _:
-            return ""
 
 
 # --- columns ---

@@ -9,9 +9,9 @@ from sqlalchemy.orm import Session
 
 from search.state import Problem
 from store.database import now_us
-from store.recording import add_event, as_problem
+from store.recording import add_event, as_problem, drop_journals
 from store.schema import ActorRow, ProblemRow, Round, Run, SearchRow
-from store.states import ENDED, OPEN, SearchStatus, Stage
+from store.states import ENDED, OPEN, EventKind, SearchStatus, Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def start_round(session: Session, run_id: int, new: NewRound) -> Round:
     )
     session.add(row)
     session.flush()
-    add_event(session, run_id, "round-started", {"number": row.number}, row.id)
+    add_event(session, run_id, EventKind.ROUND_STARTED, {"number": row.number}, row.id)
     return row
 
 
@@ -78,7 +78,7 @@ def end_round(session: Session, row: Round, stage: Stage, verdict: Mapping[str, 
     if row.stage in ENDED:
         return
     row.stage, row.verdict, row.ended_ts = stage, dict(verdict), now_us()
-    add_event(session, row.run_id, f"round-{stage}", dict(verdict), row.id)
+    add_event(session, row.run_id, EventKind(f"round-{stage}"), dict(verdict), row.id)
 
 
 def fail_round(session: Session, row: Round, reason: str) -> None:
@@ -89,9 +89,11 @@ def fail_round(session: Session, row: Round, reason: str) -> None:
         SearchRow.round_id == row.id,
         SearchRow.status.in_(OPEN),
     )
-    for search in session.scalars(open_ones):
+    given_up = session.scalars(open_ones).all()
+    for search in given_up:
         search.status, search.error = SearchStatus.FAILED, "the round was given up"
-    add_event(session, row.run_id, "round-failed", {"reason": row.error}, row.id)
+    drop_journals(session, [search.id for search in given_up])
+    add_event(session, row.run_id, EventKind.ROUND_FAILED, {"reason": row.error}, row.id)
 
 
 def note_time(row: Round, stage: str, seconds: float) -> None:

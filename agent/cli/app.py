@@ -27,9 +27,8 @@ from agent.cli.options import (
     Simulations,
     StoreUrl,
     TaskName,
-    call,
-    command_of,
     flags_of,
+    settings_of,
 )
 from agent.cli.store_app import store_app
 from search.errors import RatchetError, UsageError
@@ -99,7 +98,10 @@ def improve_command(
         hosting__hosting=hosting,
         critics__use_tool=False if no_tool else None,
     )
-    call("improve.run", flags, config, rounds, dry_run, fresh, as_json)
+    settings = settings_of(flags, config)
+    from agent.cli.commands import improve
+
+    improve.run(settings, rounds, dry_run, fresh, as_json)
 
 
 @app.command("solve")
@@ -141,7 +143,10 @@ def solve_command(
         critics__use_tool=False if no_tool else None,
     )
     text = sys.stdin.read() if question == "-" else question
-    call("solve.run", flags, config, text, as_json, defaults=INLINE)
+    settings = settings_of(flags, config, INLINE)
+    from agent.cli.commands import solve
+
+    solve.run(settings, text, as_json)
 
 
 @app.command("evaluate")
@@ -200,19 +205,15 @@ def evaluate_command(
                 f"--compare measures two policies greedily and does not take {given[0]}",
                 f"leave {given[0]} out",
             )
-        call("compare.run", flags, config, compare, num_problems, as_json, defaults=INLINE)
+        settings = settings_of(flags, config, INLINE)
+        from agent.cli.commands import compare
+
+        compare.run(settings, compare, num_problems, as_json)
         return
-    call(
-        "evaluate.run",
-        flags,
-        config,
-        mode or [],
-        num_problems,
-        samples,
-        budget or [],
-        as_json,
-        defaults=INLINE,
-    )
+    settings = settings_of(flags, config, INLINE)
+    from agent.cli.commands import evaluate
+
+    evaluate.run(settings, mode or [], num_problems, samples, budget or [], as_json)
 
 
 @app.command("models")
@@ -225,7 +226,10 @@ def models_command(store: StoreUrl = None, config: ConfigFile = "", as_json: Jso
 
         ratchet models --json
     """
-    call("models.run", flags_of(None, store=store), config, as_json)
+    settings = settings_of(flags_of(None, store=store), config)
+    from agent.cli.commands import models
+
+    models.run(settings, as_json)
 
 
 @app.command("status")
@@ -240,7 +244,10 @@ def status_command(
 
         ratchet status --run stories --json
     """
-    call("status.run", flags_of(None, store=store, run=run), config, as_json)
+    settings = settings_of(flags_of(None, store=store, run=run), config)
+    from agent.cli.commands import status
+
+    status.run(settings, as_json)
 
 
 @app.command("doctor")
@@ -253,27 +260,34 @@ def doctor_command(store: StoreUrl = None, config: ConfigFile = "", as_json: Jso
 
         ratchet doctor --json
     """
-    call("doctor.run", flags_of(None, store=store), config, as_json)
+    settings = settings_of(flags_of(None, store=store), config)
+    from agent.cli.commands import doctor
+
+    doctor.run(settings, as_json)
 
 
 @config_app.command("show")
 def config_show(
-    origin: Annotated[
-        bool, typer.Option("--origin", help="say where each value comes from")
-    ] = False,
+    only: Annotated[
+        str, typer.Argument(metavar="[SETTING]", help="one setting, or a section; else all")
+    ] = "",
     config: ConfigFile = "",
     set_: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Print every setting in force.
+    """Print the settings in force: value, default, where the value comes from, what it means.
 
     Examples:
 
-        ratchet config show --origin
+        ratchet config show
 
-        RATCHET_SEARCH__SIMULATIONS=4 ratchet config show --origin --json
+        ratchet config show training.method
+
+        RATCHET_SEARCH__SIMULATIONS=4 ratchet config show search --json
     """
-    command_of("config").run(origin, flags_of(set_), config, as_json)
+    from agent.cli.commands import config as command
+
+    command.show(only, flags_of(set_), config, as_json)
 
 
 def report(error: RatchetError, as_json: bool) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from agent.cli.options import ConfigFile, Json, RunName, StoreUrl, call, flags_of
+from agent.cli.options import ConfigFile, Json, RunName, StoreUrl, flags_of, settings_of
 
 inspect_app = typer.Typer(no_args_is_help=True, help="Read what the store holds.")
 
@@ -19,7 +19,10 @@ def inspect_rounds(store: StoreUrl = None, config: ConfigFile = "", as_json: Jso
 
         ratchet inspect rounds --json
     """
-    call("inspect_store.rounds", flags_of(None, store=store), config, as_json)
+    settings = settings_of(flags_of(None, store=store), config)
+    from agent.cli.commands import inspect_store
+
+    inspect_store.rounds(settings, as_json)
 
 
 @inspect_app.command("critics")
@@ -34,7 +37,10 @@ def inspect_critics(
 
         ratchet inspect critics --json
     """
-    call("inspect_store.critics", flags_of(None, store=store, run=run), config, as_json)
+    settings = settings_of(flags_of(None, store=store, run=run), config)
+    from agent.cli.commands import inspect_store
+
+    inspect_store.critics(settings, as_json)
 
 
 @inspect_app.command("searches")
@@ -57,7 +63,10 @@ def inspect_searches(
         ratchet inspect searches --round 1 --unsolved --limit 50
     """
     flags = flags_of(None, store=store, run=run)
-    call("inspect_store.searches", flags, config, round_number, unsolved, gained, limit, as_json)
+    settings = settings_of(flags, config)
+    from agent.cli.commands import inspect_store
+
+    inspect_store.searches(settings, round_number, unsolved, gained, limit, as_json)
 
 
 @inspect_app.command("tree")
@@ -81,7 +90,10 @@ def inspect_tree(
 
         ratchet inspect tree 17 --after 3
     """
-    call("inspect_store.tree", flags_of(None, store=store), config, search_id, after, all_, as_json)
+    settings = settings_of(flags_of(None, store=store), config)
+    from agent.cli.commands import inspect_store
+
+    inspect_store.tree(settings, search_id, after, all_, as_json)
 
 
 @inspect_app.command("trajectories")
@@ -103,7 +115,10 @@ def inspect_trajectories(
         ratchet inspect trajectories --round 2 --limit 100 --json
     """
     flags = flags_of(None, store=store, run=run)
-    call("inspect_store.trajectories", flags, config, round_number, kept, limit, as_json)
+    settings = settings_of(flags, config)
+    from agent.cli.commands import inspect_store
+
+    inspect_store.trajectories(settings, round_number, kept, limit, as_json)
 
 
 @inspect_app.command("siblings")
@@ -122,7 +137,10 @@ def inspect_siblings(
 
         ratchet inspect siblings 17 4 --json
     """
-    call("inspect_store.siblings", flags_of(None, store=store), config, search_id, node, as_json)
+    settings = settings_of(flags_of(None, store=store), config)
+    from agent.cli.commands import inspect_store
+
+    inspect_store.siblings(settings, search_id, node, as_json)
 
 
 @inspect_app.command("compare")
@@ -142,14 +160,10 @@ def inspect_compare(
 
         ratchet inspect compare 1 3 --run long --json
     """
-    call(
-        "inspect_store.compare",
-        flags_of(None, store=store, run=run),
-        config,
-        before,
-        after,
-        as_json,
-    )
+    settings = settings_of(flags_of(None, store=store, run=run), config)
+    from agent.cli.commands import inspect_store
+
+    inspect_store.compare(settings, before, after, as_json)
 
 
 @inspect_app.command("plot")
@@ -167,7 +181,10 @@ def inspect_plot(
 
         ratchet inspect plot --run long --out long.svg
     """
-    call("inspect_store.plot", flags_of(None, store=store, run=run), config, out)
+    settings = settings_of(flags_of(None, store=store, run=run), config)
+    from agent.cli.commands import inspect_store
+
+    inspect_store.plot(settings, out)
 
 
 @inspect_app.command("sql")
@@ -187,9 +204,10 @@ def inspect_sql(
 
         ratchet inspect sql "SELECT * FROM trajectories WHERE NOT is_correct" --limit 5 --json
     """
-    call(
-        "inspect_store.sql", flags_of(None, store=store), config, statement, limit, timeout, as_json
-    )
+    settings = settings_of(flags_of(None, store=store), config)
+    from agent.cli.commands import inspect_store
+
+    inspect_store.sql(settings, statement, limit, timeout, as_json)
 
 
 @inspect_app.command("ask")
@@ -222,4 +240,7 @@ def inspect_ask(
     """
     given = {"round": round_number, "search": search, "checkpoint": checkpoint}
     flags = flags_of(None, store=store, run=run)
-    call("inspect_store.ask", flags, config, question, given, sql, limit, timeout, as_json)
+    settings = settings_of(flags, config)
+    from agent.cli.commands import inspect_store
+
+    inspect_store.ask(settings, question, given, sql, limit, timeout, as_json)

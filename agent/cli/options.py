@@ -1,12 +1,12 @@
 """Options that several commands share, and how their values become settings."""
 
-import importlib
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
 from agent.config.load import load_config
+from agent.config.settings import Config
 
 ConfigFile = Annotated[str, typer.Option("--config", help="TOML file; ratchet.toml if it is there")]
 Set = Annotated[
@@ -26,26 +26,15 @@ Hosting = Annotated[str | None, typer.Option("--hosting", help="ray, or inline (
 RayAddress = Annotated[str | None, typer.Option("--ray-address", help="Ray cluster to join")]
 
 
-def command_of(name: str) -> Any:
-    """A command's module, imported when it is wanted: help must not wait for torch."""
-    return importlib.import_module(f"agent.cli.commands.{name}")
+def settings_of(
+    flags: dict[str, Any], file: str, defaults: Mapping[str, Any] | None = None
+) -> Config:
+    """The settings in force; `defaults` are the command's own, under what anybody sets.
 
-
-def call(
-    name: str,
-    flags: dict[str, Any],
-    file: str,
-    *arguments: Any,
-    defaults: Mapping[str, Any] | None = None,
-) -> None:
-    """Run `module.function` of the commands with the settings in force, which come first.
-
-    They are read before the module is imported: a wrong one is told at once. `defaults` are the
-    command's own, under what anybody sets.
+    A command reads them before it imports what it runs: a wrong one is told at once, and help does
+    not wait for torch.
     """
-    config, _ = load_config(flags, file, defaults)
-    module, _, function = name.partition(".")
-    getattr(command_of(module), function)(config, *arguments)
+    return load_config(flags, file, defaults)[0]
 
 
 def flags_of(given: list[str] | None, **named: Any) -> dict[str, Any]:

@@ -11,9 +11,8 @@ from agent.cli.options import (
     RunName,
     StoreUrl,
     TaskName,
-    call,
-    command_of,
     flags_of,
+    settings_of,
 )
 
 store_app = typer.Typer(no_args_is_help=True, help="Look after the store.")
@@ -29,7 +28,10 @@ def store_init(store: StoreUrl = None, config: ConfigFile = "") -> None:
 
         ratchet store init --store postgresql+psycopg://ratchet@db/ratchet
     """
-    call("store_upkeep.init", flags_of(None, store=store), config)
+    settings = settings_of(flags_of(None, store=store), config)
+    from agent.cli.commands import store_upkeep
+
+    store_upkeep.init(settings)
 
 
 @store_app.command("check")
@@ -42,7 +44,10 @@ def store_check(store: StoreUrl = None, config: ConfigFile = "", as_json: Json =
 
         ratchet store check --json
     """
-    call("store_upkeep.check", flags_of(None, store=store), config, as_json)
+    settings = settings_of(flags_of(None, store=store), config)
+    from agent.cli.commands import store_upkeep
+
+    store_upkeep.check(settings, as_json)
 
 
 @store_app.command("migrate")
@@ -55,7 +60,10 @@ def store_migrate(store: StoreUrl = None, config: ConfigFile = "") -> None:
 
         ratchet store migrate --store sqlite:////data/ratchet.db
     """
-    call("store_upkeep.migrate_store", flags_of(None, store=store), config)
+    settings = settings_of(flags_of(None, store=store), config)
+    from agent.cli.commands import store_upkeep
+
+    store_upkeep.migrate_store(settings)
 
 
 @store_app.command("vacuum")
@@ -77,7 +85,10 @@ def store_vacuum(
 
         ratchet store vacuum --keep 5 --yes
     """
-    call("store_upkeep.vacuum", flags_of(None, store=store, run=run), config, keep, yes, as_json)
+    settings = settings_of(flags_of(None, store=store, run=run), config)
+    from agent.cli.commands import store_upkeep
+
+    store_upkeep.vacuum(settings, keep, yes, as_json)
 
 
 @store_app.command("export")
@@ -102,7 +113,10 @@ def store_export(
         ratchet store export dpo --round 2 --out pairs.parquet
     """
     flags = flags_of(None, store=store, run=run, task=task, problems=problems)
-    call("store_upkeep.export", flags, config, task, kind, out, round_number, overwrite, as_json)
+    settings = settings_of(flags, config)
+    from agent.cli.commands import store_upkeep
+
+    store_upkeep.export(settings, task, kind, out, round_number, overwrite, as_json)
 
 
 @store_app.command("dictionary")
@@ -115,4 +129,6 @@ def store_dictionary() -> None:
 
         ratchet store dictionary > dictionary.md
     """
-    command_of("store_upkeep").dictionary()
+    from agent.cli.commands import store_upkeep
+
+    store_upkeep.dictionary()

@@ -10,16 +10,15 @@ import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from agent.config.conflicts import check_conflicts, check_kernels
+from agent.config.meanings import meanings
 from agent.config.settings import Config
 from search.errors import SearchSettingsError, UsageError
-from search.settings import SearchSettings
 
 DEFAULT_FILE = "ratchet.toml"
 NOT_SETTINGS = ("RATCHET_FAILPOINT", "RATCHET_DEBUG", "RATCHET_JOB_ID", "RATCHET_KERNELS")
@@ -33,22 +32,9 @@ class Setting:
     """default, FILE, environment NAME, or flag."""
 
 
-def known_keys() -> dict[str, type[Any] | None]:
-    """All dotted keys."""
-    keys: dict[str, Any] = {}
-    for name, info in Config.model_fields.items():
-        kind = info.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            keys |= {f"{name}.{inner}": None for inner in kind.model_fields}
-        elif kind is SearchSettings:
-            keys |= {f"{name}.{field.name}": None for field in dataclass_fields(SearchSettings)}
-        else:
-            keys[name] = None
-    return keys
-
-
-def _check_key(key: str, where: str) -> None:
-    known = known_keys()
+def check_key(key: str, where: str) -> None:
+    """Raises UsageError for an unknown setting, with the nearest known one."""
+    known = meanings()
     if key in known:
         return
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
@@ -82,7 +68,7 @@ def _from_file(file: str) -> dict[str, Setting]:
         raise UsageError(f"{path} is not TOML: {error}", "correct that line") from error
     found = {}
     for key, value in _flat(values).items():
-        _check_key(key, str(path))
+        check_key(key, str(path))
         found[key] = Setting(key, value, str(path))
     return found
 
@@ -93,7 +79,7 @@ def _from_environment() -> dict[str, Setting]:
         if not name.startswith("RATCHET_") or name in NOT_SETTINGS:
             continue
         key = name.removeprefix("RATCHET_").lower().replace("__", ".")
-        _check_key(key, f"environment variable {name}")
+        check_key(key, f"environment variable {name}")
         found[key] = Setting(key, text, f"environment {name}")
     return found
 
@@ -117,7 +103,7 @@ def load_config(
     given = own | _from_file(file) | _from_environment()
     for key, value in flags.items():
         if value is not None:
-            _check_key(key, "a flag")
+            check_key(key, "a flag")
             given[key] = Setting(key, value, "flag")
     nested: dict[str, Any] = {}
     for key, setting in given.items():
@@ -137,11 +123,11 @@ def load_config(
         origin = given[key].origin if key in given else "the configuration"
         raise UsageError(
             f"setting {key!r} is {first['input']!r} in {origin}: {first['msg'].lower()}",
-            f"see `ratchet config show` for {key!r}",
+            f"see `ratchet config show {key}`",
         ) from error
     check_conflicts(config, is_asking=bool(defaults))
     values = _flat(config.model_dump())
     return config, [
         Setting(key, values[key], given[key].origin if key in given else "default")
-        for key in known_keys()
+        for key in meanings()
     ]

@@ -10,6 +10,7 @@ from agent.engine.requests import LineRequest, Lines, ScoreRequest, Text, TextRe
 from agent.hosting.hosts import Asked
 from agent.hosting.model_host import CriticHost, GeneratorHost, Host, HostSettings
 from agent.hosting.policy_host import PolicyHost, Speculation
+from store.states import ActorState
 
 
 class InlineHosts:
@@ -64,7 +65,7 @@ class InlineHosts:
         return found
 
     def health(self) -> dict[str, dict[str, Any]]:
-        own = {"pid": os.getpid(), "state": "alive", "restarts": 0}
+        own = {"pid": os.getpid(), "state": ActorState.ALIVE, "restarts": 0}
         return {role: own | host.health() for role, host in self._hosts().items()}
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ from agent.hosting.hosts import Asked
 from agent.hosting.model_host import CriticHost, GeneratorHost, Host, HostSettings
 from agent.hosting.policy_host import PolicyHost, Speculation
 from search.errors import ResourceError, UsageError
+from store.states import ActorState
 
 RECOVERY_S = 180.0
 MAX_DEATHS = 20
@@ -252,12 +253,15 @@ class RayHosts:
                 if handle.pid and handle.last["pid"] != handle.pid:
                     handle.restarts += 1
                 handle.pid = handle.last["pid"]
-                report[role] = handle.last | {"state": "alive", "restarts": handle.restarts}
+                report[role] = handle.last | {
+                    "state": ActorState.ALIVE,
+                    "restarts": handle.restarts,
+                }
             except self._ray.exceptions.RayError:
                 report[role] = handle.last | {
                     "role": role,
                     "pid": handle.pid,
-                    "state": "unreachable",
+                    "state": ActorState.UNREACHABLE,
                     "restarts": handle.restarts,
                 }
         return report

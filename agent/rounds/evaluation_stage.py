@@ -10,6 +10,7 @@ from agent.rounds.context import RunContext
 from agent.search_models import Models
 from search.state import Problem
 from store.evaluations import Evaluation, EvaluationKey, find_evaluation, record_evaluation
+from store.states import Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,8 @@ class EvaluationStage:
         return found
 
     def _answered(self, models: Models, problems: list[Problem], plan: Plan) -> Evaluation:
-        self.context.progress.stage("evaluating", len(problems), f"held-out problems, {plan.mode}")
+        unit = f"held-out problems, {plan.mode}"
+        self.context.progress.stage(Stage.EVALUATING, len(problems), unit)
         return evaluate(
             models,
             problems,

@@ -12,6 +12,7 @@ from agent.rounds.training_stage import TrainingStage
 from agent.training.initial import initial_models
 from store.checkpoints import register
 from store.recording import add_event
+from store.states import EventKind
 
 BEFORE_THE_FIRST = 0
 """Number of the round that first critics are trained for."""
@@ -35,7 +36,7 @@ def first_models(context: RunContext, base: Mapping[str, Checkpoint]) -> dict[st
             refs |= _registered(context, list(stage.critics_alone().values()))
     with context.store.session() as session:
         versions = {role: ref.version for role, ref in refs.items()}
-        add_event(session, context.lease.run_id, "models", versions)
+        add_event(session, context.lease.run_id, EventKind.MODELS, versions)
     return refs
 
 

@@ -9,6 +9,7 @@ from search.errors import BusyError, RatchetError
 from store.database import Store, now_us
 from store.leases import RunLease
 from store.schema import ActorRow, SpeculationRow
+from store.states import ActorState
 
 BEAT_EVERY_S = 10.0
 
@@ -33,7 +34,7 @@ class Heartbeat:
         self._stopping.set()
         self._thread.join()
         try:
-            self._note_health("stopped")
+            self._note_health(ActorState.STOPPED)
         except RatchetError as error:
             self.progress.say(f"warning: {error.message}")
 

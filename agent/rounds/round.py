@@ -42,7 +42,7 @@ from store.recording import add_event, add_problems, plan_searches
 from store.rounds import end_round, note_time, searched_problems
 from store.schema import Round
 from store.selection import SelectionRule, solve_rates
-from store.states import Stage
+from store.states import EventKind, Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class RoundRunner:
     def _imagine(self, round_id: int) -> None:
         """New problems from all that the run knows, and a planned search for each."""
         row = self._row(round_id)
-        self.progress.stage("imagining", self.config.problems_per_round, "problems")
+        self.progress.stage(Stage.IMAGINING, self.config.problems_per_round, "problems")
         with self.store.session() as session:
             seen = searched_problems(session, row.run_id)
             rates = solve_rates(session, row.run_id)
@@ -121,7 +121,7 @@ class RoundRunner:
                 (p.id, derive_seed(self.config.seed, row.number, p.key, "search")) for p in rows
             ]
             plan_searches(session, stored, plan)
-            add_event(session, row.run_id, "imagined", imagined.report(), round_id)
+            add_event(session, row.run_id, EventKind.IMAGINED, imagined.report(), round_id)
             stored.stage = Stage.SEARCHING
         self.progress.update(len(problems))
         failpoints.hit("after-imagining")
@@ -150,7 +150,7 @@ class RoundRunner:
     def _select(self, round_id: int) -> None:
         """Freeze the trajectories that the critics trust."""
         rule = SelectionRule(**self.config.selection.model_dump())
-        self.progress.stage("selecting", self._row(round_id).num_problems, "trajectories kept")
+        self.progress.stage(Stage.SELECTING, self._row(round_id).num_problems, "trajectories kept")
         with self._writing() as session:
             row = session.get_one(Round, round_id)
             dataset = dataset_of(session, round_id)

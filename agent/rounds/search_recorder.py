@@ -20,6 +20,7 @@ from search.journal import Entry
 from store.recording import add_event, add_journal
 from store.schema import Run
 from store.spool import Holder, Spool
+from store.states import EventKind
 
 TRY_EVERY_S = 1.0
 PAUSE_S = 0.2
@@ -118,7 +119,7 @@ class Recorder:
             contextlib.suppress(StoreAwayError),  # away once more: what is next will notice
             self.context.store.session(0.0) as session,
         ):
-            add_event(session, self.context.lease.run_id, "store-away", drained)
+            add_event(session, self.context.lease.run_id, EventKind.STORE_AWAY, drained)
         self.context.progress.say(
             f"the store answers again after {away_s:.0f} s: {num_entries} entries and "
             f"{num_searches} searches were handed over in {drained['drain_s']} s"

@@ -32,7 +32,7 @@ from store.recording import (
 )
 from store.rounds import searches_of
 from store.schema import ProblemRow, SearchRow
-from store.states import OPEN
+from store.states import OPEN, Stage
 
 FLUSH_EVERY_S = 5.0
 
@@ -49,7 +49,7 @@ class SearchStage:
         """Set when the process was asked to end: cohorts under way stop after their next step."""
         with context.store.session() as session:
             self.rows: list[Row] = searches_of(session, round_id)
-        context.progress.stage("searching", len(self.rows), "problems")
+        context.progress.stage(Stage.SEARCHING, len(self.rows), "problems")
         self.recorder = Recorder(context, self._stopping.is_set)
         self.tally = _Tally(self.rows, context.progress)
 

@@ -24,6 +24,7 @@ from search.errors import RatchetError
 from search.randomness import derive_seed
 from store.datasets import dataset_of, earlier_datasets, read_dataset, stored_states
 from store.pairs import stored_pairs
+from store.states import Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ class TrainingStage:
             right = labelled.right_texts if self.config.training.use_labelled else []
             critics = self.lessons.jobs(labelled)
         policy = policy_job(self.lesson(kept, right))
-        self.context.progress.stage("training", self.settings.num_steps, "steps")
+        self.context.progress.stage(Stage.TRAINING, self.settings.num_steps, "steps")
         failpoints.hit("while-training")
         results = self.context.trainer.run([policy, *critics], self.context.progress)
         failpoints.hit("after-policy")

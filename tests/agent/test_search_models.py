@@ -76,7 +76,7 @@ def test_a_boundary_that_never_comes_ends_cleanly() -> None:
 
 def test_a_critic_that_ranks_like_chance_gives_no_scores_and_says_why() -> None:
     models = models_with(**{"critics.min_auc": 0.9})
-    trusted = dict(models.models.aucs)
+    trusted = {role: ref.header.auc or 0.0 for role, ref in models.models.refs.items()}
     assert trusted["process"] > 0.9 > trusted["value"]
     search = Search(models.root(Problem("p", "7+2*3-4+5*6-1")), models.settings, seed=0)
     frontier.run([search], models, models)

@@ -94,7 +94,7 @@ def test_every_word_of_the_search_is_explained() -> None:
     assert set(states.SEARCH_STOPS) == set(get_args(StopReason)) - {""}
 
 
-@pytest.mark.parametrize("column", CHECKED)
+@pytest.mark.parametrize("column", sorted(CHECKED))
 def test_the_database_allows_exactly_the_values_of_the_enum(store: Store, column: str) -> None:
     table, _, name = column.partition(".")
     rules = inspect(store.engine).get_check_constraints(table)

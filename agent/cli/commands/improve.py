@@ -18,6 +18,7 @@ from agent.tasks.registry import open_task
 from search.errors import ResourceError
 from store.database import check_url, sqlite_path
 from store.evaluations import Evaluation
+from store.states import Stage
 
 # Means over rounds of the embedded default: tokens and stored bytes of one search, and generated
 # tokens a second of one CPU thread. `--dry-run` says that they are estimates.
@@ -162,7 +163,7 @@ def _show(outcome: Outcome, config: Config, start_s: float) -> None:
         row(search, outcome.before.search, outcome.after.search)
         console.print(grid)
     verdict = outcome.verdict
-    colour = {"promoted": "green", "kept": "yellow"}.get(outcome.stage, "red")
+    colour = {Stage.PROMOTED: "green", Stage.KEPT: "yellow"}.get(outcome.stage, "red")
     console.print(f"[{colour}]{outcome.stage}[/]: {verdict.get('reason', '')}", highlight=False)
     if verdict.get("n"):
         console.print(

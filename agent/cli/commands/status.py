@@ -9,6 +9,7 @@ from store.database import now_us, open_store
 from store.leases import clock_us, left_us
 from store.names import run_named
 from store.rounds import actors_of, last_round, search_counts
+from store.states import ActorState
 
 
 def run(config: Config, as_json: bool) -> None:
@@ -30,7 +31,7 @@ def run(config: Config, as_json: bool) -> None:
         "actors": [
             {
                 "role": a.role,
-                "state": a.state if is_held else "stopped",
+                "state": a.state if is_held else ActorState.STOPPED,
                 "version": a.version,
                 "device": a.device,
                 "pid": a.pid,

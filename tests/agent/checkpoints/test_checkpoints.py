@@ -167,7 +167,7 @@ def test_a_published_critic_is_a_transformers_classifier(checkpoint: Path, tmp_p
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(child.path).eval()
     row = (4, 13, 5, 2, 7)
     ref = verify_checkpoint(child.path).ref("value")
-    found = CriticHost("value", HostSettings()).scores(
+    found = CriticHost("value", HostSettings()).logits(
         ref, [ScoreRequest(t, 1) for t in (row, row[:3], (3,) * 999)]
     )
     with torch.no_grad():
@@ -185,7 +185,7 @@ def test_a_token_critic_gives_the_log_odds_of_its_judged_tokens_whatever_was_kep
     host = CriticHost("process", HostSettings())
     rows = [ScoreRequest((4, 13, 5, 2, 7, 8, 9), n) for n in (1, 4, 6)]
     rows += [ScoreRequest((4, 13, 5, 2), 4), ScoreRequest((3,) * 999, 3), rows[0]]
-    found = host.scores(ref, rows)
+    found = host.logits(ref, rows)
     decoder = load_model(verify_checkpoint(checkpoint))
     with torch.no_grad():
         tokens = torch.tensor([rows[0].tokens])
@@ -197,7 +197,7 @@ def test_a_token_critic_gives_the_log_odds_of_its_judged_tokens_whatever_was_kep
         assert score == pytest.approx(expected, abs=1e-4)
     assert math.isnan(found[3]) and math.isnan(found[4])
     assert found[5] == found[0]
-    assert host.scores(ref, rows[1:2]) == found[1:2]
+    assert host.logits(ref, rows[1:2]) == found[1:2]
 
 
 def test_the_same_weights_published_twice_are_one_directory(

@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 
 from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.checkpoints.weights import load_model
+from agent.engine.decode import decode
 from agent.engine.feed import feed, prefill
 from agent.engine.job_cache import Cache
 from agent.engine.prefix_cache import KeptWork, KVTree, Prefix
 from agent.engine.requests import LineRequest, TextRequest
 from agent.networks.inference import InferenceNetwork
 from agent.networks.registry import laid_out
+from search.errors import TaskError
 from tests.agent.conftest import write_checkpoint
 from tests.agent.engine.engines import engine
 
@@ -67,7 +69,7 @@ def test_the_tree_finds_the_longest_stored_beginning(
         node, found = tree.match(Prefix(asked))
         assert len(found) == len(row)
         assert tree.match(Prefix((9,)))[1].size == 0
-        assert node.tokens or node is tree.root
+        assert node.tokens or node is tree.roots[()]
 
 
 def test_pinned_prefixes_are_not_evicted(network: InferenceNetwork) -> None:
@@ -96,7 +98,7 @@ def test_what_was_used_longest_ago_goes_first(network: InferenceNetwork) -> None
     assert len(tree.match(Prefix((4, *range(6, 15))))[1]) == 0
 
 
-def test_what_is_attached_comes_back_and_holds_its_prefix(network: InferenceNetwork) -> None:
+def test_kept_work_comes_back_and_holds_its_prefix(network: InferenceNetwork) -> None:
     tree, cache = KVTree(network, "v", 2**20), Cache(network)
     prefix = (3, 4, 5)
     with torch.inference_mode():
@@ -113,7 +115,7 @@ def test_what_is_attached_comes_back_and_holds_its_prefix(network: InferenceNetw
     for before, after in zip(cache.layers, again.layers, strict=True):
         assert torch.equal(before[0, :5], after[0, :5])
     tree.check()
-    tree.detach(prefix, ("k",))
+    tree.drop_work(Prefix(prefix), ("k",))
     assert tree.kept_work(Prefix(prefix), ("k",)) is None
     tree.check()
 
@@ -172,3 +174,53 @@ def test_an_enumeration_is_taken_up_where_it_was_left(tmp_path: Path) -> None:
                 assert going_on.tree.num_misses == misses  # nothing was read again
         (whole,) = fresh.lines([LineRequest(prefix, 20, 6, mode, seed=11)])
         assert whole.num_tokens == spent
+
+
+def test_two_images_behind_equal_placeholders_share_no_keys_and_values(
+    network: InferenceNetwork,
+) -> None:
+    tree, cache = KVTree(network, "v", 2**20), Cache(network)
+    tokens = (3, 4, 5, 6)
+    with torch.inference_mode():
+        prefill(network, cache, tree, [Prefix(tokens, ("a" * 64,)), Prefix(tokens)])
+    assert tree.num_tokens == 8
+    assert tree.match(Prefix(tokens, ("b" * 64,)))[1].size == 0
+    one, other = (tree.match(Prefix(tokens, a))[1] for a in (("a" * 64,), ()))
+    assert len(one) == len(other) == 4 and not set(one.tolist()) & set(other.tolist())
+    tree.check()
+
+
+def test_equal_prefixes_with_other_attachments_are_fed_apart(network: InferenceNetwork) -> None:
+    tree, cache = KVTree(network, "v", 2**20), Cache(network)
+    with torch.inference_mode():
+        prefixes = [Prefix((3, 4), a) for a in (("a",), ("b",), ("a",))]
+        opened = prefill(network, cache, tree, prefixes)
+    assert len(set(opened.jobs.tolist())) == 3 and tree.num_tokens == 4
+
+
+def test_a_policy_that_reads_text_alone_refuses_attachments(tmp_path: Path) -> None:
+    asked = engine(write_checkpoint(tmp_path / "p"))
+    with pytest.raises(TaskError, match="reads text alone"):
+        asked.texts([TextRequest((3, 4), 4, 0.0, attachments=("a",))])
+    with pytest.raises(TaskError, match="reads text alone"):
+        asked.lines([LineRequest((3, 4), 1, 4, attachments=("a",))])
+
+
+def test_decoding_feeds_what_the_general_path_feeds_to_the_bit(network: InferenceNetwork) -> None:
+    """One token a job on a path of its own: same hidden states, same keys and values."""
+    prefixes = [Prefix((3, 4, 5)), Prefix((4, 6)), Prefix((5, 7, 8, 9, 3))]
+    found = []
+    with torch.inference_mode():
+        for path in (decode, general):
+            tree, cache = KVTree(network, "v", 2**20), Cache(network)
+            prefill(network, cache, tree, prefixes)
+            hidden = [path(network, cache, [4 + i, 9, 3]).clone() for i in range(3)]
+            used = [layer[:3, : cache.num_columns].clone() for layer in cache.layers]
+            found.append((hidden, used, cache.lengths.tolist()))
+    for left, right in zip(found[0][0] + found[0][1], found[1][0] + found[1][1], strict=True):
+        assert torch.equal(left, right)
+    assert found[0][2] == found[1][2]
+
+
+def general(network: InferenceNetwork, cache: Cache, tokens: list[int]) -> torch.Tensor:
+    return feed(network, cache, np.arange(cache.num_jobs), [[t] for t in tokens])
