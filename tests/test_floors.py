@@ -1,6 +1,7 @@
-"""Imports point down: search and kernels below critics and store below agent."""
+"""Imports point down, between the top-level folders and between the rooms of agent/."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,30 +17,100 @@ MAY_IMPORT = {
 }
 MAY_NOT_IMPORT = {
     "search": {"torch", "transformers", "ray", "sqlalchemy", "time", "random", "os"},
-    "critics": {"sqlalchemy", "ray"},
+    "critics": {"sqlalchemy", "ray", "torch"},
     "store": {"torch", "transformers", "ray"},
     "kernels": {"transformers", "ray", "sqlalchemy"},
+    "agent": {"sqlalchemy", "alembic"},
 }
+ROOMS = {
+    "config": set(),
+    "networks": set(),
+    "progress": set(),
+    "tasks": set(),
+    "checkpoints": {"config", "networks"},
+    "engine": {"checkpoints", "networks"},
+    "hosting": {"checkpoints", "config", "engine", "networks"},
+    "search_models": {"checkpoints", "config", "engine", "hosting", "tasks"},
+    "training": {
+        *("checkpoints", "config", "engine", "hosting", "networks", "progress", "tasks"),
+    },
+    "imagination": {"checkpoints", "engine", "search_models", "tasks"},
+    "open_models": {"checkpoints", "config", "hosting", "search_models", "tasks", "training"},
+    "solve": {"search_models", "tasks"},
+    "evaluation": {"engine", "imagination", "search_models", "tasks"},
+    "reports": {"checkpoints", "evaluation"},
+    "rounds": {
+        *("checkpoints", "config", "engine", "evaluation", "hosting", "imagination"),
+        *("progress", "search_models", "tasks", "training"),
+    },
+    "cli": {
+        *("checkpoints", "config", "evaluation", "hosting", "open_models", "progress"),
+        *("reports", "rounds", "search_models", "solve", "tasks"),
+    },
+    "__main__": {"cli"},
+}
+"""Which rooms of agent/ (folders, and the files beside them) a room may import; lowest first."""
 FILES = [p for floor in MAY_IMPORT for p in sorted((ROOT / floor).rglob("*.py"))]
 
 
-def imported(path: Path) -> set[str]:
+def modules(path: Path) -> set[str]:
+    """Dotted names of what a file imports."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} imports relatively"
-            found.add((node.module or "").partition(".")[0])
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def imported(path: Path) -> set[str]:
+    return {name.partition(".")[0] for name in modules(path)}
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def room_of(path: Path) -> str:
+    """Of a file in agent/: its folder, or its own name beside the folders."""
+    parts = path.relative_to(ROOT / "agent").with_suffix("").parts
+    return parts[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_a_file_imports_only_from_its_floor_and_below(path: Path) -> None:
     floor = path.relative_to(ROOT).parts[0]
     names = imported(path)
     assert names & OURS <= MAY_IMPORT[floor]
     assert not names & MAY_NOT_IMPORT.get(floor, set())
+
+
+AGENT = [p for p in FILES if name_of(p).startswith("agent/") and p.name != "__init__.py"]
+
+
+@pytest.mark.parametrize("path", AGENT, ids=name_of)
+def test_a_room_imports_only_the_rooms_that_it_may(path: Path) -> None:
+    rooms = {m.split(".")[1] for m in modules(path) if m.startswith("agent.")}
+    assert rooms - {room_of(path)} <= ROOMS[room_of(path)]
+
+
+def test_every_arrow_between_rooms_is_used_and_points_down() -> None:
+    """No circle, and so no two rooms that import each other: each stands above all it imports."""
+    used: dict[str, set[str]] = {name: set() for name in ROOMS}
+    for path in AGENT:
+        rooms = {m.split(".")[1] for m in modules(path) if m.startswith("agent.")}
+        used[room_of(path)] |= rooms - {room_of(path)}
+    assert used == ROOMS
+    order = list(ROOMS)
+    assert all(order.index(low) < order.index(high) for high in ROOMS for low in ROOMS[high])
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_no_module_is_named_like_one_of_pythons_own(path: Path) -> None:
+    """A file that is run by its path puts its folder first: it would hide the other one."""
+    assert path.stem not in sys.stdlib_module_names - {"__init__", "__main__"}
 
 
 def test_the_kernels_package_is_a_bare_docstring() -> None:
@@ -50,7 +121,7 @@ def test_the_kernels_package_is_a_bare_docstring() -> None:
 FORBIDDEN = ("eval", "exec", "compile")
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_nothing_from_outside_is_run_or_unpickled(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
