@@ -125,13 +125,12 @@ def run(
     listener: Listener = Listener(),
     should_stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] | None = None,
-    batch_target: int = 0,
 ) -> None:
     """Run the searches to their ends; when `should_stop` says so, the others stay as they are.
 
     Raises SearchSettingsError when a search has a bound in seconds and there is no clock.
     """
-    frontier = Frontier(proposer, evaluator, listener, clock, batch_target)
+    frontier = Frontier(proposer, evaluator, listener, clock)
     for search in searches:
         frontier.add(search)
     while not frontier.is_idle and not should_stop():

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypedDict, cast
 
 import numpy as np
@@ -165,12 +166,20 @@ _END = (
 """Built once, and without the ORM: building it would take as long as running it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Who ends a search."""
+
+    search_id: int
+    fence: int
+    """Of the holder of the run's lease."""
+    policy_version: str
+
+
 def record_search(
     store: Store,
-    search_id: int,
-    fence: int,
+    claimed: Claim,
     search: Search,
-    policy_version: str,
     is_correct: IsCorrect,
     patience_s: float | None = None,
 ) -> bool:
@@ -179,6 +188,7 @@ def record_search(
     Returns False, and writes nothing, when the search was ended before or claimed by a later
     fence: a second commit changes nothing.
     """
+    search_id = claimed.search_id
     result = search.result()
     chosen = result.chosen
     root = search.root.rollouts[0] if search.root.rollouts else None
@@ -187,11 +197,11 @@ def record_search(
             _END,
             {
                 "search": search_id,
-                "holder": fence,
+                "holder": claimed.fence,
                 "status": (
                     SearchStatus.FAILED if result.stop_reason == "failed" else SearchStatus.DONE
                 ),
-                "policy_version": policy_version,
+                "policy_version": claimed.policy_version,
                 "num_simulations": result.budget.simulations,
                 "num_tokens": result.budget.tokens,
                 "num_unscored": search.num_unscored,

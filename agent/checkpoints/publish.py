@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class NonFiniteError(RatchetError):
 
 
 def publish(
-    decoder: LanguageModel,
+    model: LanguageModel,
     parent: Checkpoint,
     folder: Path,
     role: str,
@@ -48,11 +49,11 @@ def publish(
     """Write a checkpoint below `folder` and return it. Raises NonFiniteError or ResourceError.
 
     config.json and the tokenizer are the parent's; the number of layers and the kind of head are
-    the decoder's. The same weights and notes published twice give the same directory.
+    the model's. The same weights and notes published twice give the same directory.
     """
     tensors = {
         name: parameter.detach().to("cpu", dtype).contiguous()
-        for name, parameter in decoder.named_parameters()
+        for name, parameter in model.named_parameters()
     }
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
@@ -60,7 +61,9 @@ def publish(
     scratch = folder / f".writing {owner_name()} {uuid.uuid4().hex}"
     try:
         scratch.mkdir(parents=True)
-        _write(scratch, decoder, parent, role, notes, tensors, dtype)
+        kept = {k: parent.notes[k] for k in ("task", "training") if k in parent.notes}
+        own = kept | {"role": role, "parent": parent.version} | notes
+        _write(scratch, parent, _config(model, parent, role, notes, dtype), own, tensors)
         version = verify_checkpoint(scratch).version
         final = folder / f"{role}-{version}"
         if final.exists() and is_sound(final, version):
@@ -78,45 +81,48 @@ def publish(
         ) from error
 
 
-def _write(
-    path: Path,
-    decoder: LanguageModel,
+def _config(
+    model: LanguageModel,
     parent: Checkpoint,
     role: str,
-    notes: dict[str, Any],
-    tensors: dict[str, torch.Tensor],
+    notes: Mapping[str, Any],
     dtype: torch.dtype,
-) -> None:
-    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+) -> dict[str, Any]:
+    """The parent's config.json with what is the model's own."""
     config = parent.config | {
-        "architectures": [class_name(decoder)],
-        "num_hidden_layers": decoder.arch.num_layers,
+        "architectures": [class_name(model)],
+        "num_hidden_layers": model.arch.num_layers,
         "dtype": str(dtype).removeprefix("torch."),
     }
     config.pop("torch_dtype", None)
     if "layer_types" in config:
-        config["layer_types"] = config["layer_types"][: decoder.arch.num_layers]
+        config["layer_types"] = config["layer_types"][: model.arch.num_layers]
     if role in CRITIC_ROLES:
         # A critic measured anew is another one, though its weights may be those of before.
         measured = json.dumps(notes, sort_keys=True, default=str).encode()
         config["ratchet_notes"] = hashlib.sha256(measured).hexdigest()[:16]
-    if decoder.is_critic:
+    if model.is_critic:
         config |= {"num_labels": 1, "id2label": {"0": "score"}, "label2id": {"score": 0}}
+    return config
+
+
+def _write(
+    path: Path,
+    parent: Checkpoint,
+    config: Mapping[str, Any],
+    notes: Mapping[str, Any],
+    tensors: dict[str, torch.Tensor],
+) -> None:
+    """All files of a checkpoint, the manifest last, flushed to disk."""
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
     _dump(path / "config.json", config)
-    kept = {k: parent.notes[k] for k in ("task", "training") if k in parent.notes}
-    _dump(path / "ratchet.json", kept | {"role": role, "parent": parent.version} | notes)
-    for name in (*_COPIED, *([DEMONSTRATIONS] if role == "policy" else [])):
+    _dump(path / "ratchet.json", notes)
+    for name in (*_COPIED, *([DEMONSTRATIONS] if notes["role"] == "policy" else [])):
         if (parent.path / name).is_file():
             shutil.copyfile(parent.path / name, path / name)
     num_parameters = sum(tensor.numel() for tensor in tensors.values())
-    write_manifest(
-        path,
-        {
-            "dtype": str(dtype).removeprefix("torch."),
-            "is_finite": True,
-            "num_parameters": num_parameters,
-        },
-    )
+    facts = {"dtype": config["dtype"], "is_finite": True, "num_parameters": num_parameters}
+    write_manifest(path, facts)
     _flush_all(path)
 
 
@@ -126,7 +132,7 @@ def _flush_all(path: Path) -> None:
     _flush(path)
 
 
-def _dump(file: Path, value: dict[str, Any]) -> None:
+def _dump(file: Path, value: Mapping[str, Any]) -> None:
     file.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

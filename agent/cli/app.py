@@ -99,9 +99,9 @@ def improve_command(
         critics__use_tool=False if no_tool else None,
     )
     settings = settings_of(flags, config)
-    from agent.cli.commands import improve
+    from agent.cli.commands import improve as command
 
-    improve.run(settings, rounds, dry_run, fresh, as_json)
+    command.run(settings, rounds, dry_run, fresh, as_json)
 
 
 @app.command("solve")
@@ -144,9 +144,9 @@ def solve_command(
     )
     text = sys.stdin.read() if question == "-" else question
     settings = settings_of(flags, config, INLINE)
-    from agent.cli.commands import solve
+    from agent.cli.commands import solve as command
 
-    solve.run(settings, text, as_json)
+    command.run(settings, text, as_json)
 
 
 @app.command("evaluate")
@@ -206,14 +206,14 @@ def evaluate_command(
                 f"leave {given[0]} out",
             )
         settings = settings_of(flags, config, INLINE)
-        from agent.cli.commands import compare
+        from agent.cli.commands import compare as comparison
 
-        compare.run(settings, compare, num_problems, as_json)
+        comparison.run(settings, compare, num_problems, as_json)
         return
     settings = settings_of(flags, config, INLINE)
-    from agent.cli.commands import evaluate
+    from agent.cli.commands import evaluate as command
 
-    evaluate.run(settings, mode or [], num_problems, samples, budget or [], as_json)
+    command.run(settings, mode or [], num_problems, samples, budget or [], as_json)
 
 
 @app.command("models")
@@ -227,9 +227,9 @@ def models_command(store: StoreUrl = None, config: ConfigFile = "", as_json: Jso
         ratchet models --json
     """
     settings = settings_of(flags_of(None, store=store), config)
-    from agent.cli.commands import models
+    from agent.cli.commands import models as command
 
-    models.run(settings, as_json)
+    command.run(settings, as_json)
 
 
 @app.command("status")
@@ -245,9 +245,9 @@ def status_command(
         ratchet status --run stories --json
     """
     settings = settings_of(flags_of(None, store=store, run=run), config)
-    from agent.cli.commands import status
+    from agent.cli.commands import status as command
 
-    status.run(settings, as_json)
+    command.run(settings, as_json)
 
 
 @app.command("doctor")
@@ -261,9 +261,9 @@ def doctor_command(store: StoreUrl = None, config: ConfigFile = "", as_json: Jso
         ratchet doctor --json
     """
     settings = settings_of(flags_of(None, store=store), config)
-    from agent.cli.commands import doctor
+    from agent.cli.commands import doctor as command
 
-    doctor.run(settings, as_json)
+    command.run(settings, as_json)
 
 
 @config_app.command("show")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agent.engine.feed import placed
+from agent.engine.feed import Where, placed
 from agent.engine.job_cache import Cache
 from agent.networks.inference import InferenceNetwork
 
@@ -22,15 +22,8 @@ def decode(network: InferenceNetwork, cache: Cache, tokens: Sequence[int]) -> Te
     job_N = np.arange(cache.num_jobs)
     column_N = cache.append(job_N, np.ones_like(job_N))
     is_hidden_NC = np.arange(cache.num_columns) > column_N[:, None]
-    places = placed(
-        network,
-        slice(0, cache.num_jobs),
-        job_N,
-        np.zeros_like(job_N),
-        column_N,
-        column_N,
-        is_hidden_NC[:, None],
-        is_dense=True,
-    )
+    query_N = np.zeros_like(job_N)
+    where = Where(slice(0, cache.num_jobs), job_N, query_N, column_N, column_N)
+    places = placed(network, where, is_hidden_NC[:, None], is_dense=True)
     tokens_N = torch.from_numpy(np.asarray(tokens, np.int64)).to(network.device)
     return network.forward(tokens_N, places, cache.layers)

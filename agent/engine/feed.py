@@ -33,16 +33,9 @@ def feed(
     first_N = np.zeros(num_jobs, np.int64)
     first_N[jobs - start] = firsts
     is_hidden = np.arange(cache.num_columns) > (first_N[:, None] + query)[..., None]
-    places = placed(
-        network,
-        slice(start, stop),
-        np.repeat(jobs - start, counts),
-        query_R,
-        column_R,
-        column_R,
-        is_hidden,
-        is_dense,
-    )
+    job_R = np.repeat(jobs - start, counts)
+    where = Where(slice(start, stop), job_R, query_R, column_R, column_R)
+    places = placed(network, where, is_hidden, is_dense)
     return network.forward(torch.from_numpy(tokens).to(network.device), places, cache.layers)
 
 
@@ -52,23 +45,29 @@ def within(counts: Ids) -> Ids:
     return np.arange(int(ends[-1])) - np.repeat(ends - counts, counts)
 
 
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where the rows of a forward stand; see `Places`."""
+
+    jobs: slice
+    job_R: Ids
+    query_R: Ids
+    column_R: Ids
+    position_R: Ids
+
+
 def placed(
-    network: InferenceNetwork,
-    jobs: slice,
-    job_R: Ids,
-    query_R: Ids,
-    column_R: Ids,
-    position_R: Ids,
-    is_hidden_NMC: NDArray[np.bool_],
-    is_dense: bool,
+    network: InferenceNetwork, where: Where, is_hidden_NMC: NDArray[np.bool_], is_dense: bool
 ) -> Places:
+    """The same on the network's device, with the bias that hides columns from queries."""
     device = network.device
     bias = torch.zeros(is_hidden_NMC.shape, dtype=network.dtype, device=device)
     bias.masked_fill_(torch.from_numpy(is_hidden_NMC).to(device), float("-inf"))
     job, query, column, position = (
-        torch.from_numpy(x).to(device) for x in (job_R, query_R, column_R, position_R)
+        torch.from_numpy(x).to(device)
+        for x in (where.job_R, where.query_R, where.column_R, where.position_R)
     )
-    return Places(jobs, job, query, column, position, bias, is_dense)
+    return Places(where.jobs, job, query, column, position, bias, is_dense)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from agent.engine.enumeration import Enumeration, Partial, StopOf
-from agent.engine.feed import placed, prefill, within
-from agent.engine.job_cache import Cache, Ids
-from agent.engine.prefix_cache import KeptWork, KVTree, Prefix, Segment
+from agent.engine.feed import Where, placed, prefill, within
+from agent.engine.job_cache import Ids
+from agent.engine.prefix_cache import KeptWork, Prefix, Segment, Workspace
 from agent.engine.requests import Generated, LineRequest, Lines
-from agent.networks.inference import InferenceNetwork
 from kernels.noise import follow, gumbel
 
 NEVER = float("-inf")
@@ -43,19 +42,16 @@ class LineBatch:
 
     def __init__(
         self,
-        network: InferenceNetwork,
-        cache: Cache,
-        tree: KVTree,
+        space: Workspace,
         requests: Sequence[LineRequest],
         limits: Sequence[int],
         stop_of: StopOf,
         max_jobs: int,
     ) -> None:
-        self.network, self.tree = network, tree
+        self.network, self.tree, self.cache = space.network, space.tree, space.cache
         self.requests, self.limits, self.stop_of = requests, limits, stop_of
         self.is_drawn = requests[0].mode == "drawn"
         self.max_jobs = max_jobs
-        self.cache = cache
         self.jobs: list[_Job] = []
         self.answers: dict[int, Lines] = {}
         self.waiting = deque(range(len(requests)))
@@ -188,16 +184,9 @@ class LineBatch:
         depth_R = np.fromiter((len(p.columns) for p in rows), np.int64, len(rows))
         seen = np.fromiter((c for p in rows for c in p.columns), np.int64, int(depth_R.sum()))
         is_hidden[np.repeat(job_R, depth_R), np.repeat(query_R, depth_R), seen] = False
-        places = placed(
-            self.network,
-            slice(0, N),
-            job_R,
-            query_R,
-            column_R,
-            np.repeat(prefix_N, counts) + depth_R - 1,
-            is_hidden,
-            len(rows) == N * M,
-        )
+        position_R = np.repeat(prefix_N, counts) + depth_R - 1
+        where = Where(slice(0, N), job_R, query_R, column_R, position_R)
+        places = placed(self.network, where, is_hidden, len(rows) == N * M)
         tokens_R = torch.tensor([p.tokens[-1] for p in rows], device=self.network.device)
         hidden = self.network.forward(tokens_R, places, self.cache.layers)
         return self.network.logits(hidden)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agent.engine.feed import placed, within
+from agent.engine.feed import Where, placed, within
 from agent.engine.job_cache import Cache, Ids
 from agent.networks.inference import InferenceNetwork
 
@@ -132,16 +132,9 @@ def _forward(network: InferenceNetwork, batch: Sequence[Pack]) -> Tensor:
         is_hidden[n, : len(pack.tokens), : len(pack.tokens)] = ~_ancestors(pack)
     place_R = within(counts)
     depth_R = np.concatenate([np.array(pack.depths) for pack in batch])
-    places = placed(
-        network,
-        slice(0, N),
-        np.repeat(np.arange(N), counts),
-        place_R,
-        place_R,
-        depth_R,
-        is_hidden,
-        bool((counts == M).all()),
-    )
+    job_R = np.repeat(np.arange(N), counts)
+    where = Where(slice(0, N), job_R, place_R, place_R, depth_R)
+    places = placed(network, where, is_hidden, bool((counts == M).all()))
     tokens_R = torch.tensor([t for pack in batch for t in pack.tokens], device=network.device)
     return network.forward(tokens_R, places, cache.layers)
 

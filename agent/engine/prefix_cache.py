@@ -333,6 +333,17 @@ def _line(segment: Segment) -> list[Segment]:
     return line
 
 
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """What the calls of one engine work with."""
+
+    network: InferenceNetwork
+    cache: Cache
+    """Of the jobs under way; empty between calls."""
+    tree: KVTree
+    """Of the prefixes that are kept."""
+
+
 def _common(a: Tokens, b: Tokens) -> int:
     """Length of the common beginning."""
     for i, (x, y) in enumerate(zip(a, b, strict=False)):

@@ -15,11 +15,10 @@ from torch import Tensor
 from agent.engine.decode import decode
 from agent.engine.draft_choice import NONE, Drafter, Drafts
 from agent.engine.feed import feed, prefill, within
-from agent.engine.job_cache import Cache, Ids
-from agent.engine.prefix_cache import KVTree, Prefix
+from agent.engine.job_cache import Ids
+from agent.engine.prefix_cache import Prefix, Workspace
 from agent.engine.requests import Generated, Text, TextRequest
 from agent.engine.sampling import Law
-from agent.networks.inference import InferenceNetwork
 from search.state import Stop
 
 NO_DRAFT = -1
@@ -29,9 +28,7 @@ StopOf = Callable[[Sequence[int]], Stop | None]
 class TextBatch:
     def __init__(
         self,
-        network: InferenceNetwork,
-        cache: Cache,
-        tree: KVTree,
+        space: Workspace,
         requests: Sequence[TextRequest],
         limits: Sequence[int],
         stop_of: StopOf,
@@ -40,14 +37,13 @@ class TextBatch:
     ) -> None:
         """`stop_of` says of what a text has written whether that is all of it, and why."""
         num = len(requests)
-        self.network, self.tree = network, tree
+        self.network, self.tree, self.cache = space.network, space.tree, space.cache
         self.requests, self.limits, self.stop_of = requests, limits, stop_of
         self.drafter = drafter
         self.max_jobs = max_jobs
-        self.cache = cache
         self.live: list[int] = []
         """The request of each job of the cache."""
-        self.law = Law.of([], network.device)
+        self.law = Law.of([], space.network.device)
         self.waiting = deque(range(num))
         self.done: list[list[int]] = [[] for _ in range(num)]
         self.logprobs: list[list[float]] = [[] for _ in range(num)]

@@ -19,7 +19,7 @@ from agent.engine.lines import LineBatch
 from agent.engine.memory import in_smaller_batches
 from agent.engine.option_ends import Steps
 from agent.engine.packed import packed_logprobs
-from agent.engine.prefix_cache import KVTree, Prefix
+from agent.engine.prefix_cache import KVTree, Prefix, Workspace
 from agent.engine.requests import Generated, LineRequest, Lines, ScoreRequest, Text, TextRequest
 from agent.engine.selftest import run_selftest
 from agent.engine.texts import StopOf, TextBatch
@@ -66,6 +66,11 @@ class TorchEngine:
         self.cache = Cache(self.network)
         self.forget()
 
+    def _space(self) -> Workspace:
+        """Ready for new jobs."""
+        self.cache.clear()
+        return Workspace(self.network, self.cache, self.tree)
+
     def forget(self) -> None:
         """Drop all kept prefixes. Costs time, changes no answer."""
         self.tree = KVTree(self.network, self.version, self.kv_bytes)
@@ -111,10 +116,8 @@ class TorchEngine:
 
         def run(part: Sequence[LineRequest], max_jobs: int) -> list[Lines]:
             limits = [steps.limit(self.room(r.prefix, r.max_tokens)) for r in part]
-            self.cache.clear()
-            return LineBatch(
-                self.network, self.cache, self.tree, part, limits, self._line_stop(steps), max_jobs
-            ).run()
+            stop_of = self._line_stop(steps)
+            return LineBatch(self._space(), part, limits, stop_of, max_jobs).run()
 
         return in_smaller_batches(
             run, requests, max(1, self.batch_rows // 4), lambda r, why: Lines((), 0, why)
@@ -170,10 +173,7 @@ class TorchEngine:
     ) -> list[Text]:
         def run(part: Sequence[TextRequest], max_jobs: int) -> list[Text]:
             limits = [self.room(r.prefix, r.max_tokens) for r in part]
-            self.cache.clear()
-            return TextBatch(
-                self.network, self.cache, self.tree, part, limits, stop_of, drafter, max_jobs
-            ).run()
+            return TextBatch(self._space(), part, limits, stop_of, drafter, max_jobs).run()
 
         def failed(request: TextRequest, why: str) -> Text:
             return Text(Generated((), (), "length", version=self.version), error=why)

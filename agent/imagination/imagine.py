@@ -6,6 +6,7 @@ was always solved is not made easier, one that never was is not made harder. Not
 is known already, that falls into the held-out tenth, or that gives a held-out problem away.
 """
 
+import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -47,6 +48,21 @@ class Imagined:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a round asks imagination for."""
+
+    num: int
+    """Problems at most, other wordings among them."""
+    seed: int
+    wordings: int = 0
+    """Other wordings of each new problem."""
+    sources: Sequence[Source] = ()
+    """What writes problems where operators cannot, asked by turns."""
+    written: int = 0
+    """Texts that the sources are asked for, all together."""
+
+
 class Imagination:
     def __init__(self, task: Task, held_out: Sequence[Problem]) -> None:
         self.task = task
@@ -56,71 +72,82 @@ class Imagination:
         self,
         parents: Sequence[Problem],
         seen: Sequence[Problem],
-        num: int,
-        seed: int,
+        wanted: Wanted,
         rates: Mapping[str, float] | None = None,
-        wordings: int = 0,
-        sources: Sequence[Source] = (),
-        written: int = 0,
     ) -> Imagined:
-        """`num` problems at most, other wordings among them: `wordings` for each new problem.
+        """New problems; `seen` ones are known already.
 
         `rates` are solve rates under search by problem id, for those that were searched. The
-        task's own unsearched problems come first; then up to `written` texts of the `sources`, by
-        turns; then operators make new ones from `parents`.
+        task's own unsearched problems come first; then texts of the sources; then operators make
+        new ones from `parents`.
         """
-        rng = generator("imagine", seed)
-        found = Imagined([])
-        known = {self.task.key(p.text) for p in seen}
-        for problem in self.task.given(seed):
-            if len(found.problems) < num and self._is_new(problem, known, found, True):
-                self._add(found, problem, "given", known, num, wordings, seed)
-        known |= {self.task.key(p.text) for p in parents}
-        for source in sources if parents else ():
-            for text in source(parents, written // len(sources)):
-                if len(found.problems) < num:
-                    self._take(found, text, known, num, wordings, seed)
-        weights = [self._weight((rates or {}).get(p.id)) for p in parents]
-        for _ in range(TRIES * num if parents and self.task.operators else 0):
-            if len(found.problems) >= num:
+        return _Harvest(self.task, self.guard, wanted, seen).gathered(parents, rates or {})
+
+
+class _Harvest:
+    """One call of imagination: what it has found, and what is known by now."""
+
+    def __init__(
+        self, task: Task, guard: Decontamination, wanted: Wanted, seen: Sequence[Problem]
+    ) -> None:
+        self.task = task
+        self.guard = guard
+        self.wanted = wanted
+        self.found = Imagined([])
+        self.known = {task.key(p.text) for p in seen}
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.found.problems) >= self.wanted.num
+
+    def gathered(self, parents: Sequence[Problem], rates: Mapping[str, float]) -> Imagined:
+        rng = generator("imagine", self.wanted.seed)
+        for problem in self.task.given(self.wanted.seed):
+            if not self.is_full and self._is_new(problem, is_given=True):
+                self._add(problem, "given")
+        self.known |= {self.task.key(p.text) for p in parents}
+        sources = self.wanted.sources if parents else ()
+        for source in sources:
+            for text in source(parents, self.wanted.written // len(sources)):
+                if not self.is_full:
+                    self._take(text)
+        weights = [_weight(rates.get(p.id)) for p in parents]
+        for _ in range(TRIES * self.wanted.num if parents and self.task.operators else 0):
+            if self.is_full:
                 break
             parent = rng.choices(parents, weights)[0]
-            operators = self._drawn(rng, (rates or {}).get(parent.id))
-            problem = parent
-            for operator in operators:
-                changed = operator.apply(problem, rng)
-                if changed is None:
-                    found.refused["does not fit"] += 1
-                    break
-                problem = changed
-            else:
-                name = "+".join(o.name for o in operators)
-                problem = replace(problem, origin=f"{name}:{parent.id}")
-                if self._is_new(problem, known, found):
-                    self._add(found, problem, name, known, num, wordings, seed)
-        return found
+            self._make(parent, self._drawn(rng, rates.get(parent.id)), rng)
+        return self.found
 
-    def _take(
-        self, found: Imagined, text: Written, known: set[str], num: int, wordings: int, seed: int
-    ) -> None:
+    def _make(self, parent: Problem, operators: Sequence[Operator], rng: random.Random) -> None:
+        """A problem by these operators, one after the other, if they fit and it is new."""
+        problem = parent
+        for operator in operators:
+            changed = operator.apply(problem, rng)
+            if changed is None:
+                self.found.refused["does not fit"] += 1
+                return
+            problem = changed
+        name = "+".join(o.name for o in operators)
+        problem = replace(problem, origin=f"{name}:{parent.id}")
+        if self._is_new(problem):
+            self._add(problem, name)
+
+    def _take(self, text: Written) -> None:
         """A written problem that passed its judge, if it is new."""
         if text.refused:
-            found.refused[f"{text.scheme}: {text.refused}"] += 1
+            self.found.refused[f"{text.scheme}: {text.refused}"] += 1
             return
         try:
             written = self.task.written(text.text)
         except TaskError:
-            found.refused[f"{text.scheme}: no problem of this task"] += 1
+            self.found.refused[f"{text.scheme}: no problem of this task"] += 1
             return
         problem = replace(written, origin=f"{text.scheme}:{text.parent.id}")
-        if self._is_new(problem, known, found):
-            self._add(found, problem, text.scheme, known, num, wordings, seed)
+        if self._is_new(problem):
+            self._add(problem, text.scheme)
 
-    @staticmethod
-    def _weight(rate: float | None) -> float:
-        return BAND_WEIGHT if rate is not None and 0 < rate < 1 else 1.0
-
-    def _drawn(self, rng: Any, rate: float | None) -> list[Operator]:
+    def _drawn(self, rng: random.Random, rate: float | None) -> list[Operator]:
         """One operator, or two, that suit a parent of this solve rate."""
         fitting = [
             o
@@ -129,43 +156,40 @@ class Imagination:
         ]
         return [rng.choice(fitting) for _ in range(2 if rng.random() < COMPOSED else 1)]
 
-    def _is_new(
-        self, problem: Problem, known: set[str], found: Imagined, is_given: bool = False
-    ) -> bool:
+    def _is_new(self, problem: Problem, is_given: bool = False) -> bool:
         """Given problems are the task's own: it keeps its held-out ones to itself."""
-        why = self._refusal(problem, known, is_given)
+        why = self._refusal(problem, is_given)
         if why:
-            found.refused[why] += 1
+            self.found.refused[why] += 1
         return not why
 
-    def _refusal(self, problem: Problem, known: set[str], is_given: bool = False) -> str:
+    def _refusal(self, problem: Problem, is_given: bool = False) -> str:
         key = self.task.key(problem.text)
-        if key in known:
+        if key in self.known:
             return "known"
         if not is_given and is_held_out(key):
             return "held out"
         return self.guard.leak(problem.text)
 
-    def _add(
-        self,
-        found: Imagined,
-        problem: Problem,
-        name: str,
-        known: set[str],
-        num: int,
-        wordings: int,
-        seed: int,
-    ) -> None:
-        known.add(self.task.key(problem.text))
-        found.problems.append(problem)
-        found.made[name] += 1
-        room = min(wordings, num - len(found.problems))
-        for other in wordings_of(
-            self.task, problem, room, seed, lambda p: not self._refusal(p, known)
-        ):
-            known.add(self.task.key(other.text))
-            found.made[other.origin.partition(":")[0]] += 1
-            found.problems.append(other)
+    def _add(self, problem: Problem, name: str) -> None:
+        """Keep a problem, and its other wordings after it."""
+        self.known.add(self.task.key(problem.text))
+        self.found.problems.append(problem)
+        self.found.made[name] += 1
+        room = min(self.wanted.wordings, self.wanted.num - len(self.found.problems))
+
+        def is_fitting(other: Problem) -> bool:
+            return not self._refusal(other)
+
+        for other in wordings_of(self.task, problem, room, self.wanted.seed, is_fitting):
+            self.known.add(self.task.key(other.text))
+            self.found.made[other.origin.partition(":")[0]] += 1
+            self.found.problems.append(other)
+
+
+def _weight(rate: float | None) -> float:
+    """How often a parent is drawn, by its solve rate."""
+    return BAND_WEIGHT if rate is not None and 0 < rate < 1 else 1.0
 
 
 def wordings_of(

@@ -22,7 +22,7 @@ from agent.checkpoints.model_refs import ModelRef
 from agent.checkpoints.publish import NonFiniteError
 from agent.engine.tokenizer import Tokenizer
 from agent.evaluation.gate import Verdict, judge, kept
-from agent.imagination.imagine import Imagination
+from agent.imagination.imagine import Imagination, Wanted
 from agent.imagination.written import Source, Writer
 from agent.rounds import failpoints
 from agent.rounds.context import RunContext
@@ -101,15 +101,13 @@ class RoundRunner:
         tokenizer = Tokenizer(self._models_of(row)["policy"].header.path)
         settings = self.config.evaluation
         held_out = self.task.held_out(settings.num_problems, settings.seed)
-        imagined = Imagination(self.task, held_out).imagine(
-            parents,
-            seen,
+        wanted = Wanted(
             self.config.problems_per_round,
             seed,
-            rates,
             self.config.imagination.wordings,
             *self._sources(row, seed),
         )
+        imagined = Imagination(self.task, held_out).imagine(parents, seen, wanted, rates)
         problems = [p for p in imagined.problems if self._fits(tokenizer, p)]
         if not problems:
             self._end(round_id, kept("imagination found no new problem"))

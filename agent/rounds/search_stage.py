@@ -24,6 +24,7 @@ from search.interfaces import Evaluation, Proposal
 from search.journal import Entry, entry_of, resume
 from search.mcts import Expansion, Leaf, Search
 from store.recording import (
+    Claim,
     as_problem,
     claim,
     drop_journals,
@@ -81,15 +82,14 @@ class SearchStage:
             claim(session, [s.id for s, _ in rows], lease.fence)
         failpoints.hit("after-claim")
         cohort = _Cohort(context, self.models, rows, self.recorder, self.tally)
-        frontier.run(
-            cohort.searches,
-            self.models,
-            self.models,
-            cohort.listener,
-            self._stopping.is_set,
-            time.monotonic,
-            context.config.hosting.batch_target,
+        batch_target = context.config.hosting.batch_target
+        under_way = frontier.Frontier(
+            self.models, self.models, cohort.listener, time.monotonic, batch_target
         )
+        for search in list(cohort.searches):
+            under_way.add(search)
+        while not under_way.is_idle and not self._stopping.is_set():
+            under_way.step()
 
 
 class _Cohort:
@@ -170,15 +170,8 @@ class _Cohort:
 
         def commit() -> None:
             failpoints.hit("before-search-commit")
-            is_new = record_search(
-                self.context.store,
-                row.id,
-                self.context.lease.fence,
-                search,
-                self.models.policy.version,
-                is_correct,
-                0.0,
-            )
+            held = Claim(row.id, self.context.lease.fence, self.models.policy.version)
+            is_new = record_search(self.context.store, held, search, is_correct, 0.0)
             failpoints.hit("after-search-commit")
             if is_new:
                 chosen = search.result().chosen

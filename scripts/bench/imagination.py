@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import select
 
 from agent.imagination.decontamination import Decontamination
-from agent.imagination.imagine import Imagination
+from agent.imagination.imagine import Imagination, Wanted
 from agent.tasks.registry import open_task
 from agent.tasks.task import Task
 from scripts.bench.report import share, show, write
@@ -87,7 +87,7 @@ def of_run(folder: Path, task: Task) -> list[dict[str, Any]]:
 def of_operators(task: Task) -> list[dict[str, Any]]:
     """What the operators give without a run."""
     seeds = task.seeds(300, 0)
-    found = Imagination(task, task.held_out(600, 0)).imagine(seeds, [], 1000, 1)
+    found = Imagination(task, task.held_out(600, 0)).imagine(seeds, [], Wanted(1000, 1))
     report = found.report()
     made = sum(report["made"].values())
     return [
@@ -106,7 +106,9 @@ def planted(task: Task) -> list[dict[str, Any]]:
     whole = sum(guard.leak(p.text) != "" for p in chosen)
     edited = [p.text[:-1] + "3" if p.text[-1].isdigit() else p.text + " Think." for p in chosen]
     caught = sum(guard.leak(t) != "" for t in edited)
-    imagined = Imagination(task, held_out).imagine([*task.seeds(50, 0), *chosen], [], 1000, 2)
+    imagined = Imagination(task, held_out).imagine(
+        [*task.seeds(50, 0), *chosen], [], Wanted(1000, 2)
+    )
     learned = sum(guard.leak(p.text) != "" for p in imagined.problems)
     return [
         share("planted_caught", whole, len(chosen), "held-out problems given to the guard"),

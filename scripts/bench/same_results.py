@@ -24,7 +24,7 @@ SETTINGS: dict[str, Any] = {
     "num_seeds": 40,
     "search.simulations": 6,
     "hosting.hosting": "inline",
-    "hosting.cohort": 8,
+    "hosting.cohort": 24,
     "hosting.speculation": "never",
     "critics.num_labelled": 24,
     "critics.samples": 3,
@@ -34,11 +34,13 @@ SETTINGS: dict[str, Any] = {
     "evaluation.num_problems": 40,
     "evaluation.num_search_problems": 8,
 }
+# One cohort: several commit side by side, and numbers of rows are given in the order of commits.
 VOLATILE = (
     *("seconds", "ts", "path", "store", "checkpoints", "code_version"),
     *("timings", "owner", "fence", "pid"),
 )
 """Columns and JSON keys that differ between two runs of the same code."""
+Tables = dict[str, list[dict[str, Any]]]
 LEFT_OUT = ("alembic_version", "actors", "speculation", "sqlite_sequence")
 
 
@@ -46,8 +48,8 @@ def is_volatile(name: str) -> bool:
     return name in VOLATILE or name.endswith(("_ts", "_s", "_ms"))
 
 
-def run_rounds(code: Path, folder: Path, rounds: int, more: list[str]) -> None:
-    """`ratchet improve` of a checkout, its store and weights below `folder`."""
+def improve(code: Path, folder: Path, more: list[str], failpoint: str = "") -> int:
+    """`ratchet improve` of a checkout, its store and weights below `folder`; the exit status."""
     settings = SETTINGS | {
         "store": f"sqlite:///{folder}/store.db",
         "checkpoints": f"{folder}/checkpoints",
@@ -55,14 +57,18 @@ def run_rounds(code: Path, folder: Path, rounds: int, more: list[str]) -> None:
     given = [*(f"{key}={value}" for key, value in settings.items()), *more]
     flags = [part for text in given for part in ("--set", text)]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RATCHET_")}
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
-    subprocess.run(
-        [sys.executable, "-m", "agent", "improve", "--rounds", str(rounds), "--json", *flags],
-        cwd=code,
-        env=environment,
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(code.resolve())}
+    if failpoint:
+        environment["RATCHET_FAILPOINT"] = failpoint
+    command = [sys.executable, "-m", "agent", "improve", "--json", *flags]
+    done = subprocess.run(command, cwd=code, env=environment, stdout=subprocess.DEVNULL)
+    return done.returncode
+
+
+def run_rounds(code: Path, folder: Path, rounds: int, more: list[str]) -> None:
+    for number in range(1, rounds + 1):
+        if status := improve(code, folder, more):
+            raise SystemExit(f"round {number} of {code} ended with {status}")
 
 
 def stable(value: Any) -> Any:
@@ -81,7 +87,7 @@ def stable(value: Any) -> Any:
     return value
 
 
-def tables(path: Path) -> dict[str, list[dict[str, Any]]]:
+def tables(path: Path) -> Tables:
     """All rows of a store by table, in the order of their keys."""
     with sqlite3.connect(path) as connection:
         names = [
@@ -89,7 +95,7 @@ def tables(path: Path) -> dict[str, list[dict[str, Any]]]:
             for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
             if name not in LEFT_OUT
         ]
-        found: dict[str, list[dict[str, Any]]] = {}
+        found: Tables = {}
         for name in sorted(names):
             cursor = connection.execute(f"SELECT * FROM {name}")
             columns = [c[0] for c in cursor.description]
@@ -135,6 +141,13 @@ def main() -> None:
                 run_rounds(code, place, arguments.rounds, arguments.more)
             found.append(tables(place / "store.db"))
     before, after = found
+    num_different = compared(before, after, arguments.show)
+    print("the same" if not num_different else f"{num_different} rows differ")
+    raise SystemExit(bool(num_different))
+
+
+def compared(before: Tables, after: Tables, num_shown: int = 3) -> int:
+    """Print a line a table, and the first rows that differ; how many do."""
     num_different = 0
     print(f"{'table':<22}{'rows':>8}{'rows after':>12}{'different':>11}  digest before, after")
     for name in sorted(before.keys() | after.keys()):
@@ -147,10 +160,9 @@ def main() -> None:
         num_different += num
         print(f"{name:<22}{len(old):>8}{len(new):>12}{num:>11}  {digest(old)} {digest(new)}")
         for sign, rows in zip("-+", only, strict=True):
-            for row in rows[: arguments.show]:
+            for row in rows[:num_shown]:
                 print(f"  {sign} {row[:400]}")
-    print("the same" if not num_different else f"{num_different} rows differ")
-    raise SystemExit(bool(num_different))
+    return num_different
 
 
 if __name__ == "__main__":

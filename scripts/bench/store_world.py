@@ -12,7 +12,7 @@ from search.score import Score
 from search.settings import SearchSettings
 from search.state import Problem, State
 from store.database import Store, now_us
-from store.recording import add_problems, claim, plan_searches, record_search
+from store.recording import Claim, add_problems, claim, plan_searches, record_search
 from store.schema import Base, Round, Run, SearchRow
 
 
@@ -83,7 +83,7 @@ def planned(store: Store, num: int, number: int = 1, name: str = "bench") -> lis
 
 
 def record(store: Store, search_id: int, search: Search) -> bool:
-    return record_search(store, search_id, 1, search, "policy-1", lambda a: a == "1")
+    return record_search(store, Claim(search_id, 1, "policy-1"), search, lambda a: a == "1")
 
 
 def count(store: Store, model: type[Base]) -> int:

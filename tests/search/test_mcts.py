@@ -424,7 +424,11 @@ def told_searches(
     listener = frontier.Listener(
         told=lambda s, asked, answer: journals[searches.index(s)].append(entry_of(asked, answer))
     )
-    frontier.run(searches, world, world, listener, batch_target=batch_target)
+    open_ones = frontier.Frontier(world, world, listener, batch_target=batch_target)
+    for each in searches:
+        open_ones.add(each)
+    while not open_ones.is_idle:
+        open_ones.step()
     return searches, journals
 
 

@@ -28,6 +28,7 @@ from store.inspection import ask_sql, list_searches, read_siblings, read_tree
 from store.leases import RunLease
 from store.partitions import PARTITIONED, is_partition
 from store.recording import (
+    Claim,
     add_journal,
     add_problems,
     claim,
@@ -86,9 +87,8 @@ def finished_search(
 
 
 def record(store: Store, search_id: int, fence: int, search: Search, digits: str = "31") -> bool:
-    return record_search(
-        store, search_id, fence, search, "policy-1", lambda a: None if a is None else a == digits
-    )
+    held = Claim(search_id, fence, "policy-1")
+    return record_search(store, held, search, lambda a: None if a is None else a == digits)
 
 
 def recorded(store: Store, search: Search | None = None) -> int:

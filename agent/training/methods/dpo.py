@@ -67,17 +67,22 @@ class DpoJob(TrainingJob):
     def train(
         self, model: LanguageModel, parent: Checkpoint, progress: Progress
     ) -> tuple[LanguageModel, dict[str, Any]]:
-        report = train_on_pairs(
-            model, self.pairs, self.texts, self.settings, self.preference, self.seed, progress
-        )
+        data = PairData(self.pairs, self.texts)
+        report = train_on_pairs(model, data, self.settings, self.preference, self.seed, progress)
         method = "dpo" if self.preference.reference_update == "none" else "tr-dpo"
         return model, asdict(report) | {"method": method}
 
 
+@dataclass(frozen=True, slots=True)
+class PairData:
+    pairs: Sequence[PairExample]
+    texts: Sequence[Example] = ()
+    """Whole ones, learned beside the pairs."""
+
+
 def train_on_pairs(
     model: LanguageModel,
-    pairs: Sequence[PairExample],
-    texts: Sequence[Example],
+    data: PairData,
     settings: TrainingSettings,
     preference: PreferenceSettings,
     seed: int,
@@ -88,6 +93,7 @@ def train_on_pairs(
     A step takes half a batch of pairs and, where there are texts and they have a weight, a whole
     one of texts.
     """
+    pairs, texts = data.pairs, data.texts
     num_pairs = max(1, settings.batch_size // 2)
     num_steps = planned_steps(len(pairs), settings.model_copy(update={"batch_size": num_pairs}))
     reference = copy.deepcopy(model).eval().requires_grad_(False)

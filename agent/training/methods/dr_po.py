@@ -76,8 +76,9 @@ class DrPoJob(TrainingJob):
         tokenizer = Tokenizer(parent.path)
         engine = TorchEngine(model, tokenizer.steps, tokenizer.end_ids)
         reward = critic_reward(self.critic, str(model.device), tokenizer.end_ids)
+        practice = Practice(self.states, engine, reward)
         report = train_from_states(
-            model, engine, self.states, reward, self.settings, self.gradient, self.seed, progress
+            model, practice, self.settings, self.gradient, self.seed, progress
         )
         return model, asdict(report) | {"method": "dr-po"}
 
@@ -105,20 +106,26 @@ def critic_reward(path: str, device: str, end_ids: Sequence[int]) -> Reward:
     return reward
 
 
+@dataclass(frozen=True, slots=True)
+class Practice:
+    """Where texts begin, what writes them and what judges them."""
+
+    states: Sequence[StoredState]
+    engine: TorchEngine
+    """Generates with the model's weights, and is given each new version."""
+    reward: Reward
+
+
 def train_from_states(
     model: LanguageModel,
-    engine: TorchEngine,
-    states: Sequence[StoredState],
-    reward: Reward,
+    practice: Practice,
     settings: TrainingSettings,
     gradient: GradientSettings,
     seed: int,
     progress: Progress | None = None,
 ) -> GradientReport:
-    """Train in place. `engine` generates with the model's weights and is given each new version.
-
-    The same arguments give the same weights. Raises DivergedError.
-    """
+    """Train in place. The same arguments give the same weights. Raises DivergedError."""
+    engine, states, reward = practice.engine, practice.states, practice.reward
     rng = np.random.default_rng(seed)
     optimizer = Optimizer(model, settings, settings.num_steps)
     reference = copy.deepcopy(model).eval().requires_grad_(False)

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from agent.imagination.decontamination import Decontamination
-from agent.imagination.imagine import Imagination
+from agent.imagination.imagine import Imagination, Wanted
 from agent.tasks.expressions import Expressions, num_operators
 from agent.tasks.stories import Stories
 from agent.tasks.task import Task, is_held_out
@@ -16,7 +16,9 @@ TASKS: list[Task] = [Expressions(), Stories()]
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda t: t.name)
 def test_other_wordings_have_the_same_answer_and_name_their_family(task: Task) -> None:
-    found = Imagination(task, []).imagine(task.seeds(50, 0), [], 120, 1, None, wordings=3).problems
+    found = (
+        Imagination(task, []).imagine(task.seeds(50, 0), [], Wanted(120, 1, wordings=3)).problems
+    )
     families: dict[str, list[Problem]] = {}
     for problem in found:
         families.setdefault(problem.family or problem.id, []).append(problem)
@@ -46,8 +48,8 @@ def test_what_gives_a_held_out_problem_away_is_refused_and_counted() -> None:
     task = Expressions()
     # Every problem that one seed leads to is declared held out: none of them may come back.
     parents = task.seeds(5, 0)
-    first = Imagination(task, []).imagine(parents, [], 60, 2)
-    again = Imagination(task, first.problems).imagine(parents, [], 60, 2)
+    first = Imagination(task, []).imagine(parents, [], Wanted(60, 2))
+    again = Imagination(task, first.problems).imagine(parents, [], Wanted(60, 2))
     assert not {p.id for p in first.problems} & {p.id for p in again.problems}
     report = again.report()
     assert report["contaminated"] == again.refused["key"] + again.refused["n-gram"] > 0
@@ -58,7 +60,7 @@ def test_problems_grow_out_of_what_is_neither_always_nor_never_solved() -> None:
     task = Expressions()
     parents = task.seeds(30, 0)
     rates = {p.id: (0.5, 0.0, 1.0)[i % 3] for i, p in enumerate(parents)}
-    found = Imagination(task, []).imagine(parents, [], 400, 1, rates)
+    found = Imagination(task, []).imagine(parents, [], Wanted(400, 1), rates)
     by_rate = Counter(rates[p.origin.rpartition(":")[2]] for p in found.problems)
     assert by_rate[0.5] > 1.5 * by_rate[0.0] and by_rate[0.5] > 1.5 * by_rate[1.0]
     known = {p.id: p for p in parents}
@@ -72,6 +74,6 @@ def test_problems_grow_out_of_what_is_neither_always_nor_never_solved() -> None:
 
 def test_operators_compose_and_say_so() -> None:
     task = Expressions()
-    found = Imagination(task, []).imagine(task.seeds(50, 0), [], 300, 1)
+    found = Imagination(task, []).imagine(task.seeds(50, 0), [], Wanted(300, 1))
     composed = [p for p in found.problems if "+" in p.origin.partition(":")[0]]
     assert 0.05 < len(composed) / len(found.problems) < 0.4

@@ -12,7 +12,7 @@ from agent.config.load import load_config
 from agent.engine.requests import Generated, ScoreRequest, Text, TextRequest
 from agent.hosting.inline_hosts import InlineHosts
 from agent.hosting.model_host import HostSettings
-from agent.imagination.imagine import Imagination
+from agent.imagination.imagine import Imagination, Wanted
 from agent.imagination.written import TEMPLATES, Writer, cleaned
 from agent.search_models import Models, ModelSettings
 from agent.tasks.jsonl import SYSTEM_MESSAGES, Jsonl
@@ -121,12 +121,7 @@ def test_imagination_takes_what_passed_and_counts_what_did_not(models: Models, t
     found = Imagination(task, task.held_out(5, 0)).imagine(
         task.seeds(20, 0),
         task.seeds(100, 0),
-        30,
-        1,
-        None,
-        0,
-        [lambda parents, num: writer.write("evol-widen", parents, num)],
-        12,
+        Wanted(30, 1, 0, [lambda parents, num: writer.write("evol-widen", parents, num)], 12),
     )
     written = [p for p in found.problems if p.origin.startswith("evol-widen:")]
     assert len(written) == found.made["evol-widen"] > 2

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.imagination.imagine import Imagination
+from agent.imagination.imagine import Imagination, Wanted
 from agent.tasks.expressions import Expressions, num_operators, reduced, solution
 from agent.tasks.game24 import HELD_OUT, Game24
 from agent.tasks.jsonl import Jsonl
@@ -51,7 +51,7 @@ def test_no_problem_to_learn_from_is_held_out(task: Task) -> None:
     learned = [
         *seeds,
         *task.labelled(150, 0),
-        *Imagination(task, []).imagine(seeds, [], 300, 1).problems,
+        *Imagination(task, []).imagine(seeds, [], Wanted(300, 1)).problems,
     ]
     learned += [d.problem for d in task.demonstrations(300, 0)]
     assert all(is_held_out(k) for k in held_out)
@@ -63,13 +63,13 @@ def test_no_problem_to_learn_from_is_held_out(task: Task) -> None:
 def test_imagined_problems_are_new_and_say_where_they_come_from(task: Task) -> None:
     parents = task.seeds(100, 0)
     imagination = Imagination(task, task.held_out(100, 0))
-    found = imagination.imagine(parents, [], 200, 3).problems
+    found = imagination.imagine(parents, [], Wanted(200, 3)).problems
     assert len(found) == 200
     assert len({p.id for p in found} | {p.id for p in parents}) == 300
     ids = {p.id for p in parents}
     assert all(p.origin.partition(":")[2] in ids for p in found)
-    assert imagination.imagine(parents, [], 200, 3).problems == found
-    assert imagination.imagine(parents, [], 200, 4).problems != found
+    assert imagination.imagine(parents, [], Wanted(200, 3)).problems == found
+    assert imagination.imagine(parents, [], Wanted(200, 4)).problems != found
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda t: t.name)
@@ -176,7 +176,7 @@ def test_the_game_of_24_holds_out_ranks_901_to_1000_and_teaches_no_such_puzzle()
             assert game.check_step(d.problem.text, d.steps[:end]).is_sound, d
         assert game.is_correct(game.answer_of(d.steps), d.problem.text)
     seen = game.seeds(1200, 0)
-    assert len(Imagination(game, []).imagine([], seen, 500, 0).problems) == 62
+    assert len(Imagination(game, []).imagine([], seen, Wanted(500, 0)).problems) == 62
 
 
 def test_the_published_order_has_these_puzzles_at_ranks_901_to_1000() -> None:
@@ -272,7 +272,7 @@ def test_an_answer_that_takes_for_ever_counts_as_wrong(
 
 
 def test_jsonl_imagines_its_own_problems_first_and_then_rewritten_ones(rows: Jsonl) -> None:
-    found = Imagination(rows, []).imagine(rows.seeds(30, 0), [], 120, 1).problems
+    found = Imagination(rows, []).imagine(rows.seeds(30, 0), [], Wanted(120, 1)).problems
     given = [p for p in found if p.origin == "given"]
     assert len(given) == sum(not is_held_out(rows.key(r["text"])) for r in rows.rows)
     rewritten = [p for p in found if p.origin != "given"]

@@ -12,8 +12,8 @@ from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
 from agent.networks.llama import Decoder
 from agent.training.examples import Example, PairExample, StoredState
-from agent.training.methods.dpo import PreferenceSettings, follow, train_on_pairs
-from agent.training.methods.dr_po import GradientSettings, train_from_states
+from agent.training.methods.dpo import PairData, PreferenceSettings, follow, train_on_pairs
+from agent.training.methods.dr_po import GradientSettings, Practice, train_from_states
 from agent.training.methods.sft import mean_loss
 from agent.training.optimizer import TrainingSettings
 
@@ -48,9 +48,9 @@ def test_dpo_starts_at_log_two_and_comes_to_prefer_the_chosen_options(checkpoint
     before = margin(decoder)
     preference = PreferenceSettings(beta=0.5, sft_weight=0.0)
     one_step = SETTINGS.model_copy(update={"num_steps": 1})
-    first = train_on_pairs(copy.deepcopy(decoder), PAIRS, [], one_step, preference, 0)
+    first = train_on_pairs(copy.deepcopy(decoder), PairData(PAIRS), one_step, preference, 0)
     assert first.first_loss == pytest.approx(0.693147, abs=1e-4)
-    report = train_on_pairs(decoder, PAIRS, [], SETTINGS, preference, 0)
+    report = train_on_pairs(decoder, PairData(PAIRS), SETTINGS, preference, 0)
     assert report.last_loss < 0.5 * report.first_loss
     assert report.accuracy > 0.95 and margin(decoder) > before + 1
 
@@ -63,7 +63,7 @@ def test_texts_beside_the_pairs_are_learned_and_with_weight_zero_left_out(
     for name, weight, texts in (("beside", 10.0, other), ("zero", 0.0, other), ("none", 10.0, [])):
         decoder = opened(checkpoint)
         settings = PreferenceSettings(sft_weight=weight)
-        report = train_on_pairs(decoder, PAIRS, texts, SETTINGS, settings, 0)
+        report = train_on_pairs(decoder, PairData(PAIRS, texts), SETTINGS, settings, 0)
         losses[name] = mean_loss(decoder, other)
         weights[name] = torch.cat([p.detach().flatten() for p in decoder.parameters()])
         assert report.accuracy > 0.9
@@ -91,7 +91,7 @@ def test_a_reference_that_follows_changes_what_is_learned(checkpoint: Path) -> N
     for update in ("none", "soft", "hard"):
         decoder = opened(checkpoint)
         settings = PreferenceSettings(reference_update=update, reference_steps=10)  # type: ignore[arg-type]
-        train_on_pairs(decoder, PAIRS, TEXTS, SETTINGS, settings, 0)
+        train_on_pairs(decoder, PairData(PAIRS, TEXTS), SETTINGS, settings, 0)
         weights[update] = torch.cat([p.detach().flatten() for p in decoder.parameters()])
     assert not torch.equal(weights["none"], weights["soft"])
     assert not torch.equal(weights["soft"], weights["hard"])
@@ -102,7 +102,7 @@ def test_preference_training_repeats_itself(checkpoint: Path) -> None:
     for seed in (1, 1, 2):
         decoder = opened(checkpoint)
         short = SETTINGS.model_copy(update={"num_steps": 5})
-        train_on_pairs(decoder, PAIRS, TEXTS, short, PreferenceSettings(), seed)
+        train_on_pairs(decoder, PairData(PAIRS, TEXTS), short, PreferenceSettings(), seed)
         made.append(torch.cat([p.detach().flatten() for p in decoder.parameters()]))
     assert torch.equal(made[0], made[1]) and not torch.equal(made[0], made[2])
 
@@ -120,9 +120,7 @@ def run_gradient(checkpoint: Path, seed: int, num_steps: int = 40) -> tuple[Deco
 
     report = train_from_states(
         decoder,
-        engine,
-        states,
-        reward,
+        Practice(states, engine, reward),
         SETTINGS.model_copy(update={"num_steps": num_steps, "learning_rate": 1e-2}),
         GradientSettings(num_states=6, num_texts=4, max_tokens=3, kl_weight=0.001),
         seed,
@@ -148,9 +146,11 @@ def test_the_divergence_holds_the_policy_where_it_began(checkpoint: Path) -> Non
         reports.append(
             train_from_states(
                 policy,
-                engine,
-                [StoredState((5, 13, 4, 2), 3)],
-                lambda texts: [float(t[0][4] == 10) for t in texts],
+                Practice(
+                    [StoredState((5, 13, 4, 2), 3)],
+                    engine,
+                    lambda texts: [float(t[0][4] == 10) for t in texts],
+                ),
                 SETTINGS.model_copy(update={"num_steps": 20, "learning_rate": 1e-2}),
                 GradientSettings(num_states=4, num_texts=4, max_tokens=2, kl_weight=weight),
                 0,
