@@ -13,11 +13,11 @@ PLAIN_EVERY_S = 15.0
 
 class Progress(Protocol):
     def stage(self, name: str, total: int, unit: str) -> None:
-        """A stage begins, with so many things to do."""
+        """A stage begins, with this many things to do."""
         ...
 
     def update(self, done: int, **figures: Any) -> None:
-        """So many are done; figures such as solved, simulations, tokens or loss."""
+        """This many are done; figures such as solved, simulations, tokens or loss."""
         ...
 
     def say(self, text: str) -> None: ...

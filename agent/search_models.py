@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agent.checkpoints.model_refs import ModelRef, ModelSet
 from agent.config.settings import Config
-from agent.engine.requests import Generated, LineRequest, Lines, ScoreRequest, TextRequest
+from agent.engine.requests import CompletionRequest, Generated, OptionRequest, Options, ScoreRequest
 from agent.engine.tokenizer import Tokenizer
 from agent.hosting.hosts import Hosts
 from agent.hosting.policy_host import Speculation
@@ -141,10 +141,10 @@ class Models:
         )
 
     def propose(self, requests: Sequence[ExpandRequest]) -> list[Proposal]:
-        lines = self.hosts.lines(
+        lines = self.hosts.options(
             self.models.policy,
             [
-                LineRequest(
+                OptionRequest(
                     r.state.tokens,
                     r.count,
                     self.limits.option_tokens,
@@ -160,10 +160,10 @@ class Models:
         )
         return [self._proposal(r.state, found) for r, found in zip(requests, lines, strict=True)]
 
-    def _proposal(self, state: State, lines: Lines) -> Proposal:
+    def _proposal(self, state: State, lines: Options) -> Proposal:
         if lines.error:
             log.warning("no options for problem %s: %s", state.problem_id, lines.error)
-        options = tuple(self._option(line) for line in lines.lines)
+        options = tuple(self._option(line) for line in lines.options)
         unsound: list[str] = []
         for option in options:
             finding = self.check(state.extended(option))
@@ -291,7 +291,7 @@ class Models:
         if not states:
             return []
         requests = [
-            TextRequest(
+            CompletionRequest(
                 s.tokens,
                 self.limits.text_tokens,
                 temperature,
@@ -301,7 +301,7 @@ class Models:
             )
             for s, seed in zip(states, seeds, strict=True)
         ]
-        texts = self.hosts.drafted_texts(
+        texts = self.hosts.drafted_completions(
             self.models.policy, self.models.refs.get("drafter"), requests, self.speculation
         )
         return [

@@ -104,7 +104,7 @@ def _logprob(dtype: torch.dtype, tiles: Tiles) -> Iterator[Variant]:
     t = _TYPES[dtype]
     common = {
         "HAS_ROWS": True,
-        "HAS_HEAT": True,
+        "HAS_TEMPERATURE": True,
         "UPCAST": False,
         "GROUP": GROUP,
         "stride_he": 1,
@@ -118,7 +118,7 @@ def _logprob(dtype: torch.dtype, tiles: Tiles) -> Iterator[Variant]:
         "weight": f"*{t}",
         "rows": "*i64",
         "target": "*i64",
-        "heat": "*fp32",
+        "temperature": "*fp32",
     }
     at = f"{t} {tiles.rows}x{tiles.words}x{tiles.width}"
     rest: dict[str, Any] = {
@@ -171,14 +171,14 @@ def _verification(t: str) -> Iterator[Variant]:
         verify_draft.share_kernel,
         {
             "logits": f"*{t}",
-            "heat": "*fp32",
+            "temperature": "*fp32",
             "seeds": "*i64",
             "positions": "*i64",
             "partial": "*fp32",
         },
         {"BLOCK": verify_draft.BLOCK, "l_v": 1},
     )
-    floats = ("partial", "heat", "logprob", "law_logprob")
+    floats = ("partial", "temperature", "logprob", "processed_logprob")
     yield Variant(
         f"verify_draft.coupled {t}",
         verify_draft.coupled_kernel,

@@ -58,7 +58,7 @@ def within(name: str, given: Tensor, size: int, besides: int | None = None) -> N
         raise ValueError(f"{name} holds {worst}; wanted numbers from 0 to {size - 1}{more}")
 
 
-def heat(temperature: float | Tensor, num: int, like: Tensor, least: float = 0.0) -> Tensor:
+def temperatures(temperature: float | Tensor, num: int, like: Tensor, least: float = 0.0) -> Tensor:
     """One temperature a row, float32 [num]; above `least` each."""
     if isinstance(temperature, Tensor):
         shaped("temperature", temperature, "one a row", num)

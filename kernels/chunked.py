@@ -16,7 +16,7 @@ MIN_ROWS = 4
 
 
 class ChunkedLinearLogprob(torch.autograd.Function):
-    """(hidden_ME, weight_VE, target_M, heat_M, wants_entropy) -> logprob, entropy, lse.
+    """(hidden_ME, weight_VE, target_M, temperature_M, wants_entropy) -> logprob, entropy, lse.
 
     All float32 [M]. A target of -1 stands for a row that counts for nothing: 0 and no gradient.
     """
@@ -27,13 +27,13 @@ class ChunkedLinearLogprob(torch.autograd.Function):
         hidden_ME: Tensor,
         weight_VE: Tensor,
         target_M: Tensor,
-        heat_M: Tensor,
+        temperature_M: Tensor,
         wants_entropy: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         M = len(hidden_ME)
         logprob_M, entropy_M, lse_M = (hidden_ME.new_zeros(M, dtype=torch.float32) for _ in "abc")
         for part in _parts(M, len(weight_VE)):
-            z_PV = _logits(hidden_ME[part], weight_VE, heat_M[part])
+            z_PV = _logits(hidden_ME[part], weight_VE, temperature_M[part])
             lse_P = torch.logsumexp(z_PV, dim=1)
             target_P = target_M[part].clamp(min=0)[:, None]
             lse_M[part] = lse_P
@@ -43,14 +43,14 @@ class ChunkedLinearLogprob(torch.autograd.Function):
                 entropy_M[part] = -_expected(z_PV)
         for found in (logprob_M, entropy_M, lse_M):
             found.masked_fill_(target_M < 0, 0.0)
-        ctx.save_for_backward(hidden_ME, weight_VE, target_M, heat_M, entropy_M)
+        ctx.save_for_backward(hidden_ME, weight_VE, target_M, temperature_M, entropy_M)
         ctx.wants_entropy = wants_entropy
         ctx.set_materialize_grads(False)
         return logprob_M, entropy_M, lse_M
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        hidden_ME, weight_VE, target_M, heat_M, entropy_M = ctx.saved_tensors
+        hidden_ME, weight_VE, target_M, temperature_M, entropy_M = ctx.saved_tensors
         M, V = len(hidden_ME), len(weight_VE)
         by_logprob, by_entropy, by_lse = (
             hidden_ME.new_zeros(M, dtype=torch.float32)
@@ -63,7 +63,7 @@ class ChunkedLinearLogprob(torch.autograd.Function):
         d_weight = torch.zeros_like(weight_VE, dtype=torch.float32) if wants[1] else None
         weight = weight_VE.float()
         for part in _parts(M, V):
-            z_PV = _logits(hidden_ME[part], weight_VE, heat_M[part])
+            z_PV = _logits(hidden_ME[part], weight_VE, temperature_M[part])
             z_PV -= torch.logsumexp(z_PV, dim=1, keepdim=True)
             share_P1 = (by_lse[part] - by_logprob[part])[:, None]
             if ctx.wants_entropy and grads[1] is not None:
@@ -77,7 +77,7 @@ class ChunkedLinearLogprob(torch.autograd.Function):
                 z_PV.exp_().mul_(share_P1)
             target_P = target_M[part].clamp(min=0)[:, None]
             z_PV.scatter_add_(1, target_P, by_logprob[part][:, None])
-            z_PV /= heat_M[part][:, None]
+            z_PV /= temperature_M[part][:, None]
             if d_hidden is not None:
                 d_hidden[part] = (z_PV @ weight).to(d_hidden.dtype)
             if d_weight is not None:
@@ -99,10 +99,10 @@ def _parts(num_rows: int, V: int) -> list[slice]:
     return [slice(i, j) for i, j in zip(starts, [*starts[1:], num_rows], strict=True)]
 
 
-def _logits(hidden_PE: Tensor, weight_VE: Tensor, heat_P: Tensor) -> Tensor:
+def _logits(hidden_PE: Tensor, weight_VE: Tensor, temperature_P: Tensor) -> Tensor:
     """Float32 logits over the temperature."""
     z_PV = torch.nn.functional.linear(hidden_PE.float(), weight_VE.float())
-    return z_PV.div_(heat_P[:, None])
+    return z_PV.div_(temperature_P[:, None])
 
 
 def _expected(logprob_PV: Tensor) -> Tensor:

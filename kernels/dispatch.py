@@ -92,7 +92,7 @@ def linear_logprob(
         arguments.integral("rows_M", rows_M, hidden_RE)
         arguments.within("rows_M", rows_M, R)
     arguments.within("target_M", target_M, V, IGNORED)
-    heat_M = arguments.heat(temperature, M, hidden_RE)
+    temperature_M = arguments.temperatures(temperature, M, hidden_RE)
     target_M = target_M.long().masked_fill(target_M == IGNORED, -1)
     if M and is_fused(hidden_RE.device):
         from kernels.linear_logprob import FusedLinearLogprob
@@ -102,12 +102,12 @@ def linear_logprob(
             weight_VE,
             target_M,
             rows_M,
-            heat_M,
+            temperature_M,
             isinstance(temperature, Tensor) or temperature != 1,
             is_interpreted(),
         )
         return LogProbs(logprob, h if entropy else None, lse)
-    return reference.linear_logprob(hidden_RE, weight_VE, target_M, rows_M, heat_M, entropy)
+    return reference.linear_logprob(hidden_RE, weight_VE, target_M, rows_M, temperature_M, entropy)
 
 
 def critic_heads(hidden_RE: Tensor, weight_SE: Tensor, rows_M: Tensor) -> Tensor:
@@ -173,8 +173,8 @@ def verify_draft(
         arguments.together(name, given, logits_NQV)
         if given.dtype != torch.int64:
             raise TypeError(f"{name} is {given.dtype}; wanted int64")
-    heat_N = arguments.heat(temperature, N, logits_NQV, -1e-30)
-    inputs = (logits_NQV, draft_NK, heat_N, seeds_N, positions_N)
+    temperature_N = arguments.temperatures(temperature, N, logits_NQV, -1e-30)
+    inputs = (logits_NQV, draft_NK, temperature_N, seeds_N, positions_N)
     if N and is_fused(logits_NQV.device):
         from kernels.verify_draft import coupled
 

@@ -90,7 +90,7 @@ def forward_kernel(
     weight,
     rows,
     target,
-    heat,
+    temperature,
     partial,
     M,
     V,
@@ -102,7 +102,7 @@ def forward_kernel(
     num_shares,
     tiles_per_share,
     HAS_ROWS: tl.constexpr,
-    HAS_HEAT: tl.constexpr,
+    HAS_TEMPERATURE: tl.constexpr,
     UPCAST: tl.constexpr,
     GROUP: tl.constexpr,
     ROWS: tl.constexpr,
@@ -123,7 +123,7 @@ def forward_kernel(
     if HAS_ROWS:
         row = tl.load(rows + m_ix, mask=in_m, other=0).to(tl.int64)
     wanted = tl.load(target + m_ix, mask=in_m, other=-1)
-    t = tl.load(heat + m_ix, mask=in_m, other=1.0)
+    t = tl.load(temperature + m_ix, mask=in_m, other=1.0)
     top = tl.full((ROWS,), float("-inf"), dtype=tl.float32)
     total = tl.zeros((ROWS,), dtype=tl.float32)
     weighted = tl.zeros((ROWS,), dtype=tl.float32)
@@ -149,7 +149,7 @@ def forward_kernel(
             WIDTH,
             UPCAST,
         )
-        if HAS_HEAT:  # a product with 1 / t would be rounded twice
+        if HAS_TEMPERATURE:  # a product with 1 / t would be rounded twice
             z = tl.div_rn(z, tl.broadcast_to(t[:, None], (ROWS, WORDS)))
         found += tl.sum(tl.where(word[None, :] == wanted[:, None], z, 0.0), axis=1)
         z = tl.where(in_v[None, :], z, float("-inf"))
@@ -212,7 +212,7 @@ def gradient_kernel(
     weight,
     rows,
     target,
-    heat,
+    temperature,
     found,
     by_logprob,
     by_entropy,
@@ -228,7 +228,7 @@ def gradient_kernel(
     stride_wv,
     stride_we,
     HAS_ROWS: tl.constexpr,
-    HAS_HEAT: tl.constexpr,
+    HAS_TEMPERATURE: tl.constexpr,
     HAS_ENTROPY: tl.constexpr,
     UPCAST: tl.constexpr,
     GROUP: tl.constexpr,
@@ -268,8 +268,8 @@ def gradient_kernel(
         WIDTH,
         UPCAST,
     )
-    t = tl.broadcast_to(tl.load(heat + m_ix, mask=in_m, other=1.0)[:, None], (ROWS, WORDS))
-    if HAS_HEAT:
+    t = tl.broadcast_to(tl.load(temperature + m_ix, mask=in_m, other=1.0)[:, None], (ROWS, WORDS))
+    if HAS_TEMPERATURE:
         z = tl.div_rn(z, t)
     # Two steps: the maximum is as large as the logits, and their sum would be rounded like them.
     z -= tl.load(found + 3 * M + m_ix, mask=in_m, other=0.0)[:, None]
@@ -285,7 +285,7 @@ def gradient_kernel(
         by_h = tl.load(by_entropy + m_ix, mask=in_m, other=0.0)
         d -= tl.where(p > 0, p * (z + h[:, None]) * by_h[:, None], 0.0)
     d = tl.where(word[None, :] == wanted[:, None], d + by_p[:, None], d)
-    if HAS_HEAT:
+    if HAS_TEMPERATURE:
         d = tl.div_rn(d, t)
     d = tl.where(is_counted[:, None], d, 0.0)
     at = out + m_ix.to(tl.int64)[:, None] * size + here[None, :]
@@ -302,8 +302,8 @@ class FusedLinearLogprob(torch.autograd.Function):
         weight_VE: Tensor,
         target_M: Tensor,
         rows_M: Tensor | None,
-        heat_M: Tensor,
-        has_heat: bool,
+        temperature_M: Tensor,
+        has_temperature: bool,
         upcast: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         M, (V, E) = len(target_M), weight_VE.shape
@@ -320,7 +320,7 @@ class FusedLinearLogprob(torch.autograd.Function):
             weight_VE,
             rows_M,
             target_M,
-            heat_M,
+            temperature_M,
             partial,
             M,
             V,
@@ -330,7 +330,7 @@ class FusedLinearLogprob(torch.autograd.Function):
             num_shares,
             per_share,
             rows_M is not None,
-            has_heat,
+            has_temperature,
             upcast,
             GROUP,
             tiles.rows,
@@ -340,14 +340,14 @@ class FusedLinearLogprob(torch.autograd.Function):
             num_stages=tiles.num_stages,
         )
         combine_kernel[(triton.cdiv(M, 128),)](partial, target_M, found, M, num_shares, 128)
-        ctx.save_for_backward(hidden_RE, weight_VE, target_M, rows_M, heat_M, found)
-        ctx.upcast, ctx.has_heat = upcast, has_heat
+        ctx.save_for_backward(hidden_RE, weight_VE, target_M, rows_M, temperature_M, found)
+        ctx.upcast, ctx.has_temperature = upcast, has_temperature
         ctx.set_materialize_grads(False)
         return found[0], found[1], found[2]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        hidden_RE, weight_VE, target_M, rows_M, heat_M, found = ctx.saved_tensors
+        hidden_RE, weight_VE, target_M, rows_M, temperature_M, found = ctx.saved_tensors
         M, (V, E) = len(target_M), weight_VE.shape
         zeros = torch.zeros(M, dtype=torch.float32, device=hidden_RE.device)
         # Gradients may come as an expanded scalar: the kernel reads them as they lie.
@@ -369,7 +369,7 @@ class FusedLinearLogprob(torch.autograd.Function):
                 weight_VE,
                 rows_M,
                 target_M,
-                heat_M,
+                temperature_M,
                 found,
                 by_logprob,
                 by_entropy,
@@ -383,7 +383,7 @@ class FusedLinearLogprob(torch.autograd.Function):
                 *hidden_RE.stride(),
                 *weight_VE.stride(),
                 rows_M is not None,
-                ctx.has_heat,
+                ctx.has_temperature,
                 grads[1] is not None,
                 ctx.upcast,
                 GROUP,

@@ -18,7 +18,7 @@ class LogProbs(NamedTuple):
 
     logprob: Tensor
     entropy: Tensor | None
-    """Of the whole law, in nats; None where it was not asked for."""
+    """Of the whole distribution, in nats; None where it was not asked for."""
     logsumexp: Tensor
 
 
@@ -31,8 +31,8 @@ class Verified(NamedTuple):
     """int64 [N]"""
     logprob: Tensor
     """Of the tokens at temperature 1, float32 [N, Q]."""
-    law_logprob: Tensor
-    """Of the tokens under the law they were drawn from, float32 [N, Q]."""
+    processed_logprob: Tensor
+    """Of the tokens under the distribution they were drawn from, float32 [N, Q]."""
 
 
 def tree_attention(
@@ -54,27 +54,27 @@ def linear_logprob(
     weight_VE: Tensor,
     target_M: Tensor,
     rows_M: Tensor | None,
-    heat_M: Tensor,
+    temperature_M: Tensor,
     wants_entropy: bool,
 ) -> LogProbs:
-    """log softmax(hidden @ weight.T / heat) at each target, its entropy and logsumexp.
+    """log softmax(hidden @ weight.T / temperature) at each target, its entropy and logsumexp.
 
     Row m is `hidden[rows_M[m]]`; a target of -1 marks a row that counts for nothing. Differentiable
     in hidden and weight. Where the logits are many they are made a part at a time.
     """
     is_shared = rows_M is not None and len(rows_M) >= len(hidden_RE)
-    is_plain = not (torch.is_grad_enabled() or wants_entropy or bool((heat_M != 1).any()))
+    is_plain = not (torch.is_grad_enabled() or wants_entropy or bool((temperature_M != 1).any()))
     if rows_M is not None and is_shared and is_plain:
         return _of_shared_rows(hidden_RE, weight_VE, target_M, rows_M)
     hidden_ME = hidden_RE if rows_M is None else hidden_RE[rows_M]
     if target_M.numel() * weight_VE.shape[0] > PART:
         logprob, entropy, lse = ChunkedLinearLogprob.apply(
-            hidden_ME, weight_VE, target_M, heat_M, wants_entropy
+            hidden_ME, weight_VE, target_M, temperature_M, wants_entropy
         )
         return LogProbs(logprob, entropy if wants_entropy else None, lse)
     z_MV = _logits(hidden_ME, weight_VE)
-    if bool((heat_M != 1).any()):
-        z_MV = z_MV / heat_M[:, None]
+    if bool((temperature_M != 1).any()):
+        z_MV = z_MV / temperature_M[:, None]
     logprob_M = -torch.nn.functional.cross_entropy(
         z_MV, target_M, reduction="none", ignore_index=-1
     )
@@ -113,7 +113,11 @@ def critic_heads(hidden_RE: Tensor, weight_SE: Tensor, rows_M: Tensor) -> Tensor
 
 
 def verify_draft(
-    logits_NQV: Tensor, draft_NK: Tensor, heat_N: Tensor, seeds_N: Tensor, positions_N: Tensor
+    logits_NQV: Tensor,
+    draft_NK: Tensor,
+    temperature_N: Tensor,
+    seeds_N: Tensor,
+    positions_N: Tensor,
 ) -> Verified:
     """The target's own choice at each of Q = K + 1 places, and how many drafts it agrees with.
 
@@ -122,31 +126,31 @@ def verify_draft(
     temperature 0 it is the most probable token. A draft of -1 is none.
     """
     raw_NQV = torch.log_softmax(logits_NQV.float(), dim=-1)
-    heat_N11 = heat_N[:, None, None]
-    if bool((heat_N == 1).all()):
-        law_NQV = raw_NQV
+    temperature_N11 = temperature_N[:, None, None]
+    if bool((temperature_N == 1).all()):
+        log_p_NQV = raw_NQV
     else:
-        law_NQV = torch.log_softmax(raw_NQV / heat_N11.clamp(min=1e-6), dim=-1)
-        if bool((heat_N == 0).any()):
+        log_p_NQV = torch.log_softmax(raw_NQV / temperature_N11.clamp(min=1e-6), dim=-1)
+        if bool((temperature_N == 0).any()):
             best = (
                 torch.zeros_like(raw_NQV)
                 .scatter_(2, raw_NQV.argmax(dim=-1, keepdim=True), 1.0)
                 .log()
             )
-            law_NQV = torch.where(heat_N11 > 0, law_NQV, best)
-    N, Q, V = law_NQV.shape
-    if bool((heat_N > 0).any()):
-        place_NQ = positions_N[:, None] + torch.arange(Q, device=law_NQV.device)
+            log_p_NQV = torch.where(temperature_N11 > 0, log_p_NQV, best)
+    N, Q, V = log_p_NQV.shape
+    if bool((temperature_N > 0).any()):
+        place_NQ = positions_N[:, None] + torch.arange(Q, device=log_p_NQV.device)
         seeds_NQ = seeds_N[:, None].expand(N, Q)
         noise_NQV = gumbel(seeds_NQ.reshape(-1), place_NQ.reshape(-1), V).view(N, Q, V)
-        choice_NQ = (law_NQV + noise_NQV).argmax(dim=-1)
+        choice_NQ = (log_p_NQV + noise_NQV).argmax(dim=-1)
     else:
-        choice_NQ = law_NQV.argmax(dim=-1)
+        choice_NQ = log_p_NQV.argmax(dim=-1)
     agrees_NK = choice_NQ[:, : draft_NK.shape[1]] == draft_NK
     picked_NQ1 = choice_NQ[..., None]
     return Verified(
         choice_NQ,
         agrees_NK.long().cumprod(dim=1).sum(dim=1),
         raw_NQV.gather(2, picked_NQ1)[..., 0],
-        law_NQV.gather(2, picked_NQ1)[..., 0],
+        log_p_NQV.gather(2, picked_NQ1)[..., 0],
     )

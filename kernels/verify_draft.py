@@ -1,4 +1,4 @@
-"""Verification of drafts on the GPU, straight from logits: no law is ever written out.
+"""Verification of drafts on the GPU, straight from logits: no distribution is ever written out.
 
 The target's own choice argmax(log p + noise) at each place, and how many drafts agree. A row of
 logits is read by several programs, each its share; running maxima keep the numbers small, so that
@@ -17,13 +17,13 @@ from kernels.reference import Verified
 
 BLOCK = 1024
 FIELDS = tl.constexpr(6)
-"""Of a share of a row: maximum, sum, heated sum, best, its logit, its token."""
+"""Of a share of a row: maximum, sum, processed sum, best, its logit, its token."""
 
 
 @triton.jit
 def share_kernel(
     logits,
-    heat,
+    temperature,
     seeds,
     positions,
     partial,
@@ -41,13 +41,13 @@ def share_kernel(
     share = tl.program_id(1)
     n = (row // Q).to(tl.int64)
     q = row % Q
-    t = tl.load(heat + n)
+    t = tl.load(temperature + n)
     scale = tl.where(t > 0, 1.0 / tl.maximum(t, 1e-6), 1.0)
     loud = tl.where(t > 0, 1.0, 0.0)
     at = stream(tl.load(seeds + n), tl.load(positions + n) + q)
     top = float("-inf")
     total = 0.0
-    heated = 0.0
+    processed = 0.0
     best = float("-inf")
     best_z = 0.0
     best_v = 0
@@ -62,11 +62,11 @@ def share_kernel(
         base = tl.where(higher == float("-inf"), 0.0, higher)
         is_first = top == float("-inf")
         total = tl.where(is_first, 0.0, total * tl.exp(top - base))
-        heated = tl.where(is_first, 0.0, heated * tl.exp((top - base) * scale))
+        processed = tl.where(is_first, 0.0, processed * tl.exp((top - base) * scale))
         best = tl.where(is_first, float("-inf"), best + (top - base) * scale)
         total += tl.sum(tl.exp(z - base), axis=0)
         value = (z - base) * scale
-        heated += tl.sum(tl.exp(value), axis=0)
+        processed += tl.sum(tl.exp(value), axis=0)
         value += loud * gumbel(at, v.to(tl.int64))
         here, place = tl.max(value, axis=0, return_indices=True)
         if here > best:
@@ -77,7 +77,7 @@ def share_kernel(
     out = partial + share * FIELDS * num_rows + row
     tl.store(out, top)
     tl.store(out + num_rows, total)
-    tl.store(out + 2 * num_rows, heated)
+    tl.store(out + 2 * num_rows, processed)
     tl.store(out + 3 * num_rows, best)
     tl.store(out + 4 * num_rows, best_z)
     tl.store(out + 5 * num_rows, best_v.to(tl.float32))
@@ -85,7 +85,7 @@ def share_kernel(
 
 @triton.jit
 def merged(partial, row, num_rows, num_shares, scale, SHARES: tl.constexpr):
-    """(maximum, log sum, heated log sum, best logit, best token) of a row."""
+    """(maximum, log sum, processed log sum, best logit, best token) of a row."""
     share = tl.arange(0, SHARES)
     is_in = share < num_shares
     at = partial + share * FIELDS * num_rows + row
@@ -95,23 +95,23 @@ def merged(partial, row, num_rows, num_shares, scale, SHARES: tl.constexpr):
     is_some = is_in & (top != float("-inf"))
     gap = tl.where(is_some, top - base, 0.0)
     total = tl.load(at + num_rows, mask=is_some, other=0.0) * tl.exp(gap)
-    heated = tl.load(at + 2 * num_rows, mask=is_some, other=0.0) * tl.exp(gap * scale)
+    processed = tl.load(at + 2 * num_rows, mask=is_some, other=0.0) * tl.exp(gap * scale)
     best = tl.load(at + 3 * num_rows, mask=is_some, other=float("-inf")) + gap * scale
     _, which = tl.max(best, axis=0, return_indices=True)
     z = tl.load(partial + (which * FIELDS + 4) * num_rows + row)
     v = tl.load(partial + (which * FIELDS + 5) * num_rows + row).to(tl.int64)
-    return (base, tl.log(tl.sum(total, axis=0)), tl.log(tl.sum(heated, axis=0)), z, v)
+    return (base, tl.log(tl.sum(total, axis=0)), tl.log(tl.sum(processed, axis=0)), z, v)
 
 
 @triton.jit
 def coupled_kernel(
     partial,
     draft,
-    heat,
+    temperature,
     tokens,
     accepted,
     logprob,
-    law_logprob,
+    processed_logprob,
     Q,
     K,
     num_rows,
@@ -120,19 +120,19 @@ def coupled_kernel(
 ):
     """One text: its choices, and the drafts that agree up to the first that does not."""
     n = tl.program_id(0)
-    t = tl.load(heat + n)
+    t = tl.load(temperature + n)
     scale = tl.where(t > 0, 1.0 / tl.maximum(t, 1e-6), 1.0)
     num = 0
     agrees = 1
     for q in range(Q):
         row = n * Q + q
-        base, log_total, log_heated, z, v = merged(
+        base, log_total, log_scaled, z, v = merged(
             partial, row, num_rows, num_shares, scale, SHARES
         )
         tl.store(tokens + row, v)
         tl.store(logprob + row, z - base - log_total)
-        law = tl.where(t > 0, (z - base) * scale - log_heated, 0.0)
-        tl.store(law_logprob + row, law)
+        log_p = tl.where(t > 0, (z - base) * scale - log_scaled, 0.0)
+        tl.store(processed_logprob + row, log_p)
         if q < K:
             guess = tl.load(draft + n * K + q)
             agrees = tl.where(guess == v, agrees, 0)
@@ -141,7 +141,11 @@ def coupled_kernel(
 
 
 def coupled(
-    logits_NQV: Tensor, draft_NK: Tensor, heat_N: Tensor, seeds_N: Tensor, positions_N: Tensor
+    logits_NQV: Tensor,
+    draft_NK: Tensor,
+    temperature_N: Tensor,
+    seeds_N: Tensor,
+    positions_N: Tensor,
 ) -> Verified:
     N, Q, V = logits_NQV.shape
     device = logits_NQV.device
@@ -150,7 +154,7 @@ def coupled(
     partial = torch.empty((num_shares, 6, N * Q), dtype=torch.float32, device=device)
     share_kernel[(N * Q, num_shares)](
         logits_NQV,
-        heat_N,
+        temperature_N,
         seeds_N,
         positions_N,
         partial,
@@ -171,7 +175,7 @@ def coupled(
     coupled_kernel[(N,)](
         partial,
         draft_NK.contiguous(),
-        heat_N,
+        temperature_N,
         *out,
         Q,
         draft_NK.shape[1],

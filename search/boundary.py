@@ -32,7 +32,7 @@ class Boundary:
     A callable of one's own must be a pure function of the text.
     """
     max_tokens: int = 0
-    """An option of so many tokens is whole whatever they are; 0 sets no such bound."""
+    """An option of this many tokens is whole whatever they are; 0 sets no such bound."""
 
     def cut(self, text: str) -> list[str]:
         """The text in its options, a character taken for a token; the last may not be whole.

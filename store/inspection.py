@@ -375,7 +375,7 @@ def _principal(parents: dict[int, int | None], visits: list[int]) -> set[int]:
 def read_tree(store: Store, search_id: int, after: int | None = None) -> list[dict[str, Any]]:
     """Nodes of a search in order of their number, each with its text and scores.
 
-    With `after`, N and Q are those after so many simulations, rebuilt from the log.
+    With `after`, N and Q are those after this many simulations, rebuilt from the log.
     """
     with store.session() as session:
         if session.get(SearchRow, search_id) is None:

@@ -49,7 +49,7 @@ class Verdict(TypedDict):
     high: float
     """Upper end of that interval."""
     p: float
-    """One-sided exact McNemar p: the chance of at least so many gains if neither were better; 1
+    """One-sided exact McNemar p: the chance of at least this many gains if neither were better; 1
     without a candidate."""
     reason: str
     """The decision in a sentence, or why there was nothing to decide."""
@@ -211,7 +211,7 @@ class CriticReport(TypedDict):
 
 class Costs(TypedDict):
     rows: "Open[CostsAtRows]"
-    """Costs with so many texts in the batch: 1, 4, 16 or 64."""
+    """Costs with this many texts in the batch: 1, 4, 16 or 64."""
 
 
 class CostsAtRows(TypedDict):
@@ -223,7 +223,7 @@ class CostsAtRows(TypedDict):
 
 class StepCosts(TypedDict):
     tokens: Open[float]
-    """Milliseconds with so many tokens of each text at once."""
+    """Milliseconds with this many tokens of each text at once."""
 
 
 class DraftCosts(TypedDict):

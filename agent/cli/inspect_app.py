@@ -73,7 +73,7 @@ def inspect_searches(
 def inspect_tree(
     search_id: Annotated[int, typer.Argument(max=2**63 - 1, help="number of a search")],
     after: Annotated[
-        int | None, typer.Option("--after", min=0, help="as it was after so many simulations")
+        int | None, typer.Option("--after", min=0, help="as it was after this many simulations")
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help="also options that were never taken")] = False,
     store: StoreUrl = None,

@@ -5,7 +5,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from agent.engine.draft_choice import Drafter, SelfTest
-from agent.engine.requests import LineRequest, Lines, ScoreRequest, Text, TextRequest
+from agent.engine.requests import (
+    Completion,
+    CompletionRequest,
+    OptionRequest,
+    Options,
+    ScoreRequest,
+)
 from search.settings import ProposalRule
 
 
@@ -28,11 +34,11 @@ class RolloutBackend(Protocol):
     @property
     def capabilities(self) -> Capabilities: ...
 
-    def lines(self, requests: Sequence[LineRequest]) -> list[Lines]: ...
+    def options(self, requests: Sequence[OptionRequest]) -> list[Options]: ...
 
-    def texts(
-        self, requests: Sequence[TextRequest], drafter: Drafter | None = None
-    ) -> list[Text]: ...
+    def completions(
+        self, requests: Sequence[CompletionRequest], drafter: Drafter | None = None
+    ) -> list[Completion]: ...
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[tuple[float, ...]]: ...
 
@@ -41,5 +47,5 @@ class RolloutBackend(Protocol):
         ...
 
     def selftest(self, drafter: Drafter | None = None) -> SelfTest:
-        """Whether what it writes has the law that it should have; see `selftest`."""
+        """Whether what it writes has the distribution that it should have; see `selftest`."""
         ...

@@ -1,10 +1,10 @@
 """Speculative decoding that changes the speed and nothing else.
 
-The policy's token at a position is argmax(log p + noise) under its law, the noise a pure function
-of (seed, position, token). A source of drafts that adds the same noise to its own log-probabilities
-is right whenever the two maxima agree. A drafted token is kept exactly when it is the policy's own
-choice; the first other one is replaced by that choice. What is written is therefore the same, token
-for token, with any drafts and none, at any temperature and filter.
+The policy's token at a position is argmax(log p + noise) under its distribution. The noise is a
+pure function of (seed, position, token). A source of drafts that adds the same noise to its own
+log-probabilities is right whenever the two maxima agree. A drafted token is kept exactly when it is
+the policy's own choice; the first other one is replaced by that choice. What is written is
+therefore the same, token for token, with any drafts and none, at any temperature and filter.
 
 Which source drafts, and how many tokens, is chosen for the number of texts at hand from costs
 measured at start and the running acceptance of each source; none is a legal choice and, with many
@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from agent.engine.requests import TextRequest
+from agent.engine.requests import CompletionRequest
 
 log = logging.getLogger("ratchet")
 
@@ -36,7 +36,10 @@ class DraftSource(Protocol):
     name: str
 
     def draft(
-        self, requests: Sequence[TextRequest], done: Sequence[Sequence[int]], lengths: Sequence[int]
+        self,
+        requests: Sequence[CompletionRequest],
+        done: Sequence[Sequence[int]],
+        lengths: Sequence[int],
     ) -> list[list[int]]:
         """For each request, which has written `done` so far, at most `lengths` more tokens."""
         ...
@@ -44,7 +47,7 @@ class DraftSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Measured seconds of a step with so many texts: the policy's by drafted tokens, and drafts."""
+    """Measured seconds of a step by number of texts: the policy's by drafted tokens, and drafts."""
 
     step_s: dict[int, float]
     """Policy forward by tokens a text: 1 and more."""
@@ -52,7 +55,7 @@ class Costs:
     """One drafted token by source."""
 
     def verify_s(self, tokens: float) -> float:
-        """Policy forward of so many tokens a text, between the measured numbers on a line."""
+        """Policy forward of this many tokens a text, between the measured numbers on a line."""
         known = sorted(self.step_s)
         above = next((k for k in known[1:] if k >= tokens), known[-1])
         below = known[known.index(above) - 1]
@@ -80,7 +83,7 @@ def expected_speedup(
 
 @dataclass(slots=True)
 class Record:
-    """What a source's drafts came to."""
+    """What is known of a source's drafts."""
 
     acceptance: float = 0.7
     """Running share of tokens, up to the first wrong one, that were the policy's choice."""
@@ -91,7 +94,7 @@ class Record:
     num_drafts: int = 0
 
     def note(self, drafted: int, accepted: int, asked: int) -> None:
-        """What one draft came to, of so many tokens asked for."""
+        """The result of one draft, of this many tokens asked for."""
         if asked:
             self.coverage += (1 - MEMORY) * (drafted / asked - self.coverage)
         if not drafted:
@@ -110,7 +113,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class SelfTest:
-    """What the test of an engine's law (agent/engine/selftest.py) came to."""
+    """The result of an engine's self-test (agent/engine/selftest.py)."""
 
     statistic: float
     """Pearson's chi-square."""
@@ -151,14 +154,14 @@ class Drafter:
     drafter: str = ""
     """Versions of the two models."""
     verdict: SelfTest | None = None
-    """What that test came to; empty before."""
+    """Its result; empty before."""
     _num_steps: int = 0
 
     def record(self, source: str) -> Record:
         return self.records.setdefault(source, Record())
 
     def plan(self, num_texts: int) -> tuple[DraftSource | None, int]:
-        """The source and the tokens to draft for so many texts; (None, 0) when none would pay."""
+        """The source and the tokens to draft for this many texts; (None, 0) when none would pay."""
         if self.mode == "never" or not self.sources:
             return None, 0
         if self.mode == "always":
@@ -183,7 +186,10 @@ class Drafter:
         return best[1], best[2]
 
     def drafts(
-        self, requests: Sequence[TextRequest], done: Sequence[Sequence[int]], room: Sequence[int]
+        self,
+        requests: Sequence[CompletionRequest],
+        done: Sequence[Sequence[int]],
+        room: Sequence[int],
     ) -> "Drafts":
         """Drafts for all texts, none longer than its room."""
         source, length = self.plan(len(requests))
@@ -193,7 +199,7 @@ class Drafter:
         lengths = [max(0, min(length, r)) for r in room]
         return Drafts(source.name, source.draft(requests, done, lengths), lengths)
 
-    def prove(self, requests: Sequence[TextRequest]) -> None:
+    def prove(self, requests: Sequence[CompletionRequest]) -> None:
         """Run the self-test, once, before a batch that drafts might be made for."""
         if self.selftest is None or self.verdict is not None or not self._could_pay():
             return
@@ -216,7 +222,7 @@ class Drafter:
             for length in range(1, self.max_length + 1)
         )
 
-    def _is_allowed(self, requests: Sequence[TextRequest]) -> bool:
+    def _is_allowed(self, requests: Sequence[CompletionRequest]) -> bool:
         """Greedy texts are the same whatever is drafted; others need a test that was passed."""
         if self.selftest is None or (self.verdict is not None and self.verdict.is_passed):
             return True

@@ -9,7 +9,7 @@ from agent.engine.draft_choice import Costs, DraftSource
 from agent.engine.feed import feed, prefill
 from agent.engine.job_cache import Cache
 from agent.engine.prefix_cache import Prefix
-from agent.engine.requests import TextRequest
+from agent.engine.requests import CompletionRequest
 from agent.engine.torch_engine import TorchEngine
 
 
@@ -30,7 +30,7 @@ def draft_costs(
     most: int,
 ) -> Costs:
     """Seconds of a step and of a drafted token with `num` texts, up to `most` drafted."""
-    requests = [TextRequest(prefix, most + 2, 1.0, i, group=-1 - i) for i in range(num)]
+    requests = [CompletionRequest(prefix, most + 2, 1.0, i, group=-1 - i) for i in range(num)]
     cache = Cache(engine.network)
     jobs = prefill(engine.network, cache, engine.tree, [Prefix(prefix)] * num).jobs
     jobs.sort()

@@ -8,8 +8,8 @@ import torch
 from agent.engine.feed import feed, prefill
 from agent.engine.job_cache import Cache, Ids
 from agent.engine.prefix_cache import KVTree, Prefix
-from agent.engine.requests import TextRequest
-from agent.engine.sampling import Law
+from agent.engine.requests import CompletionRequest
+from agent.engine.sampling import SamplingParameters
 from agent.networks.inference import InferenceNetwork
 
 MAX_TEXTS = 1024
@@ -33,14 +33,17 @@ class ModelDrafts:
     def _forget(self) -> None:
         self.cache = Cache(self.network)
         self.tree = KVTree(self.network, self.version, self.kv_bytes)
-        self.texts: list[TextRequest] = []
+        self.texts: list[CompletionRequest] = []
         """The text of each job."""
         self.fed: list[list[int]] = []
         """Tokens after the prefix that each job's columns hold."""
 
     @torch.inference_mode()
     def draft(
-        self, requests: Sequence[TextRequest], done: Sequence[Sequence[int]], lengths: Sequence[int]
+        self,
+        requests: Sequence[CompletionRequest],
+        done: Sequence[Sequence[int]],
+        lengths: Sequence[int],
     ) -> list[list[int]]:
         """At most `lengths` tokens for each text, chosen with the noise that the policy uses.
 
@@ -52,7 +55,7 @@ class ModelDrafts:
             return drafts
         jobs = self._jobs([requests[i] for i in wanted])
         rows = [self._rewound(j, done[i]) for j, i in zip(jobs.tolist(), wanted, strict=True)]
-        law = Law.of([requests[i] for i in wanted], self.network.device)
+        parameters = SamplingParameters.of([requests[i] for i in wanted], self.network.device)
         position = np.array([len(done[i]) for i in wanted])
         longest = max(lengths[i] for i in wanted)
         for step in range(longest):
@@ -63,13 +66,13 @@ class ModelDrafts:
             logits = self.network.logits(hidden[torch.from_numpy(last).to(hidden.device)])
             place = torch.from_numpy(position + step).to(hidden.device)
             none = torch.empty((len(logits), 0), dtype=torch.int64, device=hidden.device)
-            chosen = law.choose(logits[:, None], none, place).tokens[:, 0].tolist()
+            chosen = parameters.choose(logits[:, None], none, place).tokens[:, 0].tolist()
             rows = [[token] for token in chosen]
             for i, token in zip(wanted, chosen, strict=True):
                 drafts[i].append(token)
         return [draft[:length] for draft, length in zip(drafts, lengths, strict=True)]
 
-    def _jobs(self, requests: Sequence[TextRequest]) -> Ids:
+    def _jobs(self, requests: Sequence[CompletionRequest]) -> Ids:
         """The jobs of these texts in rising order of the texts' own; new texts are read first."""
         known = {text: job for job, text in enumerate(self.texts)}
         new = list(dict.fromkeys(r for r in requests if r not in known))

@@ -55,7 +55,7 @@ class Partial:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class FoundOption:
     """A settled line."""
 
     tokens: Tokens
@@ -75,7 +75,7 @@ class Enumeration:
         self.limit = limit
         """Tokens of a line, at most."""
         self.stop_of = stop_of
-        self.lines: list[Line] = []
+        self.options: list[FoundOption] = []
         self.num_fed = 0
         self.num_columns = 0
         """Columns after the prefix that partial lines take in the cache."""
@@ -96,13 +96,13 @@ class Enumeration:
         """Tokens fed for the first `count` lines; for all when there are fewer."""
         if count <= 0:
             return 0
-        return self.lines[count - 1].spent if count <= len(self.lines) else self.num_fed
+        return self.options[count - 1].spent if count <= len(self.options) else self.num_fed
 
     def next(self, count: int) -> list[Partial]:
         """Partial lines to feed now; none when `count` lines are settled or there are no more."""
         taken: list[Partial] = []
         waiting: list[Item] = []
-        while len(self.lines) < count and len(taken) < self._num_at_once:
+        while len(self.options) < count and len(taken) < self._num_at_once:
             if not self._heap:
                 if taken or waiting or not self._crowded:
                     break
@@ -119,7 +119,9 @@ class Enumeration:
             elif stop is None:
                 taken.append(partial)
             else:
-                self.lines.append(Line(partial.tokens, partial.logprobs, stop, self.num_fed))
+                self.options.append(
+                    FoundOption(partial.tokens, partial.logprobs, stop, self.num_fed)
+                )
                 self._readmit()
             if item[4]:
                 self._push(item[2], item[3] + 1)
@@ -129,12 +131,12 @@ class Enumeration:
 
     @property
     def _num_at_once(self) -> int:
-        return 1 + len(self.lines) // 4
+        return 1 + len(self.options) // 4
 
     @property
     def _width(self) -> int:
         """Partials of one length that may be better than one that is fed."""
-        return max(MIN_WIDTH, 2 * (len(self.lines) + 1)) + self._extra
+        return max(MIN_WIDTH, 2 * (len(self.options) + 1)) + self._extra
 
     def _is_crowded(self, partial: Partial) -> bool:
         fed = self._fed.get(len(partial.tokens), [])
@@ -180,7 +182,7 @@ class Enumeration:
         partial.scores, partial.next_tokens, partial.next_logprobs = scores, tokens, logprobs
         self._push(partial, 0)
 
-    def best(self, count: int, by_logprob: bool) -> Sequence[Line]:
+    def best(self, count: int, by_logprob: bool) -> Sequence[FoundOption]:
         """The first `count` lines: by log-probability, or in the order they were settled in."""
-        lines = self.lines[:count]
+        lines = self.options[:count]
         return sorted(lines, key=lambda x: -sum(x.logprobs)) if by_logprob else lines

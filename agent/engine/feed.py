@@ -40,7 +40,7 @@ def feed(
 
 
 def within(counts: Ids) -> Ids:
-    """0, 1, ... for each of some runs of so many rows."""
+    """0, 1, ... for each of some runs of this many rows."""
     ends = np.cumsum(counts)
     return np.arange(int(ends[-1])) - np.repeat(ends - counts, counts)
 

@@ -50,7 +50,7 @@ class Cache:
             self.layers = []
 
     def reserve(self, num_jobs: int, num_columns: int) -> None:
-        """Room for so many jobs and columns, at least; doubles, so that growing stays cheap."""
+        """Room for this many jobs and columns, at least; doubles, so that growing stays cheap."""
         have_jobs, have_columns = self.layers[0].shape[:2] if self.layers else (0, 0)
         if num_jobs <= have_jobs and num_columns <= have_columns:
             return
@@ -73,7 +73,7 @@ class Cache:
         self.reserve(num_jobs, min(num_columns, affordable))
 
     def open(self, lengths: Sequence[int]) -> Ids:
-        """Indices of new jobs with so many columns, which the caller fills."""
+        """Indices of new jobs with this many columns, which the caller fills."""
         first = self.num_jobs
         self.lengths = np.concatenate((self.lengths, np.asarray(lengths, np.int64)))
         self.reserve(self.num_jobs, self.num_columns)

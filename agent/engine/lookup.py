@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from agent.engine.requests import TextRequest
+from agent.engine.requests import CompletionRequest
 
 LONGEST, SHORTEST = 6, 2
 """Tokens that have to agree, tried from the most to the fewest."""
@@ -22,11 +22,11 @@ MAX_TOKENS = 16384
 class Group:
     """Texts of one problem, and where each run of tokens was last followed by something."""
 
-    texts: dict[TextRequest, list[int]] = field(default_factory=dict)
+    texts: dict[CompletionRequest, list[int]] = field(default_factory=dict)
     after: dict[tuple[int, ...], tuple[list[int], int]] = field(default_factory=dict)
     num_tokens: int = 0
 
-    def note(self, request: TextRequest, done: Sequence[int]) -> None:
+    def note(self, request: CompletionRequest, done: Sequence[int]) -> None:
         """Take in what a text has written since it was last seen."""
         text = self.texts.get(request)
         start = len(text) if text is not None else 1
@@ -66,7 +66,10 @@ class LookupDrafts:
         return group
 
     def draft(
-        self, requests: Sequence[TextRequest], done: Sequence[Sequence[int]], lengths: Sequence[int]
+        self,
+        requests: Sequence[CompletionRequest],
+        done: Sequence[Sequence[int]],
+        lengths: Sequence[int],
     ) -> list[list[int]]:
         """At most `lengths` tokens for each text; none where its last tokens are new."""
         for request, written in zip(requests, done, strict=True):

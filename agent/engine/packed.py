@@ -109,7 +109,7 @@ def packed_logprobs(network: InferenceNetwork, rows: Sequence[Sequence[int]]) ->
 def _gathered(
     network: InferenceNetwork, hidden_RE: Tensor, places: Ids, targets: Ids
 ) -> list[float]:
-    """log p(target | all up to the place), each place's law computed once."""
+    """log p(target | all up to the place), each place's distribution computed once."""
     step = max(1, MAX_LOGITS // network.arch.vocab_size)
     found = np.empty(len(places))
     for start in range(0, hidden_RE.shape[0], step):

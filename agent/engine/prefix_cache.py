@@ -250,7 +250,7 @@ class KVTree:
             each.pins -= 1
 
     def _allocate(self, num: int) -> Ids | None:
-        """Places for so many tokens; None when pinned entries leave no room."""
+        """Places for this many tokens; None when pinned entries leave no room."""
         while len(self.free) < num:
             if not self._grow(num) and not self._evict(num):
                 return None

@@ -13,7 +13,7 @@ Attachments = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class LineRequest:
+class OptionRequest:
     """`count` options after a prefix."""
 
     prefix: Tokens
@@ -33,7 +33,7 @@ class LineRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class TextRequest:
+class CompletionRequest:
     """One completion of a prefix to the end of the text.
 
     Raises TaskError for a sampling parameter out of range.
@@ -45,7 +45,7 @@ class TextRequest:
     """0 takes the most probable token each time."""
     seed: int = 0
     top_k: int = 0
-    """Draw from so many most probable tokens; 0: from all."""
+    """Draw from this many most probable tokens; 0: from all."""
     top_p: float = 1.0
     """Draw from the fewest most probable tokens that hold so much probability."""
     min_p: float = 0.0
@@ -83,28 +83,28 @@ class Generated:
     logprobs: tuple[float, ...]
     """Raw log-probability of each token under the policy (temperature 1)."""
     stop: Stop
-    law_logprobs: tuple[float, ...] = ()
-    """Log-probability under the law that each token was drawn from, temperature and filters
-    applied; empty for lines that were enumerated instead of drawn."""
+    processed_logprobs: tuple[float, ...] = ()
+    """Log-probability under the distribution that each token was drawn from, with temperature and
+    filters applied; empty for options that were enumerated instead of drawn."""
     version: str = ""
     """Of the weights that wrote it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Lines:
-    """Answer to a LineRequest, in the order of its mode."""
+class Options:
+    """Answer to a OptionRequest, in the order of its mode."""
 
-    lines: tuple[Generated, ...]
+    options: tuple[Generated, ...]
     num_tokens: int
-    """Tokens generated for the lines not known before, those of discarded partial lines
+    """Tokens generated for the options not known before, those of discarded partial ones
     included."""
     error: str = ""
     """Why this request failed while its batch went on; empty when it did not."""
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
-    """Answer to a TextRequest."""
+class Completion:
+    """Answer to a CompletionRequest."""
 
     generated: Generated
     num_drafted: int = 0

@@ -1,4 +1,4 @@
-"""The law that tokens are drawn from: the policy's, heated and cut as each request asks.
+"""The distribution that tokens are drawn from: the policy's, after temperature and filters.
 
 Filters come after the temperature, in the usual order: top-k, top-p (nucleus: Holtzman et al.,
 arXiv 1904.09751), min-p (Nguyen et al., arXiv 2407.01082). The most probable token always stays.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from agent.engine.requests import TextRequest
+from agent.engine.requests import CompletionRequest
 from kernels import dispatch
 from kernels.reference import Verified
 
@@ -20,7 +20,7 @@ NEVER = float("-inf")
 
 
 @dataclass(slots=True)
-class Law:
+class SamplingParameters:
     """Sampling parameters of a batch of texts, one row each."""
 
     temperature_N: Tensor
@@ -30,7 +30,9 @@ class Law:
     seeds_N: Tensor
 
     @classmethod
-    def of(cls, requests: Sequence[TextRequest], device: torch.device) -> "Law":
+    def of(
+        cls, requests: Sequence[CompletionRequest], device: torch.device
+    ) -> "SamplingParameters":
         def column(values: list[float], dtype: torch.dtype) -> Tensor:
             return torch.tensor(values, dtype=dtype, device=device)
 
@@ -42,8 +44,8 @@ class Law:
             column([r.seed for r in requests], torch.int64),
         )
 
-    def take(self, rows: Tensor) -> "Law":
-        return Law(
+    def take(self, rows: Tensor) -> "SamplingParameters":
+        return SamplingParameters(
             self.temperature_N[rows],
             self.top_k_N[rows],
             self.top_p_N[rows],
@@ -55,19 +57,19 @@ class Law:
         """The token at each of Q places from `position_N` on, and how many drafts it agrees with.
 
         The noise depends on (seed, position, token) only. A drafter that adds the same noise to
-        its own log-probabilities proposes the same token wherever the two laws agree (Gumbel
-        coupling; Daliri, Musco, Suresh, arXiv 2408.07978), so drafting can never change what is
-        written.
+        its own log-probabilities proposes the same token wherever the two distributions agree
+        (Gumbel coupling; Daliri, Musco, Suresh, arXiv 2408.07978), so drafting can never change
+        what is written.
         """
         given = (draft_NK, self.temperature_N, self.seeds_N, position_N)
         if not self._has_filters:
             return dispatch.verify_draft(logits_NQV, *given)
         raw_NQV = torch.log_softmax(logits_NQV, dim=-1)
-        heat_N11 = self.temperature_N[:, None, None]
-        hot_NQV = torch.log_softmax(raw_NQV / heat_N11.clamp(min=1e-6), dim=-1)
-        law_NQV = torch.where(heat_N11 > 0, self._filtered(hot_NQV), raw_NQV)
-        is_hot_N = (self.temperature_N > 0).float()
-        found = dispatch.verify_draft(law_NQV, draft_NK, is_hot_N, self.seeds_N, position_N)
+        temperature_N11 = self.temperature_N[:, None, None]
+        scaled_NQV = torch.log_softmax(raw_NQV / temperature_N11.clamp(min=1e-6), dim=-1)
+        log_p_NQV = torch.where(temperature_N11 > 0, self._filtered(scaled_NQV), raw_NQV)
+        is_sampled_N = (self.temperature_N > 0).float()
+        found = dispatch.verify_draft(log_p_NQV, draft_NK, is_sampled_N, self.seeds_N, position_N)
         return found._replace(logprob=raw_NQV.gather(2, found.tokens[..., None])[..., 0])
 
     @property
@@ -76,9 +78,9 @@ class Law:
             (self.top_k_N > 0).any() or (self.top_p_N < 1).any() or (self.min_p_N > 0).any()
         )
 
-    def _filtered(self, heated_NQV: Tensor) -> Tensor:
-        V = heated_NQV.shape[-1]
-        ordered, index = heated_NQV.sort(dim=-1, descending=True, stable=True)
+    def _filtered(self, scaled_NQV: Tensor) -> Tensor:
+        V = scaled_NQV.shape[-1]
+        ordered, index = scaled_NQV.sort(dim=-1, descending=True, stable=True)
         rank = torch.arange(V, device=ordered.device)
         top_k = torch.where(self.top_k_N > 0, self.top_k_N, V)[:, None, None]
         is_cut = rank >= top_k

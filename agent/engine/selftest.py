@@ -1,8 +1,8 @@
-"""Does an engine write with the law that it should? A test of any backend, before it may draft.
+"""Whether an engine writes with the distribution that it should: a test before it may draft.
 
 Texts of three tokens are drawn at a temperature above 0, with drafts if there is a drafter, and
-counted by (first, second, third) token against the exact joint law, which the engine's own
-next-token probabilities give. A wrong acceptance rule shows in the second and third token.
+counted by (first, second, third) token against the exact joint distribution, which the engine's
+own next-token probabilities give. A wrong acceptance rule shows in the second and third token.
 """
 
 import math
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from agent.engine.draft_choice import Drafter, SelfTest
-from agent.engine.requests import Text, TextRequest
+from agent.engine.requests import Completion, CompletionRequest
 
 NUM_TOKENS = 3
 NUM_LIKELY = 5
@@ -30,9 +30,9 @@ class Sampler(Protocol):
 
     ends: frozenset[int]
 
-    def texts(
-        self, requests: Sequence[TextRequest], drafter: Drafter | None = None
-    ) -> list[Text]: ...
+    def completions(
+        self, requests: Sequence[CompletionRequest], drafter: Drafter | None = None
+    ) -> list[Completion]: ...
 
     def next_logprobs(self, rows: Sequence[tuple[int, ...]]) -> Tensor:
         """log p(next token | row) at temperature 1, [N, V]."""
@@ -49,20 +49,20 @@ def run_selftest(
 ) -> SelfTest:
     """Test texts after a prefix: as many as wanted, or as `limit_s` seconds are enough for."""
     started = time.monotonic()
-    law = joint_law(sampler, prefix, temperature)
+    distribution = joint_distribution(sampler, prefix, temperature)
     counts: Counter[tuple[int, ...]] = Counter()
     drafted = accepted = num = 0
     while num < num_texts and (not num or time.monotonic() - started < limit_s):
         requests = [
-            TextRequest(prefix, NUM_TOKENS, temperature, seed, group=seed % 7)
+            CompletionRequest(prefix, NUM_TOKENS, temperature, seed, group=seed % 7)
             for seed in range(num, min(num_texts, num + BATCH))
         ]
-        for text in sampler.texts(requests, drafter):
+        for text in sampler.completions(requests, drafter):
             counts[text.generated.tokens] += 1
             drafted += text.num_drafted
             accepted += text.num_accepted
         num += len(requests)
-    statistic, df = chi_square(counts, law, num)
+    statistic, df = chi_square(counts, distribution, num)
     return SelfTest(
         statistic,
         df,
@@ -75,7 +75,7 @@ def run_selftest(
     )
 
 
-def joint_law(
+def joint_distribution(
     sampler: Sampler, prefix: tuple[int, ...], temperature: float
 ) -> dict[tuple[int, ...], float]:
     """Exact probabilities of the likeliest texts of at most three tokens."""
@@ -83,8 +83,8 @@ def joint_law(
     open_: dict[tuple[int, ...], float] = {(): 1.0}
     for depth in range(NUM_TOKENS):
         rows = list(open_)
-        heated = sampler.next_logprobs([prefix + row for row in rows]).double() / temperature
-        probability = torch.softmax(heated, dim=-1)
+        processed = sampler.next_logprobs([prefix + row for row in rows]).double() / temperature
+        probability = torch.softmax(processed, dim=-1)
         top, index = probability.topk(min(NUM_LIKELY, probability.shape[1]), dim=1)
         grown: dict[tuple[int, ...], float] = {}
         for row, ps, tokens in zip(rows, top.tolist(), index.tolist(), strict=True):
@@ -98,10 +98,10 @@ def joint_law(
 
 
 def chi_square(
-    counts: Counter[tuple[int, ...]], law: dict[tuple[int, ...], float], num: int
+    counts: Counter[tuple[int, ...]], distribution: dict[tuple[int, ...], float], num: int
 ) -> tuple[float, int]:
     """Pearson's statistic and its degrees of freedom; what is expected rarely counts together."""
-    expected = {text: num * p for text, p in law.items() if num * p >= LEAST_EXPECTED}
+    expected = {text: num * p for text, p in distribution.items() if num * p >= LEAST_EXPECTED}
     statistic, left, seen = 0.0, float(num), num
     for text, wanted in expected.items():
         statistic += (counts[text] - wanted) ** 2 / wanted

@@ -12,17 +12,24 @@ import numpy as np
 import torch
 
 from agent.engine.backend import Capabilities
+from agent.engine.completions import CompletionBatch, StopOf
 from agent.engine.draft_choice import Drafter, SelfTest
 from agent.engine.feed import feed, prefill
 from agent.engine.job_cache import Cache
-from agent.engine.lines import LineBatch
 from agent.engine.memory import in_smaller_batches
 from agent.engine.option_ends import Steps
+from agent.engine.options import OptionBatch
 from agent.engine.packed import packed_logprobs
 from agent.engine.prefix_cache import KVTree, Prefix, Workspace
-from agent.engine.requests import Generated, LineRequest, Lines, ScoreRequest, Text, TextRequest
+from agent.engine.requests import (
+    Completion,
+    CompletionRequest,
+    Generated,
+    OptionRequest,
+    Options,
+    ScoreRequest,
+)
 from agent.engine.selftest import run_selftest
-from agent.engine.texts import StopOf, TextBatch
 from agent.networks.language_model import LanguageModel
 from agent.networks.registry import laid_out
 from search.boundary import Boundary
@@ -87,7 +94,7 @@ class TorchEngine:
         return min(left, max_tokens)
 
     def _check_attachments(
-        self, requests: Sequence[LineRequest | TextRequest | ScoreRequest]
+        self, requests: Sequence[OptionRequest | CompletionRequest | ScoreRequest]
     ) -> None:
         """Raises TaskError for a request that this network cannot see all of."""
         if any(r.attachments for r in requests) and not self.network.reads_attachments:
@@ -97,42 +104,42 @@ class TorchEngine:
             )
 
     @torch.inference_mode()
-    def lines(self, requests: Sequence[LineRequest]) -> list[Lines]:
+    def options(self, requests: Sequence[OptionRequest]) -> list[Options]:
         """Answer line requests, those of one mode and boundary in batches together."""
         self._check_attachments(requests)
         groups: dict[tuple[str, str], list[int]] = {}
         for i, r in enumerate(requests):
             self.room(r.prefix, r.max_tokens)
             groups.setdefault((r.mode, r.boundary.name), []).append(i)
-        answers: dict[int, Lines] = {}
+        answers: dict[int, Options] = {}
         for (mode, _), group in sorted(groups.items()):
             ask = self._sampled_lines if mode == "sampled" else self._enumerated_lines
             found = ask([requests[i] for i in group])
             answers.update(zip(group, found, strict=True))
         return [self._bounded(r, answers[i]) for i, r in enumerate(requests)]
 
-    def _enumerated_lines(self, requests: Sequence[LineRequest]) -> list[Lines]:
+    def _enumerated_lines(self, requests: Sequence[OptionRequest]) -> list[Options]:
         steps = self.steps(requests[0].boundary)
 
-        def run(part: Sequence[LineRequest], max_jobs: int) -> list[Lines]:
+        def run(part: Sequence[OptionRequest], max_jobs: int) -> list[Options]:
             limits = [steps.limit(self.room(r.prefix, r.max_tokens)) for r in part]
             stop_of = self._line_stop(steps)
-            return LineBatch(self._space(), part, limits, stop_of, max_jobs).run()
+            return OptionBatch(self._space(), part, limits, stop_of, max_jobs).run()
 
         return in_smaller_batches(
-            run, requests, max(1, self.batch_rows // 4), lambda r, why: Lines((), 0, why)
+            run, requests, max(1, self.batch_rows // 4), lambda r, why: Options((), 0, why)
         )
 
-    def _bounded(self, request: LineRequest, found: Lines) -> Lines:
+    def _bounded(self, request: OptionRequest, found: Options) -> Options:
         """A line that fills the context ends there, whatever its last token is."""
         room = self.network.arch.max_positions - len(request.prefix)
         lines = [
             replace(line, stop="length")
             if line.stop == "boundary" and len(line.tokens) >= room
             else line
-            for line in found.lines
+            for line in found.options
         ]
-        return replace(found, lines=tuple(lines))
+        return replace(found, options=tuple(lines))
 
     def _line_stop(self, steps: Steps) -> Callable[[Sequence[int]], Stop | None]:
         def stop_of(tokens: Sequence[int]) -> Stop | None:
@@ -140,19 +147,19 @@ class TorchEngine:
 
         return stop_of
 
-    def _sampled_lines(self, requests: Sequence[LineRequest]) -> list[Lines]:
+    def _sampled_lines(self, requests: Sequence[OptionRequest]) -> list[Options]:
         steps = self.steps(requests[0].boundary)
         asked = [
-            TextRequest(r.prefix, steps.limit(r.max_tokens), r.temperature, r.seed + 7919 * k)
+            CompletionRequest(r.prefix, steps.limit(r.max_tokens), r.temperature, r.seed + 7919 * k)
             for r in requests
             for k in range(r.count)
         ]
         texts = iter(self._generate(asked, None, self._line_stop(steps)))
-        answers: list[Lines] = []
+        answers: list[Options] = []
         for request in requests:
             group = [next(texts) for _ in range(request.count)]
             answers.append(
-                Lines(
+                Options(
                     tuple(t.generated for t in group if not t.error),
                     sum(len(t.generated.tokens) for t in group[min(request.known, len(group)) :]),
                     next((t.error for t in group if t.error), ""),
@@ -161,7 +168,9 @@ class TorchEngine:
         return answers
 
     @torch.inference_mode()
-    def texts(self, requests: Sequence[TextRequest], drafter: Drafter | None = None) -> list[Text]:
+    def completions(
+        self, requests: Sequence[CompletionRequest], drafter: Drafter | None = None
+    ) -> list[Completion]:
         """Complete prefixes to the end of the text. A drafter changes the speed, not the text."""
         return self._generate(requests, drafter, self._text_stop)
 
@@ -169,14 +178,14 @@ class TorchEngine:
         return "end" if tokens[-1] in self.ends else None
 
     def _generate(
-        self, requests: Sequence[TextRequest], drafter: Drafter | None, stop_of: StopOf
-    ) -> list[Text]:
-        def run(part: Sequence[TextRequest], max_jobs: int) -> list[Text]:
+        self, requests: Sequence[CompletionRequest], drafter: Drafter | None, stop_of: StopOf
+    ) -> list[Completion]:
+        def run(part: Sequence[CompletionRequest], max_jobs: int) -> list[Completion]:
             limits = [self.room(r.prefix, r.max_tokens) for r in part]
-            return TextBatch(self._space(), part, limits, stop_of, drafter, max_jobs).run()
+            return CompletionBatch(self._space(), part, limits, stop_of, drafter, max_jobs).run()
 
-        def failed(request: TextRequest, why: str) -> Text:
-            return Text(Generated((), (), "length", version=self.version), error=why)
+        def failed(request: CompletionRequest, why: str) -> Completion:
+            return Completion(Generated((), (), "length", version=self.version), error=why)
 
         self._check_attachments(requests)
         for r in requests:
@@ -258,7 +267,7 @@ class TorchEngine:
         return torch.log_softmax(self.last_logits(rows), dim=-1)
 
     def selftest(self, drafter: Drafter | None = None) -> SelfTest:
-        """Texts after one token against their exact law; see `selftest`."""
+        """Texts after one token against their exact distribution; see `selftest`."""
         return run_selftest(self, (max(self.ends),), drafter)
 
     @torch.inference_mode()

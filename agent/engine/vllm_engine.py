@@ -20,9 +20,16 @@ from agent.checkpoints.checkpoint import Checkpoint
 from agent.engine.backend import Capabilities
 from agent.engine.draft_choice import Drafter, SelfTest
 from agent.engine.enumeration import Enumeration, Partial
-from agent.engine.lines import CONTINUATIONS, LEAST_LOGPROB
 from agent.engine.option_ends import Steps
-from agent.engine.requests import Generated, LineRequest, Lines, ScoreRequest, Text, TextRequest
+from agent.engine.options import CONTINUATIONS, LEAST_LOGPROB
+from agent.engine.requests import (
+    Completion,
+    CompletionRequest,
+    Generated,
+    OptionRequest,
+    Options,
+    ScoreRequest,
+)
 from agent.engine.selftest import run_selftest
 from search.boundary import Boundary
 from search.errors import ResourceError, TaskError, UsageError
@@ -137,16 +144,20 @@ class VllmEngine:
             )
         return min(max_tokens, longest - len(prefix))
 
-    def texts(self, requests: Sequence[TextRequest], drafter: Drafter | None = None) -> list[Text]:
+    def completions(
+        self, requests: Sequence[CompletionRequest], drafter: Drafter | None = None
+    ) -> list[Completion]:
         """Complete prefixes to the end of the text; drafts are the engine's own.
 
         Raises UsageError above temperature 0 when there is a drafter and the self-test fails.
         """
         if self.drafter is not None and any(r.temperature for r in requests):
             self._prove()
-        return [Text(g) for g in self._texts(requests, self.ends)]
+        return [Completion(g) for g in self._texts(requests, self.ends)]
 
-    def _texts(self, requests: Sequence[TextRequest], ends: frozenset[int]) -> list[Generated]:
+    def _texts(
+        self, requests: Sequence[CompletionRequest], ends: frozenset[int]
+    ) -> list[Generated]:
         parameters = [
             self._vllm.SamplingParams(
                 temperature=r.temperature,
@@ -169,7 +180,7 @@ class VllmEngine:
             )
         ]
 
-    def _generated(self, output: Any, request: TextRequest) -> Generated:
+    def _generated(self, output: Any, request: CompletionRequest) -> Generated:
         tokens = tuple(output.token_ids)
         logprobs = tuple(
             float(found[t].logprob) for t, found in zip(tokens, output.logprobs, strict=True)
@@ -179,9 +190,11 @@ class VllmEngine:
             1.0,
             0.0,
         )
-        law = logprobs if is_raw else (0.0,) * len(tokens) if not request.temperature else ()
+        distribution = (
+            logprobs if is_raw else (0.0,) * len(tokens) if not request.temperature else ()
+        )
         stop: Stop = "end" if tokens and tokens[-1] in self.ends else "length"
-        return Generated(tokens, logprobs, stop, law, self.version)
+        return Generated(tokens, logprobs, stop, distribution, self.version)
 
     def _prove(self) -> None:
         if self.verdict is None:
@@ -194,7 +207,7 @@ class VllmEngine:
             )
 
     def selftest(self, drafter: Drafter | None = None) -> SelfTest:
-        """Texts after one token against their exact law, drafted if there is a drafter."""
+        """Texts after one token against their exact distribution, drafted if there is a drafter."""
         own, self.drafter = self.drafter, None  # the test itself may draft
         try:
             return run_selftest(self, (max(self.ends),))
@@ -223,9 +236,9 @@ class VllmEngine:
             for out in self._generate(rows, [one] * len(rows))
         ]
 
-    def lines(self, requests: Sequence[LineRequest]) -> list[Lines]:
+    def options(self, requests: Sequence[OptionRequest]) -> list[Options]:
         """Answer line requests; `drawn` ones need noise on the whole vocabulary and are refused."""
-        answers: dict[int, Lines] = {}
+        answers: dict[int, Options] = {}
         groups: dict[tuple[str, str], list[int]] = {}
         for i, r in enumerate(requests):
             groups.setdefault((r.mode, r.boundary.name), []).append(i)
@@ -240,7 +253,7 @@ class VllmEngine:
             answers.update(zip(chosen, found, strict=True))
         return [answers[i] for i in range(len(requests))]
 
-    def _distinct(self, requests: Sequence[LineRequest]) -> list[Lines]:
+    def _distinct(self, requests: Sequence[OptionRequest]) -> list[Options]:
         """One enumeration a request, fed together; vLLM's cache keeps what they share."""
         works = [Enumeration(self._limit(r), self._stop_of(r)) for r in requests]
         fed: list[tuple[int, Partial]] = [(i, Partial((), (), 0.0, 0)) for i in range(len(works))]
@@ -258,7 +271,7 @@ class VllmEngine:
                 for partial in work.next(r.count)
             ]
         return [
-            Lines(
+            Options(
                 tuple(
                     Generated(line.tokens, line.logprobs, line.stop, version=self.version)
                     for line in work.best(r.count, by_logprob=True)
@@ -268,10 +281,10 @@ class VllmEngine:
             for work, r in zip(works, requests, strict=True)
         ]
 
-    def _limit(self, request: LineRequest) -> int:
+    def _limit(self, request: OptionRequest) -> int:
         return self.steps(request.boundary).limit(self._room(request.prefix, request.max_tokens))
 
-    def _stop_of(self, request: LineRequest) -> Callable[[Sequence[int]], Stop | None]:
+    def _stop_of(self, request: OptionRequest) -> Callable[[Sequence[int]], Stop | None]:
         steps = self.steps(request.boundary)
 
         def stop_of(tokens: Sequence[int]) -> Stop | None:
@@ -281,9 +294,9 @@ class VllmEngine:
 
         return stop_of
 
-    def _sampled(self, requests: Sequence[LineRequest]) -> list[Lines]:
+    def _sampled(self, requests: Sequence[OptionRequest]) -> list[Options]:
         asked = [
-            TextRequest(r.prefix, self._limit(r), r.temperature, r.seed + 7919 * k)
+            CompletionRequest(r.prefix, self._limit(r), r.temperature, r.seed + 7919 * k)
             for r in requests
             for k in range(r.count)
         ]
@@ -291,12 +304,12 @@ class VllmEngine:
         # A token that may end a line but need not must not end the text.
         ends = self.ends | (steps.ids if steps.boundary.ends is None else frozenset())
         texts = iter(self._texts(asked, ends))
-        answers: list[Lines] = []
+        answers: list[Options] = []
         for request in requests:
             stop_of = self._stop_of(request)
             group = [self._cut(next(texts), stop_of) for _ in range(request.count)]
             spent = sum(len(g.tokens) for g in group[request.known :])
-            answers.append(Lines(tuple(group), spent))
+            answers.append(Options(tuple(group), spent))
         return answers
 
     @staticmethod
@@ -308,7 +321,7 @@ class VllmEngine:
                     text.tokens[:end],
                     text.logprobs[:end],
                     stop,
-                    text.law_logprobs[:end],
+                    text.processed_logprobs[:end],
                     text.version,
                 )
         return text

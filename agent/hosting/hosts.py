@@ -8,7 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from agent.checkpoints.model_refs import ModelRef
-from agent.engine.requests import LineRequest, Lines, ScoreRequest, Text, TextRequest
+from agent.engine.requests import (
+    Completion,
+    CompletionRequest,
+    OptionRequest,
+    Options,
+    ScoreRequest,
+)
 from agent.hosting.policy_host import Speculation
 
 Asked = Mapping[str, tuple[ModelRef, Sequence[ScoreRequest]]]
@@ -22,19 +28,21 @@ class Hosts(Protocol):
         """Make weights ready on the host of their role. Raises CheckpointError."""
         ...
 
-    def lines(self, policy: ModelRef, requests: Sequence[LineRequest]) -> list[Lines]: ...
+    def options(self, policy: ModelRef, requests: Sequence[OptionRequest]) -> list[Options]: ...
 
-    def texts(self, policy: ModelRef, requests: Sequence[TextRequest]) -> list[Text]:
+    def completions(
+        self, policy: ModelRef, requests: Sequence[CompletionRequest]
+    ) -> list[Completion]:
         """Completions by a generator on the policy's host, without drafts."""
         ...
 
-    def drafted_texts(
+    def drafted_completions(
         self,
         policy: ModelRef,
         drafter: ModelRef | None,
-        requests: Sequence[TextRequest],
+        requests: Sequence[CompletionRequest],
         speculation: Speculation,
-    ) -> list[Text]:
+    ) -> list[Completion]:
         """Completions by the policy, drafted by the drafter where that pays."""
         ...
 

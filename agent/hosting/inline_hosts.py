@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from agent.checkpoints.model_refs import CRITIC_ROLES, ROLES, ModelRef
-from agent.engine.requests import LineRequest, Lines, ScoreRequest, Text, TextRequest
+from agent.engine.requests import (
+    Completion,
+    CompletionRequest,
+    OptionRequest,
+    Options,
+    ScoreRequest,
+)
 from agent.hosting.hosts import Asked
 from agent.hosting.model_host import CriticHost, GeneratorHost, Host, HostSettings
 from agent.hosting.policy_host import PolicyHost, Speculation
@@ -29,23 +35,27 @@ class InlineHosts:
         with self._locks[ref.role]:
             self._hosts()[ref.role].load(ref)
 
-    def lines(self, policy: ModelRef, requests: Sequence[LineRequest]) -> list[Lines]:
+    def options(self, policy: ModelRef, requests: Sequence[OptionRequest]) -> list[Options]:
         with self._locks["policy"]:
-            return self._policy.lines(policy, requests)
+            return self._policy.options(policy, requests)
 
-    def texts(self, policy: ModelRef, requests: Sequence[TextRequest]) -> list[Text]:
+    def completions(
+        self, policy: ModelRef, requests: Sequence[CompletionRequest]
+    ) -> list[Completion]:
         with self._locks["policy"]:
-            return self._policy.texts(policy, requests)
+            return self._policy.completions(policy, requests)
 
-    def drafted_texts(
+    def drafted_completions(
         self,
         policy: ModelRef,
         drafter: ModelRef | None,
-        requests: Sequence[TextRequest],
+        requests: Sequence[CompletionRequest],
         speculation: Speculation,
-    ) -> list[Text]:
+    ) -> list[Completion]:
         with self._locks["policy"]:
-            return self._policy.drafted_texts(policy, drafter, requests, speculation, self._draft)
+            return self._policy.drafted_completions(
+                policy, drafter, requests, speculation, self._draft
+            )
 
     def _draft(self, *arguments: Any) -> list[list[int]]:
         with self._locks["drafter"]:

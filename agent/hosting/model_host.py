@@ -21,7 +21,13 @@ from agent.engine.backend import RolloutBackend
 from agent.engine.draft_choice import Drafter
 from agent.engine.drafting import ModelDrafts
 from agent.engine.option_ends import Steps
-from agent.engine.requests import LineRequest, Lines, ScoreRequest, Text, TextRequest
+from agent.engine.requests import (
+    Completion,
+    CompletionRequest,
+    OptionRequest,
+    Options,
+    ScoreRequest,
+)
 from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
 from agent.engine.vllm_engine import VllmEngine
@@ -154,15 +160,15 @@ class GeneratorHost(Host):
     def load(self, ref: ModelRef) -> str:
         return self._engine(ref).version
 
-    def lines(self, ref: ModelRef, requests: Sequence[LineRequest]) -> list[Lines]:
+    def options(self, ref: ModelRef, requests: Sequence[OptionRequest]) -> list[Options]:
         engine = self._engine(ref)
-        return engine.lines(requests)
+        return engine.options(requests)
 
-    def texts(
-        self, ref: ModelRef, requests: Sequence[TextRequest], drafter: Drafter | None = None
-    ) -> list[Text]:
+    def completions(
+        self, ref: ModelRef, requests: Sequence[CompletionRequest], drafter: Drafter | None = None
+    ) -> list[Completion]:
         engine = self._engine(ref)
-        return engine.texts(requests, drafter)
+        return engine.completions(requests, drafter)
 
     def logprobs(self, ref: ModelRef, requests: Sequence[ScoreRequest]) -> list[tuple[float, ...]]:
         engine = self._engine(ref)
@@ -171,7 +177,7 @@ class GeneratorHost(Host):
     def draft(
         self,
         ref: ModelRef,
-        requests: Sequence[TextRequest],
+        requests: Sequence[CompletionRequest],
         done: Sequence[Sequence[int]],
         lengths: Sequence[int],
     ) -> list[list[int]]:

@@ -9,7 +9,7 @@ from agent.checkpoints.model_refs import ModelRef
 from agent.engine.draft_choice import Drafter, DraftSource
 from agent.engine.draft_costs import measured_costs
 from agent.engine.lookup import LookupDrafts
-from agent.engine.requests import Text, TextRequest
+from agent.engine.requests import Completion, CompletionRequest
 from agent.hosting.model_host import KEPT_MODELS, GeneratorHost, HostSettings
 from search.errors import CheckpointError
 
@@ -33,23 +33,23 @@ class PolicyHost(GeneratorHost):
         super().__init__(role, settings)
         self._drafters: dict[tuple[str, str], Drafter] = {}
 
-    def drafted_texts(
+    def drafted_completions(
         self,
         policy: ModelRef,
         drafter: ModelRef | None,
-        requests: Sequence[TextRequest],
+        requests: Sequence[CompletionRequest],
         speculation: Speculation,
         draft: Callable[..., list[list[int]]],
-    ) -> list[Text]:
+    ) -> list[Completion]:
         """Completions, drafted where that pays and the policy's self-test allows it."""
         if speculation.mode == "never" or self.settings.engine == "vllm":
-            return self.texts(policy, requests)
+            return self.completions(policy, requests)
         key = (policy.version, drafter.version if drafter else "")
         if key not in self._drafters:
             self._drafters[key] = self._drafter(policy, drafter, speculation, draft)
             while len(self._drafters) > KEPT_MODELS:
                 self._drafters.pop(next(iter(self._drafters)))
-        return self.texts(policy, requests, self._drafters[key])
+        return self.completions(policy, requests, self._drafters[key])
 
     def _drafter(
         self,
@@ -96,6 +96,9 @@ class CalledDrafts:
     name: str = "model"
 
     def draft(
-        self, requests: Sequence[TextRequest], done: Sequence[Sequence[int]], lengths: Sequence[int]
+        self,
+        requests: Sequence[CompletionRequest],
+        done: Sequence[Sequence[int]],
+        lengths: Sequence[int],
     ) -> list[list[int]]:
         return self.call(self.ref, requests, done, lengths)

@@ -14,7 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.checkpoints.model_refs import ROLES, ModelRef
-from agent.engine.requests import LineRequest, Lines, ScoreRequest, Text, TextRequest
+from agent.engine.requests import (
+    Completion,
+    CompletionRequest,
+    OptionRequest,
+    Options,
+    ScoreRequest,
+)
 from agent.hosting.gpu_share import gpu_share
 from agent.hosting.hosts import Asked
 from agent.hosting.model_host import CriticHost, GeneratorHost, Host, HostSettings
@@ -88,11 +94,11 @@ class _Actor:
     def run(self, method: str, *arguments: Any) -> Any:
         return getattr(self.host, method)(*arguments)
 
-    def drafted_texts(
+    def drafted_completions(
         self,
         policy: ModelRef,
         drafter: ModelRef | None,
-        requests: Sequence[TextRequest],
+        requests: Sequence[CompletionRequest],
         speculation: Speculation,
         drafter_actor: Any,
     ) -> Any:
@@ -107,7 +113,7 @@ class _Actor:
                 return [[] for _ in arguments[1]]
 
         assert isinstance(self.host, PolicyHost)
-        return self.host.drafted_texts(policy, drafter, requests, speculation, draft)
+        return self.host.drafted_completions(policy, drafter, requests, speculation, draft)
 
     def health(self) -> dict[str, Any]:
         return {"pid": os.getpid()} | self.host.health()
@@ -163,31 +169,33 @@ class RayHosts:
         return min(self._policies, key=lambda h: h.num_waiting)
 
     def _send(self, worker: _Handle, method: str, arguments: tuple[Any, ...]) -> Any:
-        if method == "drafted_texts":
+        if method == "drafted_completions":
             drafter = self._handles["drafter"].actor
-            return worker.actor.drafted_texts.remote(*arguments, drafter)
+            return worker.actor.drafted_completions.remote(*arguments, drafter)
         return worker.actor.run.remote(method, *arguments)
 
     def load(self, ref: ModelRef) -> None:
         self._call(ref.role, "load", ref)
 
-    def lines(self, policy: ModelRef, requests: Sequence[LineRequest]) -> list[Lines]:
-        found: list[Lines] = self._call("policy", "lines", policy, requests)
+    def options(self, policy: ModelRef, requests: Sequence[OptionRequest]) -> list[Options]:
+        found: list[Options] = self._call("policy", "options", policy, requests)
         return found
 
-    def texts(self, policy: ModelRef, requests: Sequence[TextRequest]) -> list[Text]:
-        found: list[Text] = self._call("policy", "texts", policy, requests)
+    def completions(
+        self, policy: ModelRef, requests: Sequence[CompletionRequest]
+    ) -> list[Completion]:
+        found: list[Completion] = self._call("policy", "completions", policy, requests)
         return found
 
-    def drafted_texts(
+    def drafted_completions(
         self,
         policy: ModelRef,
         drafter: ModelRef | None,
-        requests: Sequence[TextRequest],
+        requests: Sequence[CompletionRequest],
         speculation: Speculation,
-    ) -> list[Text]:
+    ) -> list[Completion]:
         arguments = (policy, drafter, requests, speculation)
-        found: list[Text] = self._call("policy", "drafted_texts", *arguments)
+        found: list[Completion] = self._call("policy", "drafted_completions", *arguments)
         return found
 
     def logprobs(

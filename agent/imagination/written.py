@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from agent.checkpoints.model_refs import ModelRef
-from agent.engine.requests import ScoreRequest, TextRequest
+from agent.engine.requests import CompletionRequest, ScoreRequest
 from agent.search_models import Models
 from search.randomness import derive_seed
 from search.state import Problem
@@ -80,7 +80,7 @@ class Writer:
         prompts = [self._prompt(scheme, p, parents, rng) for p in drawn]
         tokenizer = self.models.tokenizer
         requests = [
-            TextRequest(
+            CompletionRequest(
                 tuple(tokenizer.encode(prompt)),
                 MAX_TOKENS,
                 0.8,
@@ -91,7 +91,7 @@ class Writer:
         ]
         room = self.writer.max_positions
         fitting = [i for i, r in enumerate(requests) if len(r.prefix) < room]
-        texts = self.models.hosts.texts(self.writer, [requests[i] for i in fitting])
+        texts = self.models.hosts.completions(self.writer, [requests[i] for i in fitting])
         found = [""] * num  # several long problems may be more than the writer can hold
         for i, t in zip(fitting, texts, strict=True):
             if not t.error:

@@ -20,7 +20,7 @@ from search.randomness import derive_seed
 from search.state import Problem, State
 
 HELD_OUT_SHARE = 4
-"""One labelled problem in so many is kept for measuring critics."""
+"""One labelled problem in this many is kept for measuring critics."""
 
 
 class LabelSampling:

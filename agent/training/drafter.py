@@ -42,7 +42,7 @@ def cut_drafter(policy: LanguageModel, share: float = 0.5) -> LanguageModel:
 def expected_acceptance(
     policy: LanguageModel, drafter: LanguageModel, examples: Sequence[Example]
 ) -> float:
-    """Mean overlap sum min(p, q) of the two laws at temperature 1 over the examples' own tokens."""
+    """Mean overlap sum min(p, q) of the two distributions, at temperature 1, over the texts."""
     total, count = 0.0, 0
     device = policy.device
     for start in range(0, len(examples), 64):

@@ -9,7 +9,7 @@ from torch import nn
 MOST_MEASURED = 512
 """Held-out rows looked at each time."""
 OVERFITTED = 1.1
-"""A policy's last weights are kept unless their loss is so many times the best one's."""
+"""A policy's last weights are kept unless their loss is this many times the best one's."""
 
 
 class Snapshot:

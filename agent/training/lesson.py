@@ -24,7 +24,7 @@ class Lesson:
     texts: Sequence[Example]
     """Kept by this round and earlier ones, and right ones of labelled problems."""
     replayed: Callable[[int], list[Example]]
-    """At most so many demonstrations for a training set of so many rows; none where none are
+    """At most so many demonstrations for a training set of this many rows; none where none are
     known."""
     has_replay: bool
     pairs: Callable[[], Sequence[PairExample]]

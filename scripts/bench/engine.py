@@ -34,7 +34,7 @@ from agent.engine.job_cache import Cache
 from agent.engine.lookup import LookupDrafts
 from agent.engine.packed import packs
 from agent.engine.prefix_cache import KVTree, Prefix
-from agent.engine.requests import ScoreRequest, TextRequest
+from agent.engine.requests import CompletionRequest, ScoreRequest
 from agent.engine.selftest import run_selftest
 from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
@@ -225,7 +225,7 @@ def speculation(models: Path, num_repeats: int) -> Iterator[Row]:
                 size = max(16, 2 * num)  # new texts each time: none can be looked up whole
                 part = rows[size * repeat : size * (repeat + 1)]
                 requests = [
-                    TextRequest(row, 96, temperature, i, group=zlib.crc32(str(row).encode()))
+                    CompletionRequest(row, 96, temperature, i, group=zlib.crc32(str(row).encode()))
                     for i, row in enumerate(part)
                 ]
                 parts = [requests[i : i + num] for i in range(0, len(requests), num)]
@@ -246,11 +246,11 @@ def speculation(models: Path, num_repeats: int) -> Iterator[Row]:
 
 
 def texts_seconds(
-    engine: TorchEngine, parts: list[list[TextRequest]], drafter: Drafter | None
+    engine: TorchEngine, parts: list[list[CompletionRequest]], drafter: Drafter | None
 ) -> float:
     start = time.perf_counter()
     for part in parts:
-        engine.texts(part, drafter)
+        engine.completions(part, drafter)
     return time.perf_counter() - start
 
 
@@ -285,7 +285,7 @@ def lossless(models: Path, has_drafter: bool, num_texts: int) -> Iterator[Row]:
                 "value": found.p_value,
                 "unit": "p",
                 "n": found.num_texts,
-                "baseline": f"exact joint law of three tokens; {found.describe()}",
+                "baseline": f"exact joint distribution of three tokens; {found.describe()}",
             }
 
 

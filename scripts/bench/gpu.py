@@ -195,10 +195,10 @@ def verification(name: str, V: int) -> list[Row]:
     logits = torch.randn(N, K + 1, V, device=DEVICE, dtype=dtype)
     draft = (logits[:, :K] + torch.randn(N, K, V, device=DEVICE, dtype=dtype)).argmax(-1)
     seeds = torch.arange(N, device=DEVICE)
-    heat = torch.full((N,), 0.8, device=DEVICE)
+    temperature = torch.full((N,), 0.8, device=DEVICE)
 
     def call() -> Any:
-        return dispatch.verify_draft(logits, draft, heat, seeds, seeds * 3)
+        return dispatch.verify_draft(logits, draft, temperature, seeds, seeds * 3)
 
     others = {"torch": twin(call)}
     return arms_of(f"verify_draft_{name}", call, others, target=TARGETS["verify_draft"])

@@ -47,7 +47,7 @@ def loss_of(arm: str, hidden: torch.Tensor, weight: torch.Tensor, target: torch.
 def verified_by_loop(
     logits: torch.Tensor,
     draft: torch.Tensor,
-    heat: torch.Tensor,
+    temperature: torch.Tensor,
     seeds: torch.Tensor,
     positions: torch.Tensor,
 ) -> list[list[int]]:
@@ -56,9 +56,9 @@ def verified_by_loop(
     for n in range(len(logits)):
         text: list[int] = []
         for q in range(logits.shape[1]):
-            law = torch.log_softmax(logits[n, q] / heat[n], 0)
-            noise = gumbel(seeds[n : n + 1], positions[n : n + 1] + q, len(law))[0]
-            token = int((law + noise).argmax())
+            distribution = torch.log_softmax(logits[n, q] / temperature[n], 0)
+            noise = gumbel(seeds[n : n + 1], positions[n : n + 1] + q, len(distribution))[0]
+            token = int((distribution + noise).argmax())
             text.append(token)
             if q < draft.shape[1] and int(draft[n, q]) != token:
                 break

@@ -389,7 +389,7 @@ def round_rows(runs: Sequence[Run], arm: str) -> list[dict[str, Any]]:
         "drafter_acceptance",
         [s["reports"].get("drafter", {}).get("acceptance") for s in rounds],
         "share",
-        "overlap of the laws at T 1",
+        "overlap of the distributions at T 1",
     )
     add("seconds_per_round", [sum(s["seconds"].values()) for s in rounds], "s", "whole rounds")
     for stage in ("searching", "training", "evaluating"):

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 
 from agent.checkpoints.custody import stored_refs
 from agent.config.load import load_config
-from agent.engine.requests import TextRequest
+from agent.engine.requests import CompletionRequest
 from agent.hosting.model_host import GeneratorHost, HostSettings
 from agent.networks.architecture import Architecture
 from agent.networks.llama import Decoder
@@ -140,7 +140,7 @@ def one_round(arm: str, file: Path, policy: Path, folder: Path) -> dict[str, Any
             report = dict(checkpoints_of(session, {"policy": version})["policy"].report)
         ref = stored_refs(improver.store, {"policy": version})["policy"]
     host = GeneratorHost("policy", HostSettings(device="cpu"))
-    (text,) = host.texts(ref, [TextRequest((5, 6, 7), 8, 0.0)])
+    (text,) = host.completions(ref, [CompletionRequest((5, 6, 7), 8, 0.0)])
     adapters = list((folder / "checkpoints").glob(f"adapter-{ref.version}/*.safetensors"))
     return report | {
         "seconds": time.monotonic() - started,

@@ -65,7 +65,7 @@ class TimedHosts(InlineHosts):
 
     def __getattribute__(self, name: str) -> Any:
         found = super().__getattribute__(name)
-        if name not in ("lines", "drafted_texts", "critic_logits"):
+        if name not in ("options", "drafted_completions", "critic_logits"):
             return found
 
         def timed(*arguments: Any) -> Any:

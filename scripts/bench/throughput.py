@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
-from agent.engine.requests import TextRequest
+from agent.engine.requests import CompletionRequest
 from agent.engine.torch_engine import TorchEngine
 
 PROMPT, NEW = 32, 96
@@ -34,7 +34,9 @@ def ours(engine: TorchEngine) -> Arm:
         ends, engine.ends = engine.ends, frozenset()
         rows = prompts(num, engine.network.arch.vocab_size)
         start = time.perf_counter()
-        texts = engine.texts([TextRequest(row, NEW, 1.0, i) for i, row in enumerate(rows)])
+        texts = engine.completions(
+            [CompletionRequest(row, NEW, 1.0, i) for i, row in enumerate(rows)]
+        )
         seconds = time.perf_counter() - start
         engine.ends = ends
         assert all(len(t.generated.tokens) == NEW for t in texts)

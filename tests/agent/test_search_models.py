@@ -106,7 +106,7 @@ def test_wordings_of_a_problem_answer_together_and_all_their_tokens_count() -> N
     assert several.num_correct >= alone.num_correct
 
 
-def test_bits_per_character_are_those_of_the_policys_own_law() -> None:
+def test_bits_per_character_are_those_of_the_policys_own_distribution() -> None:
     models = models_with()
     worked = models.task.worked(20, 0)
     assert all(is_held_out(models.task.key(w.problem.text)) for w in worked)

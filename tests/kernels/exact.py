@@ -36,13 +36,13 @@ def logprobs(
     weight: Tensor,
     target: Tensor,
     rows: Tensor | None,
-    heat: Tensor,
+    temperature: Tensor,
     dtype: torch.dtype,
 ) -> list[Tensor]:
     """logprob, entropy and logsumexp by their definitions; 0 where the target is -100."""
     wanted = hidden if rows is None else hidden[rows]
     z = wanted.to(dtype) @ weight.to(dtype).T
-    z = z / heat.to(dtype)[:, None]
+    z = z / temperature.to(dtype)[:, None]
     lse = torch.logsumexp(z, 1)
     log_p = z - lse[:, None]
     entropy = -(log_p.exp() * log_p).sum(1)
@@ -57,25 +57,25 @@ def attention(q: Tensor, key: Tensor, value: Tensor, bias: Tensor, dtype: torch.
 
 
 def choices(
-    logits: Tensor, heat: Tensor, seeds: Tensor, positions: Tensor
+    logits: Tensor, temperature: Tensor, seeds: Tensor, positions: Tensor
 ) -> tuple[list[list[int]], Tensor, Tensor]:
-    """The coupled rule place by place: tokens, log-probabilities at 1 and under the law."""
+    """The coupled rule place by place: tokens, their raw and their processed log-probabilities."""
     N, Q, V = logits.shape
-    tokens, raw, law = [], torch.zeros(N, Q).double(), torch.zeros(N, Q).double()
+    tokens, raw, distribution = [], torch.zeros(N, Q).double(), torch.zeros(N, Q).double()
     for n in range(N):
         tokens.append([])
         for q in range(Q):
-            z, t = logits[n, q].double(), float(heat[n])
+            z, t = logits[n, q].double(), float(temperature[n])
             if t == 0:
                 token = int(z.argmax())
             else:
                 log_p = torch.log_softmax(z / t, 0)
                 noise = gumbel(seeds[n : n + 1], positions[n : n + 1] + q, V)[0].double()
                 token = int((log_p + noise).argmax())
-                law[n, q] = log_p[token]
+                distribution[n, q] = log_p[token]
             raw[n, q] = torch.log_softmax(z, 0)[token]
             tokens[-1].append(token)
-    return tokens, raw, law
+    return tokens, raw, distribution
 
 
 GUARD = 64

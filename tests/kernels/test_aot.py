@@ -6,6 +6,8 @@ pytest.importorskip("triton")
 
 from kernels import aot
 
+pytestmark = pytest.mark.round
+
 KERNELS = {v.kernel.__name__: v for v in aot.variants()}
 
 

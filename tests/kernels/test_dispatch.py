@@ -9,6 +9,7 @@ import torch
 from kernels import chunked, dispatch, reference
 from kernels.dispatch import implementation
 
+torch.manual_seed(0)
 H, W, T = torch.randn(4, 6), torch.randn(9, 6), torch.tensor([0, 8, 3, 3])
 Z, D, ONE, SEEDS = torch.randn(2, 3, 9), torch.zeros(2, 2).long(), torch.ones(2), torch.arange(2)
 Q, K, BIAS = torch.randn(2, 2, 5, 8), torch.randn(2, 2, 7, 8), torch.zeros(2, 1, 5, 7)
@@ -90,11 +91,11 @@ def test_logits_made_a_part_at_a_time_are_the_same_logits(
     given = [torch.randn(50, 6), torch.randn(31, 6)]
     rows, target = torch.randint(0, 50, (70,)), torch.randint(0, 31, (70,))
     target[5] = -100
-    heat, upstream = torch.rand(70) + 0.5, torch.randn(3, 70)
+    temperature, upstream = torch.rand(70) + 0.5, torch.randn(3, 70)
 
     def run() -> list[torch.Tensor]:
         h, w = (x.clone().requires_grad_() for x in given)
-        found = lp(h, w, target, rows_M=rows, temperature=heat, entropy=wants_entropy)
+        found = lp(h, w, target, rows_M=rows, temperature=temperature, entropy=wants_entropy)
         results = [x for x in found if x is not None]
         loss = sum((x * g).sum() for x, g in zip(results, upstream, strict=False))
         return [*results, *torch.autograd.grad(loss, (h, w))]  # type: ignore[arg-type]

@@ -543,7 +543,7 @@ def test_noise_at_the_root_changes_the_root_alone_and_repeats_by_seed() -> None:
     assert trees[0] == trees[1] != trees[2]
 
 
-def test_dirichlet_draws_have_the_mean_and_variance_of_their_law() -> None:
+def test_dirichlet_draws_have_the_mean_and_variance_of_their_distribution() -> None:
     alpha, k, num = 0.3, 4, 4000
     draws = []
     for i in range(num):

@@ -21,7 +21,7 @@ from torch import Tensor
 from agent.checkpoints.checkpoint import Checkpoint, verify_checkpoint
 from agent.checkpoints.weights import load_model
 from agent.engine.option_ends import Steps
-from agent.engine.requests import ScoreRequest, TextRequest
+from agent.engine.requests import CompletionRequest, ScoreRequest
 from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
 from agent.networks.language_model import LanguageModel
@@ -170,11 +170,11 @@ def _completed(
     engine: TorchEngine, states: Sequence[StoredState], gradient: GradientSettings, seed: int
 ) -> list[tuple[StoredState, tuple[int, ...]]]:
     requests = [
-        TextRequest(s.tokens, gradient.max_tokens, 1.0, derive_seed(seed, i, k))
+        CompletionRequest(s.tokens, gradient.max_tokens, 1.0, derive_seed(seed, i, k))
         for i, s in enumerate(states)
         for k in range(gradient.num_texts)
     ]
-    texts = engine.texts(requests)
+    texts = engine.completions(requests)
     return [
         (states[n // gradient.num_texts], r.prefix + t.generated.tokens)
         for n, (r, t) in enumerate(zip(requests, texts, strict=True))

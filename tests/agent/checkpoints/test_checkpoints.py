@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.checkpoints.publish import NonFiniteError, publish, sweep
 from agent.checkpoints.weights import load_model
-from agent.engine.requests import ScoreRequest, TextRequest
+from agent.engine.requests import CompletionRequest, ScoreRequest
 from agent.engine.tokenizer import Tokenizer
 from agent.hosting.model_host import CriticHost, GeneratorHost, HostSettings
 from search.boundary import NEWLINE
@@ -239,13 +239,14 @@ def test_a_host_serves_the_version_that_the_call_names(tmp_path: Path) -> None:
         for i in range(3)
     ]
     host = GeneratorHost("policy", HostSettings())
-    ask = [TextRequest((4, 13, 6, 2), 12, 0.0)]
-    texts = [host.texts(ref, ask) for ref in refs]
+    ask = [CompletionRequest((4, 13, 6, 2), 12, 0.0)]
+    texts = [host.completions(ref, ask) for ref in refs]
     assert texts[0] != texts[1]
-    assert host.texts(refs[0], ask) == texts[0]
+    assert host.completions(refs[0], ask) == texts[0]
     assert len(host.health()["versions"]) == 2
 
 
+@pytest.mark.round
 def test_transformers_imports_with_our_kernels_package_first_on_the_path() -> None:
     code = "from transformers import LlamaForCausalLM; import kernels; print(kernels.__file__)"
     done = subprocess.run(

@@ -160,6 +160,7 @@ def test_with_no_whole_version_left_the_error_says_where_to_put_one(
     assert "ratchet models" in caught.value.fix
 
 
+@pytest.mark.round
 def test_a_damaged_candidate_is_trained_again_to_the_same_weights(
     checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -185,6 +186,7 @@ def test_a_damaged_candidate_is_trained_again_to_the_same_weights(
         assert set(session.scalars(select(CheckpointRow.status))) == {"ready"}
 
 
+@pytest.mark.round
 def test_a_round_whose_models_are_damaged_is_given_up_and_the_next_one_has_whole_ones(
     checkpoint: Path, tmp_path: Path
 ) -> None:

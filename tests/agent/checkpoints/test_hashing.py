@@ -32,6 +32,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> Hashed:
     return seen
 
 
+@pytest.mark.round
 def test_two_rounds_hash_each_file_of_each_checkpoint_once(
     checkpoint: Path, tmp_path: Path, hashed: Hashed
 ) -> None:

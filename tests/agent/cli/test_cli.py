@@ -147,6 +147,7 @@ def test_an_error_is_a_document_where_json_is_wanted(tmp_path: Path) -> None:
     assert set(error) == {"code", "message", "next"} and "chess" in error["message"]
 
 
+@pytest.mark.round
 def test_the_plan_starts_nothing(tmp_path: Path) -> None:
     done = ratchet("improve", "--dry-run", "--rounds", "2", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -156,6 +157,7 @@ def test_the_plan_starts_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.round
 def test_solve_finds_the_answer_and_shows_its_steps(tmp_path: Path) -> None:
     done = ratchet("solve", "7+2*3-4", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -168,6 +170,7 @@ def test_solve_finds_the_answer_and_shows_its_steps(tmp_path: Path) -> None:
     assert again == found
 
 
+@pytest.mark.round
 def test_evaluate_reports_each_mode_with_interval_and_tokens(tmp_path: Path) -> None:
     done = ratchet(
         "evaluate",
@@ -197,6 +200,7 @@ def stored(played: Path, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.round
 def test_what_a_round_left_can_be_inspected(played: Path) -> None:
     (row,) = stored(played, "inspect", "rounds")
     assert row["searches"] == "10/10" and row["stage"] in ("promoted", "kept")
@@ -214,6 +218,7 @@ def test_what_a_round_left_can_be_inspected(played: Path) -> None:
     assert len(status["actors"]) == 5
 
 
+@pytest.mark.round
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
@@ -253,6 +258,7 @@ def test_the_switch_of_the_kernels_is_no_setting_but_checked(
     load_config({})
 
 
+@pytest.mark.round
 def test_an_export_takes_the_runs_own_task(
     played: Path, typed: Callable[..., tuple[int, str, str]]
 ) -> None:
@@ -263,6 +269,7 @@ def test_an_export_takes_the_runs_own_task(
     assert code == 2 and "'expressions'" in complained
 
 
+@pytest.mark.round
 def test_tables_are_readable_text_when_piped(played: Path) -> None:
     store = places(played)["store"]
     done = ratchet("inspect", "searches", "--store", store, cwd=played)
@@ -272,18 +279,38 @@ def test_tables_are_readable_text_when_piped(played: Path) -> None:
     assert " N " in done.stdout and " Q " in done.stdout
 
 
+@pytest.mark.round
 def test_doctor_finds_this_machine_fit(played: Path) -> None:
     checks = {c["check"]: c for c in stored(played, "doctor")}
     assert checks["torch"]["verdict"] == checks["ray"]["verdict"] == "good"
     assert checks["store"]["verdict"] == "good"
 
 
-def test_config_show_tells_origins(tmp_path: Path) -> None:
+@pytest.mark.round
+def test_config_show_says_value_default_origin_and_meaning(tmp_path: Path) -> None:
     (tmp_path / "ratchet.toml").write_text("seed = 3\n")
-    done = ratchet("config", "show", "--origin", "--json", cwd=tmp_path)
+    done = ratchet("config", "show", "--json", cwd=tmp_path)
     rows = {r["key"]: r for r in json.loads(done.stdout)}
-    assert rows["seed"]["value"] == 3 and rows["seed"]["origin"] == "ratchet.toml"
-    assert rows["run"]["origin"] == "default"
+    assert (rows["seed"]["value"], rows["seed"]["default"]) == (3, 0)
+    assert rows["seed"]["origin"] == "ratchet.toml" and rows["run"]["origin"] == "default"
+    assert len(rows) == 110 and all(row["meaning"] for row in rows.values())
+
+
+@pytest.mark.round
+def test_config_show_takes_a_section_or_a_setting(tmp_path: Path) -> None:
+    out = ratchet("config", "show", "selection", cwd=tmp_path).stdout
+    assert [line.split("\t")[0] for line in out.splitlines()][:2] == [
+        *("key", "selection.min_outcome"),
+    ]
+    (row,) = ratchet("config", "show", "search.max_seconds", cwd=tmp_path).stdout.splitlines()[1:]
+    assert row.startswith("search.max_seconds\t0.0\t0.0\tdefault\tSeconds, at most")
+
+
+def test_config_show_refuses_an_unknown_setting(
+    typed: Callable[..., tuple[int, str, str]],
+) -> None:
+    code, out, err = typed("config", "show", "training.methd")
+    assert code == 2 and not out and "did you mean 'training.method'" in err
 
 
 @pytest.mark.parametrize("task", ["expressions", "stories"])
@@ -299,6 +326,7 @@ def test_the_embedded_models_are_whole(task: str) -> None:
         load_model(checkpoint)
 
 
+@pytest.mark.round
 def test_a_whole_round_runs_on_real_gsm8k_problems(tmp_path: Path) -> None:
     """Nobody expects a random model to be right: the round must run to its verdict."""
     file = SHARED / "gsm8k/train.jsonl"
@@ -329,6 +357,7 @@ def test_a_whole_round_runs_on_real_gsm8k_problems(tmp_path: Path) -> None:
     assert len(questions) == 8 and all(q["reference"] for q in questions)
 
 
+@pytest.mark.round
 def test_two_policies_are_compared_paired_on_the_same_problems(tmp_path: Path) -> None:
     policy = str(EMBEDDED / "expressions/policy")
     other = str(write_checkpoint(tmp_path / "other"))

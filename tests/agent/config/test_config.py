@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.config.load import Config, known_keys, load_config
-from agent.config.settings import HostingSettings
+from agent.config.load import load_config
+from agent.config.meanings import defaults
+from agent.config.settings import Config, HostingSettings
 from agent.evaluation.gate import judge
 from agent.evaluation.intervals import mcnemar_p, paired_difference, wilson
 from agent.hosting.open_hosts import open_hosts
@@ -87,10 +88,12 @@ def test_the_digest_ignores_places_and_hosting_and_nothing_else() -> None:
         assert load_config({key: value})[0].digest() != base
 
 
-def test_every_setting_says_what_it_is() -> None:
-    for name, info in Config.model_fields.items():
-        if f"{name}" in known_keys():
-            assert info.description, name
+def test_every_setting_is_listed_with_its_own_default() -> None:
+    _, values = load_config({})
+    assert {s.key: s.value for s in values if s.key != "search.max_width"} == {
+        key: value for key, value in defaults().items() if key != "search.max_width"
+    }
+    assert all(s.origin == "default" for s in values)
 
 
 def test_wilson_interval_of_a_known_case() -> None:

@@ -17,7 +17,7 @@ import torch
 from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.checkpoints.weights import load_model
 from agent.engine.backend import RolloutBackend
-from agent.engine.requests import LineRequest, ScoreRequest, TextRequest
+from agent.engine.requests import CompletionRequest, OptionRequest, ScoreRequest
 from agent.engine.tokenizer import Tokenizer
 from search.errors import TaskError, UsageError
 from tests.agent.conftest import write_checkpoint
@@ -61,13 +61,13 @@ def logprobs(path: Path, rows: list[tuple[int, ...]]) -> torch.Tensor:
 def test_greedy_texts_and_their_logprobs_are_the_policys(
     backend: RolloutBackend, folder: Path
 ) -> None:
-    texts = backend.texts([TextRequest((*PREFIX, t), 12, 0.0) for t in (3, 7, 11)])
+    texts = backend.completions([CompletionRequest((*PREFIX, t), 12, 0.0) for t in (3, 7, 11)])
     for first, text in zip((3, 7, 11), texts, strict=True):
         row = (*PREFIX, first)
         for token, logprob in zip(text.generated.tokens, text.generated.logprobs, strict=True):
-            law = logprobs(folder / "a", [row])[0]
-            assert float(law.max() - law[token]) < 1e-4
-            assert logprob == pytest.approx(float(law[token]), abs=2e-4)
+            distribution = logprobs(folder / "a", [row])[0]
+            assert float(distribution.max() - distribution[token]) < 1e-4
+            assert logprob == pytest.approx(float(distribution[token]), abs=2e-4)
             row = (*row, token)
         assert text.generated.version == verify_checkpoint(folder / "a").version
         assert text.generated.stop == ("end" if row[-1] == 1 else "length")
@@ -75,34 +75,37 @@ def test_greedy_texts_and_their_logprobs_are_the_policys(
 
 def test_a_seed_gives_the_same_text_and_another_seed_others(backend: RolloutBackend) -> None:
     def drawn(seed: int) -> list[Any]:
-        return [t.generated.tokens for t in backend.texts([TextRequest(PREFIX, 12, 1.0, seed)])]
+        return [
+            t.generated.tokens
+            for t in backend.completions([CompletionRequest(PREFIX, 12, 1.0, seed)])
+        ]
 
     assert drawn(4) == drawn(4)
     assert len({str(drawn(seed)) for seed in range(8)}) > 4
 
 
-def test_drawn_texts_have_the_policys_law(backend: RolloutBackend) -> None:
+def test_drawn_texts_have_the_policys_distribution(backend: RolloutBackend) -> None:
     found = backend.selftest()
     assert found.is_passed, found.describe()
     assert found.seconds < 10
 
 
 def test_filters_leave_only_what_they_should(backend: RolloutBackend, folder: Path) -> None:
-    law = logprobs(folder / "a", [PREFIX])[0].softmax(0)
-    best = law.argsort(descending=True).tolist()
+    distribution = logprobs(folder / "a", [PREFIX])[0].softmax(0)
+    best = distribution.argsort(descending=True).tolist()
     kept = {
         "top_k": set(best[:3]),
-        "min_p": {t for t in best if float(law[t]) >= 0.3 * float(law[best[0]])},
-        "top_p": set(best[: 1 + int((law[best].cumsum(0) < 0.6).sum())]),
+        "min_p": {t for t in best if float(distribution[t]) >= 0.3 * float(distribution[best[0]])},
+        "top_p": set(best[: 1 + int((distribution[best].cumsum(0) < 0.6).sum())]),
     }
     for name, value in (("top_k", 3), ("min_p", 0.3), ("top_p", 0.6)):
-        requests = [TextRequest(PREFIX, 1, 1.0, s, **{name: value}) for s in range(200)]
-        seen = {t.generated.tokens[0] for t in backend.texts(requests)}
+        requests = [CompletionRequest(PREFIX, 1, 1.0, s, **{name: value}) for s in range(200)]
+        seen = {t.generated.tokens[0] for t in backend.completions(requests)}
         assert seen == kept[name], name
 
 
 def test_distinct_lines_are_the_most_probable_ones(backend: RolloutBackend, folder: Path) -> None:
-    (found,) = backend.lines([LineRequest(PREFIX, 12, 2)])
+    (found,) = backend.options([OptionRequest(PREFIX, 12, 2)])
     first = logprobs(folder / "a", [PREFIX])[0]
     second = logprobs(folder / "a", [(*PREFIX, t) for t in range(16)])
     every = [((t,), float(first[t])) for t in (1, 2)]
@@ -112,23 +115,23 @@ def test_distinct_lines_are_the_most_probable_ones(backend: RolloutBackend, fold
         if a not in (1, 2)
     ]
     every.sort(key=lambda pair: -pair[1])
-    assert [x.tokens for x in found.lines] == [t for t, _ in every[:12]]
-    for line, (_, logprob) in zip(found.lines, every, strict=False):
+    assert [x.tokens for x in found.options] == [t for t, _ in every[:12]]
+    for line, (_, logprob) in zip(found.options, every, strict=False):
         assert sum(line.logprobs) == pytest.approx(logprob, abs=2e-4)
 
 
 def test_more_lines_cost_only_what_is_new(backend: RolloutBackend) -> None:
     few, many, rest = (
-        backend.lines([LineRequest((7, 13, 4), count, 6, known=known)])[0]
+        backend.options([OptionRequest((7, 13, 4), count, 6, known=known)])[0]
         for count, known in ((3, 0), (9, 0), (9, 3))
     )
     assert few.num_tokens + rest.num_tokens == many.num_tokens
-    assert [x.tokens for x in rest.lines] == [x.tokens for x in many.lines]
+    assert [x.tokens for x in rest.options] == [x.tokens for x in many.options]
 
 
 def test_sampled_lines_end_at_the_boundary(backend: RolloutBackend) -> None:
-    (found,) = backend.lines([LineRequest(PREFIX, 20, 6, "sampled", 1.0, 3)])
-    for line in found.lines:
+    (found,) = backend.options([OptionRequest(PREFIX, 20, 6, "sampled", 1.0, 3)])
+    for line in found.options:
         assert line.stop == {1: "end", 2: "boundary"}.get(line.tokens[-1], "length")
         assert not {1, 2} & set(line.tokens[:-1])
 
@@ -137,15 +140,15 @@ def test_scores_are_the_policys_logprobs(backend: RolloutBackend, folder: Path) 
     rows = [(*PREFIX, 7, 9, 4), (*PREFIX, 7, 9, 11, 12), (8, 13, 2)]
     found = backend.score([ScoreRequest(row, 2) for row in rows])
     for row, scores in zip(rows, found, strict=True):
-        law = logprobs(folder / "a", [row[:k] for k in range(2, len(row))])
-        wanted = [float(law[k, token]) for k, token in enumerate(row[2:])]
+        distribution = logprobs(folder / "a", [row[:k] for k in range(2, len(row))])
+        wanted = [float(distribution[k, token]) for k, token in enumerate(row[2:])]
         assert scores == pytest.approx(wanted, abs=2e-4)
 
 
 def test_a_prompt_longer_than_the_context_is_refused(backend: RolloutBackend) -> None:
     longest = backend.capabilities.max_positions
     with pytest.raises(TaskError, match="context"):
-        backend.texts([TextRequest((3,) * longest, 5, 0.0)])
+        backend.completions([CompletionRequest((3,) * longest, 5, 0.0)])
 
 
 def test_after_an_update_nothing_of_the_old_weights_is_left(
@@ -157,7 +160,7 @@ def test_after_an_update_nothing_of_the_old_weights_is_left(
     new = verify_checkpoint(folder / "b")
 
     def first_logprob() -> float:
-        return backend.texts([TextRequest(prompt, 1, 0.0)])[0].generated.logprobs[0]
+        return backend.completions([CompletionRequest(prompt, 1, 0.0)])[0].generated.logprobs[0]
 
     def source(checkpoint: Any) -> Any:
         is_torch = backend.capabilities.backend == "torch"
@@ -176,10 +179,10 @@ def test_after_an_update_nothing_of_the_old_weights_is_left(
 
 def test_a_mode_that_a_backend_lacks_is_refused(backend: RolloutBackend) -> None:
     if "drawn" in backend.capabilities.modes:
-        assert len(backend.lines([LineRequest(PREFIX, 3, 4, "drawn")])[0].lines) == 3
+        assert len(backend.options([OptionRequest(PREFIX, 3, 4, "drawn")])[0].options) == 3
         return
     with pytest.raises(UsageError, match="drawn"):
-        backend.lines([LineRequest(PREFIX, 3, 4, "drawn")])
+        backend.options([OptionRequest(PREFIX, 3, 4, "drawn")])
 
 
 def test_vllm_with_a_drafter_answers_greedily_and_is_tested_before_it_samples(
@@ -193,14 +196,14 @@ def test_vllm_with_a_drafter_answers_greedily_and_is_tested_before_it_samples(
     policy, drafter = (verify_checkpoint(folder / name) for name in ("a", "b"))
     drafting = VllmEngine(policy, tokenizer.steps, tokenizer.end_ids, drafter, 3)
     row = PREFIX
-    for token in drafting.texts([TextRequest(PREFIX, 8, 0.0)])[0].generated.tokens:
-        law = logprobs(folder / "a", [row])[0]
-        assert float(law.max() - law[token]) < 1e-4
+    for token in drafting.completions([CompletionRequest(PREFIX, 8, 0.0)])[0].generated.tokens:
+        distribution = logprobs(folder / "a", [row])[0]
+        assert float(distribution.max() - distribution[token]) < 1e-4
         row = (*row, token)
     found = drafting.selftest()
     print(f"\nself-test of vLLM with a drafter: {found.describe()}")
     if found.is_passed:
-        drafting.texts([TextRequest(PREFIX, 8, 0.8, 1)])
+        drafting.completions([CompletionRequest(PREFIX, 8, 0.8, 1)])
     else:
         with pytest.raises(UsageError, match="chi-square"):
-            drafting.texts([TextRequest(PREFIX, 8, 0.8, 1)])
+            drafting.completions([CompletionRequest(PREFIX, 8, 0.8, 1)])

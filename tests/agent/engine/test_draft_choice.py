@@ -10,7 +10,7 @@ from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.engine.draft_choice import Costs, Drafter, Record, expected_speedup, expected_tokens
 from agent.engine.drafting import ModelDrafts
 from agent.engine.lookup import LookupDrafts
-from agent.engine.requests import TextRequest
+from agent.engine.requests import CompletionRequest
 from agent.engine.torch_engine import TorchEngine
 from agent.hosting.model_host import HostSettings
 from agent.hosting.policy_host import PolicyHost, Speculation
@@ -30,7 +30,10 @@ class HalfRight:
         self.calls = 0
 
     def draft(
-        self, requests: Sequence[TextRequest], done: Sequence[Sequence[int]], lengths: Sequence[int]
+        self,
+        requests: Sequence[CompletionRequest],
+        done: Sequence[Sequence[int]],
+        lengths: Sequence[int],
     ) -> list[list[int]]:
         self.calls += 1
         drafts = self.own.draft(requests, done, lengths)
@@ -42,7 +45,7 @@ class HalfRight:
         ]
 
 
-LAWS = {
+DISTRIBUTIONS = {
     "greedy": {"temperature": 0.0},
     "cool": {"temperature": 0.7},
     "hot": {"temperature": 1.3},
@@ -53,14 +56,19 @@ LAWS = {
 }
 
 
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("length", [1, 3, 7])
-def test_a_drafter_changes_no_token_and_no_bit(tmp_path: Path, law: str, length: int) -> None:
+def test_a_drafter_changes_no_token_and_no_bit(
+    tmp_path: Path, distribution: str, length: int
+) -> None:
     found = engine(write_checkpoint(tmp_path / "p", seed=5))
-    requests = [TextRequest((4 + i, 13, 6, 2), 20, seed=100 + i, **LAWS[law]) for i in range(9)]
-    plain = found.texts(requests)
+    requests = [
+        CompletionRequest((4 + i, 13, 6, 2), 20, seed=100 + i, **DISTRIBUTIONS[distribution])
+        for i in range(9)
+    ]
+    plain = found.completions(requests)
     source = HalfRight(found)
-    drafted = found.texts(requests, Drafter([source], length, "always"))
+    drafted = found.completions(requests, Drafter([source], length, "always"))
     assert [t.generated for t in drafted] == [t.generated for t in plain]
     assert source.calls > 0
     assert 0 < sum(t.num_accepted for t in drafted) < sum(t.num_drafted for t in drafted)
@@ -69,7 +77,9 @@ def test_a_drafter_changes_no_token_and_no_bit(tmp_path: Path, law: str, length:
 def test_a_drafter_equal_to_the_policy_is_always_right(tmp_path: Path) -> None:
     found = engine(write_checkpoint(tmp_path / "p", seed=6))
     drafter = Drafter([HalfRight(found, spoil=False)], 4, "always")
-    texts = found.texts([TextRequest((4, 13, 6, 2), 24, 1.0, i) for i in range(6)], drafter)
+    texts = found.completions(
+        [CompletionRequest((4, 13, 6, 2), 24, 1.0, i) for i in range(6)], drafter
+    )
     # What lies behind the end of a text cannot count as right or wrong.
     for text in texts:
         assert text.num_accepted == text.num_drafted or text.generated.stop == "end"
@@ -84,8 +94,8 @@ def test_acceptance_is_that_of_coupled_draws(tmp_path: Path) -> None:
     p, q = (torch.softmax(e.next_logprobs([prefix])[0].double(), -1) for e in (policy, other))
     ratio = torch.maximum(p[None] / p[:, None], q[None] / q[:, None])
     wanted = float((1 / ratio.sum(dim=1)).sum())
-    requests = [TextRequest(prefix, 1, 1.0, i) for i in range(num)]
-    ours, theirs = (e.texts(requests) for e in (policy, other))
+    requests = [CompletionRequest(prefix, 1, 1.0, i) for i in range(num)]
+    ours, theirs = (e.completions(requests) for e in (policy, other))
     agreed = sum(
         a.generated.tokens == b.generated.tokens for a, b in zip(ours, theirs, strict=True)
     )
@@ -97,8 +107,8 @@ def test_acceptance_is_that_of_coupled_draws(tmp_path: Path) -> None:
 
 def test_a_session_that_lost_its_place_drafts_the_same(tmp_path: Path) -> None:
     found = engine(write_checkpoint(tmp_path / "p", seed=6))
-    requests = [TextRequest((4 + i, 13, 6, 2), 24, 1.0, i) for i in range(5)]
-    done = [list(t.generated.tokens[: 3 + i]) for i, t in enumerate(found.texts(requests))]
+    requests = [CompletionRequest((4 + i, 13, 6, 2), 24, 1.0, i) for i in range(5)]
+    done = [list(t.generated.tokens[: 3 + i]) for i, t in enumerate(found.completions(requests))]
     session = ModelDrafts(found.network, "v", 2**24)
     session.draft(requests, [d[:2] for d in done], [4] * 5)  # then some of it turns out wrong
     going_on = session.draft(requests, done, [3, 4, 1, 0, 2])
@@ -109,26 +119,26 @@ def test_a_session_that_lost_its_place_drafts_the_same(tmp_path: Path) -> None:
 
 def test_lookup_drafts_what_followed_the_same_tokens_in_the_same_group() -> None:
     source = LookupDrafts()
-    first = TextRequest((3, 4, 5, 6), 9, 1.0, group=1)
+    first = CompletionRequest((3, 4, 5, 6), 9, 1.0, group=1)
     assert source.draft([first], [[7, 8, 3, 4]], [3]) == [[5, 6, 7]]  # from its own prompt
-    sibling = TextRequest((3, 4), 9, 1.0, 2, group=1)
+    sibling = CompletionRequest((3, 4), 9, 1.0, 2, group=1)
     assert source.draft([sibling], [[5, 6]], [2]) == [[7, 8]]
-    stranger = TextRequest((3, 4), 9, 1.0, 2, group=2)
+    stranger = CompletionRequest((3, 4), 9, 1.0, 2, group=2)
     assert source.draft([stranger], [[5, 6]], [2]) == [[]]
 
 
 def test_a_text_written_again_is_drafted_from_where_it_stands() -> None:
     source = LookupDrafts()
-    again = TextRequest((3, 4), 9, 1.0)
+    again = CompletionRequest((3, 4), 9, 1.0)
     source.draft([again], [[5, 6, 7, 8, 9]], [3])
     assert source.draft([again], [[5, 6]], [3]) == [[7, 8, 9]]
 
 
 def test_lookup_alone_changes_nothing_either(tmp_path: Path) -> None:
     found = engine(write_checkpoint(tmp_path / "p", seed=5))
-    requests = [TextRequest((4, 13, 6, 2), 30, 0.3, i // 2, group=1) for i in range(8)]
-    drafted = found.texts(requests, Drafter([LookupDrafts()], 4, "always"))
-    assert [t.generated for t in drafted] == [t.generated for t in found.texts(requests)]
+    requests = [CompletionRequest((4, 13, 6, 2), 30, 0.3, i // 2, group=1) for i in range(8)]
+    drafted = found.completions(requests, Drafter([LookupDrafts()], 4, "always"))
+    assert [t.generated for t in drafted] == [t.generated for t in found.completions(requests)]
     assert sum(t.num_accepted for t in drafted) > 0
 
 
@@ -141,8 +151,12 @@ def test_a_drafter_with_another_vocabulary_is_refused_by_its_numbers(tmp_path: P
     drafter = verify_checkpoint(write_checkpoint(tmp_path / "d", vocab_size=20)).ref("drafter")
     host = PolicyHost("policy", HostSettings())
     with pytest.raises(CheckpointError, match="has 20 tokens, the policy 16"):
-        host.drafted_texts(
-            policy, drafter, [TextRequest((3, 4), 4, 1.0)], Speculation("always"), lambda *_: []
+        host.drafted_completions(
+            policy,
+            drafter,
+            [CompletionRequest((3, 4), 4, 1.0)],
+            Speculation("always"),
+            lambda *_: [],
         )
 
 
@@ -151,7 +165,10 @@ class Silent:
         self.name = name
 
     def draft(
-        self, requests: Sequence[TextRequest], done: Sequence[Sequence[int]], lengths: Sequence[int]
+        self,
+        requests: Sequence[CompletionRequest],
+        done: Sequence[Sequence[int]],
+        lengths: Sequence[int],
     ) -> list[list[int]]:
         return [[] for _ in requests]
 

@@ -13,7 +13,7 @@ from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.checkpoints.weights import load_model
 from agent.engine.feed import feed
 from agent.engine.job_cache import Cache
-from agent.engine.requests import LineRequest, TextRequest
+from agent.engine.requests import CompletionRequest, OptionRequest
 from agent.engine.tokenizer import Tokenizer
 from agent.networks.llama import Decoder
 from agent.networks.registry import laid_out
@@ -122,7 +122,7 @@ def probability(decoder: Decoder, prefix: Sequence[int], tokens: Sequence[int]) 
 def test_lines_are_the_most_probable_different_ones(tmp_path: Path) -> None:
     found = engine(write_checkpoint(tmp_path / "p", seed=3, scale=1.5))
     prefix = (5, 13, 6, 2)
-    lines = found.lines([LineRequest(prefix, 40, 2)])[0].lines  # all above e^-12
+    lines = found.options([OptionRequest(prefix, 40, 2)])[0].options  # all above e^-12
     every = [(t,) for t in (1, 2)] + [
         (a, b) for a, b in itertools.product(range(16), repeat=2) if a not in (1, 2)
     ]
@@ -134,17 +134,17 @@ def test_lines_are_the_most_probable_different_ones(tmp_path: Path) -> None:
 
 def test_lines_do_not_depend_on_what_shares_their_batch(tmp_path: Path) -> None:
     found = engine(write_checkpoint(tmp_path / "p", seed=4))
-    requests = [LineRequest((3 + i, 13, 5, 2)[: 2 + i % 3], 4, 10) for i in range(7)]
-    together = found.lines(requests)
+    requests = [OptionRequest((3 + i, 13, 5, 2)[: 2 + i % 3], 4, 10) for i in range(7)]
+    together = found.options(requests)
     for request, lines in zip(requests, together, strict=True):
-        alone = found.lines([request])[0]
-        assert [x.tokens for x in alone.lines] == [x.tokens for x in lines.lines]
+        alone = found.options([request])[0]
+        assert [x.tokens for x in alone.options] == [x.tokens for x in lines.options]
 
 
 def test_sampled_lines_differ_by_seed_and_repeat_by_seed(tmp_path: Path) -> None:
     found = engine(write_checkpoint(tmp_path / "p", seed=4))
-    ask = [LineRequest((3, 13, 5, 2), 6, 8, "sampled", 1.0, seed) for seed in (1, 2, 1)]
-    first, second, again = ([x.tokens for x in lines.lines] for lines in found.lines(ask))
+    ask = [OptionRequest((3, 13, 5, 2), 6, 8, "sampled", 1.0, seed) for seed in (1, 2, 1)]
+    first, second, again = ([x.tokens for x in lines.options] for lines in found.options(ask))
     assert first == again and first != second
 
 
@@ -153,21 +153,21 @@ def test_drawn_lines_are_a_sample_without_replacement(tmp_path: Path) -> None:
     found = engine(write_checkpoint(tmp_path / "p", seed=3, scale=1.5))
     prefix, num = (5, 13, 6, 2), 4000
     lines = [
-        found.lines([LineRequest(prefix, 2, 2, "drawn", seed=s) for s in range(a, a + 500)])
+        found.options([OptionRequest(prefix, 2, 2, "drawn", seed=s) for s in range(a, a + 500)])
         for a in range(0, num, 500)
     ]
-    draws = [tuple(x.tokens for x in line.lines) for part in lines for line in part]
+    draws = [tuple(x.tokens for x in line.options) for part in lines for line in part]
     every = [(t,) for t in (1, 2)] + [
         (a, b) for a, b in itertools.product(range(16), repeat=2) if a not in (1, 2)
     ]
-    law = {t: math.exp(probability(plain(tmp_path), prefix, t)) for t in every}
-    assert sum(law.values()) == pytest.approx(1.0, abs=1e-4)
+    distribution = {t: math.exp(probability(plain(tmp_path), prefix, t)) for t in every}
+    assert sum(distribution.values()) == pytest.approx(1.0, abs=1e-4)
     assert all(a != b for a, b in draws)
     first = Counter(a for a, _ in draws)
     likeliest = first.most_common(1)[0][0]
     second = Counter(b for a, b in draws if a == likeliest)
-    rest = {t: p / (1 - law[likeliest]) for t, p in law.items() if t != likeliest}
-    for counts, total, wanted in ((first, num, law), (second, first[likeliest], rest)):
+    rest = {t: p / (1 - distribution[likeliest]) for t, p in distribution.items() if t != likeliest}
+    for counts, total, wanted in ((first, num, distribution), (second, first[likeliest], rest)):
         common = [t for t, p in wanted.items() if p * total >= 20]
         expected = [total * wanted[t] for t in common]
         seen = [counts[t] for t in common]
@@ -182,7 +182,7 @@ def test_more_draws_begin_with_the_ones_before_and_their_logprobs_are_exact(tmp_
     found = engine(write_checkpoint(tmp_path / "p", seed=4))
     prefix = (3, 13, 5, 2)
     few, many = (
-        found.lines([LineRequest(prefix, n, 6, "drawn", seed=11)])[0].lines for n in (3, 12)
+        found.options([OptionRequest(prefix, n, 6, "drawn", seed=11)])[0].options for n in (3, 12)
     )
     assert [x.tokens for x in many[:3]] == [x.tokens for x in few]
     assert len({x.tokens for x in many}) == 12
@@ -202,8 +202,8 @@ def test_options_end_at_the_boundary_that_the_request_names(
 
     def stops(boundary: Boundary) -> list[tuple[int, int, str]]:
         """Tokens and characters of each option, and why it stopped."""
-        asked = LineRequest(prefix, 6, 12, mode, seed=1, boundary=boundary)
-        lines = found.lines([asked])[0].lines
+        asked = OptionRequest(prefix, 6, 12, mode, seed=1, boundary=boundary)
+        lines = found.options([asked])[0].options
         return [(len(x.tokens), len(tokenizer.decode(x.tokens)), x.stop) for x in lines]
 
     assert {(n, s) for n, _, s in stops(boundary_named("tokens:3")) if s != "end"} == {
@@ -217,17 +217,17 @@ def test_options_end_at_the_boundary_that_the_request_names(
     assert ended and all(size % 2 == 0 for size in ended)
 
 
-def test_sampled_tokens_follow_the_policys_law(tmp_path: Path) -> None:
+def test_sampled_tokens_follow_the_policys_distribution(tmp_path: Path) -> None:
     found = engine(write_checkpoint(tmp_path / "p", seed=7))
     num = 6000
     prefix = (4, 13, 6, 2)
-    texts = found.texts([TextRequest(prefix, 1, 0.8, i) for i in range(num)])
+    texts = found.completions([CompletionRequest(prefix, 1, 0.8, i) for i in range(num)])
     row = torch.tensor([prefix])
     with torch.no_grad():
         decoder = plain(tmp_path)
-        law = torch.softmax(decoder.lm_head(decoder(row))[0, -1].double() / 0.8, -1)
+        distribution = torch.softmax(decoder.lm_head(decoder(row))[0, -1].double() / 0.8, -1)
     counts = torch.bincount(torch.tensor([t.generated.tokens[0] for t in texts]), minlength=16)
-    chi_square = float((((counts - num * law) ** 2) / (num * law)).sum())
+    chi_square = float((((counts - num * distribution) ** 2) / (num * distribution)).sum())
     assert chi_square < 37.7  # p = 0.001 at 15 degrees of freedom
 
 
@@ -236,14 +236,16 @@ def test_a_row_with_logits_that_are_not_finite_fails_alone(tmp_path: Path) -> No
     found.network.embedding = found.network.embedding.clone()
     found.network.embedding[9] = float("nan")
     found.network.head[:, 9] = -found.network.head[:, 4]  # and nobody writes the token
-    texts = found.texts([TextRequest((9, 13, 6, 2), 5, 0.0), TextRequest((4, 13, 6, 2), 5, 0.0)])
+    texts = found.completions(
+        [CompletionRequest((9, 13, 6, 2), 5, 0.0), CompletionRequest((4, 13, 6, 2), 5, 0.0)]
+    )
     assert "not finite" in texts[0].error
     assert texts[1].error == "" and texts[1].generated.tokens
 
 
 def test_a_prompt_longer_than_the_context_is_refused(checkpoint: Path) -> None:
     with pytest.raises(TaskError, match="context"):
-        engine(checkpoint).texts([TextRequest((3,) * 400, 5, 0.0)])
+        engine(checkpoint).completions([CompletionRequest((3,) * 400, 5, 0.0)])
 
 
 def test_an_unsupported_architecture_lists_the_supported_ones(tmp_path: Path) -> None:
@@ -255,20 +257,20 @@ def test_an_unsupported_architecture_lists_the_supported_ones(tmp_path: Path) ->
     assert "llama" in error.value.fix and "vLLM" in error.value.fix
 
 
-def test_each_token_carries_its_logprob_raw_and_under_the_law(tmp_path: Path) -> None:
+def test_each_token_carries_its_logprob_raw_and_under_the_distribution(tmp_path: Path) -> None:
     found = engine(write_checkpoint(tmp_path / "p", seed=5))
     prefix = (4, 13, 6, 2)
-    request = TextRequest(prefix, 8, 0.7, 3, top_k=6, top_p=0.9)
-    text = found.texts([request])[0].generated
+    request = CompletionRequest(prefix, 8, 0.7, 3, top_k=6, top_p=0.9)
+    text = found.completions([request])[0].generated
     for i, token in enumerate(text.tokens):
         raw = found.next_logprobs([prefix + text.tokens[:i]])[0].double()
-        heated = (raw / 0.7).softmax(0)
-        order = heated.argsort(descending=True)[:6]
-        kept = heated[order] / heated[order].sum()
+        processed = (raw / 0.7).softmax(0)
+        order = processed.argsort(descending=True)[:6]
+        kept = processed[order] / processed[order].sum()
         order = order[(kept.cumsum(0) - kept) < 0.9]
         assert token in order.tolist()
-        wanted = float(heated[token] / heated[order].sum())
-        assert math.exp(text.law_logprobs[i]) == pytest.approx(wanted, rel=1e-4)
+        wanted = float(processed[token] / processed[order].sum())
+        assert math.exp(text.processed_logprobs[i]) == pytest.approx(wanted, rel=1e-4)
         assert text.logprobs[i] == pytest.approx(float(raw[token]), abs=1e-5)
     assert text.version == verify_checkpoint(tmp_path / "p").version
 
@@ -286,17 +288,17 @@ def test_each_token_carries_its_logprob_raw_and_under_the_law(tmp_path: Path) ->
 )
 def test_a_sampling_parameter_out_of_range_is_named(name: str, value: float) -> None:
     with pytest.raises(TaskError, match=name):
-        TextRequest(**({"prefix": (3,), "max_tokens": 4, "temperature": 1.0} | {name: value}))
+        CompletionRequest(**({"prefix": (3,), "max_tokens": 4, "temperature": 1.0} | {name: value}))
 
 
 def test_a_line_request_with_logits_that_are_not_finite_fails_alone(tmp_path: Path) -> None:
     found = engine(write_checkpoint(tmp_path / "p", seed=8))
     found.network.embedding = found.network.embedding.clone()
     found.network.embedding[9] = float("nan")
-    bad, good = found.lines([LineRequest((9, 13), 3, 1), LineRequest((4, 13), 3, 1)])
-    assert "not finite" in bad.error and bad.lines == ()
-    assert good.error == "" and len(good.lines) == 3
-    (again,) = found.lines([LineRequest((4, 13, 5), 3, 1)])  # the workspace is clean
+    bad, good = found.options([OptionRequest((9, 13), 3, 1), OptionRequest((4, 13), 3, 1)])
+    assert "not finite" in bad.error and bad.options == ()
+    assert good.error == "" and len(good.options) == 3
+    (again,) = found.options([OptionRequest((4, 13, 5), 3, 1)])  # the workspace is clean
     assert again.error == ""
 
 

@@ -1,4 +1,4 @@
-"""Proof that drafts leave the law of texts alone (L2 to L4), with controls that must fail.
+"""Proof that drafts leave the distribution of texts alone (L2 to L4), with controls that must fail.
 
 The large numbers come from `scripts.bench.engine --section lossless`; here is the small version.
 """
@@ -13,8 +13,8 @@ from torch import Tensor
 from agent.engine.draft_choice import LEAST_P, Drafter
 from agent.engine.drafting import ModelDrafts
 from agent.engine.lookup import LookupDrafts
-from agent.engine.requests import Text, TextRequest
-from agent.engine.sampling import Law
+from agent.engine.requests import Completion, CompletionRequest
+from agent.engine.sampling import SamplingParameters
 from agent.engine.selftest import chi_square, p_value, run_selftest
 from tests.agent.conftest import write_checkpoint
 from tests.agent.engine.engines import engine
@@ -29,29 +29,35 @@ def markov(size: int, seed: int) -> Tensor:
     return table / table.sum(dim=1, keepdim=True)
 
 
-def exact_law(p: Tensor, temperature: float, num_tokens: int) -> dict[tuple[int, ...], float]:
+def exact_distribution(
+    p: Tensor, temperature: float, num_tokens: int
+) -> dict[tuple[int, ...], float]:
     """Joint probabilities of all texts, by enumeration."""
-    heated = p ** (1 / temperature)
-    heated = heated / heated.sum(dim=1, keepdim=True)
-    law = {(): 1.0}
+    processed = p ** (1 / temperature)
+    processed = processed / processed.sum(dim=1, keepdim=True)
+    distribution = {(): 1.0}
     for _ in range(num_tokens):
-        law = {
+        distribution = {
             (*done, token): chance * share
-            for done, chance in law.items()
-            for token, share in enumerate(heated[done[-1] if done else -1].tolist())
+            for done, chance in distribution.items()
+            for token, share in enumerate(processed[done[-1] if done else -1].tolist())
             if share
         }
-    return law
+    return distribution
 
 
-def drafted_texts(p: Tensor, q: Tensor, temperature: float, num: int, control: str) -> Tensor:
+def drafted_completions(p: Tensor, q: Tensor, temperature: float, num: int, control: str) -> Tensor:
     """Texts [num, 3] of the engine's rule: two tokens drafted by q, then p goes on alone."""
-    law = Law.of([TextRequest((), 3, temperature, i) for i in range(num)], torch.device("cpu"))
+    parameters = SamplingParameters.of(
+        [CompletionRequest((), 3, temperature, i) for i in range(num)], torch.device("cpu")
+    )
     nothing, none = torch.full((num, 1), -1), torch.empty((num, 0), dtype=torch.long)
 
     def written(table: Tensor, last_NQ: Tensor, draft_NK: Tensor, place: int) -> tuple[Tensor, ...]:
         position = 0 if control == "one noise for all places" else place
-        found = law.choose(table.float().log()[last_NQ], draft_NK, torch.full((num,), position))
+        found = parameters.choose(
+            table.float().log()[last_NQ], draft_NK, torch.full((num,), position)
+        )
         return found.tokens, found.num_accepted
 
     first, _ = written(q, nothing, none, 0)
@@ -69,19 +75,19 @@ def drafted_texts(p: Tensor, q: Tensor, temperature: float, num: int, control: s
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
 @pytest.mark.parametrize("control", ["", "a wrong draft stands", "one noise for all places"])
-def test_l2_what_the_engines_rule_writes_has_the_exact_law_and_its_controls_have_not(
+def test_l2_what_the_engines_rule_writes_has_the_exact_distribution_and_its_controls_have_not(
     control: str, temperature: float
 ) -> None:
     p, q = markov(6, 11), markov(6, 12)
-    texts = drafted_texts(p, q, temperature, 30_000, control)
+    texts = drafted_completions(p, q, temperature, 30_000, control)
     counts = Counter(map(tuple, texts.tolist()))
-    statistic, df = chi_square(counts, exact_law(p, temperature, 3), 30_000)
+    statistic, df = chi_square(counts, exact_distribution(p, temperature, 3), 30_000)
     assert df > 30
     assert (p_value(statistic, df) > LEAST_P) is (not control)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0])
-def test_l3_texts_have_their_joint_law_with_drafts_and_without(
+def test_l3_texts_have_their_joint_distribution_with_drafts_and_without(
     tmp_path: Path, temperature: float
 ) -> None:
     policy = engine(write_checkpoint(tmp_path / "p", seed=5))
@@ -103,21 +109,23 @@ class Biased:
     def next_logprobs(self, rows):  # type: ignore[no-untyped-def]
         return self.policy.next_logprobs(rows)
 
-    def texts(self, requests: list[TextRequest], drafter: Drafter | None = None) -> list[Text]:
+    def completions(
+        self, requests: list[CompletionRequest], drafter: Drafter | None = None
+    ) -> list[Completion]:
         half = len(requests) // 2
-        return [*self.policy.texts(requests[:half]), *self.other.texts(requests[half:])]
+        return [*self.policy.completions(requests[:half]), *self.other.completions(requests[half:])]
 
 
-def test_l3_the_self_test_refuses_a_sampler_with_another_law(tmp_path: Path) -> None:
+def test_l3_the_self_test_refuses_a_sampler_with_another_distribution(tmp_path: Path) -> None:
     policy = engine(write_checkpoint(tmp_path / "p", seed=5))
     other = engine(write_checkpoint(tmp_path / "q", seed=9))
     found = run_selftest(Biased(policy, other), (4, 13), None, 0.8, 4096)
     assert not found.is_passed
     drafter = Drafter([LookupDrafts()], 2, "always", selftest=lambda _: found)
-    requests = [TextRequest((4, 13, 6), 12, 1.0, i) for i in range(4)]
-    assert sum(t.num_drafted for t in policy.texts(requests, drafter)) == 0
-    greedy = [TextRequest((4, 13, 4, 13, 4, 13), 12, 0.0, i) for i in range(4)]
-    policy.texts(greedy, drafter)  # greedy texts may be drafted all the same
+    requests = [CompletionRequest((4, 13, 6), 12, 1.0, i) for i in range(4)]
+    assert sum(t.num_drafted for t in policy.completions(requests, drafter)) == 0
+    greedy = [CompletionRequest((4, 13, 4, 13, 4, 13), 12, 0.0, i) for i in range(4)]
+    policy.completions(greedy, drafter)  # greedy texts may be drafted all the same
     assert drafter.record("lookup").num_drafted > 0
 
 
@@ -131,7 +139,7 @@ def test_l4_greedy_texts_are_those_of_plain_decoding(tmp_path: Path) -> None:
     policy = engine(path)
     drafter = Drafter([ModelDrafts(policy.network, "p", 2**24)], 4, "always")
     for i in range(4):
-        (text,) = policy.texts([TextRequest((4 + i, 13, 6), 16, 0.0)], drafter)
+        (text,) = policy.completions([CompletionRequest((4 + i, 13, 6), 16, 0.0)], drafter)
         row = [4 + i, 13, 6]
         for token in text.generated.tokens:
             with torch.no_grad():

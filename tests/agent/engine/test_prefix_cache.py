@@ -14,7 +14,7 @@ from agent.engine.decode import decode
 from agent.engine.feed import feed, prefill
 from agent.engine.job_cache import Cache
 from agent.engine.prefix_cache import KeptWork, KVTree, Prefix
-from agent.engine.requests import LineRequest, TextRequest
+from agent.engine.requests import CompletionRequest, OptionRequest
 from agent.networks.inference import InferenceNetwork
 from agent.networks.registry import laid_out
 from search.errors import TaskError
@@ -124,37 +124,37 @@ def test_kept_work_comes_back_and_holds_its_prefix(network: InferenceNetwork) ->
 def test_the_size_of_the_pool_changes_no_answer(tmp_path: Path, kv_bytes: int) -> None:
     path = write_checkpoint(tmp_path / "p", seed=4)
     roomy, tight = engine(path), engine(path, batch_rows=12, kv_bytes=kv_bytes)
-    texts = [TextRequest((3 + i % 4, 13, 5, 2), 14, 1.0, i) for i in range(24)]
+    texts = [CompletionRequest((3 + i % 4, 13, 5, 2), 14, 1.0, i) for i in range(24)]
     lines = [
-        LineRequest((3 + i % 3, 13, 5, 2)[: 2 + i % 3], 2 + i % 7, 9, mode, seed=i)
+        OptionRequest((3 + i % 3, 13, 5, 2)[: 2 + i % 3], 2 + i % 7, 9, mode, seed=i)
         for mode in ("distinct", "drawn")
         for i in range(12)
     ]
     for _ in range(2):
-        assert tight.texts(texts) == roomy.texts(texts)
-        assert tight.lines(lines) == roomy.lines(lines)
+        assert tight.completions(texts) == roomy.completions(texts)
+        assert tight.options(lines) == roomy.options(lines)
         tight.tree.check()
 
 
 def test_no_bit_depends_on_what_shares_the_batch(tmp_path: Path) -> None:
     found = engine(write_checkpoint(tmp_path / "p", seed=4))
-    texts = [TextRequest((3 + i, 13, 5, 2)[: 1 + i % 4], 20, 0.9, i) for i in range(11)]
-    together = found.texts(texts)
+    texts = [CompletionRequest((3 + i, 13, 5, 2)[: 1 + i % 4], 20, 0.9, i) for i in range(11)]
+    together = found.completions(texts)
     for request, text in zip(texts, together, strict=True):
         found.forget()
-        assert found.texts([request]) == [text]
+        assert found.completions([request]) == [text]
 
 
 def test_equal_requests_of_one_call_get_equal_answers(tmp_path: Path) -> None:
     found = engine(write_checkpoint(tmp_path / "p", seed=4))
     prefix = (3, 13, 5, 2)
-    found.lines([LineRequest(prefix, 2, 6)])
-    asked = [LineRequest(prefix, n, 6) for n in (5, 2, 5, 9, 5)]
-    answers = found.lines(asked)
+    found.options([OptionRequest(prefix, 2, 6)])
+    asked = [OptionRequest(prefix, n, 6) for n in (5, 2, 5, 9, 5)]
+    answers = found.options(asked)
     found.forget()
-    assert answers == [found.lines([request])[0] for request in asked]
-    texts = [TextRequest(prefix, 12, 1.0, 3)] * 3
-    assert len(set(found.texts(texts))) == 1
+    assert answers == [found.options([request])[0] for request in asked]
+    texts = [CompletionRequest(prefix, 12, 1.0, 3)] * 3
+    assert len(set(found.completions(texts))) == 1
 
 
 def test_an_enumeration_is_taken_up_where_it_was_left(tmp_path: Path) -> None:
@@ -164,15 +164,15 @@ def test_an_enumeration_is_taken_up_where_it_was_left(tmp_path: Path) -> None:
         prefix = (3, 13, 5, 2)
         spent = 0
         for known, count in ((0, 2), (2, 5), (5, 12), (12, 20)):
-            request = LineRequest(prefix, count, 6, mode, seed=11, known=known)
+            request = OptionRequest(prefix, count, 6, mode, seed=11, known=known)
             misses = going_on.tree.num_misses
-            (found,) = going_on.lines([request])
+            (found,) = going_on.options([request])
             spent += found.num_tokens
             fresh.forget()
-            assert fresh.lines([request]) == [found]
+            assert fresh.options([request]) == [found]
             if known:
                 assert going_on.tree.num_misses == misses  # nothing was read again
-        (whole,) = fresh.lines([LineRequest(prefix, 20, 6, mode, seed=11)])
+        (whole,) = fresh.options([OptionRequest(prefix, 20, 6, mode, seed=11)])
         assert whole.num_tokens == spent
 
 
@@ -201,9 +201,9 @@ def test_equal_prefixes_with_other_attachments_are_fed_apart(network: InferenceN
 def test_a_policy_that_reads_text_alone_refuses_attachments(tmp_path: Path) -> None:
     asked = engine(write_checkpoint(tmp_path / "p"))
     with pytest.raises(TaskError, match="reads text alone"):
-        asked.texts([TextRequest((3, 4), 4, 0.0, attachments=("a",))])
+        asked.completions([CompletionRequest((3, 4), 4, 0.0, attachments=("a",))])
     with pytest.raises(TaskError, match="reads text alone"):
-        asked.lines([LineRequest((3, 4), 1, 4, attachments=("a",))])
+        asked.options([OptionRequest((3, 4), 1, 4, attachments=("a",))])
 
 
 def test_decoding_feeds_what_the_general_path_feeds_to_the_bit(network: InferenceNetwork) -> None:

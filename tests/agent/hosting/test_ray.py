@@ -13,7 +13,7 @@ import pytest
 from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.checkpoints.model_refs import ROLES
 from agent.config.settings import HostingSettings
-from agent.engine.requests import LineRequest, TextRequest
+from agent.engine.requests import CompletionRequest, OptionRequest
 from agent.hosting.inline_hosts import InlineHosts
 from agent.hosting.model_host import HostSettings
 from agent.hosting.open_hosts import open_hosts
@@ -24,7 +24,7 @@ from tests.agent.conftest import write_checkpoint
 from tests.agent.rounds.small import improve
 from tests.agent.rounds.test_round import contents, run_rounds
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +37,14 @@ def hosts(cluster: str) -> Iterator[RayHosts]:
 def test_five_actors_answer_like_hosts_of_this_process(hosts: RayHosts, tmp_path: Path) -> None:
     policy = verify_checkpoint(write_checkpoint(tmp_path / "p", seed=1)).ref("policy")
     drafter = verify_checkpoint(write_checkpoint(tmp_path / "d", seed=2)).ref("drafter")
-    lines = [LineRequest((4, 13, 5, 2), 3, 6)]
-    texts = [TextRequest((4, 13, 5, 2), 12, 1.0, seed) for seed in range(5)]
+    lines = [OptionRequest((4, 13, 5, 2), 3, 6)]
+    texts = [CompletionRequest((4, 13, 5, 2), 12, 1.0, seed) for seed in range(5)]
     inline = InlineHosts(HostSettings())
     for other in (hosts, inline):
         assert set(other.health()) == set(ROLES)
-    assert hosts.lines(policy, lines) == inline.lines(policy, lines)
-    plain = inline.drafted_texts(policy, None, texts, Speculation("never"))
-    drafted = hosts.drafted_texts(policy, drafter, texts, Speculation("always", 3))
+    assert hosts.options(policy, lines) == inline.options(policy, lines)
+    plain = inline.drafted_completions(policy, None, texts, Speculation("never"))
+    drafted = hosts.drafted_completions(policy, drafter, texts, Speculation("always", 3))
     assert [t.generated.tokens for t in drafted] == [t.generated.tokens for t in plain]
     assert sum(t.num_drafted for t in drafted) > 0
     assert len({h["pid"] for h in hosts.health().values()}) == 5
@@ -54,11 +54,11 @@ def test_a_killed_actor_comes_back_and_the_call_is_answered(
     hosts: RayHosts, tmp_path: Path
 ) -> None:
     policy = verify_checkpoint(write_checkpoint(tmp_path / "p", seed=1)).ref("policy")
-    request = [TextRequest((4, 13, 5, 2), 12, 1.0, 7)]
-    before = hosts.texts(policy, request)
+    request = [CompletionRequest((4, 13, 5, 2), 12, 1.0, 7)]
+    before = hosts.completions(policy, request)
     health = hosts.health()["policy"]
     os.kill(health["pid"], signal.SIGKILL)
-    assert hosts.texts(policy, request) == before
+    assert hosts.completions(policy, request) == before
     after = hosts.health()["policy"]
     assert after["pid"] != health["pid"] and after["restarts"] == health["restarts"] + 1
 
@@ -116,7 +116,7 @@ def test_calls_are_shared_among_the_workers(cluster: str, tmp_path: Path) -> Non
     policy = verify_checkpoint(write_checkpoint(tmp_path / "p", seed=1)).ref("policy")
     opened = RayHosts(HostSettings(workers=2), cluster)
     try:
-        calls = [("policy", "lines", (policy, [LineRequest((4, 13, 5, 2), 3, 6)]))] * 4
+        calls = [("policy", "options", (policy, [OptionRequest((4, 13, 5, 2), 3, 6)]))] * 4
         answers = opened._call_many(calls)
         assert answers == [answers[0]] * 4
         served = {name: h["calls"] for name, h in opened.health().items()}

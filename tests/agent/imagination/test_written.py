@@ -9,7 +9,7 @@ import pytest
 
 from agent.checkpoints.model_refs import ModelRef, ModelSet
 from agent.config.load import load_config
-from agent.engine.requests import Generated, ScoreRequest, Text, TextRequest
+from agent.engine.requests import Completion, CompletionRequest, Generated, ScoreRequest
 from agent.hosting.inline_hosts import InlineHosts
 from agent.hosting.model_host import HostSettings
 from agent.imagination.imagine import Imagination, Wanted
@@ -35,13 +35,15 @@ class Scribe(InlineHosts):
         super().__init__(HostSettings())
         self.asked: list[str] = []
 
-    def texts(self, policy: ModelRef, requests: Sequence[TextRequest]) -> list[Text]:
+    def completions(
+        self, policy: ModelRef, requests: Sequence[CompletionRequest]
+    ) -> list[Completion]:
         self.asked += [bytes(r.prefix).decode() for r in requests]
         texts = []
         for i, _ in enumerate(requests):
             said = f" Ben sold {i + 70} pens on day one. How many pens are left?\n\nAnswer: 3"
             said = " I cannot help." if i % 3 == 2 else said
-            texts.append(Text(Generated(tuple(said.encode()), (), "end")))
+            texts.append(Completion(Generated(tuple(said.encode()), (), "end")))
         return texts
 
     def logprobs(

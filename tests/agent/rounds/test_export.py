@@ -8,6 +8,8 @@ from store.database import open_store
 from store.export import exported, write_rows
 from tests.store.test_export import frozen
 
+pytestmark = pytest.mark.round
+
 pytest.importorskip("trl", reason="TRL is not installed: pip install -e '.[trl]'")
 
 

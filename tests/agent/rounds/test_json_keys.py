@@ -24,6 +24,8 @@ from store.schema import Base, CheckpointRow
 from store.states import COLUMNS, EventKind
 from tests.agent.rounds.small import SMALL, places
 
+pytestmark = pytest.mark.round
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:

@@ -4,11 +4,15 @@ import json
 import signal
 from pathlib import Path
 
+import pytest
+
 from agent.rounds.failpoints import POINTS
 from store.check import check_store
 from store.database import open_store
 from tests.agent.rounds.small import improve
 from tests.agent.rounds.test_round import contents, run_rounds
+
+pytestmark = pytest.mark.round
 
 KILLS = [
     "after-imagining",

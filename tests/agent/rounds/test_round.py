@@ -26,6 +26,8 @@ from store.schema import Round, SearchRow
 from tests.agent.conftest import write_checkpoint
 from tests.agent.rounds.small import SMALL, improve, places
 
+pytestmark = pytest.mark.round
+
 
 def run_rounds(folder: Path, policy: Path, rounds: int = 1, **flags: Any) -> list[Any]:
     config, _ = load_config(SMALL | places(folder) | {"policy": str(policy)} | flags)
@@ -135,7 +137,7 @@ def test_a_resumed_round_asks_the_models_only_for_what_its_journals_lack(
         run(self)
         asked.append(len(calls) - before)
 
-    for name in ("lines", "texts", "drafted_texts", "logprobs", "critic_logits"):
+    for name in ("options", "completions", "drafted_completions", "logprobs", "critic_logits"):
         monkeypatch.setattr(InlineHosts, name, counted(name))
     monkeypatch.setattr(SearchStage, "run", noting)
     calm, stormy = tmp_path / "calm", tmp_path / "stormy"

@@ -22,6 +22,8 @@ from store.spool import Spool
 from tests.agent.rounds.small import SMALL, places
 from tests.agent.rounds.test_round import contents, run_rounds
 
+pytestmark = pytest.mark.round
+
 
 class Lock:
     """Holds a SQLite file for itself, as a stuck process would."""

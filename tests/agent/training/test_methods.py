@@ -25,6 +25,8 @@ from store.schema import CheckpointRow, Round
 from store.verdicts import dataset_window, stored_verdicts
 from tests.agent.rounds.small import SMALL, places
 
+pytestmark = pytest.mark.round
+
 TEACHING = SMALL | {
     "problems_per_round": 16,
     "search.simulations": 8,

@@ -30,6 +30,7 @@ def test_outside_a_process_group_there_is_one_rank() -> None:
     assert (rank(), world_size(), own_rows([1, 2, 3])) == (0, 1, [1, 2, 3])
 
 
+@pytest.mark.cluster
 def test_a_loss_that_diverges_in_several_workers_ends_like_in_one(
     cluster: str, checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -47,6 +48,7 @@ def test_a_loss_that_diverges_in_several_workers_ends_like_in_one(
     assert list((tmp_path / "two").iterdir()) == []
 
 
+@pytest.mark.cluster
 def test_more_workers_than_the_cluster_has_room_for_are_refused_at_once(
     cluster: str, checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -56,6 +58,7 @@ def test_more_workers_than_the_cluster_has_room_for_are_refused_at_once(
     assert "hosting.training_workers" in caught.value.fix
 
 
+@pytest.mark.cluster
 def test_two_workers_under_ray_train_learn_what_one_learns(
     cluster: str, checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.checkpoints.weights import load_model
-from agent.engine.requests import TextRequest
+from agent.engine.requests import CompletionRequest
 from agent.hosting.model_host import GeneratorHost, HostSettings
 from agent.training.examples import Example, PairExample
 from agent.training.job import Place
@@ -16,6 +16,8 @@ from agent.training.methods.trl_dpo import TrlDpoJob
 from agent.training.methods.trl_sft import TrlSftJob
 from agent.training.optimizer import TrainingSettings
 from agent.training.trl_trainer import AdapterSettings
+
+pytestmark = pytest.mark.round
 
 pytest.importorskip("trl", reason="TRL is not installed: pip install -e '.[trl]'")
 
@@ -68,8 +70,8 @@ def test_trl_lowers_the_loss_and_what_it_learned_is_served(
     assert made.report["last_loss"] < 0.8 * made.report["first_loss"]
     assert not torch.allclose(logits(made.path), logits(checkpoint), atol=1e-2)
     host = GeneratorHost("policy", HostSettings(device="cpu"))
-    (text,) = host.texts(
-        verify_checkpoint(made.path).ref("policy"), [TextRequest((5, 13, 4, 2), 8, 0.0)]
+    (text,) = host.completions(
+        verify_checkpoint(made.path).ref("policy"), [CompletionRequest((5, 13, 4, 2), 8, 0.0)]
     )
     assert text.generated.version == made.version and text.generated.tokens
     again = sft(checkpoint, AdapterSettings(rank)).run(place)
@@ -119,8 +121,8 @@ def test_adapters_on_quantized_weights_are_merged_into_whole_ones(
     changed = {n for n, p in before.items() if not torch.equal(p, after[n])}
     assert changed and all("proj" in n for n in changed)  # the others kept all their bits
     host = GeneratorHost("policy", HostSettings(device="cpu"))
-    (text,) = host.texts(
-        verify_checkpoint(made.path).ref("policy"), [TextRequest((5, 13, 4, 2), 8, 0.0)]
+    (text,) = host.completions(
+        verify_checkpoint(made.path).ref("policy"), [CompletionRequest((5, 13, 4, 2), 8, 0.0)]
     )
     assert text.generated.version == made.version and text.generated.tokens
 

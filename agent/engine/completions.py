@@ -17,19 +17,19 @@ from agent.engine.draft_choice import NONE, Drafter, Drafts
 from agent.engine.feed import feed, prefill, within
 from agent.engine.job_cache import Ids
 from agent.engine.prefix_cache import Prefix, Workspace
-from agent.engine.requests import Generated, Text, TextRequest
-from agent.engine.sampling import Law
+from agent.engine.requests import Completion, CompletionRequest, Generated
+from agent.engine.sampling import SamplingParameters
 from search.state import Stop
 
 NO_DRAFT = -1
 StopOf = Callable[[Sequence[int]], Stop | None]
 
 
-class TextBatch:
+class CompletionBatch:
     def __init__(
         self,
         space: Workspace,
-        requests: Sequence[TextRequest],
+        requests: Sequence[CompletionRequest],
         limits: Sequence[int],
         stop_of: StopOf,
         drafter: Drafter | None,
@@ -43,16 +43,16 @@ class TextBatch:
         self.max_jobs = max_jobs
         self.live: list[int] = []
         """The request of each job of the cache."""
-        self.law = Law.of([], space.network.device)
+        self.parameters = SamplingParameters.of([], space.network.device)
         self.waiting = deque(range(num))
         self.done: list[list[int]] = [[] for _ in range(num)]
         self.logprobs: list[list[float]] = [[] for _ in range(num)]
-        self.law_logprobs: list[list[float]] = [[] for _ in range(num)]
+        self.processed_logprobs: list[list[float]] = [[] for _ in range(num)]
         self.stops: list[Stop] = ["length"] * num
         self.errors = [""] * num
         self.drafted, self.accepted = [0] * num, [0] * num
 
-    def run(self) -> list[Text]:
+    def run(self) -> list[Completion]:
         while self.waiting or self.live:
             if self.waiting and len(self.live) <= self.max_jobs * 3 // 4:
                 self._admit()
@@ -60,15 +60,15 @@ class TextBatch:
                 self._step()
         return [self._text(n) for n in range(len(self.requests))]
 
-    def _text(self, n: int) -> Text:
+    def _text(self, n: int) -> Completion:
         generated = Generated(
             tuple(self.done[n]),
             tuple(self.logprobs[n]),
             self.stops[n],
-            tuple(self.law_logprobs[n]),
+            tuple(self.processed_logprobs[n]),
             self.tree.version,
         )
-        return Text(generated, self.drafted[n], self.accepted[n], self.errors[n])
+        return Completion(generated, self.drafted[n], self.accepted[n], self.errors[n])
 
     def _admit(self) -> None:
         num = min(len(self.waiting), self.max_jobs - len(self.live))
@@ -80,7 +80,9 @@ class TextBatch:
         opened = prefill(self.network, self.cache, self.tree, prefixes)
         by_job = np.argsort(opened.jobs)
         self.live += [new[i] for i in by_job.tolist()]
-        self.law = Law.of([self.requests[n] for n in self.live], self.network.device)
+        self.parameters = SamplingParameters.of(
+            [self.requests[n] for n in self.live], self.network.device
+        )
         logits_NQV = self.network.logits(opened.hidden_NE[torch.from_numpy(by_job)])[:, None]
         self._take(np.arange(first, len(self.live)), logits_NQV, NONE)
 
@@ -121,16 +123,20 @@ class TextBatch:
         drafts: Drafts,
     ) -> None:
         """Choose tokens of some jobs, keep those that the drafts guessed, retire what ended."""
-        law = self.law if len(jobs) == len(self.live) else self.law.take(torch.from_numpy(jobs))
+        parameters = (
+            self.parameters
+            if len(jobs) == len(self.live)
+            else self.parameters.take(torch.from_numpy(jobs))
+        )
         chosen = [self.live[j] for j in jobs.tolist()]
         device = logits_NQV.device
         position_N = torch.tensor([len(self.done[n]) for n in chosen], device=device)
         draft_NK = torch.full((len(chosen), logits_NQV.shape[1] - 1), NO_DRAFT)
         for i, draft in enumerate(drafts.tokens):
             draft_NK[i, : len(draft)] = torch.tensor(draft, dtype=torch.int64)
-        found = law.choose(logits_NQV, draft_NK.to(device), position_N)
+        found = parameters.choose(logits_NQV, draft_NK.to(device), position_N)
         choices, raw = found.tokens.tolist(), found.logprob.tolist()
-        heated = found.law_logprob.tolist()
+        processed = found.processed_logprob.tolist()
         # Places behind a shorter draft hold zeros.
         is_bad = (~torch.isfinite(logits_NQV).flatten(1).all(dim=1)).tolist()
         accepted = found.num_accepted.tolist() if drafts.tokens else []
@@ -146,19 +152,24 @@ class TextBatch:
             if is_bad[i]:
                 self.errors[n] = "the policy's logits are not finite"
                 ended.append(job)
-            elif not self._write(n, choices[i], raw[i], heated[i], num + 1):
+            elif not self._write(n, choices[i], raw[i], processed[i], num + 1):
                 ended.append(job)
         self._retire(ended)
 
     def _write(
-        self, n: int, tokens: Sequence[int], raw: Sequence[float], heated: Sequence[float], num: int
+        self,
+        n: int,
+        tokens: Sequence[int],
+        raw: Sequence[float],
+        processed: Sequence[float],
+        num: int,
     ) -> bool:
         """Append `num` tokens to a text up to its end; True when it goes on."""
         done = self.done[n]
         for i in range(num):
             done.append(tokens[i])
             self.logprobs[n].append(raw[i])
-            self.law_logprobs[n].append(heated[i])
+            self.processed_logprobs[n].append(processed[i])
             if (stop := self.stop_of(done)) is not None:
                 self.stops[n] = stop
                 return False
@@ -172,4 +183,4 @@ class TextBatch:
         self.cache.wipe([j for j in ended if self.errors[self.live[j]]])
         kept = self.cache.close(ended)
         self.live = [self.live[j] for j in kept.tolist()]
-        self.law = self.law.take(torch.from_numpy(kept).to(self.network.device))
+        self.parameters = self.parameters.take(torch.from_numpy(kept).to(self.network.device))

@@ -19,7 +19,7 @@ from agent.engine.enumeration import Enumeration, Partial, StopOf
 from agent.engine.feed import Where, placed, prefill, within
 from agent.engine.job_cache import Ids
 from agent.engine.prefix_cache import KeptWork, Prefix, Segment, Workspace
-from agent.engine.requests import Generated, LineRequest, Lines
+from agent.engine.requests import Generated, OptionRequest, Options
 from kernels.noise import follow, gumbel
 
 NEVER = float("-inf")
@@ -33,17 +33,17 @@ CONTINUATIONS = 32
 class _Job:
     index: int
     """Of the request."""
-    request: LineRequest
+    request: OptionRequest
     work: Enumeration
 
 
-class LineBatch:
+class OptionBatch:
     """Requests of one mode and boundary."""
 
     def __init__(
         self,
         space: Workspace,
-        requests: Sequence[LineRequest],
+        requests: Sequence[OptionRequest],
         limits: Sequence[int],
         stop_of: StopOf,
         max_jobs: int,
@@ -53,10 +53,10 @@ class LineBatch:
         self.is_drawn = requests[0].mode == "drawn"
         self.max_jobs = max_jobs
         self.jobs: list[_Job] = []
-        self.answers: dict[int, Lines] = {}
+        self.answers: dict[int, Options] = {}
         self.waiting = deque(range(len(requests)))
 
-    def run(self) -> list[Lines]:
+    def run(self) -> list[Options]:
         while self.waiting or self.jobs:
             if self.waiting and len(self.jobs) <= self.max_jobs * 3 // 4:
                 self._admit()
@@ -111,7 +111,7 @@ class LineBatch:
 
     def _is_answered(self, i: int, segment: Segment) -> bool:
         work: Enumeration = segment.payload
-        return len(work.lines) >= self.requests[i].count or work.is_exhausted
+        return len(work.options) >= self.requests[i].count or work.is_exhausted
 
     def _begin(self, new: Sequence[int]) -> None:
         opened = prefill(self.network, self.cache, self.tree, [self._prefix(i) for i in new])
@@ -160,7 +160,7 @@ class LineBatch:
             for line in work.best(request.count, not self.is_drawn)
         )
         spent = work.spent(request.count) - work.spent(min(request.known, request.count))
-        self.answers[i] = Lines(lines, spent, work.error)
+        self.answers[i] = Options(lines, spent, work.error)
 
     def _forward(self, chosen: Sequence[Sequence[Partial]]) -> Tensor:
         """Logits [R, V] after each partial line, job by job."""
