@@ -69,9 +69,7 @@ def publish(
         if final.exists() and is_sound(final, version):
             shutil.rmtree(scratch)
         else:
-            set_aside(final)
-            os.replace(scratch, final)
-            _flush(folder)
+            _put(scratch, final)
         return verify_checkpoint(final)
     except OSError as error:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -155,9 +153,7 @@ def copied(checkpoint: Checkpoint, folder: Path, role: str) -> Checkpoint:
             if not (scratch / MANIFEST).is_file():
                 write_manifest(scratch, {})
             _flush_all(scratch)
-            set_aside(final)
-            os.replace(scratch, final)
-            _flush(folder)
+            _put(scratch, final)
         except OSError as error:
             shutil.rmtree(scratch, ignore_errors=True)
             raise ResourceError(
@@ -165,6 +161,13 @@ def copied(checkpoint: Checkpoint, folder: Path, role: str) -> Checkpoint:
                 "free some space, or choose another --checkpoints",
             ) from error
     return verify_checkpoint(final)
+
+
+def _put(scratch: Path, final: Path) -> None:
+    """A flushed directory takes its name, of which a damaged one is relieved first."""
+    set_aside(final)
+    os.replace(scratch, final)
+    _flush(final.parent)
 
 
 def is_sound(path: Path, version: str) -> bool:

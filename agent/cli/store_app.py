@@ -121,7 +121,7 @@ def store_export(
 
 @store_app.command("dictionary")
 def store_dictionary() -> None:
-    """Print the data dictionary: every table and view, every column, and what it means.
+    """Print the data dictionary: every table, view and column, every value and key.
 
     Examples:
 

@@ -21,7 +21,7 @@ class Capabilities:
 
     backend: str
     modes: frozenset[ProposalRule]
-    """Of line requests that it answers."""
+    """Of option requests that it answers."""
     max_positions: int
     """Longest context in tokens."""
 

@@ -1,15 +1,15 @@
-"""The lines after one prefix, best first: which partial line to feed next, and when one is settled.
+"""Options after one prefix, best first: which partial one to feed next, and when one is settled.
 
 This is best-first beam search (Meister, Vieira, Cotterell 2020, "Best-First Beam Search"): partial
-lines wait in a heap by score, a score only falls as a line grows, so a finished line at the top of
-the heap is the next best. By log-probability these are the most probable lines; by a
+options wait in a heap by score, a score only falls as an option grows, so a finished option at the
+top of the heap is the next best. By log-probability these are the most probable options; by a
 Gumbel-perturbed log-probability, each partial's noise conditioned on its parent's, they are a
 sample without replacement from the policy (Kool, van Hoof, Welling 2019, "Stochastic Beams and
 Where to Find Them").
 
-What is fed next depends on the lines settled so far and never on how many are wanted, so an
-enumeration can be left and taken up again: a larger count begins with a smaller one's lines, and
-the tokens spent on n lines are the same whether they were asked for at once or in parts.
+What is fed next depends on the options settled so far and never on how many are wanted, so an
+enumeration can be left and taken up again: a larger count begins with a smaller one's options, and
+the tokens spent on n options are the same whether they were asked for at once or in parts.
 """
 
 import heapq
@@ -24,17 +24,17 @@ from search.state import Stop
 
 Tokens = tuple[int, ...]
 StopOf = Callable[[Tokens], Stop | None]
-"""Why a line ends with its last token; None when it goes on."""
+"""Why an option ends with its last token; None when it goes on."""
 
 NO_SCORES: NDArray[np.float64] = np.zeros(0)
 NO_TOKENS: NDArray[np.int64] = np.zeros(0, np.int64)
 MIN_WIDTH = 4
-"""Partial lines of one length that may be fed before a line is settled, at least."""
+"""Partial options of one length that may be fed before an option is settled, at least."""
 
 
 @dataclass(slots=True, eq=False)
 class Partial:
-    """A beginning of a line that was fed, and how it may go on."""
+    """A beginning of an option that was fed, and how it may go on."""
 
     tokens: Tokens
     logprobs: tuple[float, ...]
@@ -56,29 +56,29 @@ class Partial:
 
 @dataclass(frozen=True, slots=True)
 class FoundOption:
-    """A settled line."""
+    """A settled option."""
 
     tokens: Tokens
     logprobs: tuple[float, ...]
     stop: Stop
     spent: int
-    """Tokens fed for this and all lines before it."""
+    """Tokens fed for this and all options before it."""
 
 
 Item = tuple[float, int, Partial, int, bool]
-"""Minus the score, order of arrival, the partial line, which of its continuations, and whether the
-one after that is still to come into the heap."""
+"""Minus the score, order of arrival, the partial option, which of its continuations, and whether
+the one after that is still to come into the heap."""
 
 
 class Enumeration:
     def __init__(self, limit: int, stop_of: StopOf) -> None:
         self.limit = limit
-        """Tokens of a line, at most."""
+        """Tokens of an option, at most."""
         self.stop_of = stop_of
         self.options: list[FoundOption] = []
         self.num_fed = 0
         self.num_columns = 0
-        """Columns after the prefix that partial lines take in the cache."""
+        """Columns after the prefix that partial options take in the cache."""
         self.error = ""
         self._heap: list[Item] = []
         self._crowded: list[Item] = []
@@ -93,13 +93,13 @@ class Enumeration:
         return not self._heap and not self._crowded
 
     def spent(self, count: int) -> int:
-        """Tokens fed for the first `count` lines; for all when there are fewer."""
+        """Tokens fed for the first `count` options; for all when there are fewer."""
         if count <= 0:
             return 0
         return self.options[count - 1].spent if count <= len(self.options) else self.num_fed
 
     def next(self, count: int) -> list[Partial]:
-        """Partial lines to feed now; none when `count` lines are settled or there are no more."""
+        """Partial options to feed now; none when `count` are settled or no more come."""
         taken: list[Partial] = []
         waiting: list[Item] = []
         while len(self.options) < count and len(taken) < self._num_at_once:
@@ -176,13 +176,13 @@ class Enumeration:
         tokens: NDArray[np.int64],
         logprobs: NDArray[np.float64],
     ) -> None:
-        """Note how a partial line that was fed may go on, best first."""
+        """Note how a partial option that was fed may go on, best first."""
         self.num_fed += 1
         insort(self._fed.setdefault(len(partial.tokens), []), partial.score)
         partial.scores, partial.next_tokens, partial.next_logprobs = scores, tokens, logprobs
         self._push(partial, 0)
 
     def best(self, count: int, by_logprob: bool) -> Sequence[FoundOption]:
-        """The first `count` lines: by log-probability, or in the order they were settled in."""
-        lines = self.options[:count]
-        return sorted(lines, key=lambda x: -sum(x.logprobs)) if by_logprob else lines
+        """The first `count` options: by log-probability, or in the order they were settled in."""
+        found = self.options[:count]
+        return sorted(found, key=lambda x: -sum(x.logprobs)) if by_logprob else found

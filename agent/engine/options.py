@@ -1,10 +1,10 @@
-"""Different lines after many prefixes at once: one enumeration each, fed together.
+"""Different options after many prefixes at once: one enumeration each, fed together.
 
-Partial lines of a prefix share its columns in the cache and see them, their own beginning and
-themselves; a job that has its lines leaves the batch and the next one comes in. An enumeration
-stays in the tree of keys and values under its prefix, to be taken up when more lines are wanted.
+Partial options of a prefix share its columns in the cache and see them, their own beginning and
+themselves; a job that has its options leaves the batch and the next one comes in. An enumeration
+stays in the tree of keys and values under its prefix, to be taken up when more options are wanted.
 
-Shapes: N jobs, M partial lines of a job fed at once, C columns, R rows fed, V vocabulary.
+Shapes: N jobs, M partial options of a job fed at once, C columns, R rows fed, V vocabulary.
 """
 
 from collections import deque
@@ -24,9 +24,9 @@ from kernels.noise import follow, gumbel
 
 NEVER = float("-inf")
 LEAST_LOGPROB = -12.0
-"""Among the most probable lines none below this (6 in a million): nothing is fed for them."""
+"""Among the most probable options none below this (6 in a million): nothing is fed for them."""
 CONTINUATIONS = 32
-"""Of one partial line, at most."""
+"""Of one partial option, at most."""
 
 
 @dataclass(slots=True)
@@ -126,7 +126,7 @@ class OptionBatch:
         self._note(roots, self.network.logits(opened.hidden_NE[torch.from_numpy(by_job)]))
 
     def _step(self) -> None:
-        """Retire the jobs that are done, and feed the partial lines of the others."""
+        """Retire the jobs that are done, and feed the partial options of the others."""
         chosen = [job.work.next(job.request.count) for job in self.jobs]
         done = [n for n, partials in enumerate(chosen) if not partials]
         if done:
@@ -155,15 +155,15 @@ class OptionBatch:
 
     def _answer(self, i: int, work: Enumeration) -> None:
         request = self.requests[i]
-        lines = tuple(
-            Generated(line.tokens, line.logprobs, line.stop, version=self.tree.version)
-            for line in work.best(request.count, not self.is_drawn)
+        options = tuple(
+            Generated(option.tokens, option.logprobs, option.stop, version=self.tree.version)
+            for option in work.best(request.count, not self.is_drawn)
         )
         spent = work.spent(request.count) - work.spent(min(request.known, request.count))
-        self.answers[i] = Options(lines, spent, work.error)
+        self.answers[i] = Options(options, spent, work.error)
 
     def _forward(self, chosen: Sequence[Sequence[Partial]]) -> Tensor:
-        """Logits [R, V] after each partial line, job by job."""
+        """Logits [R, V] after each partial option, job by job."""
         N, M = len(chosen), max(len(part) for part in chosen)
         counts = np.array([len(part) for part in chosen])
         query_R = within(counts)
@@ -192,7 +192,7 @@ class OptionBatch:
         return self.network.logits(hidden)
 
     def _note(self, fed: Sequence[tuple[Enumeration, Partial]], logits_RV: Tensor) -> None:
-        """Tell each enumeration how the partial lines that were fed may go on."""
+        """Tell each enumeration how the partial options that were fed may go on."""
         is_finite = torch.isfinite(logits_RV).all(dim=-1).tolist()
         logprob_RV = torch.log_softmax(logits_RV, dim=-1).nan_to_num(NEVER)
         streams: Ids | None = None

@@ -6,7 +6,7 @@ hundredth of computing them. What was used longest ago goes first when the pool 
 prefixes and their ancestors stay. Losing an entry costs time, never a different result.
 
 The idea of a radix tree over token ids is RadixAttention's (Zheng et al., arXiv 2312.07104); here
-pages are single tokens, and an enumeration of lines may be kept on its prefix (`keep_work`).
+pages are single tokens, and an enumeration of options may be kept on its prefix (`keep_work`).
 Prefixes with other attachments share nothing: each list of attachments has a root of its own.
 """
 
@@ -188,7 +188,7 @@ class KVTree:
 
     def _split(self, node: Segment, tokens: Tokens, depth: int) -> Segment:
         """The segment that ends after `depth` tokens; cuts one in two where need be."""
-        above = sum(len(s.tokens) for s in _line(node))
+        above = sum(len(s.tokens) for s in _ancestry(node))
         if above == depth:
             return node
         child = node.children[tokens[above]]
@@ -222,7 +222,7 @@ class KVTree:
     def kept_work(self, prefix: Prefix, key: Any) -> Segment | None:
         """What was kept on a prefix, if it is still there."""
         node, found = self.match(prefix)
-        is_whole = len(found) == len(prefix.tokens) == sum(len(s.tokens) for s in _line(node))
+        is_whole = len(found) == len(prefix.tokens) == sum(len(s.tokens) for s in _ancestry(node))
         segment = node.children.get(key) if is_whole else None
         if segment is not None:
             segment.used = self.clock
@@ -242,11 +242,11 @@ class KVTree:
 
     def pin(self, segment: Segment) -> None:
         """Keep a segment and all above it until as many `unpin` calls."""
-        for each in _line(segment):
+        for each in _ancestry(segment):
             each.pins += 1
 
     def unpin(self, segment: Segment) -> None:
-        for each in _line(segment):
+        for each in _ancestry(segment):
             each.pins -= 1
 
     def _allocate(self, num: int) -> Ids | None:
@@ -323,14 +323,14 @@ def _is_run(ids: Ids) -> bool:
     return bool((np.diff(ids) == 1).all())
 
 
-def _line(segment: Segment) -> list[Segment]:
+def _ancestry(segment: Segment) -> list[Segment]:
     """A segment and all above it."""
-    line = []
+    found = []
     node: Segment | None = segment
     while node is not None:
-        line.append(node)
+        found.append(node)
         node = node.parent
-    return line
+    return found
 
 
 @dataclass(frozen=True, slots=True)

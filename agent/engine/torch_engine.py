@@ -105,7 +105,7 @@ class TorchEngine:
 
     @torch.inference_mode()
     def options(self, requests: Sequence[OptionRequest]) -> list[Options]:
-        """Answer line requests, those of one mode and boundary in batches together."""
+        """Answer option requests, those of one mode and boundary in batches together."""
         self._check_attachments(requests)
         groups: dict[tuple[str, str], list[int]] = {}
         for i, r in enumerate(requests):
@@ -113,17 +113,17 @@ class TorchEngine:
             groups.setdefault((r.mode, r.boundary.name), []).append(i)
         answers: dict[int, Options] = {}
         for (mode, _), group in sorted(groups.items()):
-            ask = self._sampled_lines if mode == "sampled" else self._enumerated_lines
+            ask = self._sampled_options if mode == "sampled" else self._enumerated_options
             found = ask([requests[i] for i in group])
             answers.update(zip(group, found, strict=True))
         return [self._bounded(r, answers[i]) for i, r in enumerate(requests)]
 
-    def _enumerated_lines(self, requests: Sequence[OptionRequest]) -> list[Options]:
+    def _enumerated_options(self, requests: Sequence[OptionRequest]) -> list[Options]:
         steps = self.steps(requests[0].boundary)
 
         def run(part: Sequence[OptionRequest], max_jobs: int) -> list[Options]:
             limits = [steps.limit(self.room(r.prefix, r.max_tokens)) for r in part]
-            stop_of = self._line_stop(steps)
+            stop_of = self._option_stop(steps)
             return OptionBatch(self._space(), part, limits, stop_of, max_jobs).run()
 
         return in_smaller_batches(
@@ -131,30 +131,30 @@ class TorchEngine:
         )
 
     def _bounded(self, request: OptionRequest, found: Options) -> Options:
-        """A line that fills the context ends there, whatever its last token is."""
+        """An option that fills the context ends there, whatever its last token is."""
         room = self.network.arch.max_positions - len(request.prefix)
-        lines = [
-            replace(line, stop="length")
-            if line.stop == "boundary" and len(line.tokens) >= room
-            else line
-            for line in found.options
+        options = [
+            replace(option, stop="length")
+            if option.stop == "boundary" and len(option.tokens) >= room
+            else option
+            for option in found.options
         ]
-        return replace(found, options=tuple(lines))
+        return replace(found, options=tuple(options))
 
-    def _line_stop(self, steps: Steps) -> Callable[[Sequence[int]], Stop | None]:
+    def _option_stop(self, steps: Steps) -> Callable[[Sequence[int]], Stop | None]:
         def stop_of(tokens: Sequence[int]) -> Stop | None:
             return self._text_stop(tokens) or ("boundary" if steps.ends(tokens) else None)
 
         return stop_of
 
-    def _sampled_lines(self, requests: Sequence[OptionRequest]) -> list[Options]:
+    def _sampled_options(self, requests: Sequence[OptionRequest]) -> list[Options]:
         steps = self.steps(requests[0].boundary)
         asked = [
             CompletionRequest(r.prefix, steps.limit(r.max_tokens), r.temperature, r.seed + 7919 * k)
             for r in requests
             for k in range(r.count)
         ]
-        texts = iter(self._generate(asked, None, self._line_stop(steps)))
+        texts = iter(self._generate(asked, None, self._option_stop(steps)))
         answers: list[Options] = []
         for request in requests:
             group = [next(texts) for _ in range(request.count)]

@@ -237,7 +237,7 @@ class VllmEngine:
         ]
 
     def options(self, requests: Sequence[OptionRequest]) -> list[Options]:
-        """Answer line requests; `drawn` ones need noise on the whole vocabulary and are refused."""
+        """Answer requests; `drawn` ones need noise on the whole vocabulary and are refused."""
         answers: dict[int, Options] = {}
         groups: dict[tuple[str, str], list[int]] = {}
         for i, r in enumerate(requests):
@@ -273,8 +273,8 @@ class VllmEngine:
         return [
             Options(
                 tuple(
-                    Generated(line.tokens, line.logprobs, line.stop, version=self.version)
-                    for line in work.best(r.count, by_logprob=True)
+                    Generated(option.tokens, option.logprobs, option.stop, version=self.version)
+                    for option in work.best(r.count, by_logprob=True)
                 ),
                 work.spent(r.count) - work.spent(r.known),
             )
@@ -301,7 +301,7 @@ class VllmEngine:
             for k in range(r.count)
         ]
         steps = self.steps(requests[0].boundary)
-        # A token that may end a line but need not must not end the text.
+        # A token that may end an option but need not must not end the text.
         ends = self.ends | (steps.ids if steps.boundary.ends is None else frozenset())
         texts = iter(self._texts(asked, ends))
         answers: list[Options] = []
@@ -314,7 +314,7 @@ class VllmEngine:
 
     @staticmethod
     def _cut(text: Generated, stop_of: Callable[[Sequence[int]], Stop | None]) -> Generated:
-        """The text up to its first whole line."""
+        """The text up to its first whole option."""
         for end in range(1, len(text.tokens) + 1):
             if (stop := stop_of(text.tokens[:end])) is not None:
                 return Generated(

@@ -22,7 +22,7 @@ from search.simulation_log import Simulation, rebuild
 from search.state import Problem
 from store import leases
 from store.check import check_store
-from store.database import Store, alembic_config, now_us, open_store
+from store.database import Store, alembic_config, open_store
 from store.datasets import dataset_of, freeze_dataset, read_dataset
 from store.inspection import ask_sql, list_searches, read_siblings, read_tree
 from store.leases import RunLease
@@ -39,6 +39,7 @@ from store.recording import (
 from store.schema import Base, NodeRow, Round, Run, SearchRow, SimulationRow, TrajectoryRow
 from store.selection import SelectionRule
 from tests.fakes import DigitWorld, root
+from tests.rows import a_round, a_run
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -46,27 +47,10 @@ ROOT = Path(__file__).parent.parent.parent
 def new_round(store: Store, digits: tuple[str, ...] = ("31", "12")) -> tuple[int, int, list[int]]:
     """(run id, round id, search ids) of a planned round."""
     with store.session() as session:
-        run = Run(
-            name="r",
-            task="digits",
-            config={},
-            config_sha="c",
-            code_version="0",
-            seed=1,
-            created_ts=now_us(),
-        )
+        run = a_run(task="digits")
         session.add(run)
         session.flush()
-        row = Round(
-            run_id=run.id,
-            number=1,
-            stage="searching",
-            models={},
-            search_config={},
-            config_sha="c",
-            timings={},
-            started_ts=now_us(),
-        )
+        row = a_round(run.id, 1, "searching")
         session.add(row)
         session.flush()
         problems = [Problem(d, d, d) for d in digits]

@@ -19,11 +19,12 @@ from agent.rounds.run import Improver
 from search.errors import CheckpointError
 from store.check import check_store
 from store.checkpoints import register
-from store.database import Store, now_us, open_store
-from store.schema import CheckpointRow, Event, Round, Run, TrainMetric
+from store.database import Store, open_store
+from store.schema import CheckpointRow, Event, Round, TrainMetric
 from tests.agent.conftest import write_checkpoint
 from tests.agent.rounds.small import SMALL, improve, places
 from tests.agent.rounds.test_round import contents, run_rounds
+from tests.rows import a_round, a_run
 
 
 def published(tmp_path: Path, seed: int = 0) -> Path:
@@ -94,31 +95,16 @@ def lineage(store: Store, tmp_path: Path) -> list[Path]:
     with store.session() as session:
         for checkpoint, parent in zip(found, [None, *found], strict=False):
             register(session, as_new("policy", checkpoint, parent.version if parent else None))
-        session.add(
-            Run(
-                id=1,
-                name="default",
-                task="t",
-                config={},
-                config_sha="",
-                code_version="",
-                seed=1,
-                created_ts=now_us(),
-            )
-        )
+        session.add(a_run(id=1, name="default"))
         session.flush()
         for number in (1, 2):
             session.add(
-                Round(
-                    run_id=1,
-                    number=number,
-                    stage="promoted",
+                a_round(
+                    1,
+                    number,
+                    "promoted",
                     models={"policy": found[number - 1].version},
                     candidates={"policy": found[number].version},
-                    search_config={},
-                    config_sha="",
-                    timings={},
-                    started_ts=now_us(),
                 )
             )
     return paths

@@ -129,7 +129,7 @@ def test_more_lines_cost_only_what_is_new(backend: RolloutBackend) -> None:
     assert [x.tokens for x in rest.options] == [x.tokens for x in many.options]
 
 
-def test_sampled_lines_end_at_the_boundary(backend: RolloutBackend) -> None:
+def test_sampled_options_end_at_the_boundary(backend: RolloutBackend) -> None:
     (found,) = backend.options([OptionRequest(PREFIX, 20, 6, "sampled", 1.0, 3)])
     for line in found.options:
         assert line.stop == {1: "end", 2: "boundary"}.get(line.tokens[-1], "length")

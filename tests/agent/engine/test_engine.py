@@ -141,7 +141,7 @@ def test_lines_do_not_depend_on_what_shares_their_batch(tmp_path: Path) -> None:
         assert [x.tokens for x in alone.options] == [x.tokens for x in lines.options]
 
 
-def test_sampled_lines_differ_by_seed_and_repeat_by_seed(tmp_path: Path) -> None:
+def test_sampled_options_differ_by_seed_and_repeat_by_seed(tmp_path: Path) -> None:
     found = engine(write_checkpoint(tmp_path / "p", seed=4))
     ask = [OptionRequest((3, 13, 5, 2), 6, 8, "sampled", 1.0, seed) for seed in (1, 2, 1)]
     first, second, again = ([x.tokens for x in lines.options] for lines in found.options(ask))

@@ -6,7 +6,8 @@ import pytest
 
 from agent.reports.compare_rounds import compare_rounds
 from store.database import Store, now_us, open_store
-from store.schema import EvaluationItem, EvaluationRow, Round, Run
+from store.schema import EvaluationItem, EvaluationRow
+from tests.rows import a_round, a_run
 
 N = 10
 
@@ -45,32 +46,17 @@ def measured(store: Store, models: dict[str, str], mode: str, num_correct: int, 
 def rounds(store: Store, *stages: str) -> None:
     """Each round trains policy pN and value critic vN; a kept one hands on its critic alone."""
     with store.session() as session:
-        session.add(
-            Run(
-                id=1,
-                name="r",
-                task="t",
-                config={},
-                config_sha="",
-                code_version="",
-                seed=1,
-                created_ts=now_us(),
-            )
-        )
+        session.add(a_run(id=1))
         session.flush()
         policy, value = "p0", "v0"
         for number, stage in enumerate(stages, 1):
             session.add(
-                Round(
-                    run_id=1,
-                    number=number,
-                    stage=stage,
+                a_round(
+                    1,
+                    number,
+                    stage,
                     models={"policy": policy, "value": value},
                     candidates={"policy": f"p{number}", "value": f"v{number}"},
-                    search_config={},
-                    config_sha="",
-                    timings={},
-                    started_ts=now_us(),
                 )
             )
             policy, value = f"p{number}" if stage == "promoted" else policy, f"v{number}"
