@@ -56,6 +56,7 @@ def write_manifest(path: Path, facts: Mapping[str, Any]) -> None:
     }
     text = json.dumps({"files": files} | dict(facts), indent=2, sort_keys=True)
     (path / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    file_sha(path / MANIFEST, is_own=True)
 
 
 def verified_files(path: Path) -> dict[str, str]:

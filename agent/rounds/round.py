@@ -12,36 +12,29 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-from agent.checkpoints.base_models import policy_at
 from agent.checkpoints.custody import stored_refs, trained_as_new
 from agent.checkpoints.model_refs import ModelRef
 from agent.checkpoints.publish import NonFiniteError
-from agent.engine.tokenizer import Tokenizer
 from agent.evaluation.gate import Verdict, judge, kept
-from agent.imagination.imagine import Imagination, Wanted
-from agent.imagination.written import Source, Writer
 from agent.rounds import failpoints
 from agent.rounds.context import RunContext
 from agent.rounds.evaluation_stage import EvaluationStage, Figures
+from agent.rounds.imagination_stage import ImaginationStage
 from agent.rounds.search_stage import SearchStage
 from agent.rounds.training_stage import TrainingStage
 from agent.training.fit import DivergedError
 from agent.training.lesson import NothingToLearnError
-from search.errors import TaskError
 from search.randomness import derive_seed
-from search.state import Problem
 from store.checkpoints import Origin, register
 from store.database import Session
 from store.datasets import dataset_of, freeze_dataset
 from store.pairs import freeze_pairs
 from store.recording import add_event, add_problems, plan_searches
-from store.rounds import end_round, note_time, searched_problems
+from store.rounds import end_round, note_time
 from store.schema import Round
-from store.selection import SelectionRule, solve_rates
+from store.selection import SelectionRule
 from store.states import EventKind, Stage
 
 
@@ -67,7 +60,6 @@ class RoundRunner:
         self.config = context.config
         self.store = context.store
         self.lease = context.lease
-        self.task = context.task
         self.progress = context.progress
         self.evaluation = EvaluationStage(context)
 
@@ -93,22 +85,9 @@ class RoundRunner:
         """New problems from all that the run knows, and a planned search for each."""
         row = self._row(round_id)
         self.progress.stage(Stage.IMAGINING, self.config.problems_per_round, "problems")
-        with self.store.session() as session:
-            seen = searched_problems(session, row.run_id)
-            rates = solve_rates(session, row.run_id)
-        seed = derive_seed(self.config.seed, row.number, "imagine")
-        parents = [*self.task.seeds(self.config.num_seeds, self.config.seed), *seen]
-        tokenizer = Tokenizer(self._models_of(row)["policy"].header.path)
-        settings = self.config.evaluation
-        held_out = self.task.held_out(settings.num_problems, settings.seed)
-        wanted = Wanted(
-            self.config.problems_per_round,
-            seed,
-            self.config.imagination.wordings,
-            *self._sources(row, seed),
-        )
-        imagined = Imagination(self.task, held_out).imagine(parents, seen, wanted, rates)
-        problems = [p for p in imagined.problems if self._fits(tokenizer, p)]
+        stage = ImaginationStage(self.context, self._models_of(row), row.number)
+        imagined = stage.run(row.run_id)
+        problems = stage.readable(imagined.problems)
         if not problems:
             self._end(round_id, kept("imagination found no new problem"))
             return
@@ -123,19 +102,6 @@ class RoundRunner:
             stored.stage = Stage.SEARCHING
         self.progress.update(len(problems))
         failpoints.hit("after-imagining")
-
-    def _sources(self, row: Round, seed: int) -> tuple[list[Source], int]:
-        """What writes problems where operators cannot, and how many texts it is asked for."""
-        settings = self.config.imagination
-        if not settings.schemes:
-            return [], 0
-        refs = self._models_of(row)
-        writer = refs["policy"]
-        if settings.writer:
-            writer = policy_at(Path(settings.writer).expanduser()).ref("policy")
-        hand = Writer(self.context.models_for(refs), writer, seed)
-        num = round(settings.written_share * self.config.problems_per_round)
-        return [partial(hand.write, scheme) for scheme in settings.schemes], num
 
     def _search(self, round_id: int) -> None:
         """All searches of the round that have not ended."""
@@ -202,14 +168,6 @@ class RoundRunner:
         old = self._models_of(row)
         new = old | stored_refs(self.store, row.candidates or {})
         return self.evaluation.figures(old, row.id), self.evaluation.figures(new, row.id)
-
-    def _fits(self, tokenizer: Tokenizer, problem: Problem) -> bool:
-        """Whether the policy can read a problem that nobody has looked at yet."""
-        try:
-            size = len(tokenizer.encode(self.task.prompt(problem.text)))
-        except TaskError:
-            return False
-        return size < self.context.max_positions
 
     @contextmanager
     def _writing(self) -> Iterator[Session]:

@@ -2,7 +2,8 @@
 
 Both run `python -m agent improve` with the same settings, inline, into a SQLite store of their own.
 Every table is then compared row by row: ids, digests, texts, visits, verdicts, versions of weights.
-Left out are clocks, places on disk, process numbers and the code's own version.
+Left out are clocks, places on disk, process numbers and the code's own version. How many files each
+side hashed to verify its checkpoints stands below the tables.
 
     git worktree add /tmp/before v0.5.0
     python -m scripts.bench.same_results /tmp/before .
@@ -16,6 +17,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,16 @@ VOLATILE = (
 )
 """Columns and JSON keys that differ between two runs of the same code."""
 Tables = dict[str, list[dict[str, Any]]]
+COUNTER = """
+import hashlib, os
+hash_file = hashlib.file_digest
+def counted(stream, *rest, **more):
+    with open(os.environ["HASHED_LOG"], "a") as log:
+        log.write(f"{os.fstat(stream.fileno()).st_size} {stream.name}\\n")
+    return hash_file(stream, *rest, **more)
+hashlib.file_digest = counted
+"""
+"""A sitecustomize.py that notes each file whose digest is taken."""
 LEFT_OUT = ("alembic_version", "actors", "speculation", "sqlite_sequence")
 
 
@@ -57,7 +69,13 @@ def improve(code: Path, folder: Path, more: list[str], failpoint: str = "") -> i
     given = [*(f"{key}={value}" for key, value in settings.items()), *more]
     flags = [part for text in given for part in ("--set", text)]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RATCHET_")}
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(code.resolve())}
+    (folder / "hook").mkdir(exist_ok=True)
+    (folder / "hook" / "sitecustomize.py").write_text(COUNTER)
+    environment |= {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{folder / 'hook'}{os.pathsep}{code.resolve()}",
+        "HASHED_LOG": str(folder / "hashed.log"),
+    }
     if failpoint:
         environment["RATCHET_FAILPOINT"] = failpoint
     command = [sys.executable, "-m", "agent", "improve", "--json", *flags]
@@ -118,6 +136,18 @@ def shared(
     return kept[0], kept[1], sorted(old[0].keys() ^ new[0].keys())
 
 
+def hashed(log: Path) -> str:
+    """How many files were hashed, and how many times the one hashed most often."""
+    lines = log.read_text().splitlines() if log.is_file() else []
+    times = Counter(line.partition(" ")[2] for line in lines)
+    num_bytes = sum(int(line.partition(" ")[0]) for line in lines)
+    most = max(times.values(), default=0)
+    return (
+        f"{len(lines)} hashes of {len(times)} files, one file at most {most} times, "
+        f"{num_bytes / 2**20:.0f} MiB read"
+    )
+
+
 def digest(rows: list[dict[str, Any]]) -> str:
     return hashlib.sha256(json.dumps(rows, default=str).encode()).hexdigest()[:12]
 
@@ -133,15 +163,17 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = (arguments.keep or Path(scratch)).absolute()
-        found = []
+        found, counts = [], []
         for side, code in (("before", arguments.before), ("after", arguments.after)):
             place = folder / side
             if not (place / "store.db").exists():
                 place.mkdir(parents=True, exist_ok=True)
                 run_rounds(code, place, arguments.rounds, arguments.more)
             found.append(tables(place / "store.db"))
+            counts.append(f"{side}: {hashed(place / 'hashed.log')}")
     before, after = found
     num_different = compared(before, after, arguments.show)
+    print(*counts, sep="\n")
     print("the same" if not num_different else f"{num_different} rows differ")
     raise SystemExit(bool(num_different))
 

@@ -1,5 +1,6 @@
 """Checkpoints are read once: headers without weights, and each file hashed once a process."""
 
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -37,15 +38,16 @@ def test_two_rounds_hash_each_file_of_each_checkpoint_once(
     checkpoint: Path, tmp_path: Path, hashed: Hashed
 ) -> None:
     """Base policy, first critics and drafter, two rounds that train five models each."""
+    # The base is somebody else's file: it counts as settled a tick after it was written.
+    time.sleep(2 * manifest.RACY_NS / 1e9)
     config, _ = load_config(SMALL | places(tmp_path) | {"policy": str(checkpoint)})
     with Improver(config, Silent()).started() as improver:
         for _ in range(2):
             improver.run_round()
-    weights = [num for (name, _), num in hashed.items() if name == "model.safetensors"]
+    weights = [name for name, _ in hashed if name == "model.safetensors"]
     published = len(list((tmp_path / "checkpoints").glob("*-*/model.safetensors")))
     assert len(weights) >= published >= 8
-    # The base was just written: within a tick of the file system's clock it is read twice.
-    assert sorted(weights)[:-1] == [1] * (len(weights) - 1) and max(weights) <= 2
+    assert set(hashed.values()) == {1}
 
 
 def test_a_header_is_read_without_a_byte_of_the_weights(checkpoint: Path, hashed: Hashed) -> None:

@@ -1,0 +1,68 @@
+"""The first stage of a round: new problems from all that the run knows."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from agent.checkpoints.base_models import policy_at
+from agent.checkpoints.model_refs import ModelRef
+from agent.engine.tokenizer import Tokenizer
+from agent.imagination.imagine import Imagination, Imagined, Wanted
+from agent.imagination.written import Source, Writer
+from agent.rounds.context import RunContext
+from search.errors import TaskError
+from search.randomness import derive_seed
+from search.state import Problem
+from store.rounds import searched_problems
+from store.selection import solve_rates
+
+
+class ImaginationStage:
+    """Makes the problems of one round; the policy writes some of them where schemes are set."""
+
+    def __init__(self, context: RunContext, refs: Mapping[str, ModelRef], number: int) -> None:
+        self.context = context
+        self.config = context.config
+        self.task = context.task
+        self.refs = refs
+        self.seed = derive_seed(self.config.seed, number, "imagine")
+
+    def run(self, run_id: int) -> Imagined:
+        """Problems that nobody has searched, and how many were dropped and why."""
+        with self.context.store.session() as session:
+            seen = searched_problems(session, run_id)
+            rates = solve_rates(session, run_id)
+        parents = [*self.task.seeds(self.config.num_seeds, self.config.seed), *seen]
+        settings = self.config.evaluation
+        held_out = self.task.held_out(settings.num_problems, settings.seed)
+        wanted = Wanted(
+            self.config.problems_per_round,
+            self.seed,
+            self.config.imagination.wordings,
+            *self._sources(),
+        )
+        return Imagination(self.task, held_out).imagine(parents, seen, wanted, rates)
+
+    def readable(self, problems: list[Problem]) -> list[Problem]:
+        """Those that the policy can read; nobody has looked at any of them yet."""
+        tokenizer = Tokenizer(self.refs["policy"].header.path)
+        return [p for p in problems if self._fits(tokenizer, p)]
+
+    def _fits(self, tokenizer: Tokenizer, problem: Problem) -> bool:
+        try:
+            size = len(tokenizer.encode(self.task.prompt(problem.text)))
+        except TaskError:
+            return False
+        return size < self.context.max_positions
+
+    def _sources(self) -> tuple[list[Source], int]:
+        """What writes problems where operators cannot, and how many texts it is asked for."""
+        settings = self.config.imagination
+        if not settings.schemes:
+            return [], 0
+        writer = self.refs["policy"]
+        if settings.writer:
+            writer = policy_at(Path(settings.writer).expanduser()).ref("policy")
+        hand = Writer(self.context.models_for(self.refs), writer, self.seed)
+        num = round(settings.written_share * self.config.problems_per_round)
+        return [partial(hand.write, scheme) for scheme in settings.schemes], num
