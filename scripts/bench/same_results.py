@@ -69,7 +69,7 @@ def improve(code: Path, folder: Path, more: list[str], failpoint: str = "") -> i
     given = [*(f"{key}={value}" for key, value in settings.items()), *more]
     flags = [part for text in given for part in ("--set", text)]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RATCHET_")}
-    (folder / "hook").mkdir(exist_ok=True)
+    (folder / "hook").mkdir(parents=True, exist_ok=True)
     (folder / "hook" / "sitecustomize.py").write_text(COUNTER)
     environment |= {
         "OMP_NUM_THREADS": "1",
