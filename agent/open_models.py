@@ -24,7 +24,11 @@ def models_over(config: Config, refs: Mapping[str, ModelRef]) -> Models:
     """These weights on hosts of their own, which the caller closes (`models.hosts.close()`)."""
     task = open_task(config.task, config.problems)
     hosts = open_hosts(config.hosting)
-    return Models(hosts, ModelSet(refs), task, ModelSettings.of(config))
+    try:
+        return Models(hosts, ModelSet(refs), task, ModelSettings.of(config))
+    except BaseException:
+        hosts.close()
+        raise
 
 
 def base_refs(config: Config) -> dict[str, ModelRef]:
@@ -46,10 +50,11 @@ def open_models(config: Config) -> Iterator[Models]:
 
 
 def _last_models(config: Config) -> dict[str, ModelRef] | None:
-    """Models after the run's last round; None without such a run, or with a policy of one's own."""
+    """Models after the run's last round; None without such a run, or with models of one's own."""
     path = sqlite_path(config.store)
-    if config.policy or (path is not None and not path.is_file()):
-        if not config.policy and config.run != "default":
+    is_own = bool(config.policy or config.bundle)
+    if is_own or (path is not None and not path.is_file()):
+        if not is_own and config.run != "default":
             raise NotFoundError(
                 f"there is no run {config.run!r}: there is no store at {path}",
                 "give its --store, or leave --run out to ask the base models",

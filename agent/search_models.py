@@ -85,7 +85,6 @@ class Models:
         name = settings.boundary
         self.boundary = boundary_named(name) if name else task.boundary
         self.steps = self.tokenizer.steps(self.boundary)
-        self._texts: dict[str, str] = {}
 
     def with_search(self, search: SearchSettings) -> "Models":
         """The same models under other settings of the search."""
@@ -103,15 +102,15 @@ class Models:
     def root(self, problem: Problem) -> State:
         """The state to search from. The reference answer stays behind."""
         prompt = self.task.prompt(problem.text)
-        self._texts[problem.id] = problem.text
         tokens = tuple(self.tokenizer.encode(prompt))
-        return State(problem.id, tokens, prompt, attachments=problem.attachments)
+        attachments = problem.attachments
+        return State(problem.id, tokens, prompt, attachments=attachments, problem=problem.text)
 
     def check(self, state: State) -> Finding:
         """What the tool says of a state's last option."""
         if not self.use_tool or not state.options:
             return Finding(None)
-        problem = self._texts[state.problem_id]
+        problem = state.problem
         if self.boundary.name == self.task.boundary.name:
             return self.task.check_step(problem, state.steps)
         # Options of another boundary may hold several of the task's steps, or a part of one.
@@ -141,7 +140,7 @@ class Models:
         )
 
     def propose(self, requests: Sequence[ExpandRequest]) -> list[Proposal]:
-        lines = self.hosts.options(
+        answers = self.hosts.options(
             self.models.policy,
             [
                 OptionRequest(
@@ -158,21 +157,21 @@ class Models:
                 for r in requests
             ],
         )
-        return [self._proposal(r.state, found) for r, found in zip(requests, lines, strict=True)]
+        return [self._proposal(r.state, found) for r, found in zip(requests, answers, strict=True)]
 
-    def _proposal(self, state: State, lines: Options) -> Proposal:
-        if lines.error:
-            log.warning("no options for problem %s: %s", state.problem_id, lines.error)
-        options = tuple(self._option(line) for line in lines.options)
+    def _proposal(self, state: State, found: Options) -> Proposal:
+        if found.error:
+            log.warning("no options for problem %s: %s", state.problem_id, found.error)
+        options = tuple(self._option(generated) for generated in found.options)
         unsound: list[str] = []
         for option in options:
             finding = self.check(state.extended(option))
             unsound.append(finding.reason or "unsound" if finding.is_sound is False else "")
-        return Proposal(options, tuple(unsound), lines.num_tokens)
+        return Proposal(options, tuple(unsound), found.num_tokens)
 
-    def _option(self, line: Generated) -> Option:
-        text = self.tokenizer.decode(line.tokens)
-        return Option(line.tokens, text, sum(line.logprobs), line.stop)
+    def _option(self, found: Generated) -> Option:
+        text = self.tokenizer.decode(found.tokens)
+        return Option(found.tokens, text, sum(found.logprobs), found.stop)
 
     def evaluate(self, requests: Sequence[EvaluateRequest]) -> list[Evaluation]:
         completed, spent = self._rollouts(requests)

@@ -7,6 +7,7 @@ from agent.search_models import Models
 from agent.tasks.task import problem_id
 from search import frontier
 from search.candidates import Candidate
+from search.errors import TaskError
 from search.mcts import Search
 from search.randomness import derive_seed
 from search.state import Problem
@@ -60,11 +61,22 @@ def solve(models: Models, question: str, seed: int) -> Solution:
 
 
 def search_for(models: Models, question: str, seed: int) -> Search:
-    """The search that answers a question, to be run in a frontier."""
+    """The search that answers a question, to be run in a frontier.
+
+    Raises TaskError for what is no problem, or is too long for the policy.
+    """
     task = models.task
     text = task.read(question)
     problem = Problem(problem_id(task.name, task.key(text)), text)
-    return Search(models.root(problem), models.settings, derive_seed(seed, problem.id, "solve"))
+    root = models.root(problem)
+    longest = models.policy.header.architecture.max_positions
+    if len(root.prompt_tokens) >= longest:
+        raise TaskError(
+            f"the question takes {len(root.prompt_tokens)} tokens; the policy's context holds "
+            f"{longest} with the answer",
+            "shorten it, or use a policy with a longer context",
+        )
+    return Search(root, models.settings, derive_seed(seed, problem.id, "solve"))
 
 
 def solution_of(models: Models, question: str, search: Search) -> Solution:

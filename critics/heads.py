@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from critics.calibration import Calibration
-from search.score import Score
+from search.score import DOES_NOT_APPLY, Score
 from search.state import State
 
 LEAST_DOUBT = 1e-6
@@ -53,7 +53,7 @@ class TrainedCritic:
         return [
             self._score(next(left))
             if self.applies(state)
-            else Score(self.name, self.version, None, "does not apply")
+            else Score(self.name, self.version, None, DOES_NOT_APPLY)
             for state in states
         ]
 

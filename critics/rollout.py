@@ -44,7 +44,7 @@ def checked_rollout(
 ) -> Rollout:
     """The completed state with what the tool finds of its steps, still without a score."""
     num_given = state.depth
-    full = State(state.problem_id, state.prompt_tokens, state.prompt, (*state.options, *new))
+    full = replace(state, options=(*state.options, *new))
     verdicts: list[bool | None] = []
     for end in range(1, full.depth + 1):
         verdicts.append(check(replace(full, options=full.options[:end])).is_sound)

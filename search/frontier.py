@@ -86,6 +86,9 @@ class Frontier:
         Requests are collected until `batch_target` of them are together, then the expansions are
         answered in one call and the evaluations in another. What a search asks in a pass is
         answered in that pass.
+
+        Raises what the proposer and the evaluator raise; the searches that asked them leave then,
+        with what they had found, and the others can go on.
         """
         expansions: list[tuple[Search, Expansion]] = []
         leaves: list[tuple[Search, Leaf]] = []
@@ -102,7 +105,13 @@ class Frontier:
                 else:
                     leaves.append((search, request))
         self._active.rotate(-len(taken))
-        _answer(expansions, leaves, self.proposer, self.evaluator, self.listener)
+        try:
+            _answer(expansions, leaves, self.proposer, self.evaluator, self.listener)
+        except BaseException:
+            # Nobody will answer what they asked: they would wait for ever.
+            for search in {id(s): s for s, _ in (*expansions, *leaves)}.values():
+                self._forget(search)
+            raise
         self.listener.passed()
         if not expansions and not leaves and not any(search.is_done for search in taken):
             for search in taken:
@@ -125,12 +134,13 @@ def run(
     listener: Listener = Listener(),
     should_stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] | None = None,
+    batch_target: int = 0,
 ) -> None:
     """Run the searches to their ends; when `should_stop` says so, the others stay as they are.
 
     Raises SearchSettingsError when a search has a bound in seconds and there is no clock.
     """
-    frontier = Frontier(proposer, evaluator, listener, clock)
+    frontier = Frontier(proposer, evaluator, listener, clock, batch_target)
     for search in searches:
         frontier.add(search)
     while not frontier.is_idle and not should_stop():

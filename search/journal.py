@@ -5,6 +5,7 @@ answers are the whole of its state: told again in the same order, they give the 
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from search.errors import StoreError
@@ -40,7 +41,7 @@ def entry_of(request: Expansion | Leaf, answer: Proposal | Evaluation) -> Entry:
 def resume(search: Search, entries: Iterable[Entry]) -> None:
     """Tell a new search what an earlier one with the same root, settings and seed was told.
 
-    Requests are asked for as `frontier.run` does, all of them before the first is answered.
+    Requests are asked for as `Frontier.step` does, all of them before the first is answered.
     Raises StoreError when the entries are not this search's.
     """
     open_requests: dict[tuple[bool, int], Expansion | Leaf] = {}
@@ -96,12 +97,7 @@ def _proposal(entry: Entry) -> Proposal:
 def _evaluation(entry: Entry, root: State) -> Evaluation:
     rollouts = tuple(
         Rollout(
-            State(
-                root.problem_id,
-                root.prompt_tokens,
-                root.prompt,
-                tuple(_option(o) for o in raw["options"]),
-            ),
+            replace(root, options=tuple(_option(o) for o in raw["options"])),
             raw["given"],
             raw["sound"],
             raw["is_sound"],

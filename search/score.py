@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+DOES_NOT_APPLY = "does not apply"
+"""Reason of a critic that has nothing to say of such a state."""
+
 
 @dataclass(frozen=True, slots=True)
 class Score:

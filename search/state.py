@@ -55,6 +55,8 @@ class State:
     options: tuple[Option, ...] = field(default=())
     attachments: tuple[str, ...] = ()
     """Digests of what placeholders in the prompt stand for, in order; empty for text."""
+    problem: str = ""
+    """The problem's own text, of which the prompt was made: what a tool checks options against."""
 
     @property
     def tokens(self) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from search.errors import NotFoundError
 from store.database import now_us
 from store.recording import add_event
 from store.schema import CheckpointRow, Round, Run, SpeculationRow, TrainMetric
-from store.states import CheckpointStatus, EventKind
+from store.states import CheckpointStatus, DraftSource, EventKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ def drafts_at_work(session: Session) -> list[SpeculationRow]:
     return list(
         session.scalars(
             select(SpeculationRow)
-            .where(SpeculationRow.source == "model", SpeculationRow.num_drafted > 0)
+            .where(SpeculationRow.source == DraftSource.MODEL, SpeculationRow.num_drafted > 0)
             .order_by(SpeculationRow.seen_ts)
         )
     )

@@ -169,7 +169,9 @@ def _explained(cause: str, is_refused: bool, timeout_s: float) -> UsageError:
         return UsageError(
             f"the statement took longer than {timeout_s:g} s", "narrow it, or raise --timeout"
         )
-    return UsageError(f"the statement failed: {cause}", "correct it; see README for the tables")
+    return UsageError(
+        f"the statement failed: {cause}", "correct it; `ratchet store dictionary` has the tables"
+    )
 
 
 def _ask_server(

@@ -17,8 +17,13 @@ from store.schema import (
     NodeText,
     PreferencePair,
     ProblemRow,
+    Round,
+    Run,
     TrajectoryRow,
 )
+
+MIN_MARGIN = 0.1
+"""Where a run does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +61,12 @@ class _Child:
         return self.value_sum / self.visits if self.visits and not self.unsound_reason else 0.0
 
 
-def stored_pairs(
-    session: Session, dataset_id: int, min_margin: float = 0.1
-) -> Iterator[StoredPair]:
-    """Pairs along every trajectory of a frozen dataset, search by search, in its order.
+_Compared = tuple[TrajectoryRow, tuple[int, ...], int, _Child, _Child, int]
 
-    Under each state the likeliest refuted sibling is the mistake worth unlearning; without one it
-    is the visited sibling with the lowest Q, if it lies `min_margin` below the chosen step's.
-    """
-    for row, tokens, done, taken, worse, num_tokens in _compared(session, dataset_id, min_margin):
+
+def stored_pairs(session: Session, dataset_id: int) -> Iterator[StoredPair]:
+    """The pairs that were frozen with a dataset, search by search, in its order."""
+    for row, tokens, done, taken, worse, num_tokens in _frozen(session, dataset_id):
         yield StoredPair(
             unpack_tokens(row.prompt_tokens),
             tokens[:done],
@@ -77,8 +79,12 @@ def stored_pairs(
         )
 
 
-def freeze_pairs(session: Session, dataset_id: int, min_margin: float = 0.1) -> int:
-    """Write the pairs of a dataset down; how many."""
+def freeze_pairs(session: Session, dataset_id: int, min_margin: float = MIN_MARGIN) -> int:
+    """Write down the pairs along every trajectory of a frozen dataset; how many.
+
+    Under each state the likeliest refuted sibling is the mistake worth unlearning; without one it
+    is the visited sibling with the lowest Q, if it lies `min_margin` below the chosen step's.
+    """
     rows = [
         (
             dataset_id,
@@ -112,23 +118,24 @@ def freeze_missing_pairs(store: Store) -> int:
     Rounds that ended before pairs were kept have none until then.
     """
     with store.session() as session:
-        ids = session.scalars(
-            select(DatasetRow.id)
+        bare = session.execute(
+            select(DatasetRow.id, Run.config)
+            .join(Round, Round.id == DatasetRow.round_id)
+            .join(Run, Run.id == Round.run_id)
             .where(DatasetRow.id.not_in(select(PreferencePair.dataset_id)))
             .order_by(DatasetRow.id)
         ).all()
     num = 0
-    for dataset_id in ids:
+    for dataset_id, config in bare:
+        margin = config.get("training", {}).get("min_margin", MIN_MARGIN)
         with store.session() as session:
-            num += freeze_pairs(session, dataset_id)
+            num += freeze_pairs(session, dataset_id, margin)
     return num
 
 
-def paired_texts(
-    session: Session, dataset_id: int, min_margin: float = 0.1
-) -> Iterator[tuple[str, str, str, str, float]]:
+def paired_texts(session: Session, dataset_id: int) -> Iterator[tuple[str, str, str, str, float]]:
     """(problem, steps so far, chosen step, rejected step, margin) of the same pairs, as text."""
-    for row, tokens, done, taken, worse, _ in _compared(session, dataset_id, min_margin):
+    for row, tokens, done, taken, worse, _ in _frozen(session, dataset_id):
         before, end = "", 0
         for step in row.steps["steps"]:
             if end >= done:
@@ -139,9 +146,23 @@ def paired_texts(
         yield problem.text, before, taken.text, worse.text, taken.q - worse.q
 
 
-def _compared(
-    session: Session, dataset_id: int, min_margin: float
-) -> Iterator[tuple[TrajectoryRow, tuple[int, ...], int, _Child, _Child, int]]:
+def _frozen(session: Session, dataset_id: int) -> Iterator[_Compared]:
+    """Those of all that could be pairs which were written down, whatever margin was asked then."""
+    kept = {
+        tuple(row)
+        for row in session.execute(
+            select(
+                PreferencePair.search_id, PreferencePair.chosen_ix, PreferencePair.rejected_ix
+            ).where(PreferencePair.dataset_id == dataset_id)
+        )
+    }
+    for found in _compared(session, dataset_id, 0.0):
+        row, _, _, taken, worse, _ = found
+        if (row.search_id, taken.ix, worse.ix) in kept:
+            yield found
+
+
+def _compared(session: Session, dataset_id: int, min_margin: float) -> Iterator[_Compared]:
     """(trajectory, its tokens, how many before, step taken, worse sibling, the step's tokens)."""
     rows = session.execute(
         select(TrajectoryRow)

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from search.candidates import Candidate
 from search.journal import Entry
 from search.mcts import Search
-from search.score import Score
+from search.score import DOES_NOT_APPLY, Score
 from search.state import Problem
 from search.trajectory import trajectory
 from store.bulk import insert_rows
@@ -309,7 +309,7 @@ def _write_nodes(session: Session, search_id: int, search: Search) -> None:
         for seq, rollout in enumerate(node.rollouts):
             scores.append(_score_row(search_id, node.ix, seq, rollout.outcome, "outcome"))
         for score in node.scores:
-            if score.reason != "does not apply" and score.critic != "outcome":
+            if score.reason != DOES_NOT_APPLY and score.critic != "outcome":
                 scores.append(_score_row(search_id, node.ix, 0, score, score.critic))
         depth = node.depth + 1
         for edge in node.edges:

@@ -62,7 +62,7 @@ class Selected:
 class SelectionRule:
     """Which trajectories a round may learn from."""
 
-    min_outcome: float = 0.5
+    min_outcome: float = 0.0
     """Gamma: least outcome score; a text without a score is taken only if a tool found it sound."""
     must_be_sound: bool = True
     """Drop what the task's tool found unsound."""

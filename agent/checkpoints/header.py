@@ -115,7 +115,7 @@ def _check_file(path: Path, file: Path) -> None:
     if (
         file.is_symlink()
         and path.resolve() not in file.resolve().parents
-        and "blobs" not in str(file.resolve())
+        and path.resolve().parent.parent / "blobs" not in file.resolve().parents
     ):
         raise CheckpointError(
             f"{file.name} in {path} is a link that leaves the directory",

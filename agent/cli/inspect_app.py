@@ -11,7 +11,7 @@ inspect_app = typer.Typer(no_args_is_help=True, help="Read what the store holds.
 
 @inspect_app.command("rounds")
 def inspect_rounds(store: StoreUrl = None, config: ConfigFile = "", as_json: Json = False) -> None:
-    """All rounds: stage, problems solved, accuracy before and after, verdict.
+    """All rounds: stage, searches, problems solved, policy and candidate, verdict.
 
     Examples:
 

@@ -22,6 +22,7 @@ from agent.engine.options import OptionBatch
 from agent.engine.packed import packed_logprobs
 from agent.engine.prefix_cache import KVTree, Prefix, Workspace
 from agent.engine.requests import (
+    Attachments,
     Completion,
     CompletionRequest,
     Generated,
@@ -94,7 +95,7 @@ class TorchEngine:
         return min(left, max_tokens)
 
     def _check_attachments(
-        self, requests: Sequence[OptionRequest | CompletionRequest | ScoreRequest]
+        self, requests: Sequence[OptionRequest | CompletionRequest | ScoreRequest | Prefix]
     ) -> None:
         """Raises TaskError for a request that this network cannot see all of."""
         if any(r.attachments for r in requests) and not self.network.reads_attachments:
@@ -150,7 +151,13 @@ class TorchEngine:
     def _sampled_options(self, requests: Sequence[OptionRequest]) -> list[Options]:
         steps = self.steps(requests[0].boundary)
         asked = [
-            CompletionRequest(r.prefix, steps.limit(r.max_tokens), r.temperature, r.seed + 7919 * k)
+            CompletionRequest(
+                r.prefix,
+                steps.limit(r.max_tokens),
+                r.temperature,
+                r.seed + 7919 * k,
+                attachments=r.attachments,
+            )
             for r in requests
             for k in range(r.count)
         ]
@@ -204,24 +211,31 @@ class TorchEngine:
             self.room(r.tokens[:1], 1)
             self.room(r.tokens[:-1], 1)
         self._check_attachments(requests)
-        found = packed_logprobs(self.network, [r.tokens for r in requests])
-        return [
-            tuple(scores[max(1, r.num_given) - 1 :])
-            for scores, r in zip(found, requests, strict=True)
-        ]
+        groups: dict[Attachments, list[int]] = {}
+        for i, r in enumerate(requests):
+            groups.setdefault(r.attachments, []).append(i)
+        answers: list[tuple[float, ...]] = [()] * len(requests)
+        for group in groups.values():  # what looks alike in tokens is alike in a group alone
+            found = packed_logprobs(self.network, [requests[i].tokens for i in group])
+            for i, scores in zip(group, found, strict=True):
+                answers[i] = tuple(scores[max(1, requests[i].num_given) - 1 :])
+        return answers
 
     @torch.inference_mode()
     def tail_logprobs(self, requests: Sequence[ScoreRequest]) -> list[float]:
-        """Log-probability of all tokens after the first `num_given` together.
+        """Log-probability of all tokens after the first `num_given` together; 0 where none are.
 
         What the tree of keys and values holds of a row is not read again; for rows that come back
         one step longer each time this is less work than `score`.
         """
         self._check_attachments(requests)
-        found: list[float] = []
-        for start in range(0, len(requests), self.batch_rows):
-            found += self._tails(requests[start : start + self.batch_rows])
-        return found
+        answers = [0.0] * len(requests)
+        scored = [i for i, r in enumerate(requests) if len(r.tokens) > r.num_given]
+        for start in range(0, len(scored), self.batch_rows):
+            part = scored[start : start + self.batch_rows]
+            for i, found in zip(part, self._tails([requests[i] for i in part]), strict=True):
+                answers[i] = found
+        return answers
 
     def _tails(self, requests: Sequence[ScoreRequest]) -> list[float]:
         self.cache.clear()
@@ -264,20 +278,21 @@ class TorchEngine:
 
     def next_logprobs(self, rows: Sequence[tuple[int, ...]]) -> torch.Tensor:
         """log p(next token | row) at temperature 1, [N, V]."""
-        return torch.log_softmax(self.last_logits(rows), dim=-1)
+        return torch.log_softmax(self.last_logits([Prefix(row) for row in rows]), dim=-1)
 
     def selftest(self, drafter: Drafter | None = None) -> SelfTest:
         """Texts after one token against their exact distribution; see `selftest`."""
         return run_selftest(self, (max(self.ends),), drafter)
 
     @torch.inference_mode()
-    def last_logits(self, rows: Sequence[tuple[int, ...]]) -> torch.Tensor:
+    def last_logits(self, rows: Sequence[Prefix]) -> torch.Tensor:
         """Logits after the last token of each row: the policy's [N, V] or a critic's [N, 1]."""
+        self._check_attachments(rows)
         parts: list[torch.Tensor] = []
         for start in range(0, len(rows), self.batch_rows):
             part = rows[start : start + self.batch_rows]
             self.cache.clear()
-            opened = prefill(self.network, self.cache, self.tree, [Prefix(row) for row in part])
+            opened = prefill(self.network, self.cache, self.tree, part)
             logits = self.network.logits(opened.hidden_NE)
             is_bad = ~torch.isfinite(logits).all(dim=1).cpu().numpy()
             self.cache.wipe(opened.jobs[is_bad].tolist())

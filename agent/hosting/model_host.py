@@ -21,6 +21,7 @@ from agent.engine.backend import RolloutBackend
 from agent.engine.draft_choice import Drafter
 from agent.engine.drafting import ModelDrafts
 from agent.engine.option_ends import Steps
+from agent.engine.prefix_cache import Prefix
 from agent.engine.requests import (
     Completion,
     CompletionRequest,
@@ -215,7 +216,8 @@ class CriticHost(Host):
         if not fitting:
             return results
         if engine.network.is_critic:
-            logits = engine.last_logits([requests[i].tokens for i in fitting])[:, 0].tolist()
+            rows = [Prefix(requests[i].tokens, requests[i].attachments) for i in fitting]
+            logits = engine.last_logits(rows)[:, 0].tolist()
         else:
             logits = [log_odds(x) for x in engine.tail_logprobs([requests[i] for i in fitting])]
         for i, logit in zip(fitting, logits, strict=True):

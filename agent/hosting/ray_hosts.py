@@ -28,6 +28,8 @@ from agent.hosting.policy_host import PolicyHost, Speculation
 from search.errors import ResourceError, UsageError
 from store.states import ActorState
 
+HEALTH_S = 5.0
+"""How long actors may take to say how they are."""
 RECOVERY_S = 180.0
 MAX_DEATHS = 20
 
@@ -254,10 +256,12 @@ class RayHosts:
         """State, pid and number of restarts of each actor; a silent one is `unreachable`."""
         pending = {role: h.actor.health.remote() for role, h in self._handles.items()}
         report: dict[str, dict[str, Any]] = {}
+        # One wait for all: silent actors must not add up to a lease's length.
+        self._ray.wait(list(pending.values()), num_returns=len(pending), timeout=HEALTH_S)
         for role, future in pending.items():
             handle = self._handles[role]
             try:
-                handle.last = self._ray.get(future, timeout=5)
+                handle.last = self._ray.get(future, timeout=0)
                 if handle.pid and handle.last["pid"] != handle.pid:
                     handle.restarts += 1
                 handle.pid = handle.last["pid"]

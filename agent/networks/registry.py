@@ -1,4 +1,11 @@
-"""The families of networks by config.json's model_type: a new family is a file and a line here."""
+"""The families of networks by config.json's model_type.
+
+A family that computes as these do is a line here and its name in `architecture.SUPPORTED`. One that
+does not (another norm, capped logits, windows that alternate) is a file beside `llama.py` for
+training and one beside `llama_inference.py`, its facts in `Architecture`; where weights are read
+(`checkpoints/weights.py`), LoRA is put (`training/trl_trainer.py`) and layers are told apart from
+embeddings (`training/optimizer.py`), parameters go by the names that llama's have.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass

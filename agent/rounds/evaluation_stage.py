@@ -54,12 +54,14 @@ class EvaluationStage:
         key = EvaluationKey(versions, plan.settings(models), benchmark_digest(problems))
         with self.context.store.session() as session:
             known = find_evaluation(session, key)
-        if known is not None and (plan.mode != "greedy" or known.bits_per_character is not None):
+        worked = []
+        if plan.mode == "greedy" and (known is None or known.bits_per_character is None):
+            worked = texts_that_fit(models, self.context.config.evaluation.seed)
+        if known is not None and not worked:
             return known
         self.context.lease.renew()
         found = known or self._answered(models, problems, plan)
-        if plan.mode == "greedy":
-            worked = texts_that_fit(models, self.context.config.evaluation.seed)
+        if worked:
             found = found.with_bits(bits_per_character(models, worked))
         with self.context.store.session() as session:
             record_evaluation(session, key, found, round_id)

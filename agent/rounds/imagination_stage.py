@@ -1,6 +1,7 @@
 """The first stage of a round: new problems from all that the run knows."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +29,7 @@ class ImaginationStage:
         self.seed = derive_seed(self.config.seed, number, "imagine")
 
     def run(self, run_id: int) -> Imagined:
-        """Problems that nobody has searched, and how many were dropped and why."""
+        """Problems that nobody has searched and the policy can read; what was dropped and why."""
         with self.context.store.session() as session:
             seen = searched_problems(session, run_id)
             rates = solve_rates(session, run_id)
@@ -41,12 +42,9 @@ class ImaginationStage:
             self.config.imagination.wordings,
             *self._sources(),
         )
-        return Imagination(self.task, held_out).imagine(parents, seen, wanted, rates)
-
-    def readable(self, problems: list[Problem]) -> list[Problem]:
-        """Those that the policy can read; nobody has looked at any of them yet."""
+        found = Imagination(self.task, held_out).imagine(parents, seen, wanted, rates)
         tokenizer = Tokenizer(self.refs["policy"].header.path)
-        return [p for p in problems if self._fits(tokenizer, p)]
+        return replace(found, problems=[p for p in found.problems if self._fits(tokenizer, p)])
 
     def _fits(self, tokenizer: Tokenizer, problem: Problem) -> bool:
         try:

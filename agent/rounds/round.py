@@ -87,7 +87,7 @@ class RoundRunner:
         self.progress.stage(Stage.IMAGINING, self.config.problems_per_round, "problems")
         stage = ImaginationStage(self.context, self._models_of(row), row.number)
         imagined = stage.run(row.run_id)
-        problems = stage.readable(imagined.problems)
+        problems = imagined.problems
         if not problems:
             self._end(round_id, kept("imagination found no new problem"))
             return

@@ -82,14 +82,15 @@ class SearchStage:
             claim(session, [s.id for s, _ in rows], lease.fence)
         failpoints.hit("after-claim")
         cohort = _Cohort(context, self.models, rows, self.recorder, self.tally)
-        batch_target = context.config.hosting.batch_target
-        under_way = frontier.Frontier(
-            self.models, self.models, cohort.listener, time.monotonic, batch_target
+        frontier.run(
+            list(cohort.searches),
+            self.models,
+            self.models,
+            cohort.listener,
+            self._stopping.is_set,
+            time.monotonic,
+            context.config.hosting.batch_target,
         )
-        for search in list(cohort.searches):
-            under_way.add(search)
-        while not under_way.is_idle and not self._stopping.is_set():
-            under_way.step()
 
 
 class _Cohort:

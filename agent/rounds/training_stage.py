@@ -121,7 +121,7 @@ class TrainingStage:
         def pairs() -> list[PairExample]:
             tokenizer = Tokenizer(self.refs["policy"].header.path)
             with self.context.store.session() as session:
-                found = stored_pairs(session, kept.dataset_id, config.training.min_margin)
+                found = stored_pairs(session, kept.dataset_id)
                 return pair_examples(found, tokenizer)
 
         def states() -> list[StoredState]:

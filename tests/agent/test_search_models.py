@@ -1,16 +1,11 @@
 """Between trees and models: a tool judges the steps of its task, wherever options end."""
 
-import math
-
 import pytest
 
 from agent.config.load import load_config
-from agent.engine.requests import ScoreRequest
 from agent.evaluation.answering import Plan, evaluate
-from agent.evaluation.compression import bits_per_character
 from agent.open_models import base_refs, models_over
 from agent.search_models import NEUTRAL, Models
-from agent.tasks.task import is_held_out
 from search import frontier
 from search.mcts import Search
 from search.state import Option, Problem
@@ -104,25 +99,6 @@ def test_wordings_of_a_problem_answer_together_and_all_their_tokens_count() -> N
     assert one.num_tokens == alone.num_tokens
     assert 3 * alone.num_tokens < several.num_tokens < 9 * alone.num_tokens
     assert several.num_correct >= alone.num_correct
-
-
-def test_bits_per_character_are_those_of_the_policys_own_distribution() -> None:
-    models = models_with()
-    worked = models.task.worked(20, 0)
-    assert all(is_held_out(models.task.key(w.problem.text)) for w in worked)
-    requests, characters = [], 0
-    for w in worked:
-        prompt = models.tokenizer.encode(models.task.prompt(w.problem.text))
-        text = "".join(w.steps)
-        tokens = (*prompt, *models.tokenizer.encode(text, is_start=False))
-        requests.append(ScoreRequest(tokens, len(prompt)))
-        characters += len(text)
-    found = models.hosts.logprobs(models.policy, requests)
-    nats = -sum(sum(row) for row in found)
-    bits = bits_per_character(models, worked)
-    assert bits == pytest.approx(nats / math.log(2) / characters)
-    assert 0 < bits < 1
-    assert bits_per_character(models, []) is None
 
 
 def test_every_request_to_a_model_counts() -> None:

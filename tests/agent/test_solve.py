@@ -1,5 +1,7 @@
 """One question, searched: a record that the command prints and a service can answer with."""
 
+from pathlib import Path
+
 import pytest
 
 from agent.config.load import load_config
@@ -8,6 +10,7 @@ from agent.solve import search_for, solution_of, solve
 from search.errors import TaskError
 from search.frontier import Frontier
 from search.state import State
+from tests.agent.conftest import write_checkpoint
 
 QUESTION = "7+2*3-4+5*6-1"
 
@@ -26,6 +29,13 @@ def test_a_solution_says_what_was_found_and_how(models) -> None:  # type: ignore
     assert found.tokens > 0 and found.simulations > 0 and 0 <= found.confidence <= 1
     assert found.models == models.versions and set(found.models) >= {"policy", "value"}
     assert solve(models, QUESTION, seed=0) == found
+
+
+def test_a_question_too_long_for_the_policy_joins_no_frontier(tmp_path: Path) -> None:
+    policy = write_checkpoint(tmp_path / "policy", max_position_embeddings=8)
+    config, _ = load_config({"hosting.hosting": "inline", "policy": str(policy)})
+    with pytest.raises(TaskError, match="context holds 8"):
+        search_for(models_over(config, base_refs(config)), QUESTION, 0)
 
 
 def test_a_question_in_a_shared_frontier_has_the_solution_it_has_alone(models) -> None:  # type: ignore[no-untyped-def]

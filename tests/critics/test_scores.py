@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -135,6 +136,12 @@ def test_a_rollout_is_sound_up_to_the_first_step_that_is_not(
     found = checked_rollout(START, [STEP, LAST], check, lambda steps: "b")
     assert (found.is_sound, found.num_sound, found.answer) == (is_sound, num_sound, "b")
     assert found.state.tokens == (1, 2, 3, 4, 5, 0)
+
+
+def test_a_rollout_keeps_all_that_its_state_has() -> None:
+    image = replace(START, attachments=("a",), problem="what is this?")
+    found = checked_rollout(image, [STEP, LAST], lambda s: Finding(None), lambda steps: "b")
+    assert found.state == replace(image, options=(STEP, LAST))
 
 
 def test_an_unsound_beginning_makes_the_whole_text_unsound() -> None:

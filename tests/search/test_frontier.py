@@ -1,10 +1,13 @@
 """Searches join and leave a frontier, share its batches, and are none the other for it."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from search import frontier
-from search.errors import SearchSettingsError
+from search.errors import SearchSettingsError, TaskError
 from search.frontier import Frontier
+from search.interfaces import ExpandRequest, Proposal
 from search.mcts import Search
 from search.settings import SearchSettings
 from tests.fakes import DigitWorld, root
@@ -105,3 +108,29 @@ def test_an_idle_frontier_steps_to_nothing() -> None:
     world = DigitWorld()
     open_ones = Frontier(world, world)
     assert open_ones.is_idle and open_ones.step() == [] and not world.batches
+
+
+class Failing(DigitWorld):
+    """Cannot answer while a search about "9" asks."""
+
+    def propose(self, requests: Sequence[ExpandRequest]) -> list[Proposal]:
+        if any("9" in r.state.prompt for r in requests):
+            raise TaskError("no such digit", "leave it out")
+        return super().propose(requests)
+
+
+def test_searches_whose_requests_nobody_answered_leave_and_the_others_go_on() -> None:
+    world = Failing()
+    # What is asked together fails together; with a target of one, each asks by itself.
+    open_ones = Frontier(world, world, batch_target=1)
+    bad, good = search("93"), search("31")
+    open_ones.add(bad)
+    open_ones.add(good)
+    num_raised = 0
+    while not open_ones.is_idle:
+        try:
+            open_ones.step()
+        except TaskError:
+            num_raised += 1
+    assert num_raised == 1 and not bad.is_done
+    assert good.is_done and shape(good) == shape(alone("31"))

@@ -439,6 +439,18 @@ def statistics(search: Search) -> list[tuple[object, ...]]:
     ]
 
 
+def test_what_a_resumed_search_was_told_keeps_the_attachments_of_its_problem() -> None:
+    image = replace(root("31"), attachments=("a",))
+    whole, again = Search(image, PLAIN, 3), Search(image, PLAIN, 3)
+    journal: list[Entry] = []
+    listener = frontier.Listener(told=lambda _, *told: journal.append(entry_of(*told)))
+    frontier.run([whole], DigitWorld(), DigitWorld(), listener)
+    resume(again, json.loads(json.dumps(journal)))
+    states = [r.state for n in again.nodes for r in n.rollouts]
+    assert states == [r.state for n in whole.nodes for r in n.rollouts]
+    assert {s.attachments for s in states} == {("a",)}
+
+
 @pytest.mark.parametrize("in_flight", [1, 3])
 def test_no_tree_depends_on_the_batch_target(in_flight: int) -> None:
     settings = replace(PLAIN, in_flight=in_flight)

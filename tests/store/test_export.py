@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import delete, select, text, update
 
 from search.errors import NotFoundError, UsageError
 from search.mcts import Search
@@ -20,6 +20,7 @@ from store.schema import (
     NodeText,
     PreferencePair,
     Round,
+    Run,
     SearchRow,
     SimulationRow,
     TrajectoryRow,
@@ -74,8 +75,9 @@ def test_what_the_tool_found_wrong_is_stored_and_is_worst_under_every_rule(
 def test_frozen_pairs_are_those_that_training_reads(store: Store) -> None:
     dataset_id = frozen(store)
     with store.session() as session:
+        num = freeze_pairs(session, dataset_id)
         read = [(p.margin, p.rejected_text, p.reason) for p in stored_pairs(session, dataset_id)]
-        assert freeze_pairs(session, dataset_id) == len(read) > 0
+        assert num == len(read) > 0
         rows = session.execute(
             select(PreferencePair.margin, NodeText.text, PreferencePair.reason)
             .join(
@@ -92,6 +94,32 @@ def test_frozen_pairs_are_those_that_training_reads(store: Store) -> None:
     assert not any(check_store(store).values())
     trim(store, "r", keep=0, is_real=True)
     assert not any(check_store(store).values())
+
+
+def test_exports_and_training_read_the_pairs_that_were_frozen_whatever_their_margin(
+    store: Store,
+) -> None:
+    dataset_id = frozen(store)
+    with store.session() as session:
+        freeze_pairs(session, dataset_id, 0.0)
+        margins = [p.margin for p in stored_pairs(session, dataset_id)]
+    for margin in (0.0, max(margins), 2.0):
+        num = sum(m >= margin for m in margins)
+        with store.session() as session:
+            session.execute(delete(PreferencePair))
+            assert freeze_pairs(session, dataset_id, margin) == num
+            assert len(list(stored_pairs(session, dataset_id))) == num
+        assert len(rows_of(store, "dpo", dataset_id)) == num
+    assert len(margins) > 1
+
+
+def test_datasets_of_before_get_their_pairs_with_the_margin_of_their_run(store: Store) -> None:
+    dataset_id = frozen(store)
+    with store.session() as session:
+        session.scalars(select(Run)).one().config = {"training": {"min_margin": 2.0}}
+    assert freeze_missing_pairs(store) == 0
+    with store.session() as session:
+        assert freeze_pairs(session, dataset_id)
 
 
 def test_datasets_of_before_get_their_pairs_once(store: Store) -> None:
@@ -123,6 +151,8 @@ def test_a_pairs_worse_step_is_the_likeliest_refuted_one_else_the_one_with_the_l
                 ).one()
                 session.execute(update(NodeRow).where(NodeRow.ix == ix).values(**values))
         with store.session() as session:
+            session.execute(delete(PreferencePair))
+            freeze_pairs(session, dataset_id)
             pairs = [p for p in stored_pairs(session, dataset_id) if not p.before]
         return next(((p.rejected_text, round(p.margin, 9), p.reason) for p in pairs), None)
 
@@ -189,6 +219,8 @@ def test_a_step_is_good_while_the_text_is_the_beginning_of_a_kept_one(store: Sto
 
 def test_pairs_and_values_are_those_of_the_tree(store: Store) -> None:
     dataset_id = frozen(store)
+    with store.session() as session:
+        freeze_pairs(session, dataset_id)
     whole = "31=" + str(rows_of(store, "sft", dataset_id)[0]["completion"])
     pairs = rows_of(store, "dpo", dataset_id)
     assert pairs

@@ -17,6 +17,7 @@ from agent.tasks.registry import open_task
 from search.errors import NotFoundError
 from store.checkpoints import find_checkpoint
 from store.database import open_store, sqlite_path
+from store.states import Stage
 
 
 def run(config: Config, named: tuple[str, str], num_problems: int, as_json: bool) -> None:
@@ -30,7 +31,7 @@ def run(config: Config, named: tuple[str, str], num_problems: int, as_json: bool
     try:
         for ref in refs:
             models = Models(hosts, ModelSet({"policy": ref}), task, ModelSettings.of(config))
-            progress.stage("evaluating", len(problems), f"problems, {ref.version}")
+            progress.stage(Stage.EVALUATING, len(problems), f"problems, {ref.version}")
             report = evaluate(
                 models,
                 problems,

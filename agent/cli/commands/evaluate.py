@@ -11,6 +11,7 @@ from agent.evaluation.answering import MODES, Plan, benchmark_digest, evaluate
 from agent.open_models import open_models
 from agent.progress import make_progress
 from search.errors import UsageError
+from store.states import Stage
 
 
 def run(
@@ -33,7 +34,7 @@ def run(
             for budget in (budgets or [plain.simulations]) if mode == "search" else [0]:
                 asked = models.with_search(replace(plain, simulations=budget)) if budget else models
                 name = f"{mode} {budget}" if budget else mode
-                progress.stage("evaluating", len(problems), f"problems, {name}")
+                progress.stage(Stage.EVALUATING, len(problems), f"problems, {name}")
                 plan = Plan(mode, samples=samples, seed=config.seed)
                 report = evaluate(
                     asked,

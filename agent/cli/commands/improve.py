@@ -7,14 +7,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from agent.checkpoints.base_models import base_checkpoints
 from agent.cli.output import emit, share
 from agent.config.settings import Config
 from agent.progress import make_progress
 from agent.rounds.evaluation_stage import Figures
+from agent.rounds.inputs import checked_inputs
 from agent.rounds.round import Outcome
 from agent.rounds.run import Improver
-from agent.tasks.registry import open_task
 from search.errors import ResourceError
 from store.database import check_url, sqlite_path
 from store.evaluations import Evaluation
@@ -68,9 +67,9 @@ def _check_disk(config: Config) -> None:
 def _plan(config: Config, rounds: int, as_json: bool) -> None:
     """What the rounds would do and cost; loads no model and starts no actor."""
     check_url(config.store)
-    task = open_task(config.task, config.problems)
-    base = base_checkpoints(config)
-    held_out = task.held_out(config.evaluation.num_problems, config.evaluation.seed)
+    inputs = checked_inputs(config)
+    base = inputs.base
+    held_out = inputs.task.held_out(config.evaluation.num_problems, config.evaluation.seed)
     searches = rounds * config.problems_per_round
     each = config.search.simulations * TOKENS_PER_SIMULATION
     tokens = searches * min(each, config.tokens_per_problem or each)

@@ -158,6 +158,14 @@ def test_the_plan_starts_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.round
+def test_the_plan_refuses_what_the_round_would_refuse(tmp_path: Path) -> None:
+    policy = write_checkpoint(tmp_path / "policy")
+    (policy / "tokenizer.json").unlink()
+    done = ratchet("improve", "--dry-run", "--set", f"policy={policy}", cwd=tmp_path)
+    assert done.returncode == 2 and "tokenizer.json" in done.stderr
+
+
+@pytest.mark.round
 def test_solve_finds_the_answer_and_shows_its_steps(tmp_path: Path) -> None:
     done = ratchet("solve", "7+2*3-4", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

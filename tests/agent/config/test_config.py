@@ -7,10 +7,9 @@ import pytest
 from agent.config.load import load_config
 from agent.config.meanings import defaults
 from agent.config.settings import Config, HostingSettings
-from agent.evaluation.gate import judge
-from agent.evaluation.intervals import mcnemar_p, paired_difference, wilson
 from agent.hosting.open_hosts import open_hosts
 from search.errors import SearchSettingsError, UsageError
+from store.selection import SelectionRule
 
 
 def origins(flags: dict[str, object], file: str = "") -> dict[str, tuple[object, str]]:
@@ -96,32 +95,8 @@ def test_every_setting_is_listed_with_its_own_default() -> None:
     assert all(s.origin == "default" for s in values)
 
 
-def test_wilson_interval_of_a_known_case() -> None:
-    low, high = wilson(8, 10)
-    assert (low, high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
-    assert wilson(0, 0) == (0.0, 1.0)
-
-
-def test_mcnemar_is_exact() -> None:
-    assert mcnemar_p(5, 0) == pytest.approx(1 / 32)
-    assert mcnemar_p(3, 3) == pytest.approx(42 / 64)
-    assert mcnemar_p(0, 0) == 1.0
-
-
-def test_the_paired_difference_lies_in_its_interval() -> None:
-    difference, low, high = paired_difference(30, 10, 100)
-    assert difference == pytest.approx(0.2) and low < 0.2 < high and low > 0
-
-
-def test_the_gate_promotes_only_what_is_better_beyond_chance() -> None:
-    before = {str(i): i < 50 for i in range(100)}
-    better = {str(i): i < 60 for i in range(100)}
-    assert judge(before, better, 0.05).is_promoted
-    assert judge(before, better, 0.05).gained == 10
-    slightly = {str(i): i < 52 for i in range(100)}
-    assert not judge(before, slightly, 0.05).is_promoted
-    assert not judge(before, before, 0.05).is_promoted
-    assert not judge(better, before, 0.05).is_promoted
+def test_settings_and_the_rule_made_of_them_have_the_same_defaults() -> None:
+    assert SelectionRule() == SelectionRule(**Config().selection.model_dump())
 
 
 def test_settings_that_rule_each_other_out_are_refused_together() -> None:

@@ -120,7 +120,7 @@ def test_distinct_lines_are_the_most_probable_ones(backend: RolloutBackend, fold
         assert sum(line.logprobs) == pytest.approx(logprob, abs=2e-4)
 
 
-def test_more_lines_cost_only_what_is_new(backend: RolloutBackend) -> None:
+def test_more_options_cost_only_what_is_new(backend: RolloutBackend) -> None:
     few, many, rest = (
         backend.options([OptionRequest((7, 13, 4), count, 6, known=known)])[0]
         for count, known in ((3, 0), (9, 0), (9, 3))

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.checkpoints.weights import load_model
+from agent.engine import torch_engine
 from agent.engine.decode import decode
 from agent.engine.feed import feed, prefill
 from agent.engine.job_cache import Cache
 from agent.engine.prefix_cache import KeptWork, KVTree, Prefix
-from agent.engine.requests import CompletionRequest, OptionRequest
+from agent.engine.requests import CompletionRequest, OptionRequest, ScoreRequest
 from agent.networks.inference import InferenceNetwork
 from agent.networks.registry import laid_out
 from search.errors import TaskError
@@ -202,8 +203,41 @@ def test_a_policy_that_reads_text_alone_refuses_attachments(tmp_path: Path) -> N
     asked = engine(write_checkpoint(tmp_path / "p"))
     with pytest.raises(TaskError, match="reads text alone"):
         asked.completions([CompletionRequest((3, 4), 4, 0.0, attachments=("a",))])
+    for mode in ("distinct", "drawn", "sampled"):
+        with pytest.raises(TaskError, match="reads text alone"):
+            asked.options([OptionRequest((3, 4), 1, 4, mode, attachments=("a",))])  # type: ignore[arg-type]
+    for score in (asked.score, asked.tail_logprobs):
+        with pytest.raises(TaskError, match="reads text alone"):
+            score([ScoreRequest((3, 4, 5), 1, ("a",))])
     with pytest.raises(TaskError, match="reads text alone"):
-        asked.options([OptionRequest((3, 4), 1, 4, attachments=("a",))])
+        asked.last_logits([Prefix((3, 4), ("a",))])
+
+
+def test_rows_with_other_attachments_are_scored_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The toy reads text alone and is told otherwise: what counts is what is fed with what."""
+    asked = engine(write_checkpoint(tmp_path / "p"))
+    plain = asked.score([ScoreRequest((3, 4, 5, 6), 1)])
+    monkeypatch.setattr(type(asked.network), "reads_attachments", True)
+    fed: list[list[tuple[int, ...]]] = []
+    whole = torch_engine.packed_logprobs
+
+    def packed(network, rows):  # type: ignore[no-untyped-def]
+        fed.append(list(rows))
+        return whole(network, rows)
+
+    monkeypatch.setattr(torch_engine, "packed_logprobs", packed)
+    rows = [ScoreRequest((3, 4, 5, 6), 1, a) for a in (("a",), ("b",), ("a",))]
+    assert asked.score(rows) == plain * 3
+    assert [len(part) for part in fed] == [2, 1]
+
+
+def test_a_row_with_nothing_to_score_moves_no_other_row(tmp_path: Path) -> None:
+    asked = engine(write_checkpoint(tmp_path / "p"))
+    rows = [ScoreRequest((3, 4, 5), 1), ScoreRequest((3, 4), 2), ScoreRequest((4, 6, 7, 8), 2)]
+    alone = [asked.tail_logprobs([r])[0] for r in rows]
+    assert asked.tail_logprobs(rows) == alone and alone[1] == 0.0 and alone[2] < 0.0
 
 
 def test_decoding_feeds_what_the_general_path_feeds_to_the_bit(network: InferenceNetwork) -> None:
