@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 from search.boundary import boundary_named
 from search.errors import SearchSettingsError
 
-SelectionRule = Literal["puct", "ucb"]
+TreePolicy = Literal["puct", "ucb"]
 RootRule = Literal["same", "gumbel"]
 FinalRule = Literal["best", "vote", "visits"]
 ProposalRule = Literal["distinct", "drawn", "sampled"]
@@ -33,7 +33,7 @@ class SearchSettings:
     """Seconds, at most; 0 sets no bound. Where the clock ends a search, results depend on it."""
     max_depth: int = 24
     """Options from the root, at most."""
-    selection: SelectionRule = "puct"
+    selection: TreePolicy = "puct"
     """How a simulation chooses among options: by PUCT with the priors, or by UCB without them."""
     root_selection: RootRule = "same"
     """`same`: like everywhere; `gumbel`: sequential halving over the root's options."""
@@ -149,7 +149,7 @@ class SearchSettings:
 
     def _choices(self) -> list[tuple[bool, str, str]]:
         known = {
-            "selection": SelectionRule,
+            "selection": TreePolicy,
             "root_selection": RootRule,
             "proposal": ProposalRule,
             "merge": MergeRule,

@@ -36,7 +36,7 @@ MAX_DEATHS = 20
 log = logging.getLogger("ratchet")
 
 
-def _knock(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """Raise OSError at once where nobody listens; Ray itself would try for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():
@@ -64,7 +64,7 @@ def start_ray(address: str) -> bool:
     address = address or os.environ.get("RAY_ADDRESS", "")
     if address:
         try:
-            _knock(address)
+            _check_reachable(address)
             ray.init(address=address, **quiet)
         except (OSError, ValueError, RuntimeError) as error:
             raise UsageError(

@@ -81,10 +81,10 @@ class Imagination:
         task's own unsearched problems come first; then texts of the sources; then operators make
         new ones from `parents`.
         """
-        return _Harvest(self.task, self.guard, wanted, seen).gathered(parents, rates or {})
+        return _ImaginationRun(self.task, self.guard, wanted, seen).gathered(parents, rates or {})
 
 
-class _Harvest:
+class _ImaginationRun:
     """One call of imagination: what it has found, and what is known by now."""
 
     def __init__(

@@ -58,9 +58,9 @@ class ImaginationStage:
         settings = self.config.imagination
         if not settings.schemes:
             return [], 0
-        writer = self.refs["policy"]
+        model = self.refs["policy"]
         if settings.writer:
-            writer = policy_at(Path(settings.writer).expanduser()).ref("policy")
-        hand = Writer(self.context.models_for(self.refs), writer, self.seed)
+            model = policy_at(Path(settings.writer).expanduser()).ref("policy")
+        writer = Writer(self.context.models_for(self.refs), model, self.seed)
         num = round(settings.written_share * self.config.problems_per_round)
-        return [partial(hand.write, scheme) for scheme in settings.schemes], num
+        return [partial(writer.write, scheme) for scheme in settings.schemes], num

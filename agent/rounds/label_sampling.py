@@ -1,4 +1,4 @@
-"""The policy sat down before problems with known answers: what it writes, and what is right of it.
+"""Labels for critics: what the policy writes on problems with known answers, and what is right.
 
 Whole texts are sampled and judged by their answers (and the tool, where it speaks). Then some
 states of right texts are gone back to: the policy's most probable options there, most of which no

@@ -175,7 +175,7 @@ def tree_rows(
         found["outcome"].append(JudgedExample(tokens, num_prompt, v.is_good))
     for pair in pairs:
         given = len(pair.given)
-        place = departure(pair.rejected, [pair.chosen])
+        place = first_difference(pair.rejected, [pair.chosen])
         found["process"] += [
             JudgedExample(pair.given + pair.chosen, given, True),
             JudgedExample(
@@ -191,7 +191,7 @@ def sibling_examples(group: Siblings) -> list[JudgedExample]:
     good = [o.tokens for o, is_good in zip(group.options, group.is_good, strict=True) if is_good]
     rows = []
     for option, is_good in zip(group.options, group.is_good, strict=True):
-        place = None if is_good or not good else departure(option.tokens, good)
+        place = None if is_good or not good else first_difference(option.tokens, good)
         rows.append(
             JudgedExample(
                 group.state.tokens + option.tokens,
@@ -203,7 +203,7 @@ def sibling_examples(group: Siblings) -> list[JudgedExample]:
     return rows
 
 
-def departure(tokens: Sequence[int], others: Sequence[Sequence[int]]) -> int | None:
+def first_difference(tokens: Sequence[int], others: Sequence[Sequence[int]]) -> int | None:
     """First place at which `tokens` begins like none of `others`; None when it is a beginning."""
     left = list(others)
     for place, token in enumerate(tokens):
