@@ -7,7 +7,7 @@ from typing import Any
 from agent.checkpoints.checkpoint import Checkpoint
 from agent.networks.language_model import LanguageModel
 from agent.training.examples import CriticExample, judged_rows, scalar_rows
-from agent.training.fit import Progress
+from agent.training.fit import OnStep
 from agent.training.head_critics import measure_critic, train_critic
 from agent.training.job import TrainingJob
 from agent.training.labelling import Split
@@ -20,7 +20,7 @@ class CriticJob(TrainingJob):
     split: Split
 
     def train(
-        self, model: LanguageModel, parent: Checkpoint, progress: Progress
+        self, model: LanguageModel, parent: Checkpoint, progress: OnStep
     ) -> tuple[LanguageModel, dict[str, Any]]:
         before = measured_critic(model, self.split.held_out)
         report: dict[str, Any] = trained_critic(
@@ -38,7 +38,7 @@ def trained_critic(
     split: Split,
     settings: TrainingSettings,
     seed: int,
-    progress: Progress | None = None,
+    progress: OnStep | None = None,
 ) -> dict[str, float]:
     """Train a critic of either form in place; the report of its losses."""
     if critic.is_critic:

@@ -10,7 +10,7 @@ from agent.checkpoints.checkpoint import Checkpoint
 from agent.engine.batch import padded
 from agent.networks.language_model import LanguageModel
 from agent.training.examples import Example
-from agent.training.fit import Progress
+from agent.training.fit import OnStep
 from agent.training.job import TrainingJob
 from agent.training.methods.sft import train_on_texts
 
@@ -22,7 +22,7 @@ class DrafterJob(TrainingJob):
     examples: Sequence[Example]
 
     def train(
-        self, model: LanguageModel, parent: Checkpoint, progress: Progress
+        self, model: LanguageModel, parent: Checkpoint, progress: OnStep
     ) -> tuple[LanguageModel, dict[str, Any]]:
         drafter = cut_drafter(model)
         tenth = len(self.examples) // 10

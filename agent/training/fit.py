@@ -15,7 +15,7 @@ from agent.training.optimizer import Optimizer, TrainingSettings
 from agent.training.ranks import add_gradients, own_rows, rank, total, world_size
 from search.errors import RatchetError
 
-Progress = Callable[[int, int, float], None]
+OnStep = Callable[[int, int, float], None]
 """Called with (steps done, steps in all, mean loss of the last steps)."""
 
 
@@ -57,7 +57,7 @@ def fit(
     model: LanguageModel,
     plan: FitPlan,
     loss_of: Callable[[Batch], Tensor],
-    progress: Progress | None = None,
+    progress: OnStep | None = None,
     snapshot: Snapshot | None = None,
     after_step: Callable[[int], None] = lambda step: None,
 ) -> list[float]:

@@ -10,7 +10,7 @@ from agent.engine.batch import padded
 from agent.networks.language_model import LanguageModel
 from agent.training.early_stop import MOST_MEASURED, Snapshot
 from agent.training.examples import LabelledExample
-from agent.training.fit import Batch, FitPlan, Progress, fit, planned_steps
+from agent.training.fit import Batch, FitPlan, OnStep, fit, planned_steps
 from agent.training.optimizer import TrainingSettings
 from critics.calibration import (
     auc,
@@ -28,7 +28,7 @@ def train_critic(
     held_out: Sequence[LabelledExample],
     settings: TrainingSettings,
     seed: int,
-    progress: Progress | None = None,
+    progress: OnStep | None = None,
 ) -> dict[str, float]:
     """Lower the class-balanced binary cross-entropy at the labelled places, in place, and keep the
     weights that did best on `held_out`. Returns the losses and the step that was kept.

@@ -20,7 +20,7 @@ from agent.checkpoints.trained import Trained
 from agent.checkpoints.weights import load_model
 from agent.networks.device import chosen_device
 from agent.networks.language_model import LanguageModel
-from agent.training.fit import Progress
+from agent.training.fit import OnStep
 from agent.training.optimizer import TrainingSettings
 from agent.training.ranks import rank
 
@@ -80,7 +80,7 @@ class TrainingJob(ABC):
 
     @abstractmethod
     def train(
-        self, model: LanguageModel, parent: Checkpoint, progress: Progress
+        self, model: LanguageModel, parent: Checkpoint, progress: OnStep
     ) -> tuple[LanguageModel, dict[str, Any]]:
         """(model to publish, report); the model given may be trained in place."""
 

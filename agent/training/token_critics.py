@@ -18,7 +18,7 @@ from torch import Tensor
 from agent.networks.language_model import LanguageModel
 from agent.training.early_stop import MOST_MEASURED, Snapshot
 from agent.training.examples import JudgedExample
-from agent.training.fit import Batch, FitPlan, Progress, fit, planned_steps
+from agent.training.fit import Batch, FitPlan, OnStep, fit, planned_steps
 from agent.training.head_critics import measured
 from agent.training.logprobs import counted_logprobs, counted_mask
 from agent.training.optimizer import TrainingSettings
@@ -73,7 +73,7 @@ def train_token_critic(
     held_out: Sequence[JudgedExample],
     settings: TrainingSettings,
     seed: int,
-    progress: Progress | None = None,
+    progress: OnStep | None = None,
 ) -> dict[str, float]:
     """Lower the cross-entropy in place and keep the weights that did best on `held_out`.
 

@@ -24,7 +24,7 @@ from agent.config.settings import PolicyTraining
 from agent.engine.tokenizer import Tokenizer
 from agent.networks.device import chosen_device
 from agent.networks.language_model import LanguageModel
-from agent.training.fit import DivergedError, Progress, ends_of, planned_steps
+from agent.training.fit import DivergedError, OnStep, ends_of, planned_steps
 from agent.training.job import Curve, Place, TrainingJob
 from agent.training.optimizer import TrainingSettings
 
@@ -72,7 +72,7 @@ class TrlJob(TrainingJob):
         """TRL's trainer on this job's rows."""
 
     def train(
-        self, model: LanguageModel, parent: Checkpoint, progress: Progress
+        self, model: LanguageModel, parent: Checkpoint, progress: OnStep
     ) -> tuple[LanguageModel, dict[str, Any]]:
         raise NotImplementedError("TRL loads the model itself: see run")
 

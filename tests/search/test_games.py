@@ -7,7 +7,7 @@ import pytest
 
 from search import frontier
 from search.mcts import Search
-from search.settings import RootRule, SearchSettings, SelectionRule
+from search.settings import RootRule, SearchSettings, TreePolicy
 from search.state import State
 from tests.games import NIM, TIC_TAC_TOE, Game, nim_reply, nim_sum, outcome, placed, winner
 
@@ -21,14 +21,14 @@ SETTINGS = SearchSettings(
     stop_unchecked_value=1.0,
     exploration=1.5,
 )
-RULES: list[tuple[SelectionRule, RootRule]] = [
+RULES: list[tuple[TreePolicy, RootRule]] = [
     ("puct", "same"),
     ("ucb", "same"),
     ("puct", "gumbel"),
 ]
 
 
-def best_move(game: Game, position: str, rule: SelectionRule, root: RootRule) -> str:
+def best_move(game: Game, position: str, rule: TreePolicy, root: RootRule) -> str:
     """Text after the first move of a won line or, without one, after the most visited move."""
     settings = SearchSettings(**SETTINGS.as_dict() | {"selection": rule, "root_selection": root})
     search = Search(State(position, (0,), position), settings, seed=1)
@@ -40,7 +40,7 @@ def best_move(game: Game, position: str, rule: SelectionRule, root: RootRule) ->
 
 
 @pytest.mark.parametrize(("rule", "root"), RULES)
-def test_nim_is_never_lost_from_a_won_position(rule: SelectionRule, root: RootRule) -> None:
+def test_nim_is_never_lost_from_a_won_position(rule: TreePolicy, root: RootRule) -> None:
     for heaps in [(1, 2), (3, 1), (1, 2, 2), (2, 3, 3), (1, 1, 2), (3, 2), (3, 4, 5)]:
         assert nim_sum(heaps)
         position, value = " ".join(map(str, heaps)), None
@@ -55,7 +55,7 @@ def test_nim_is_never_lost_from_a_won_position(rule: SelectionRule, root: RootRu
 
 
 @pytest.mark.parametrize(("rule", "root"), RULES)
-def test_tic_tac_toe_is_never_lost_from_a_won_position(rule: SelectionRule, root: RootRule) -> None:
+def test_tic_tac_toe_is_never_lost_from_a_won_position(rule: TreePolicy, root: RootRule) -> None:
     rng = random.Random(0)
     boards = set[str]()
     while len(boards) < 8:

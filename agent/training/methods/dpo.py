@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from agent.checkpoints.checkpoint import Checkpoint
 from agent.networks.language_model import LanguageModel
 from agent.training.examples import Example, PairExample, batches
-from agent.training.fit import Batch, FitPlan, Progress, ends_of, fit, planned_steps
+from agent.training.fit import Batch, FitPlan, OnStep, ends_of, fit, planned_steps
 from agent.training.job import TrainingJob
 from agent.training.lesson import Lesson
 from agent.training.logprobs import counted_logprobs
@@ -65,7 +65,7 @@ class DpoJob(TrainingJob):
     preference: PreferenceSettings
 
     def train(
-        self, model: LanguageModel, parent: Checkpoint, progress: Progress
+        self, model: LanguageModel, parent: Checkpoint, progress: OnStep
     ) -> tuple[LanguageModel, dict[str, Any]]:
         data = PairData(self.pairs, self.texts)
         report = train_on_pairs(model, data, self.settings, self.preference, self.seed, progress)
@@ -86,7 +86,7 @@ def train_on_pairs(
     settings: TrainingSettings,
     preference: PreferenceSettings,
     seed: int,
-    progress: Progress | None = None,
+    progress: OnStep | None = None,
 ) -> PreferenceReport:
     """Train in place; the same arguments give the same weights. Raises DivergedError.
 

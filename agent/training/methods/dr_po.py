@@ -27,7 +27,7 @@ from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
 from agent.networks.language_model import LanguageModel
 from agent.training.examples import StoredState
-from agent.training.fit import DivergedError, Progress, ends_of
+from agent.training.fit import DivergedError, OnStep, ends_of
 from agent.training.job import TrainingJob
 from agent.training.lesson import Lesson, NothingToLearnError
 from agent.training.logprobs import counted_logprobs
@@ -72,7 +72,7 @@ class DrPoJob(TrainingJob):
     gradient: GradientSettings
 
     def train(
-        self, model: LanguageModel, parent: Checkpoint, progress: Progress
+        self, model: LanguageModel, parent: Checkpoint, progress: OnStep
     ) -> tuple[LanguageModel, dict[str, Any]]:
         tokenizer = Tokenizer(parent.path)
         engine = TorchEngine(model, tokenizer.steps, tokenizer.end_ids)
@@ -123,7 +123,7 @@ def train_from_states(
     settings: TrainingSettings,
     gradient: GradientSettings,
     seed: int,
-    progress: Progress | None = None,
+    progress: OnStep | None = None,
 ) -> GradientReport:
     """Train in place. The same arguments give the same weights. Raises DivergedError."""
     engine, states, reward = practice.engine, practice.states, practice.reward

@@ -11,7 +11,7 @@ from agent.checkpoints.checkpoint import Checkpoint
 from agent.networks.language_model import LanguageModel
 from agent.training.early_stop import Snapshot
 from agent.training.examples import Example
-from agent.training.fit import Batch, FitPlan, Progress, ends_of, fit, planned_steps
+from agent.training.fit import Batch, FitPlan, OnStep, ends_of, fit, planned_steps
 from agent.training.job import TrainingJob
 from agent.training.lesson import Lesson
 from agent.training.logprobs import counted_logprobs
@@ -43,7 +43,7 @@ class SftJob(TrainingJob):
     can_be_shared: ClassVar[bool] = True
 
     def train(
-        self, model: LanguageModel, parent: Checkpoint, progress: Progress
+        self, model: LanguageModel, parent: Checkpoint, progress: OnStep
     ) -> tuple[LanguageModel, dict[str, Any]]:
         report = train_on_texts(model, self.examples, self.settings, self.seed, progress, self.dev)
         return model, asdict(report) | {"method": "sft"}
@@ -54,7 +54,7 @@ def train_on_texts(
     examples: Sequence[Example],
     settings: TrainingSettings,
     seed: int,
-    progress: Progress | None = None,
+    progress: OnStep | None = None,
     dev: Sequence[Example] = (),
 ) -> SftReport:
     """Lower the mean negative log-likelihood of the learned tokens, in place.

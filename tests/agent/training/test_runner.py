@@ -12,7 +12,7 @@ from agent.checkpoints.trained import Trained
 from agent.config.settings import HostingSettings
 from agent.networks.language_model import LanguageModel
 from agent.progress import Silent
-from agent.training.fit import DivergedError, Progress
+from agent.training.fit import DivergedError, OnStep
 from agent.training.job import Place, TrainingJob
 from agent.training.optimizer import TrainingSettings
 from agent.training.runner import Results, TrainingRunner
@@ -31,7 +31,7 @@ class FakeJob(TrainingJob):
         return Trained(self.role, "v", place.folder, "p", 1, "", {})
 
     def train(
-        self, model: LanguageModel, parent: Checkpoint, progress: Progress
+        self, model: LanguageModel, parent: Checkpoint, progress: OnStep
     ) -> tuple[LanguageModel, dict[str, Any]]:
         raise AssertionError("not reached")
 
