@@ -1,4 +1,4 @@
-"""The three critics: what each is called, how it is built, what it learns, and what it weighs."""
+"""The three critics: what each is called, how it is built, and what it weighs."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -21,16 +21,14 @@ class CriticKind:
     """What its first model is made as; a checkpoint's own head says what a later one is."""
     default_weight: float
     """beta of the blend where nothing is set."""
-    label: str
-    """What it is taught to tell."""
 
 
 CRITICS = {
     kind.name: kind
     for kind in (
-        CriticKind("value", ValueCritic, "head", 1.0, "whether texts from a state end right"),
-        CriticKind("process", ProcessCritic, "language_model", 1.0, "whether a step is sound"),
-        CriticKind("outcome", OutcomeCritic, "language_model", 1.0, "whether a text is right"),
+        CriticKind("value", ValueCritic, "head", 1.0),
+        CriticKind("process", ProcessCritic, "language_model", 1.0),
+        CriticKind("outcome", OutcomeCritic, "language_model", 1.0),
     )
 }
 NAMES = tuple(CRITICS)

@@ -104,7 +104,6 @@ def _logprob(dtype: torch.dtype, tiles: Tiles) -> Iterator[Variant]:
     t = _TYPES[dtype]
     common = {
         "HAS_ROWS": True,
-        "HAS_TEMPERATURE": True,
         "UPCAST": False,
         "GROUP": GROUP,
         "stride_he": 1,
@@ -118,7 +117,6 @@ def _logprob(dtype: torch.dtype, tiles: Tiles) -> Iterator[Variant]:
         "weight": f"*{t}",
         "rows": "*i64",
         "target": "*i64",
-        "temperature": "*fp32",
     }
     at = f"{t} {tiles.rows}x{tiles.words}x{tiles.width}"
     rest: dict[str, Any] = {
@@ -133,12 +131,11 @@ def _logprob(dtype: torch.dtype, tiles: Tiles) -> Iterator[Variant]:
         common,
         **rest,
     )
-    floats = ("found", "by_logprob", "by_entropy", "by_lse")
     yield Variant(
         f"linear_logprob.gradient {at}",
         linear_logprob.gradient_kernel,
-        types | dict.fromkeys(floats, "*fp32") | {"out": f"*{t}"},
-        common | {"HAS_ENTROPY": True},
+        types | {"found": "*fp32", "by_logprob": "*fp32", "out": f"*{t}"},
+        common,
         **rest,
     )
 

@@ -58,16 +58,10 @@ def within(name: str, given: Tensor, size: int, besides: int | None = None) -> N
         raise ValueError(f"{name} holds {worst}; wanted numbers from 0 to {size - 1}{more}")
 
 
-def temperatures(temperature: float | Tensor, num: int, like: Tensor, least: float = 0.0) -> Tensor:
-    """One temperature a row, float32 [num]; above `least` each."""
-    if isinstance(temperature, Tensor):
-        shaped("temperature", temperature, "one a row", num)
-        together("temperature", temperature, like)
-        is_bad = bool((~(temperature > least)).any()) if num else False
-        found = temperature.float()
-    else:
-        is_bad = not temperature > least
-        found = torch.full((num,), float(temperature), device=like.device)
-    if is_bad:
-        raise ValueError(f"temperature is not above {least:g} everywhere; wanted a positive number")
-    return found
+def temperatures(given: Tensor, num: int, like: Tensor) -> Tensor:
+    """One temperature a row, float32 [num]; 0 or above each."""
+    shaped("temperature", given, "one a row", num)
+    together("temperature", given, like)
+    if num and bool((~(given >= 0)).any()):
+        raise ValueError("temperature is below 0 somewhere; wanted 0 or a positive number")
+    return given.float()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kernels import arguments, reference
-from kernels.reference import LogProbs, Verified
+from kernels.reference import Verified
 
 SWITCH = "RATCHET_KERNELS"
 _PLACES = {
@@ -67,14 +67,11 @@ def linear_logprob(
     target_M: Tensor,
     *,
     rows_M: Tensor | None = None,
-    temperature: float | Tensor = 1.0,
-    entropy: bool = False,
-) -> LogProbs:
-    """log softmax(hidden @ weight.T / temperature) at each target, float32 [M].
+) -> Tensor:
+    """log softmax(hidden @ weight.T) at each target, float32 [M].
 
     `rows_M` picks rows of `hidden_RE` (one may come more than once); without it M = R. A target of
-    -100 gives 0 and no gradient. `temperature` is one number or one a row. Differentiable in
-    hidden and weight through all three results, with any gradient a row.
+    -100 gives 0 and no gradient. Differentiable in hidden and weight, with any gradient a row.
     Raises TypeError and ValueError that name the argument.
     """
     arguments.shaped("hidden_RE", hidden_RE, "[rows, width]", None, None)
@@ -92,22 +89,15 @@ def linear_logprob(
         arguments.integral("rows_M", rows_M, hidden_RE)
         arguments.within("rows_M", rows_M, R)
     arguments.within("target_M", target_M, V, IGNORED)
-    temperature_M = arguments.temperatures(temperature, M, hidden_RE)
     target_M = target_M.long().masked_fill(target_M == IGNORED, -1)
     if M and is_fused(hidden_RE.device):
         from kernels.linear_logprob import FusedLinearLogprob
 
-        logprob, h, lse = FusedLinearLogprob.apply(
-            hidden_RE,
-            weight_VE,
-            target_M,
-            rows_M,
-            temperature_M,
-            isinstance(temperature, Tensor) or temperature != 1,
-            is_interpreted(),
+        found: Tensor = FusedLinearLogprob.apply(
+            hidden_RE, weight_VE, target_M, rows_M, is_interpreted()
         )
-        return LogProbs(logprob, h if entropy else None, lse)
-    return reference.linear_logprob(hidden_RE, weight_VE, target_M, rows_M, temperature_M, entropy)
+        return found
+    return reference.linear_logprob(hidden_RE, weight_VE, target_M, rows_M)
 
 
 def critic_heads(hidden_RE: Tensor, weight_SE: Tensor, rows_M: Tensor) -> Tensor:
@@ -173,7 +163,7 @@ def verify_draft(
         arguments.together(name, given, logits_NQV)
         if given.dtype != torch.int64:
             raise TypeError(f"{name} is {given.dtype}; wanted int64")
-    temperature_N = arguments.temperatures(temperature, N, logits_NQV, -1e-30)
+    temperature_N = arguments.temperatures(temperature, N, logits_NQV)
     inputs = (logits_NQV, draft_NK, temperature_N, seeds_N, positions_N)
     if N and is_fused(logits_NQV.device):
         from kernels.verify_draft import coupled

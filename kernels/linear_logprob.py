@@ -1,13 +1,12 @@
 """linear_logprob on the GPU: logits are made in tiles, reduced in registers and never stored.
 
 Forward: a program takes a tile of rows and a share of the vocabulary, multiplies tile by tile and
-keeps for each row the running maximum m, s = sum exp(z - m), u = sum exp(z - m) (z - m) and the
-target's logit; `combined` merges the shares. Then logsumexp = m + log s and the entropy is
-log s - u / s. Programs are ordered so that those at work together share rows and vocabulary in the
-L2 cache. Backward: for a slice of the vocabulary at a time a second kernel makes the gradient with
-respect to the logits, and two plain products carry it on (chunking: Wijmans et al., "Cut your
-losses in large-vocabulary language models", arXiv 2411.09009; Hsu et al., Liger Kernel, arXiv
-2410.10989). Memory: O(rows) and one slice.
+keeps for each row the running maximum m, s = sum exp(z - m) and the target's logit;
+`combine_kernel` merges the shares. Then logsumexp = m + log s. Programs are ordered so that those
+at work together share rows and vocabulary in the L2 cache. Backward: for a slice of the vocabulary
+at a time a second kernel makes the gradient with respect to the logits, and two plain products
+carry it on (chunking: Wijmans et al., "Cut your losses in large-vocabulary language models", arXiv
+2411.09009; Hsu et al., Liger Kernel, arXiv 2410.10989). Memory: O(rows) and one slice.
 
 Shapes: R rows of hidden states, M rows wanted, E hidden width, V vocabulary.
 """
@@ -37,7 +36,7 @@ class Tiles(NamedTuple):
 NARROW = Tiles(16, 128, 128, 4, 3)
 WIDE = Tiles(128, 128, 64, 8, 3)
 NARROW_FULL = Tiles(16, 64, 64, 4, 2)
-FULL = Tiles(64, 64, 32, 8, 3)
+FULL = Tiles(64, 64, 32, 8, 2)
 GROUP = 16
 """Tiles of rows that are at work together."""
 
@@ -90,7 +89,6 @@ def forward_kernel(
     weight,
     rows,
     target,
-    temperature,
     partial,
     M,
     V,
@@ -102,14 +100,13 @@ def forward_kernel(
     num_shares,
     tiles_per_share,
     HAS_ROWS: tl.constexpr,
-    HAS_TEMPERATURE: tl.constexpr,
     UPCAST: tl.constexpr,
     GROUP: tl.constexpr,
     ROWS: tl.constexpr,
     WORDS: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    """partial[share, 0..3, m]: maximum, sum, weighted sum, target's logit."""
+    """partial[share, 0..2, m]: maximum, sum, target's logit."""
     pid = tl.program_id(0)
     num_m = tl.cdiv(M, ROWS)
     first = pid // (GROUP * num_shares) * GROUP
@@ -122,11 +119,9 @@ def forward_kernel(
     row = m_ix.to(tl.int64)
     if HAS_ROWS:
         row = tl.load(rows + m_ix, mask=in_m, other=0).to(tl.int64)
-    wanted = tl.load(target + m_ix, mask=in_m, other=-1)
-    t = tl.load(temperature + m_ix, mask=in_m, other=1.0)
+    wanted = tl.load(target + m_ix, mask=in_m, other=-1).to(tl.int32)
     top = tl.full((ROWS,), float("-inf"), dtype=tl.float32)
     total = tl.zeros((ROWS,), dtype=tl.float32)
-    weighted = tl.zeros((ROWS,), dtype=tl.float32)
     found = tl.zeros((ROWS,), dtype=tl.float32)
     last = tl.minimum((share + 1) * tiles_per_share, tl.cdiv(V, WORDS))
     for tile in range(share * tiles_per_share, last):
@@ -149,61 +144,44 @@ def forward_kernel(
             WIDTH,
             UPCAST,
         )
-        if HAS_TEMPERATURE:  # a product with 1 / t would be rounded twice
-            z = tl.div_rn(z, tl.broadcast_to(t[:, None], (ROWS, WORDS)))
         found += tl.sum(tl.where(word[None, :] == wanted[:, None], z, 0.0), axis=1)
         z = tl.where(in_v[None, :], z, float("-inf"))
         higher = tl.maximum(top, tl.max(z, axis=1))
         # A row whose logits are all minus infinity so far has nothing to shift by.
         base = tl.where(higher == float("-inf"), 0.0, higher)
-        fade = tl.exp(top - base)
-        moved = tl.where(top == float("-inf"), 0.0, total * (top - base))
-        weighted = fade * (weighted + moved)
-        total = fade * total
-        z = z - base[:, None]
-        p = tl.exp(z)
-        total += tl.sum(p, axis=1)
-        weighted += tl.sum(tl.where(p > 0, p * z, 0.0), axis=1)
+        total = tl.exp(top - base) * total
+        total += tl.sum(tl.exp(z - base[:, None]), axis=1)
         top = higher
-    at = partial + share * 4 * M + m_ix
+    at = partial + share * 3 * M + m_ix
     tl.store(at, top, mask=in_m)
     tl.store(at + M, total, mask=in_m)
-    tl.store(at + 2 * M, weighted, mask=in_m)
-    tl.store(at + 3 * M, found, mask=in_m)
+    tl.store(at + 2 * M, found, mask=in_m)
 
 
 @triton.jit
 def combine_kernel(partial, target, out, M, num_shares, BLOCK: tl.constexpr):
-    """The shares of a row together; out[0..4, m]: logprob, entropy, logsumexp, and the latter in
-    its two parts, maximum and log of the sum. Ignored rows are 0 in the first three."""
+    """The shares of a row together; out[0..2, m]: logprob, 0 in ignored rows, and the logsumexp in
+    its two parts, maximum and log of the sum."""
     m_ix = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     in_m = m_ix < M
     top = tl.full((BLOCK,), float("-inf"), dtype=tl.float32)
     for share in range(num_shares):
-        here = tl.load(partial + share * 4 * M + m_ix, mask=in_m, other=0.0)
+        here = tl.load(partial + share * 3 * M + m_ix, mask=in_m, other=0.0)
         top = tl.maximum(top, here)
     base = tl.where(top == float("-inf"), 0.0, top)
     total = tl.zeros((BLOCK,), dtype=tl.float32)
-    weighted = tl.zeros((BLOCK,), dtype=tl.float32)
     found = tl.zeros((BLOCK,), dtype=tl.float32)
     for share in range(num_shares):
-        at = partial + share * 4 * M + m_ix
+        at = partial + share * 3 * M + m_ix
         here = tl.load(at, mask=in_m, other=0.0)
         s = tl.load(at + M, mask=in_m, other=1.0)
-        u = tl.load(at + 2 * M, mask=in_m, other=0.0)
-        is_none = here == float("-inf")
-        fade = tl.where(is_none, 0.0, tl.exp(here - base))
-        weighted += tl.where(is_none, 0.0, fade * (u + s * (here - base)))
-        total += fade * s
-        found += tl.load(at + 3 * M, mask=in_m, other=0.0)
+        total += tl.where(here == float("-inf"), 0.0, tl.exp(here - base)) * s
+        found += tl.load(at + 2 * M, mask=in_m, other=0.0)
     is_counted = tl.load(target + m_ix, mask=in_m, other=-1) >= 0
     log_total = tl.log(total)
-    entropy = log_total - weighted / total
     tl.store(out + m_ix, tl.where(is_counted, found - base - log_total, 0.0), mask=in_m)
-    tl.store(out + M + m_ix, tl.where(is_counted, entropy, 0.0), mask=in_m)
-    tl.store(out + 2 * M + m_ix, tl.where(is_counted, base + log_total, 0.0), mask=in_m)
-    tl.store(out + 3 * M + m_ix, base, mask=in_m)
-    tl.store(out + 4 * M + m_ix, log_total, mask=in_m)
+    tl.store(out + M + m_ix, base, mask=in_m)
+    tl.store(out + 2 * M + m_ix, log_total, mask=in_m)
 
 
 @triton.jit
@@ -212,11 +190,8 @@ def gradient_kernel(
     weight,
     rows,
     target,
-    temperature,
     found,
     by_logprob,
-    by_entropy,
-    by_lse,
     out,
     M,
     V,
@@ -228,8 +203,6 @@ def gradient_kernel(
     stride_wv,
     stride_we,
     HAS_ROWS: tl.constexpr,
-    HAS_TEMPERATURE: tl.constexpr,
-    HAS_ENTROPY: tl.constexpr,
     UPCAST: tl.constexpr,
     GROUP: tl.constexpr,
     ROWS: tl.constexpr,
@@ -268,25 +241,14 @@ def gradient_kernel(
         WIDTH,
         UPCAST,
     )
-    t = tl.broadcast_to(tl.load(temperature + m_ix, mask=in_m, other=1.0)[:, None], (ROWS, WORDS))
-    if HAS_TEMPERATURE:
-        z = tl.div_rn(z, t)
     # Two steps: the maximum is as large as the logits, and their sum would be rounded like them.
-    z -= tl.load(found + 3 * M + m_ix, mask=in_m, other=0.0)[:, None]
-    z -= tl.load(found + 4 * M + m_ix, mask=in_m, other=0.0)[:, None]
+    z -= tl.load(found + M + m_ix, mask=in_m, other=0.0)[:, None]
+    z -= tl.load(found + 2 * M + m_ix, mask=in_m, other=0.0)[:, None]
     wanted = tl.load(target + m_ix, mask=in_m, other=-1)
     is_counted = wanted >= 0
     by_p = tl.load(by_logprob + m_ix, mask=in_m, other=0.0)
-    share = tl.load(by_lse + m_ix, mask=in_m, other=0.0) - by_p
-    p = tl.exp(z)
-    d = p * share[:, None]
-    if HAS_ENTROPY:
-        h = tl.load(found + M + m_ix, mask=in_m, other=0.0)
-        by_h = tl.load(by_entropy + m_ix, mask=in_m, other=0.0)
-        d -= tl.where(p > 0, p * (z + h[:, None]) * by_h[:, None], 0.0)
+    d = tl.exp(z) * -by_p[:, None]
     d = tl.where(word[None, :] == wanted[:, None], d + by_p[:, None], d)
-    if HAS_TEMPERATURE:
-        d = tl.div_rn(d, t)
     d = tl.where(is_counted[:, None], d, 0.0)
     at = out + m_ix.to(tl.int64)[:, None] * size + here[None, :]
     tl.store(at, d.to(out.dtype.element_ty), mask=in_m[:, None] & (here < size)[None, :])
@@ -302,10 +264,8 @@ class FusedLinearLogprob(torch.autograd.Function):
         weight_VE: Tensor,
         target_M: Tensor,
         rows_M: Tensor | None,
-        temperature_M: Tensor,
-        has_temperature: bool,
         upcast: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> Tensor:
         M, (V, E) = len(target_M), weight_VE.shape
         tiles = tiles_for(M, hidden_RE.dtype)
         num_m, num_v = triton.cdiv(M, tiles.rows), triton.cdiv(V, tiles.words)
@@ -313,14 +273,13 @@ class FusedLinearLogprob(torch.autograd.Function):
         per_share = triton.cdiv(num_v, num_shares)
         num_shares = triton.cdiv(num_v, per_share)
         device = hidden_RE.device
-        partial = torch.empty((num_shares, 4, M), dtype=torch.float32, device=device)
-        found = torch.empty((5, M), dtype=torch.float32, device=device)
+        partial = torch.empty((num_shares, 3, M), dtype=torch.float32, device=device)
+        found = torch.empty((3, M), dtype=torch.float32, device=device)
         forward_kernel[(num_m * num_shares,)](
             hidden_RE,
             weight_VE,
             rows_M,
             target_M,
-            temperature_M,
             partial,
             M,
             V,
@@ -330,7 +289,6 @@ class FusedLinearLogprob(torch.autograd.Function):
             num_shares,
             per_share,
             rows_M is not None,
-            has_temperature,
             upcast,
             GROUP,
             tiles.rows,
@@ -340,20 +298,16 @@ class FusedLinearLogprob(torch.autograd.Function):
             num_stages=tiles.num_stages,
         )
         combine_kernel[(triton.cdiv(M, 128),)](partial, target_M, found, M, num_shares, 128)
-        ctx.save_for_backward(hidden_RE, weight_VE, target_M, rows_M, temperature_M, found)
-        ctx.upcast, ctx.has_temperature = upcast, has_temperature
-        ctx.set_materialize_grads(False)
-        return found[0], found[1], found[2]
+        ctx.save_for_backward(hidden_RE, weight_VE, target_M, rows_M, found)
+        ctx.upcast = upcast
+        return found[0]
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        hidden_RE, weight_VE, target_M, rows_M, temperature_M, found = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_RE, weight_VE, target_M, rows_M, found = ctx.saved_tensors
         M, (V, E) = len(target_M), weight_VE.shape
-        zeros = torch.zeros(M, dtype=torch.float32, device=hidden_RE.device)
-        # Gradients may come as an expanded scalar: the kernel reads them as they lie.
-        by_logprob, by_entropy, by_lse = (
-            zeros if g is None else g.float().contiguous() for g in grads
-        )
+        # The gradient may come as an expanded scalar: the kernel reads it as it lies.
+        by_logprob = grads[0].float().contiguous()
         tiles = tiles_for(M, hidden_RE.dtype)
         size = min(V, max(tiles.words, SLICE // M // tiles.words * tiles.words))
         slice_MC = torch.empty((M, size), dtype=hidden_RE.dtype, device=hidden_RE.device)
@@ -369,11 +323,8 @@ class FusedLinearLogprob(torch.autograd.Function):
                 weight_VE,
                 rows_M,
                 target_M,
-                temperature_M,
                 found,
                 by_logprob,
-                by_entropy,
-                by_lse,
                 slice_MC,
                 M,
                 V,
@@ -383,8 +334,6 @@ class FusedLinearLogprob(torch.autograd.Function):
                 *hidden_RE.stride(),
                 *weight_VE.stride(),
                 rows_M is not None,
-                ctx.has_temperature,
-                grads[1] is not None,
                 ctx.upcast,
                 GROUP,
                 tiles.rows,
@@ -405,15 +354,7 @@ class FusedLinearLogprob(torch.autograd.Function):
         else:
             whole = torch.zeros(hidden_RE.shape, dtype=torch.float32, device=hidden_RE.device)
             d_hidden_RE = whole.index_add_(0, rows_M, d_hidden).to(hidden_RE.dtype)
-        return (
-            d_hidden_RE,
-            d_weight,
-            None,
-            None,
-            None,
-            None,
-            None,
-        )
+        return d_hidden_RE, d_weight, None, None, None
 
 
 def _shares(device: torch.device, num_m: int) -> int:

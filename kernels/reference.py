@@ -9,17 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kernels.chunked import PART, ChunkedLinearLogprob
+from kernels.chunked import PART, ChunkedLinearLogprob, logits_of
 from kernels.noise import gumbel
-
-
-class LogProbs(NamedTuple):
-    """What a row's logits say of its target; float32 [M] each, 0 in ignored rows."""
-
-    logprob: Tensor
-    entropy: Tensor | None
-    """Of the whole distribution, in nats; None where it was not asked for."""
-    logsumexp: Tensor
 
 
 class Verified(NamedTuple):
@@ -50,61 +41,33 @@ def tree_attention(
 
 
 def linear_logprob(
-    hidden_RE: Tensor,
-    weight_VE: Tensor,
-    target_M: Tensor,
-    rows_M: Tensor | None,
-    temperature_M: Tensor,
-    wants_entropy: bool,
-) -> LogProbs:
-    """log softmax(hidden @ weight.T / temperature) at each target, its entropy and logsumexp.
+    hidden_RE: Tensor, weight_VE: Tensor, target_M: Tensor, rows_M: Tensor | None
+) -> Tensor:
+    """log softmax(hidden @ weight.T) at each target, float32 [M].
 
     Row m is `hidden[rows_M[m]]`; a target of -1 marks a row that counts for nothing. Differentiable
     in hidden and weight. Where the logits are many they are made a part at a time.
     """
     is_shared = rows_M is not None and len(rows_M) >= len(hidden_RE)
-    is_plain = not (torch.is_grad_enabled() or wants_entropy or bool((temperature_M != 1).any()))
-    if rows_M is not None and is_shared and is_plain:
+    if rows_M is not None and is_shared and not torch.is_grad_enabled():
         return _of_shared_rows(hidden_RE, weight_VE, target_M, rows_M)
     hidden_ME = hidden_RE if rows_M is None else hidden_RE[rows_M]
     if target_M.numel() * weight_VE.shape[0] > PART:
-        logprob, entropy, lse = ChunkedLinearLogprob.apply(
-            hidden_ME, weight_VE, target_M, temperature_M, wants_entropy
-        )
-        return LogProbs(logprob, entropy if wants_entropy else None, lse)
-    z_MV = _logits(hidden_ME, weight_VE)
-    if bool((temperature_M != 1).any()):
-        z_MV = z_MV / temperature_M[:, None]
-    logprob_M = -torch.nn.functional.cross_entropy(
-        z_MV, target_M, reduction="none", ignore_index=-1
+        found: Tensor = ChunkedLinearLogprob.apply(hidden_ME, weight_VE, target_M)
+        return found
+    return -torch.nn.functional.cross_entropy(
+        logits_of(hidden_ME, weight_VE), target_M, reduction="none", ignore_index=-1
     )
-    is_ignored = target_M < 0
-    lse_M = z_MV.gather(1, target_M.clamp(min=0)[:, None])[:, 0] - logprob_M
-    entropy_M = None
-    if wants_entropy:
-        logprob_MV = torch.log_softmax(z_MV, dim=1)
-        # A token of probability 0 adds nothing: 0 times minus infinity is not asked.
-        entropy_M = -(logprob_MV.exp() * logprob_MV.clamp(min=-1e30)).sum(dim=1)
-        entropy_M = entropy_M.masked_fill(is_ignored, 0.0)
-    return LogProbs(logprob_M, entropy_M, lse_M.masked_fill(is_ignored, 0.0))
 
 
 def _of_shared_rows(
     hidden_RE: Tensor, weight_VE: Tensor, target_M: Tensor, rows_M: Tensor
-) -> LogProbs:
+) -> Tensor:
     """Several targets of a row: its logits are made once."""
-    z_RV = _logits(hidden_RE, weight_VE)
+    z_RV = logits_of(hidden_RE, weight_VE)
     lse_R = torch.logsumexp(z_RV, dim=1)
-    is_ignored = target_M < 0
     logprob_M = z_RV[rows_M, target_M.clamp(min=0)] - lse_R[rows_M]
-    return LogProbs(
-        logprob_M.masked_fill(is_ignored, 0.0), None, lse_R[rows_M].masked_fill(is_ignored, 0.0)
-    )
-
-
-def _logits(hidden_RE: Tensor, weight_VE: Tensor) -> Tensor:
-    """In float32: with sixteen bits the logits themselves would be rounded."""
-    return torch.nn.functional.linear(hidden_RE.float(), weight_VE.float())
+    return logprob_M.masked_fill(target_M < 0, 0.0)
 
 
 def critic_heads(hidden_RE: Tensor, weight_SE: Tensor, rows_M: Tensor) -> Tensor:

@@ -23,7 +23,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from store.states import ENDED as ENDED
 from store.states import CheckpointStatus, Role, SearchStatus, Stage
 
 Id = BigInteger().with_variant(Integer(), "sqlite")

@@ -95,9 +95,7 @@ class LlamaInference:
         """log p(target) after the state of each wanted row, float32 [M]."""
         num = len(target_M)
         target_M, rows_M = _with_rows(target_M), _with_rows(rows_M)
-        return dispatch.linear_logprob(hidden_RE, self.head.t(), target_M, rows_M=rows_M).logprob[
-            :num
-        ]
+        return dispatch.linear_logprob(hidden_RE, self.head.t(), target_M, rows_M=rows_M)[:num]
 
     def forward(self, tokens_R: Tensor, places: Places, cache: list[Tensor]) -> Tensor:
         """Hidden states [R, E] after the last norm; writes the rows' keys and values.

@@ -47,7 +47,6 @@ class Killable:
         self.answer = answer
         self.timeout_s = timeout_s
         self.memory_bytes = memory_bytes
-        self.num_timeouts = 0
         self._lock = threading.Lock()
         self._process: multiprocessing.process.BaseProcess | None = None
         self._pipe: Connection | None = None
@@ -67,7 +66,6 @@ class Killable:
                     return found
             except (EOFError, OSError):
                 pass
-            self.num_timeouts += 1
             self.close()
             return None
 

@@ -55,5 +55,5 @@ def counted_logprobs(
     tokens_BT = tokens_BT.to(device)
     positions = None if positions_BT is None else positions_BT.to(device)
     hidden_NE = model(tokens_BT, positions)[:, :-1][mask_BT]
-    found = dispatch.linear_logprob(hidden_NE, model.head, tokens_BT[:, 1:][mask_BT])
-    return Counted(found.logprob, mask_BT)
+    logprob_N = dispatch.linear_logprob(hidden_NE, model.head, tokens_BT[:, 1:][mask_BT])
+    return Counted(logprob_N, mask_BT)

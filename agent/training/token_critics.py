@@ -107,13 +107,6 @@ def _mean_loss(critic: LanguageModel, examples: Sequence[JudgedExample]) -> floa
 
 
 @torch.inference_mode()
-def token_logprob(critic: LanguageModel, example: JudgedExample) -> float:
-    """log P that nothing judged of the row is wrong."""
-    device = critic.device
-    return float(_logprobs(critic, _batch([example], device), None).double().sum())
-
-
-@torch.inference_mode()
 def measure_token_critic(
     critic: LanguageModel, examples: Sequence[JudgedExample]
 ) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def loss_of(arm: str, hidden: torch.Tensor, weight: torch.Tensor, target: torch.
     """Mean negative log-likelihood by one of the arms."""
     F = torch.nn.functional
     if arm == "twin":
-        return -dispatch.linear_logprob(hidden, weight, target).logprob.mean()
+        return -dispatch.linear_logprob(hidden, weight, target).mean()
     if arm == "naive":
         logprob = torch.log_softmax(F.linear(hidden, weight).float(), -1)
         return -logprob.gather(1, target[:, None]).mean()

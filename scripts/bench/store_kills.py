@@ -17,7 +17,8 @@ from scripts.bench.databases import Databases
 from scripts.bench.report import Row, missing, repeats
 from store.check import check_store
 from store.database import open_store
-from store.schema import ENDED, CheckpointRow, Round, SearchRow, TrajectoryRow
+from store.schema import CheckpointRow, Round, SearchRow, TrajectoryRow
+from store.states import ENDED
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SEED = 20_261_123

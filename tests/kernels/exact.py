@@ -32,23 +32,14 @@ def close(found: Tensor, exact: Tensor, plain: Tensor) -> None:
 
 
 def logprobs(
-    hidden: Tensor,
-    weight: Tensor,
-    target: Tensor,
-    rows: Tensor | None,
-    temperature: Tensor,
-    dtype: torch.dtype,
-) -> list[Tensor]:
-    """logprob, entropy and logsumexp by their definitions; 0 where the target is -100."""
+    hidden: Tensor, weight: Tensor, target: Tensor, rows: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """log softmax at the targets by its definition; 0 where the target is -100."""
     wanted = hidden if rows is None else hidden[rows]
     z = wanted.to(dtype) @ weight.to(dtype).T
-    z = z / temperature.to(dtype)[:, None]
-    lse = torch.logsumexp(z, 1)
-    log_p = z - lse[:, None]
-    entropy = -(log_p.exp() * log_p).sum(1)
-    is_counted = target != -100
+    log_p = z - torch.logsumexp(z, 1, keepdim=True)
     picked = log_p.gather(1, target.clamp(min=0)[:, None])[:, 0]
-    return [torch.where(is_counted, x, torch.zeros_like(x)) for x in (picked, entropy, lse)]
+    return torch.where(target != -100, picked, torch.zeros_like(picked))
 
 
 def attention(q: Tensor, key: Tensor, value: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:

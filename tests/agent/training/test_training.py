@@ -29,11 +29,12 @@ from agent.training.labelling import (
     suspicious,
     worth_repeating,
 )
+from agent.training.logprobs import counted_logprobs
 from agent.training.methods.sft import SftJob, train_on_texts
 from agent.training.mixture import mixed_examples, rows_to_train, with_dev
 from agent.training.optimizer import TrainingSettings
 from agent.training.stored_examples import as_examples
-from agent.training.token_critics import measure_token_critic, token_logprob, train_token_critic
+from agent.training.token_critics import measure_token_critic, train_token_critic
 from search.interfaces import Rollout
 from search.score import Score
 from search.state import Option, State
@@ -231,7 +232,8 @@ def test_a_token_critic_starts_as_the_policy_and_learns_which_tokens_are_wrong(
         tokens = torch.tensor([rows[0].tokens])
         logprob = torch.log_softmax(critic.lm_head(critic(tokens)), -1)
         expected = float(logprob[0, 3, tokens[0, 4]] + logprob[0, 4, 1])
-    assert token_logprob(critic, rows[0]) == pytest.approx(expected, abs=1e-5)
+        found = counted_logprobs(critic, [rows[0].tokens], [rows[0].num_given]).per_row()
+    assert float(found) == pytest.approx(expected, abs=1e-5)
     before = measure_token_critic(critic, rows[1::2])
     report = train_token_critic(critic, rows[::2], rows[1::2], SETTINGS, seed=0)
     after = measure_token_critic(critic, rows[1::2])
