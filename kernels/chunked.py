@@ -12,7 +12,7 @@ from torch import Tensor
 PART = 1 << 22
 """Logits at a time, numbers."""
 MIN_ROWS = 4
-"""Of a part, where there are as many: fewer are multiplied in another order on some CPUs."""
+"""Of a product: fewer rows are multiplied in another order on some CPUs."""
 
 
 class ChunkedLinearLogprob(torch.autograd.Function):
@@ -54,13 +54,14 @@ class ChunkedLinearLogprob(torch.autograd.Function):
 
 
 def _parts(num_rows: int, V: int) -> list[slice]:
-    step = max(MIN_ROWS, PART // V)
-    starts = list(range(0, num_rows, step))
-    if len(starts) > 1 and num_rows - starts[-1] < MIN_ROWS:
-        starts.pop()
-    return [slice(i, j) for i, j in zip(starts, [*starts[1:], num_rows], strict=True)]
+    step = max(1, PART // V)
+    return [slice(i, min(i + step, num_rows)) for i in range(0, num_rows, step)]
 
 
 def logits_of(hidden_PE: Tensor, weight_VE: Tensor) -> Tensor:
     """In float32: with sixteen bits the logits themselves would be rounded."""
-    return torch.nn.functional.linear(hidden_PE.float(), weight_VE.float())
+    num_rows = len(hidden_PE)
+    if 0 < num_rows < MIN_ROWS:
+        last_1E = hidden_PE[-1:]
+        hidden_PE = torch.cat((hidden_PE, last_1E.expand(MIN_ROWS - num_rows, -1)))
+    return torch.nn.functional.linear(hidden_PE.float(), weight_VE.float())[:num_rows]

@@ -48,23 +48,24 @@ def linear_logprob(
     Row m is `hidden[rows_M[m]]`; a target of -1 marks a row that counts for nothing. Differentiable
     in hidden and weight. Where the logits are many they are made a part at a time.
     """
-    is_shared = rows_M is not None and len(rows_M) >= len(hidden_RE)
-    if rows_M is not None and is_shared and not torch.is_grad_enabled():
-        return _of_shared_rows(hidden_RE, weight_VE, target_M, rows_M)
+    if rows_M is not None and len(rows_M) >= len(hidden_RE) and not torch.is_grad_enabled():
+        return _picked(logits_of(hidden_RE, weight_VE), target_M, rows_M)
     hidden_ME = hidden_RE if rows_M is None else hidden_RE[rows_M]
     if target_M.numel() * weight_VE.shape[0] > PART:
         found: Tensor = ChunkedLinearLogprob.apply(hidden_ME, weight_VE, target_M)
         return found
-    return -torch.nn.functional.cross_entropy(
-        logits_of(hidden_ME, weight_VE), target_M, reduction="none", ignore_index=-1
-    )
+    z_MV = logits_of(hidden_ME, weight_VE)
+    if not torch.is_grad_enabled():
+        return _picked(z_MV, target_M, torch.arange(len(target_M), device=target_M.device))
+    return -torch.nn.functional.cross_entropy(z_MV, target_M, reduction="none", ignore_index=-1)
 
 
-def _of_shared_rows(
-    hidden_RE: Tensor, weight_VE: Tensor, target_M: Tensor, rows_M: Tensor
-) -> Tensor:
-    """Several targets of a row: its logits are made once."""
-    z_RV = logits_of(hidden_RE, weight_VE)
+def _picked(z_RV: Tensor, target_M: Tensor, rows_M: Tensor) -> Tensor:
+    """Of each row's logits that of its target, less logsumexp.
+
+    Without gradients all ways lead here, so that a row's bits do not depend on how many targets
+    and rows there are beside it.
+    """
     lse_R = torch.logsumexp(z_RV, dim=1)
     logprob_M = z_RV[rows_M, target_M.clamp(min=0)] - lse_R[rows_M]
     return logprob_M.masked_fill(target_M < 0, 0.0)

@@ -93,9 +93,7 @@ class LlamaInference:
 
     def logprobs_of(self, hidden_RE: Tensor, target_M: Tensor, rows_M: Tensor) -> Tensor:
         """log p(target) after the state of each wanted row, float32 [M]."""
-        num = len(target_M)
-        target_M, rows_M = _with_rows(target_M), _with_rows(rows_M)
-        return dispatch.linear_logprob(hidden_RE, self.head.t(), target_M, rows_M=rows_M)[:num]
+        return dispatch.linear_logprob(hidden_RE, self.head.t(), target_M, rows_M=rows_M)
 
     def forward(self, tokens_R: Tensor, places: Places, cache: list[Tensor]) -> Tensor:
         """Hidden states [R, E] after the last norm; writes the rows' keys and values.

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from agent.networks.llama_inference import MIN_ROWS, _product
-from kernels import dispatch
-from kernels.chunked import _parts
+from kernels import chunked, dispatch, reference
 
 
 @pytest.mark.parametrize("width", [16, 48, 100, 256])
@@ -26,21 +25,25 @@ def test_a_product_of_few_rows_has_the_bits_of_one_of_many(width: int, out: int)
             assert torch.equal(few, many[:num]), num
 
 
-@pytest.mark.parametrize("num", [1, 3, 4, 5, 1023, 1025, 2049, 2050])
-def test_no_part_of_a_long_list_of_rows_is_a_short_one(num: int) -> None:
-    parts = _parts(num, 4096)
-    assert [p.start for p in parts] == [0, *(p.stop for p in parts[:-1])]
-    assert parts[-1].stop == num
-    assert all(p.stop - p.start >= min(num, MIN_ROWS) for p in parts)
-
-
-def test_a_rows_log_probability_does_not_depend_on_how_many_are_asked_for() -> None:
+@pytest.mark.parametrize("part", [1 << 22, 3 * 64, 64])
+def test_a_rows_log_probability_does_not_depend_on_how_many_are_asked_for(
+    part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole or a few rows at a time, each row once or several targets of it."""
     generator = torch.Generator().manual_seed(3)
-    hidden, head = (
-        torch.randn(40, 32, generator=generator),
-        torch.randn(64, 32, generator=generator),
-    )
-    target = torch.arange(40)
-    whole = dispatch.linear_logprob(hidden, head, target)
-    for num in (4, 5, 7, 39):
-        assert torch.equal(dispatch.linear_logprob(hidden[:num], head, target[:num]), whole[:num])
+    hidden = torch.randn(40, 32, generator=generator)
+    head = torch.randn(64, 32, generator=generator)
+    target, rows = torch.arange(40), torch.arange(40)
+    with torch.no_grad():
+        whole = dispatch.linear_logprob(hidden, head, target)
+        for module in (chunked, reference):
+            monkeypatch.setattr(module, "PART", part)
+        for num in (1, 2, 3, 4, 5, 7, 39):
+            few = dispatch.linear_logprob(hidden[:num], head, target[:num])
+            picked = dispatch.linear_logprob(hidden, head, target[:num], rows_M=rows[:num])
+            again = torch.cat((rows[:num], rows[:num]))
+            twice = dispatch.linear_logprob(
+                hidden[:num], head, torch.cat((target[:num], target[:num])), rows_M=again
+            )
+            for found in (few, picked, twice[:num], twice[num:]):
+                assert torch.equal(found, whole[:num]), num
