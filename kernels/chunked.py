@@ -11,8 +11,6 @@ from torch import Tensor
 
 PART = 1 << 22
 """Logits at a time, numbers."""
-MIN_ROWS = 4
-"""Of a product: fewer rows are multiplied in another order on some CPUs."""
 
 
 class ChunkedLinearLogprob(torch.autograd.Function):
@@ -25,7 +23,7 @@ class ChunkedLinearLogprob(torch.autograd.Function):
     def forward(ctx: Any, hidden_ME: Tensor, weight_VE: Tensor, target_M: Tensor) -> Tensor:
         M = len(hidden_ME)
         logprob_M = hidden_ME.new_zeros(M, dtype=torch.float32)
-        for part in _parts(M, len(weight_VE)):
+        for part in parts(M, len(weight_VE)):
             z_PV = logits_of(hidden_ME[part], weight_VE)
             target_P = target_M[part].clamp(min=0)[:, None]
             logprob_M[part] = z_PV.gather(1, target_P)[:, 0] - torch.logsumexp(z_PV, dim=1)
@@ -40,7 +38,7 @@ class ChunkedLinearLogprob(torch.autograd.Function):
         d_hidden = torch.empty_like(hidden_ME) if wants[0] else None
         d_weight = torch.zeros_like(weight_VE, dtype=torch.float32) if wants[1] else None
         weight = weight_VE.float()
-        for part in _parts(len(hidden_ME), len(weight_VE)):
+        for part in parts(len(hidden_ME), len(weight_VE)):
             z_PV = logits_of(hidden_ME[part], weight_VE)
             z_PV -= torch.logsumexp(z_PV, dim=1, keepdim=True)
             by_P1 = by_logprob[part][:, None]
@@ -53,15 +51,12 @@ class ChunkedLinearLogprob(torch.autograd.Function):
         return d_hidden, None if d_weight is None else d_weight.to(weight_VE.dtype), None
 
 
-def _parts(num_rows: int, V: int) -> list[slice]:
+def parts(num_rows: int, V: int) -> list[slice]:
+    """Rows whose logits are made together."""
     step = max(1, PART // V)
     return [slice(i, min(i + step, num_rows)) for i in range(0, num_rows, step)]
 
 
 def logits_of(hidden_PE: Tensor, weight_VE: Tensor) -> Tensor:
     """In float32: with sixteen bits the logits themselves would be rounded."""
-    num_rows = len(hidden_PE)
-    if 0 < num_rows < MIN_ROWS:
-        last_1E = hidden_PE[-1:]
-        hidden_PE = torch.cat((hidden_PE, last_1E.expand(MIN_ROWS - num_rows, -1)))
-    return torch.nn.functional.linear(hidden_PE.float(), weight_VE.float())[:num_rows]
+    return torch.nn.functional.linear(hidden_PE.float(), weight_VE.float())

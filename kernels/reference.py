@@ -9,8 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kernels.chunked import PART, ChunkedLinearLogprob, logits_of
+from kernels.chunked import PART, ChunkedLinearLogprob, logits_of, parts
 from kernels.noise import gumbel
+
+MIN_ROWS = 4
+"""Of a product: fewer rows are multiplied in another order on some CPUs."""
 
 
 class Verified(NamedTuple):
@@ -48,26 +51,40 @@ def linear_logprob(
     Row m is `hidden[rows_M[m]]`; a target of -1 marks a row that counts for nothing. Differentiable
     in hidden and weight. Where the logits are many they are made a part at a time.
     """
-    if rows_M is not None and len(rows_M) >= len(hidden_RE) and not torch.is_grad_enabled():
-        return _picked(logits_of(hidden_RE, weight_VE), target_M, rows_M)
+    if rows_M is not None and not torch.is_grad_enabled():
+        return _of_rows(hidden_RE, weight_VE, target_M, rows_M)
     hidden_ME = hidden_RE if rows_M is None else hidden_RE[rows_M]
     if target_M.numel() * weight_VE.shape[0] > PART:
         found: Tensor = ChunkedLinearLogprob.apply(hidden_ME, weight_VE, target_M)
         return found
-    z_MV = logits_of(hidden_ME, weight_VE)
-    if not torch.is_grad_enabled():
-        return _picked(z_MV, target_M, torch.arange(len(target_M), device=target_M.device))
-    return -torch.nn.functional.cross_entropy(z_MV, target_M, reduction="none", ignore_index=-1)
+    return -torch.nn.functional.cross_entropy(
+        logits_of(hidden_ME, weight_VE), target_M, reduction="none", ignore_index=-1
+    )
 
 
-def _picked(z_RV: Tensor, target_M: Tensor, rows_M: Tensor) -> Tensor:
-    """Of each row's logits that of its target, less logsumexp.
+def _of_rows(hidden_RE: Tensor, weight_VE: Tensor, target_M: Tensor, rows_M: Tensor) -> Tensor:
+    """The engine's way: a row's bits are the same whatever rows and targets there are beside it.
 
-    Without gradients all ways lead here, so that a row's bits do not depend on how many targets
-    and rows there are beside it.
+    That takes one formula for all, and no product of few rows.
     """
-    lse_R = torch.logsumexp(z_RV, dim=1)
-    logprob_M = z_RV[rows_M, target_M.clamp(min=0)] - lse_R[rows_M]
+    if len(rows_M) >= len(hidden_RE):
+        return _picked(hidden_RE, weight_VE, target_M, rows_M)
+    hidden_ME = hidden_RE[rows_M]
+    row_M = torch.arange(len(target_M), device=target_M.device)
+    found = hidden_ME.new_zeros(len(target_M), dtype=torch.float32)
+    for part in parts(len(target_M), len(weight_VE)):
+        here = row_M[: part.stop - part.start]
+        found[part] = _picked(hidden_ME[part], weight_VE, target_M[part], here)
+    return found
+
+
+def _picked(hidden_RE: Tensor, weight_VE: Tensor, target_M: Tensor, rows_M: Tensor) -> Tensor:
+    """Of each row's logits, made once, those of its targets less logsumexp."""
+    missing = MIN_ROWS - len(hidden_RE)
+    if missing > 0:
+        hidden_RE = torch.cat((hidden_RE, hidden_RE[-1:].expand(missing, -1)))
+    z_RV = logits_of(hidden_RE, weight_VE)
+    logprob_M = z_RV[rows_M, target_M.clamp(min=0)] - torch.logsumexp(z_RV, dim=1)[rows_M]
     return logprob_M.masked_fill(target_M < 0, 0.0)
 
 

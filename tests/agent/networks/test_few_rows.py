@@ -35,11 +35,11 @@ def test_a_rows_log_probability_does_not_depend_on_how_many_are_asked_for(
     head = torch.randn(64, 32, generator=generator)
     target, rows = torch.arange(40), torch.arange(40)
     with torch.no_grad():
-        whole = dispatch.linear_logprob(hidden, head, target)
+        whole = dispatch.linear_logprob(hidden, head, target, rows_M=rows)
         for module in (chunked, reference):
             monkeypatch.setattr(module, "PART", part)
         for num in (1, 2, 3, 4, 5, 7, 39):
-            few = dispatch.linear_logprob(hidden[:num], head, target[:num])
+            few = dispatch.linear_logprob(hidden[:num], head, target[:num], rows_M=rows[:num])
             picked = dispatch.linear_logprob(hidden, head, target[:num], rows_M=rows[:num])
             again = torch.cat((rows[:num], rows[:num]))
             twice = dispatch.linear_logprob(
