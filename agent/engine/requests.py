@@ -1,6 +1,8 @@
 """What the engine is asked and what it answers: plain values that travel between processes."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 from search.boundary import NEWLINE, Boundary
 from search.errors import TaskError
@@ -111,3 +113,19 @@ class Completion:
     num_accepted: int = 0
     error: str = ""
     """Why this row failed while its batch went on; empty when it did not."""
+
+
+class Attached(Protocol):
+    """A request of any kind."""
+
+    @property
+    def attachments(self) -> Attachments: ...
+
+
+def refuse_attachments(requests: Iterable[Attached]) -> None:
+    """Raises TaskError for a request that has any: this policy would not see them."""
+    if any(r.attachments for r in requests):
+        raise TaskError(
+            "the problem has attachments, and this policy reads text alone",
+            "use a policy that reads them, or leave them out",
+        )

@@ -22,6 +22,7 @@ from agent.engine.options import OptionBatch
 from agent.engine.packed import packed_logprobs
 from agent.engine.prefix_cache import KVTree, Prefix, Workspace
 from agent.engine.requests import (
+    Attached,
     Attachments,
     Completion,
     CompletionRequest,
@@ -29,6 +30,7 @@ from agent.engine.requests import (
     OptionRequest,
     Options,
     ScoreRequest,
+    refuse_attachments,
 )
 from agent.engine.selftest import run_selftest
 from agent.networks.language_model import LanguageModel
@@ -94,15 +96,10 @@ class TorchEngine:
             )
         return min(left, max_tokens)
 
-    def _check_attachments(
-        self, requests: Sequence[OptionRequest | CompletionRequest | ScoreRequest | Prefix]
-    ) -> None:
+    def _check_attachments(self, requests: Sequence[Attached]) -> None:
         """Raises TaskError for a request that this network cannot see all of."""
-        if any(r.attachments for r in requests) and not self.network.reads_attachments:
-            raise TaskError(
-                "the problem has attachments, and this policy reads text alone",
-                "use a policy that reads them, or leave them out",
-            )
+        if not self.network.reads_attachments:
+            refuse_attachments(requests)
 
     @torch.inference_mode()
     def options(self, requests: Sequence[OptionRequest]) -> list[Options]:

@@ -29,6 +29,7 @@ from agent.engine.requests import (
     OptionRequest,
     Options,
     ScoreRequest,
+    refuse_attachments,
 )
 from agent.engine.selftest import run_selftest
 from search.boundary import Boundary
@@ -151,6 +152,7 @@ class VllmEngine:
 
         Raises UsageError above temperature 0 when there is a drafter and the self-test fails.
         """
+        refuse_attachments(requests)
         if self.drafter is not None and any(r.temperature for r in requests):
             self._prove()
         return [Completion(g) for g in self._texts(requests, self.ends)]
@@ -238,6 +240,7 @@ class VllmEngine:
 
     def options(self, requests: Sequence[OptionRequest]) -> list[Options]:
         """Answer requests; `drawn` ones need noise on the whole vocabulary and are refused."""
+        refuse_attachments(requests)
         answers: dict[int, Options] = {}
         groups: dict[tuple[str, str], list[int]] = {}
         for i, r in enumerate(requests):
@@ -328,6 +331,7 @@ class VllmEngine:
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[tuple[float, ...]]:
         """Log-probability of each token after the first `num_given`, given those before it."""
+        refuse_attachments(requests)
         one = self._vllm.SamplingParams(
             temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False
         )
