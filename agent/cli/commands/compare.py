@@ -1,5 +1,6 @@
 """`ratchet evaluate --compare A B`: two policies on the same held-out problems, paired."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ from agent.cli.output import emit, share, table
 from agent.config.settings import Config
 from agent.evaluation.answering import Plan, benchmark_digest, evaluate
 from agent.evaluation.compression import bits_per_character, texts_that_fit
-from agent.evaluation.gate import judge
+from agent.evaluation.gate import Verdict, judge
 from agent.hosting.open_hosts import open_hosts
-from agent.progress import make_progress
+from agent.progress import Progress, make_progress
 from agent.search_models import Models, ModelSettings
 from agent.tasks.registry import open_task
 from search.errors import NotFoundError
+from search.state import Problem
 from store.checkpoints import find_checkpoint
 from store.database import open_store, sqlite_path
 from store.states import Stage
@@ -31,28 +33,9 @@ def run(config: Config, named: tuple[str, str], num_problems: int, as_json: bool
     try:
         for ref in refs:
             models = Models(hosts, ModelSet({"policy": ref}), task, ModelSettings.of(config))
-            progress.stage(Stage.EVALUATING, len(problems), f"problems, {ref.version}")
-            report = evaluate(
-                models,
-                problems,
-                Plan("greedy"),
-                config.hosting.cohort,
-                lambda done, solved: progress.update(done, solved=solved),
-            )
-            low, high = report.interval
-            worked = texts_that_fit(models, config.evaluation.seed)
-            rows.append(
-                {
-                    "policy": ref.version,
-                    "n": report.n,
-                    "correct": report.num_correct,
-                    "low": low,
-                    "high": high,
-                    "tokens_per_problem": report.num_tokens / report.n,
-                    "bits_per_character": bits_per_character(models, worked),
-                }
-            )
-            correct.append(report.correct)
+            row, right = _measured(models, problems, config, progress)
+            rows.append(row)
+            correct.append(right)
     finally:
         progress.close()
         hosts.close()
@@ -72,6 +55,37 @@ def run(config: Config, named: tuple[str, str], num_problems: int, as_json: bool
             }
         )
         return
+    _print(rows, verdict)
+
+
+def _measured(
+    models: Models, problems: Sequence[Problem], config: Config, progress: Progress
+) -> tuple[dict[str, Any], dict[str, bool]]:
+    """A policy's figures, and by problem whether it was right."""
+    version = models.policy.version
+    progress.stage(Stage.EVALUATING, len(problems), f"problems, {version}")
+    report = evaluate(
+        models,
+        problems,
+        Plan("greedy"),
+        config.hosting.cohort,
+        lambda done, solved: progress.update(done, solved=solved),
+    )
+    low, high = report.interval
+    worked = texts_that_fit(models, config.evaluation.seed)
+    row = {
+        "policy": version,
+        "n": report.n,
+        "correct": report.num_correct,
+        "low": low,
+        "high": high,
+        "tokens_per_problem": report.num_tokens / report.n,
+        "bits_per_character": bits_per_character(models, worked),
+    }
+    return row, report.correct
+
+
+def _print(rows: Sequence[dict[str, Any]], verdict: Verdict) -> None:
     table(
         [
             {

@@ -9,8 +9,10 @@ from agent.cli.output import emit, share, table
 from agent.config.settings import Config
 from agent.evaluation.answering import MODES, Plan, benchmark_digest, evaluate
 from agent.open_models import open_models
-from agent.progress import make_progress
+from agent.progress import Progress, make_progress
+from agent.search_models import Models
 from search.errors import UsageError
+from search.state import Problem
 from store.states import Stage
 
 
@@ -29,33 +31,15 @@ def run(
     rows: list[dict[str, Any]] = []
     with open_models(config) as models:
         problems = models.task.held_out(num_problems, config.evaluation.seed)
-        plain = models.settings
         for mode in [m for m in MODES if m in (modes or MODES)]:
-            for budget in (budgets or [plain.simulations]) if mode == "search" else [0]:
-                asked = models.with_search(replace(plain, simulations=budget)) if budget else models
-                name = f"{mode} {budget}" if budget else mode
-                progress.stage(Stage.EVALUATING, len(problems), f"problems, {name}")
-                plan = Plan(mode, samples=samples, seed=config.seed)
-                report = evaluate(
-                    asked,
-                    problems,
-                    plan,
-                    config.hosting.cohort,
-                    lambda done, solved: progress.update(done, solved=solved),
-                )
-                low, high = report.interval
-                rows.append(
-                    {
-                        "mode": name,
-                        "n": report.n,
-                        "correct": report.num_correct,
-                        "low": low,
-                        "high": high,
-                        "unanswered": report.num_unanswered,
-                        "tokens_per_problem": report.num_tokens / report.n,
-                        "seconds": report.seconds,
-                    }
-                )
+            plan = Plan(mode, samples=samples, seed=config.seed)
+            if mode != "search":
+                rows.append(_measured(models, problems, plan, mode, config, progress))
+                continue
+            for budget in budgets or [models.settings.simulations]:
+                asked = models.with_search(replace(models.settings, simulations=budget))
+                name = f"{mode} {budget}"
+                rows.append(_measured(asked, problems, plan, name, config, progress))
     progress.close()
     if as_json:
         emit(
@@ -69,7 +53,40 @@ def run(
             }
         )
         return
-    print(f"policy {models.policy.version}, {len(problems)} held-out problems", file=sys.stderr)
+    _print(models, len(problems), rows)
+
+
+def _measured(
+    models: Models,
+    problems: Sequence[Problem],
+    plan: Plan,
+    name: str,
+    config: Config,
+    progress: Progress,
+) -> dict[str, Any]:
+    progress.stage(Stage.EVALUATING, len(problems), f"problems, {name}")
+    report = evaluate(
+        models,
+        problems,
+        plan,
+        config.hosting.cohort,
+        lambda done, solved: progress.update(done, solved=solved),
+    )
+    low, high = report.interval
+    return {
+        "mode": name,
+        "n": report.n,
+        "correct": report.num_correct,
+        "low": low,
+        "high": high,
+        "unanswered": report.num_unanswered,
+        "tokens_per_problem": report.num_tokens / report.n,
+        "seconds": report.seconds,
+    }
+
+
+def _print(models: Models, num_problems: int, rows: Sequence[dict[str, Any]]) -> None:
+    print(f"policy {models.policy.version}, {num_problems} held-out problems", file=sys.stderr)
     table(
         [
             {
