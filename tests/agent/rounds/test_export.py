@@ -6,6 +6,7 @@ import pytest
 
 from store.database import open_store
 from store.export import exported, write_rows
+from store.pairs import freeze_pairs
 from tests.store.test_export import frozen
 
 pytestmark = pytest.mark.round
@@ -28,6 +29,7 @@ def test_trl_trains_on_an_exported_file(
     path = tmp_path / f"{kind}.{ending}"
     dataset_id = frozen(store)
     with store.session() as session:
+        freeze_pairs(session, dataset_id)
         num = write_rows(exported(session, kind, [dataset_id], lambda p: f"{p}\n"), path, False)
     store.close()
     form = "json" if ending == "jsonl" else "parquet"
