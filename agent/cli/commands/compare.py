@@ -89,12 +89,12 @@ def _print(rows: Sequence[dict[str, Any]], verdict: Verdict) -> None:
     table(
         [
             {
-                "policy": r["policy"],
+                "policy": f"{letter} {r['policy']}",
                 "greedy [95 %]": share(r["correct"], r["n"], r["low"], r["high"]),
                 "tokens a problem": round(r["tokens_per_problem"]),
                 "bits a character": _rounded(r["bits_per_character"]),
             }
-            for r in rows
+            for letter, r in zip("AB", rows, strict=True)
         ]
     )
     print(

@@ -1,10 +1,12 @@
 """`ratchet config show`: every setting, what it means, and where its value comes from."""
 
+import difflib
 from typing import Any
 
 from agent.cli.output import emit, table
 from agent.config.load import check_key, load_config
 from agent.config.meanings import defaults, meanings
+from search.errors import UsageError
 
 
 def show(only: str, flags: dict[str, Any], file: str, as_json: bool) -> None:
@@ -23,6 +25,14 @@ def show(only: str, flags: dict[str, Any], file: str, as_json: bool) -> None:
         if not only or s.key == only or s.key.startswith(f"{only}.")
     ]
     if not rows:
+        sections = sorted({key.partition(".")[0] for key in own if "." in key})
+        near = difflib.get_close_matches(only.lower(), sections, n=1)
+        if near:
+            raise UsageError(f"unknown section {only!r}", f"did you mean {near[0]!r}?")
+        if "." not in only and not difflib.get_close_matches(only, own, n=1):
+            raise UsageError(
+                f"unknown setting or section {only!r}", f"sections: {', '.join(sections)}"
+            )
         check_key(only, "the command")
     if as_json:
         emit(rows)

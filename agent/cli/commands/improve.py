@@ -1,5 +1,6 @@
 """`ratchet improve`: rounds, or the plan of them."""
 
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -184,7 +185,9 @@ def _show(outcome: Outcome, config: Config, start_s: float) -> None:
         "problems": config.problems,
         "checkpoints": config.checkpoints,
     }
-    given = {k: f" --{k} {v}" for k, v in options.items() if v != getattr(default, k)}
+    given = {
+        k: f" --{k} {shlex.quote(str(v))}" for k, v in options.items() if v != getattr(default, k)
+    }
 
     def flags(*names: str) -> str:
         return "".join(given.get(name, "") for name in names)

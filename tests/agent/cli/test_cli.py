@@ -314,11 +314,21 @@ def test_config_show_takes_a_section_or_a_setting(tmp_path: Path) -> None:
     assert row.startswith("search.max_seconds\t0.0\t0.0\tdefault\tSeconds, at most")
 
 
-def test_config_show_refuses_an_unknown_setting(
-    typed: Callable[..., tuple[int, str, str]],
+@pytest.mark.parametrize(
+    ("asked", "fix"),
+    [
+        ("training.methd", "did you mean 'training.method'"),
+        ("trainin", "did you mean 'training'"),
+        ("Training", "did you mean 'training'"),
+        ("seeed", "did you mean 'seed'"),
+        ("nonsense", "critics, evaluation, hosting"),
+    ],
+)
+def test_config_show_refuses_what_is_neither_a_setting_nor_a_section(
+    typed: Callable[..., tuple[int, str, str]], asked: str, fix: str
 ) -> None:
-    code, out, err = typed("config", "show", "training.methd")
-    assert code == 2 and not out and "did you mean 'training.method'" in err
+    code, out, err = typed("config", "show", asked)
+    assert code == 2 and not out and fix in err
 
 
 @pytest.mark.parametrize("task", ["expressions", "stories"])
