@@ -10,19 +10,24 @@ from agent.hosting.ray_hosts import RayHosts
 from search.errors import UsageError
 
 
-def open_hosts(hosting: HostingSettings) -> Hosts:
+def check_hosting(hosting: HostingSettings) -> None:
     """Raises UsageError for settings that this environment or each other rule out."""
-    settings = HostSettings.of(hosting)
-    if settings.engine == "vllm" and importlib.util.find_spec("vllm") is None:
+    if hosting.engine == "vllm" and importlib.util.find_spec("vllm") is None:
         raise UsageError(
             "hosting.engine is 'vllm', but vLLM is not installed",
             "pip install -e '.[vllm]', or set hosting.engine to torch",
         )
-    if hosting.hosting == "ray":
-        return RayHosts(settings, hosting.ray_address)
-    if settings.workers > 1:
+    if hosting.hosting == "inline" and hosting.workers > 1:
         raise UsageError(
-            f"hosting.workers is {settings.workers}, but inline hosting is one process",
+            f"hosting.workers is {hosting.workers}, but inline hosting is one process",
             "set hosting.workers to 1, or use --hosting ray",
         )
+
+
+def open_hosts(hosting: HostingSettings) -> Hosts:
+    """Hosts that are ready to load models. Raises UsageError as `check_hosting` does."""
+    check_hosting(hosting)
+    settings = HostSettings.of(hosting)
+    if hosting.hosting == "ray":
+        return RayHosts(settings, hosting.ray_address)
     return InlineHosts(settings)

@@ -7,6 +7,7 @@ from agent.checkpoints.base_models import base_checkpoints, policy_at
 from agent.checkpoints.checkpoint import Checkpoint
 from agent.config.settings import Config
 from agent.engine.tokenizer import Tokenizer
+from agent.hosting.open_hosts import check_hosting
 from agent.tasks.registry import open_task
 from agent.tasks.task import Task
 from agent.training.examples import Example
@@ -38,6 +39,7 @@ class RunInputs:
 
 def checked_inputs(config: Config) -> RunInputs:
     """Raises UsageError, CheckpointError or TaskError that names what is wrong."""
+    check_hosting(config.hosting)
     task = open_task(config.task, config.problems)
     base = base_checkpoints(config)
     policy = base["policy"]

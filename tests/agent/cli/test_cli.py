@@ -163,6 +163,9 @@ def test_the_plan_refuses_what_the_round_would_refuse(tmp_path: Path) -> None:
     (policy / "tokenizer.json").unlink()
     done = ratchet("improve", "--dry-run", "--set", f"policy={policy}", cwd=tmp_path)
     assert done.returncode == 2 and "tokenizer.json" in done.stderr
+    inline = ("--hosting", "inline", "--set", "hosting.workers=2")
+    done = ratchet("improve", "--dry-run", *inline, cwd=tmp_path)
+    assert done.returncode == 2 and "hosting.workers is 2" in done.stderr
 
 
 @pytest.mark.round
