@@ -9,14 +9,14 @@ from agent.networks.language_model import LanguageModel
 from agent.training.examples import CriticExample, judged_rows, scalar_rows
 from agent.training.fit import OnStep
 from agent.training.head_critics import measure_critic, train_critic
-from agent.training.job import TrainingJob
+from agent.training.job import LoopJob
 from agent.training.labelling import Split
 from agent.training.optimizer import TrainingSettings
 from agent.training.token_critics import measure_token_critic, train_token_critic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CriticJob(TrainingJob):
+class CriticJob(LoopJob):
     split: Split
 
     def train(

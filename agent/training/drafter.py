@@ -11,12 +11,12 @@ from agent.engine.batch import padded
 from agent.networks.language_model import LanguageModel
 from agent.training.examples import Example
 from agent.training.fit import OnStep
-from agent.training.job import TrainingJob
+from agent.training.job import LoopJob
 from agent.training.methods.sft import train_on_texts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DrafterJob(TrainingJob):
+class DrafterJob(LoopJob):
     """Cut a drafter from the policy's first layers and distil it on texts."""
 
     examples: Sequence[Example]

@@ -69,8 +69,25 @@ class TrainingJob(ABC):
     can_be_shared: ClassVar[bool] = False
     """Whether several processes may train it together, each on its rows of a batch."""
 
+    @abstractmethod
     def run(self, place: Place) -> Trained:
         """Load the parent, train, publish."""
+
+    def published(
+        self, model: LanguageModel, parent: Checkpoint, report: Mapping[str, Any], curve: Curve
+    ) -> Trained:
+        if rank() != 0:  # of several processes with the same weights the first one writes them
+            return Trained(self.role, "", "", parent.version, 0, "", dict(report))
+        notes = {"report": dict(report), "seed": self.seed}
+        child = publish(model, parent, Path(curve.place.folder), self.role, notes)
+        return Trained.of(self.role, child, parent.version, report, curve.points)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopJob(TrainingJob):
+    """A job whose training is a loop of ours over the parent's weights."""
+
+    def run(self, place: Place) -> Trained:
         torch.set_num_threads(place.threads)
         parent = verify_checkpoint(self.parent)
         model = load_model(parent, device=chosen_device(place.device))
@@ -83,12 +100,3 @@ class TrainingJob(ABC):
         self, model: LanguageModel, parent: Checkpoint, progress: OnStep
     ) -> tuple[LanguageModel, dict[str, Any]]:
         """(model to publish, report); the model given may be trained in place."""
-
-    def published(
-        self, model: LanguageModel, parent: Checkpoint, report: Mapping[str, Any], curve: Curve
-    ) -> Trained:
-        if rank() != 0:  # of several processes with the same weights the first one writes them
-            return Trained(self.role, "", "", parent.version, 0, "", dict(report))
-        notes = {"report": dict(report), "seed": self.seed}
-        child = publish(model, parent, Path(curve.place.folder), self.role, notes)
-        return Trained.of(self.role, child, parent.version, report, curve.points)

@@ -24,7 +24,7 @@ from agent.config.settings import PolicyTraining
 from agent.engine.tokenizer import Tokenizer
 from agent.networks.device import chosen_device
 from agent.networks.language_model import LanguageModel
-from agent.training.fit import DivergedError, OnStep, ends_of, planned_steps
+from agent.training.fit import DivergedError, ends_of, planned_steps
 from agent.training.job import Curve, Place, TrainingJob
 from agent.training.optimizer import TrainingSettings
 
@@ -70,11 +70,6 @@ class TrlJob(TrainingJob):
     @abstractmethod
     def trainer(self, opened: Opened) -> Any:
         """TRL's trainer on this job's rows."""
-
-    def train(
-        self, model: LanguageModel, parent: Checkpoint, progress: OnStep
-    ) -> tuple[LanguageModel, dict[str, Any]]:
-        raise NotImplementedError("TRL loads the model itself: see run")
 
     def run(self, place: Place) -> Trained:
         """Run the trainer, read its loss, merge, publish."""

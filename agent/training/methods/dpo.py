@@ -24,7 +24,7 @@ from agent.checkpoints.checkpoint import Checkpoint
 from agent.networks.language_model import LanguageModel
 from agent.training.examples import Example, PairExample, batches
 from agent.training.fit import Batch, FitPlan, OnStep, ends_of, fit, planned_steps
-from agent.training.job import TrainingJob
+from agent.training.job import LoopJob
 from agent.training.lesson import Lesson
 from agent.training.logprobs import counted_logprobs
 from agent.training.methods.sft import learned_logprobs
@@ -57,7 +57,7 @@ class PreferenceReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DpoJob(TrainingJob):
+class DpoJob(LoopJob):
     """DPO or, with a reference that follows, TR-DPO."""
 
     pairs: Sequence[PairExample]

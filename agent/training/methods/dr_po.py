@@ -28,7 +28,7 @@ from agent.engine.torch_engine import TorchEngine
 from agent.networks.language_model import LanguageModel
 from agent.training.examples import StoredState
 from agent.training.fit import DivergedError, OnStep, ends_of
-from agent.training.job import TrainingJob
+from agent.training.job import LoopJob
 from agent.training.lesson import Lesson, NothingToLearnError
 from agent.training.logprobs import counted_logprobs
 from agent.training.optimizer import Optimizer, TrainingSettings
@@ -63,7 +63,7 @@ class GradientReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DrPoJob(TrainingJob):
+class DrPoJob(LoopJob):
     """The policy from stored states, with the outcome critic's rewards."""
 
     critic: str

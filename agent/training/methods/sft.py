@@ -12,7 +12,7 @@ from agent.networks.language_model import LanguageModel
 from agent.training.early_stop import Snapshot
 from agent.training.examples import Example
 from agent.training.fit import Batch, FitPlan, OnStep, ends_of, fit, planned_steps
-from agent.training.job import TrainingJob
+from agent.training.job import LoopJob
 from agent.training.lesson import Lesson
 from agent.training.logprobs import counted_logprobs
 from agent.training.mixture import with_dev
@@ -35,7 +35,7 @@ class SftReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SftJob(TrainingJob):
+class SftJob(LoopJob):
     examples: Sequence[Example]
     dev: Sequence[Example] = ()
     """Texts that training stops early by; none where there are too few."""

@@ -2,17 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from agent.checkpoints.checkpoint import Checkpoint
 from agent.checkpoints.trained import Trained
 from agent.config.settings import HostingSettings
-from agent.networks.language_model import LanguageModel
 from agent.progress import Silent
-from agent.training.fit import DivergedError, OnStep
+from agent.training.fit import DivergedError
 from agent.training.job import Place, TrainingJob
 from agent.training.optimizer import TrainingSettings
 from agent.training.runner import Results, TrainingRunner
@@ -29,11 +26,6 @@ class FakeJob(TrainingJob):
         if self.raises is not None:
             raise self.raises
         return Trained(self.role, "v", place.folder, "p", 1, "", {})
-
-    def train(
-        self, model: LanguageModel, parent: Checkpoint, progress: OnStep
-    ) -> tuple[LanguageModel, dict[str, Any]]:
-        raise AssertionError("not reached")
 
 
 def job(role: str, raises: Exception | None = None) -> FakeJob:
