@@ -5,7 +5,6 @@ a promotion yet, loads them by itself: calls are idempotent and hosts hold nothi
 checkpoint. Two versions are kept, so that old and new can be compared without reloading.
 """
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,7 +47,6 @@ class HostSettings:
     engine: str = "torch"
     """Of the policy: torch or vllm."""
     batch_rows: int = 512
-    draft_tokens: int = 4
     kv_bytes: int = 2**28
     """Of kept prefixes, for each set of weights."""
     workers: int = 1
@@ -61,7 +59,6 @@ class HostSettings:
             device=hosting.device,
             engine=hosting.engine,
             batch_rows=hosting.batch_rows,
-            draft_tokens=hosting.draft_tokens,
             kv_bytes=hosting.kv_mib * 2**20,
             workers=hosting.workers,
         )
@@ -75,7 +72,6 @@ class Host(ABC):
         self.role = role
         self.settings = settings
         self.device = chosen_device(settings.device)
-        self.started = time.monotonic()
         self.num_calls = 0
         self._models: dict[str, tuple[Checkpoint, Any]] = {}
 
@@ -86,11 +82,9 @@ class Host(ABC):
 
     def health(self) -> dict[str, Any]:
         return {
-            "role": self.role,
             "versions": list(self._models),
             "device": self.device,
             "calls": self.num_calls,
-            "up_s": round(time.monotonic() - self.started, 1),
         }
 
     def _model(self, ref: ModelRef) -> Any:

@@ -1,6 +1,5 @@
 """The policy's host, which drafts where that pays."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -79,12 +78,12 @@ class PolicyHost(GeneratorHost):
             drafter=drafter.version if drafter else "",
         )
         if speculation.mode == "auto":
-            made.costs = measured_costs(engine, sources, COST_ROWS, self.settings.draft_tokens)
+            made.costs = measured_costs(engine, sources, COST_ROWS, speculation.draft_tokens)
         return made
 
     def health(self) -> dict[str, Any]:
         last = next(reversed(self._drafters.values()), None) if self._drafters else None
-        return super().health() | {"pid": os.getpid(), "speculation": last and last.report()}
+        return super().health() | {"speculation": last and last.report()}
 
 
 @dataclass(slots=True)

@@ -271,7 +271,6 @@ class RayHosts:
                 }
             except self._ray.exceptions.RayError:
                 report[role] = handle.last | {
-                    "role": role,
                     "pid": handle.pid,
                     "state": ActorState.UNREACHABLE,
                     "restarts": handle.restarts,

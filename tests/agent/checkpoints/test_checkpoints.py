@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -76,6 +77,25 @@ def test_a_link_out_of_the_directory_is_refused(checkpoint: Path, tmp_path: Path
     (checkpoint / "model.safetensors").symlink_to(outside)
     with pytest.raises(CheckpointError, match="link"):
         verify_checkpoint(checkpoint)
+
+
+def test_links_into_the_blobs_of_their_own_model_are_followed_and_no_others(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    """As a hub's cache keeps a model: blobs/ and snapshots/REVISION/ with links into it."""
+    snapshot = tmp_path / "models--one" / "snapshots" / "abc"
+    shutil.copytree(checkpoint, snapshot)
+    for owner, is_followed in (("models--one", True), ("models--other", False)):
+        blob = tmp_path / owner / "blobs" / "f00"
+        blob.parent.mkdir(parents=True)
+        shutil.copyfile(checkpoint / "model.safetensors", blob)
+        (snapshot / "model.safetensors").unlink()
+        (snapshot / "model.safetensors").symlink_to(blob)
+        if is_followed:
+            assert verify_checkpoint(snapshot).version == verify_checkpoint(checkpoint).version
+        else:
+            with pytest.raises(CheckpointError, match="link"):
+                verify_checkpoint(snapshot)
 
 
 def test_a_directory_that_is_not_there_or_lacks_files_is_named(tmp_path: Path) -> None:

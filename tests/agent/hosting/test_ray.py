@@ -14,6 +14,7 @@ from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.checkpoints.model_refs import ROLES
 from agent.config.settings import HostingSettings
 from agent.engine.requests import CompletionRequest, OptionRequest
+from agent.hosting import ray_hosts
 from agent.hosting.inline_hosts import InlineHosts
 from agent.hosting.model_host import HostSettings
 from agent.hosting.open_hosts import open_hosts
@@ -122,6 +123,27 @@ def test_calls_are_shared_among_the_workers(cluster: str, tmp_path: Path) -> Non
         served = {name: h["calls"] for name, h in opened.health().items()}
         assert served["policy"] == served["policy-1"] == 2
     finally:
+        opened.close()
+
+
+def test_actors_that_say_nothing_are_unreachable_and_the_others_are_told(
+    cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = RayHosts(HostSettings(), cluster)
+    silent = ("drafter", "value")
+    monkeypatch.setattr(ray_hosts, "HEALTH_S", 60.0)  # as long as they take to start
+    pids = {name: h["pid"] for name, h in opened.health().items()}
+    assert all(pid > 1 for pid in pids.values())
+    try:
+        monkeypatch.setattr(ray_hosts, "HEALTH_S", 1.0)
+        for name in silent:
+            os.kill(pids[name], signal.SIGSTOP)
+        found = opened.health()
+        assert {n for n, h in found.items() if h["state"] == "unreachable"} == set(silent)
+        assert {n: h["pid"] for n, h in found.items()} == pids
+    finally:
+        for name in silent:
+            os.kill(pids[name], signal.SIGCONT)
         opened.close()
 
 
