@@ -1,0 +1,221 @@
+r"""Whether two final answers are equal, by a stated rule, and the one form of an answer.
+
+    auto     numbers by value, lists item by item, one letter as a choice, words as words;
+             what is left and is mathematics on both sides is asked of a verifier
+    math     as auto, but words are mathematics too
+    text     as texts: letter case, spaces and mark-up aside
+    choice   by the letter: `(A)`, `A.` and `A) 5 apples` are one choice
+
+Lists are split at commas, semicolons, "and" and "or" outside of brackets. In round or square
+brackets the order counts, in braces and bare it does not.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Literal
+
+from critics.calculator import CalculatorError, calculate
+from critics.plain_text import plain
+from critics.quantity import Quantity, quantity
+
+AnswerRule = Literal["auto", "math", "text", "choice"]
+Ask = Callable[[str, str], bool]
+"""Whether two texts are equal as mathematics."""
+MAX_ITEMS = 64
+
+_EMPHASIS = re.compile(r"^(\*{1,3}|_{1,3}|`)(?=\S)(.+?)\1$", re.DOTALL)
+_MATH = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
+_NAMED = re.compile(
+    r"^(?:\\?[A-Za-z]+|\\[a-z]+)(?:_\{?\w{1,8}\}?|'|\([A-Za-z](?:, ?[A-Za-z])*\))?\s*"
+    r"(?:=|\\in(?![a-z]))\s*(?=\S)"
+)
+_ABOUT = re.compile(r"^(?:about|approximately|exactly|approx\.?|≈|~)\s*(?=\S)", re.IGNORECASE)
+_CHOICE = re.compile(r"^(?:option\s+|choice\s+)?\(?([A-Za-z])(?:\)|[.:](?:\s|$)|$)", re.IGNORECASE)
+_LETTER = re.compile(r"^\(?([A-Za-z])\)?$")
+_WORD = re.compile(r"[^\W\d_]{2,}")
+_NOT_WORDS = re.compile(r"[\d\\^=+*/<>|{}≤≥√π∞∪∩]|_[{\d]")
+_SPLIT = re.compile(r"\s*(?:[,;]|(?<![A-Za-z])(?:and|or)(?![A-Za-z]))\s*")
+_RATIO = re.compile(r"\d\s*:\s*\d")
+"""Of times and ratios: no mathematics that a verifier reads."""
+_PAIRS = {"(": ")", "[": "]", "{": "}"}
+
+
+def cleaned(text: str) -> str:
+    """The answer without mark-up: dollars, emphasis, `x =`, a full stop, doubled spaces."""
+    text = " ".join(plain(text).split())
+    while True:
+        before = text
+        text = text.strip().rstrip(".").strip() if not text.endswith("...") else text.strip()
+        emphasis = _EMPHASIS.match(text)
+        if emphasis:
+            text = emphasis[2]
+        for left, right in _MATH:
+            inner = text[len(left) : -len(right)]
+            if text.startswith(left) and text.endswith(right) and inner.strip():
+                text = inner if left not in inner else text
+        if len(text) > 1 and text[0] == text[-1] == '"':
+            text = text[1:-1]
+        text = _ABOUT.sub("", text)
+        named = _NAMED.match(text)
+        if named and "=" not in text[named.end() :] and not _WORD.match(named[0]):
+            text = text[named.end() :]
+        if text == before:
+            return _last_side(text)
+
+
+def _last_side(text: str) -> str:
+    """`2+3=5` gives 5: the value of a calculation."""
+    left, equals, right = text.rpartition("=")
+    if equals and any(c.isdigit() for c in left) and quantity(right) is not None:
+        try:
+            calculate(left.split("=")[-1])
+        except CalculatorError:
+            return text
+        return right.strip()
+    return text
+
+
+def is_words(text: str) -> bool:
+    """Whether a text has words and nothing of mathematics in it."""
+    text = cleaned(text)
+    return bool(_WORD.search(text)) and not _NOT_WORDS.search(text)
+
+
+def as_choice(text: str) -> str | None:
+    """The letter of a choice, in upper case."""
+    match = _CHOICE.match(cleaned(text))
+    return match[1].upper() if match else None
+
+
+def items(text: str) -> tuple[str, list[str]]:
+    """The brackets around a list, `()`, `[)` or none, and what it holds; one item for no list."""
+    text = cleaned(text)
+    if quantity(text) is not None:
+        return "", [text]
+    text = text.replace(r"\{", "{").replace(r"\}", "}")
+    around, inside = "", text
+    if text[:1] in _PAIRS and text[-1:] in ")]}" and _closes_at_end(text):
+        around, inside = text[0] + text[-1], text[1:-1]
+    parts = _split(inside)
+    if len(parts) < 2 and around != "{}":
+        return "", [text]
+    return around, parts
+
+
+def _closes_at_end(text: str) -> bool:
+    depth = 0
+    for i, char in enumerate(text):
+        depth += (char in "([{") - (char in ")]}")
+        if depth == 0:
+            return i == len(text) - 1
+    return False
+
+
+def _split(text: str) -> list[str]:
+    """Parts between separators outside of brackets. A thousands comma separates nothing."""
+    parts, start, depth = list[str](), 0, 0
+    place = 0
+    while place < len(text):
+        char = text[place]
+        depth += (char in "([{") - (char in ")]}")
+        match = _SPLIT.match(text, place) if depth <= 0 else None
+        if match and match.end() > place and match[0].strip() and not _is_thousands(text, match):
+            parts.append(text[start:place].strip())
+            start = place = match.end()
+        else:
+            place += 1
+    parts.append(text[start:].strip())
+    filled = [p for p in parts if p]
+    return filled if len(filled) <= MAX_ITEMS else [text]
+
+
+def _is_thousands(text: str, match: re.Match[str]) -> bool:
+    """Whether the comma stands inside `1,234`; a list with a space behind it has none."""
+    if match[0] != ",":
+        return False
+    before = re.search(r"(?<![\d,.])[1-9]\d{0,2}(?:,\d{3})*$", text[max(0, match.start() - 40) : match.start()])
+    return before is not None and re.match(r"\d{3}(?!\d)", text[match.end() :]) is not None
+
+
+def same_answer(left: str, right: str, rule: AnswerRule = "auto", ask: Ask | None = None) -> bool:
+    """Whether two answers are equal. `ask` decides what only mathematics can; without it, no."""
+    if rule == "choice":
+        a, b = as_choice(left), as_choice(right)
+        return a == b if a and b else _folded(left) == _folded(right)
+    if rule == "text" or _folded(left) == _folded(right):
+        return _folded(left) == _folded(right)
+    return _is_equal(left, right, rule, ask)
+
+
+def _is_equal(left: str, right: str, rule: AnswerRule, ask: Ask | None) -> bool:
+    x, y = quantity(cleaned(left)), quantity(cleaned(right))
+    if x is not None and y is not None:
+        return x.equals(y)
+    letters = _LETTER.match(cleaned(left)), _LETTER.match(cleaned(right))
+    if letters[0] and letters[1]:
+        return letters[0][1].upper() == letters[1][1].upper()
+    (around, ours), (other, theirs) = items(left), items(right)
+    if len(ours) > 1 or len(theirs) > 1:
+        if len(ours) != len(theirs) or not _same_brackets(around, other):
+            return False
+        return _same_items(ours, theirs, rule, ask, bool(around + other) and "{" not in around + other)
+    if around == other == "{}":
+        return same_answer(ours[0], theirs[0], rule, ask)
+    if rule == "auto" and (is_words(left) or is_words(right) or _RATIO.search(left + " " + right)):
+        return False
+    return ask is not None and ask(cleaned(left), cleaned(right))
+
+
+def _same_brackets(left: str, right: str) -> bool:
+    """Brackets may be left out; a set is no tuple, and an open end no closed one."""
+    return not left or not right or left == right
+
+
+def _same_items(
+    left: list[str], right: list[str], rule: AnswerRule, ask: Ask | None, is_ordered: bool
+) -> bool:
+    if is_ordered:
+        return all(same_answer(a, b, rule, ask) for a, b in zip(left, right, strict=True))
+    rest = list(right)
+    for item in left:
+        match = next((other for other in rest if same_answer(item, other, rule, ask)), None)
+        if match is None:
+            return False
+        rest.remove(match)
+    return True
+
+
+def _folded(text: str) -> str:
+    text = cleaned(text).replace(r"\{", "{").replace(r"\}", "}")
+    letter = _LETTER.match(text)
+    return letter[1].casefold() if letter else text.casefold()
+
+
+def normal_form(text: str, rule: AnswerRule = "auto") -> str:
+    """One way to write an answer: `72` for 72.0, `1/2` for 0.5, `2,1` for `2, 1`, `A` for (A)."""
+    text = cleaned(text)
+    if rule == "text":
+        return text
+    choice = as_choice(text) if rule == "choice" else (_LETTER.match(text) or (None, None))[1]
+    if choice:
+        return choice.upper() if rule == "choice" else choice
+    found = quantity(text)
+    if isinstance(found, Quantity):
+        return str(found)
+    around, parts = items(text)
+    if len(parts) > 1 and not is_words(text):
+        inside = ",".join(normal_form(p) for p in parts)
+        return around[:1] + inside + around[1:]
+    return text
+
+
+def group_by_value(answers: list[str], same: Ask) -> list[int]:
+    """For each answer the index of the first one that it is equal to."""
+    firsts: list[int] = []
+    found: list[int] = []
+    for i, answer in enumerate(answers):
+        first = next((k for k in firsts if answers[k] == answer or same(answers[k], answer)), i)
+        if first == i:
+            firsts.append(i)
+        found.append(first)
+    return found
