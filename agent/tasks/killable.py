@@ -1,7 +1,8 @@
 """A question answered by a process of its own, with a bound on time and memory.
 
 Libraries of symbolic mathematics raise inside threads and have no safe bound on what a question
-may cost; a child process that is killed has both.
+may cost; a child process that is killed has both. A child is warmed up before it is asked, so the
+bound is on the question alone; the one that follows a killed child warms up at once.
 """
 
 import contextlib
@@ -12,16 +13,26 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
+from search.errors import ToolError
+
 TIMEOUT_S = 5.0
+"""For a question."""
 START_TIMEOUT_S = 60.0
-"""For the first question, which waits for imports."""
+"""For a child's start and its imports."""
 MEMORY_BYTES = 2 * 2**30
 
 
-def serve(pipe: Connection, answer: Callable[[Any], Any], memory_bytes: int) -> None:
-    """Answer questions until the other side is gone. Any failure is the answer None."""
+def serve(
+    pipe: Connection, answer: Callable[[Any], Any], example: Any, memory_bytes: int
+) -> None:
+    """Answer questions until the other side is gone. Any failure is the answer None.
+
+    The example is answered first, for the imports that it needs.
+    """
     with contextlib.suppress(ValueError, OSError):  # a lower bound may already be set
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    answer(example)
+    pipe.send(True)
     while True:
         try:
             question = pipe.recv()
@@ -40,11 +51,13 @@ class Killable:
     def __init__(
         self,
         answer: Callable[[Any], Any],
+        example: Any,
         timeout_s: float | None = None,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
-        """`answer` is a module's function: the child imports it."""
+        """`answer` is a module's function: the child imports it, and answers `example` first."""
         self.answer = answer
+        self.example = example
         self.timeout_s = timeout_s
         self.memory_bytes = memory_bytes
         self._lock = threading.Lock()
@@ -53,31 +66,58 @@ class Killable:
         self._is_warm = False
 
     def ask(self, question: Any) -> Any:
+        """The answer. Raises ToolError when the child cannot be started."""
         with self._lock:
             if self._process is None or not self._process.is_alive():
                 self._start()
+            self._await_start()
             assert self._pipe is not None
             limit = TIMEOUT_S if self.timeout_s is None else self.timeout_s
             try:
                 self._pipe.send(question)
-                if self._pipe.poll(limit if self._is_warm else START_TIMEOUT_S):
-                    found = self._pipe.recv()
-                    self._is_warm = True
-                    return found
+                if self._pipe.poll(limit):
+                    return self._pipe.recv()
             except (EOFError, OSError):
                 pass
             self.close()
+            self._start()
             return None
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, child = context.Pipe()
         self._process = context.Process(
-            target=serve, args=(child, self.answer, self.memory_bytes), daemon=True
+            target=serve, args=(child, self.answer, self.example, self.memory_bytes), daemon=True
         )
-        self._process.start()
-        child.close()
         self._is_warm = False
+        try:
+            self._process.start()
+        except OSError as error:
+            self._process = None
+            raise ToolError(
+                f"the process that checks answers cannot start: {error}",
+                "free some memory or processes, and run the same command again",
+            ) from error
+        finally:
+            child.close()
+
+    def _await_start(self) -> None:
+        assert self._pipe is not None and self._process is not None
+        if self._is_warm:
+            return
+        with contextlib.suppress(EOFError, OSError):
+            if self._pipe.poll(START_TIMEOUT_S):
+                self._is_warm = self._pipe.recv() is True
+        if not self._is_warm:
+            self._process.join(1.0)
+            code = self._process.exitcode
+            self.close()
+            name = f"{self.answer.__module__}.{self.answer.__qualname__}"
+            how = f"ended with {code}" if code is not None else f"took over {START_TIMEOUT_S:g} s"
+            raise ToolError(
+                f"the process that answers {name} cannot start: it {how}",
+                'see what it printed; a script that runs Ratchet needs `if __name__ == "__main__":`',
+            )
 
     def close(self) -> None:
         if self._process is not None:

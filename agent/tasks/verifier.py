@@ -5,6 +5,9 @@ import logging
 from agent.tasks.killable import Killable
 
 
+MAX_KNOWN = 20_000
+
+
 def verify_pair(question: tuple[str, str]) -> bool:
     """Whether two answers are equal as mathematics."""
     from math_verify import parse, verify
@@ -16,13 +19,23 @@ def verify_pair(question: tuple[str, str]) -> bool:
 
 
 class Verifier:
-    """Compares two mathematical answers. A question that takes too long counts as not equal."""
+    """Compares two mathematical answers. A question that takes too long counts as not equal.
+
+    Pairs are remembered: a vote asks the same ones again and again.
+    """
 
     def __init__(self) -> None:
-        self.process = Killable(verify_pair)
+        self.process = Killable(verify_pair, ("1", "1"))
+        self._known: dict[tuple[str, str], bool] = {}
 
     def is_equal(self, left: str, right: str) -> bool:
-        return bool(self.process.ask((right, left)))
+        """Raises ToolError when its process cannot start."""
+        pair = (right, left)
+        if pair not in self._known:
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
+            self._known[pair] = bool(self.process.ask(pair))
+        return self._known[pair]
 
     def close(self) -> None:
         self.process.close()
