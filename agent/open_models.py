@@ -22,7 +22,7 @@ from store.runs import find_run
 
 def models_over(config: Config, refs: Mapping[str, ModelRef]) -> Models:
     """These weights on hosts of their own, which the caller closes (`models.hosts.close()`)."""
-    task = open_task(config.task, config.problems)
+    task = open_task(config)
     hosts = open_hosts(config.hosting)
     try:
         return Models(hosts, ModelSet(refs), task, ModelSettings.of(config))
@@ -39,7 +39,7 @@ def base_refs(config: Config) -> dict[str, ModelRef]:
 @contextmanager
 def open_models(config: Config) -> Iterator[Models]:
     """The models to ask, with their hosts running for as long as the block."""
-    open_task(config.task, config.problems)  # refused before a model is looked for
+    open_task(config)  # refused before a model is looked for
     with TemporaryDirectory(prefix="ratchet-models-") as scratch:
         refs = _last_models(config) or _base_models(config, scratch)
         models = models_over(config, refs)

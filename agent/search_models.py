@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agent.checkpoints.model_refs import ModelRef, ModelSet
-from agent.config.settings import Config
+from agent.config.settings import Config, PromptSettings
 from agent.engine.requests import CompletionRequest, Generated, OptionRequest, Options, ScoreRequest
 from agent.engine.tokenizer import Tokenizer
 from agent.hosting.hosts import Hosts
 from agent.hosting.policy_host import Speculation
+from agent.lengths import Lengths, lengths
+from agent.prompts import Prompts
 from agent.tasks.task import Task
 from critics.blend import blend
 from critics.heads import TrainedCritic
@@ -18,6 +20,7 @@ from critics.registry import CRITICS
 from critics.rollout import checked_rollout, cut_into_options, scored
 from search.boundary import boundary_named
 from search.interfaces import EvaluateRequest, Evaluation, ExpandRequest, Proposal, Rollout
+from search.mcts import Search
 from search.randomness import derive_seed
 from search.score import Finding, Score
 from search.settings import SearchSettings
@@ -29,15 +32,8 @@ NEUTRAL = 0.5
 """Value of a state of which no trusted critic says anything."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    option_tokens: int = 48
-    """Longest option."""
-    text_tokens: int = 256
-    """Longest completion."""
-
-
 PLAIN = Speculation()
+PLAIN_PROMPT = PromptSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +43,11 @@ class ModelSettings:
     search: SearchSettings
     weights: Mapping[str, float]
     """Critic to its weight in the blend."""
-    limits: Limits = Limits()
+    option_tokens: int | None = None
+    """Longest option; None: by the worked answers."""
+    text_tokens: int | None = None
+    """Longest completion; None: by the worked answers."""
+    prompt: PromptSettings = PLAIN_PROMPT
     use_tool: bool = True
     speculation: Speculation = PLAIN
     min_auc: float = 0.0
@@ -60,7 +60,9 @@ class ModelSettings:
         return cls(
             config.search,
             config.critics.weights,
-            Limits(hosting.option_tokens, hosting.text_tokens),
+            hosting.option_tokens,
+            hosting.text_tokens,
+            config.prompt,
             config.critics.use_tool,
             Speculation(hosting.speculation, hosting.draft_tokens, hosting.draft_source),
             config.critics.min_auc,
@@ -70,15 +72,24 @@ class ModelSettings:
 class Models:
     """Proposer and evaluator over hosted models, for the problems of one task."""
 
-    def __init__(self, hosts: Hosts, models: ModelSet, task: Task, given: ModelSettings) -> None:
+    def __init__(
+        self,
+        hosts: Hosts,
+        models: ModelSet,
+        task: Task,
+        given: ModelSettings,
+        prompts: Prompts | None = None,
+    ) -> None:
+        """`prompts` are those of the same policy, task and settings, where they are known."""
         self.hosts = hosts
         self.models = models
         self.given = given
-        self.tokenizer = Tokenizer(Path(models.policy.path))
+        self.prompts = prompts or Prompts(task, Tokenizer(Path(models.policy.path)), given.prompt)
+        self.tokenizer = self.prompts.tokenizer
         self.task = task
         self.settings = settings = given.search
         self.weights = given.weights
-        self.limits = given.limits
+        self.limits = lengths_of(self.prompts, models.policy, given)
         self.use_tool = given.use_tool and bool(task.tool)
         self.speculation = given.speculation
         self.distrusted = models.distrusted(given.min_auc)
@@ -88,7 +99,16 @@ class Models:
 
     def with_search(self, search: SearchSettings) -> "Models":
         """The same models under other settings of the search."""
-        return Models(self.hosts, self.models, self.task, replace(self.given, search=search))
+        given = replace(self.given, search=search)
+        return Models(self.hosts, self.models, self.task, given, self.prompts)
+
+    def same_answer(self, left: str, right: str) -> bool:
+        """Whether two answers are equal: votes count values."""
+        return self.task.same_answer(left, right)
+
+    def search(self, problem: Problem, seed: int) -> Search:
+        """A search for the problem's answer, to be run in a frontier."""
+        return Search(self.root(problem), self.settings, seed, self.same_answer)
 
     @property
     def policy(self) -> ModelRef:
@@ -101,8 +121,8 @@ class Models:
 
     def root(self, problem: Problem) -> State:
         """The state to search from. The reference answer stays behind."""
-        prompt = self.task.prompt(problem.text)
-        tokens = tuple(self.tokenizer.encode(prompt))
+        prompt = self.prompts.text(problem.text)
+        tokens = tuple(self.prompts.tokens(problem.text))
         attachments = problem.attachments
         return State(problem.id, tokens, prompt, attachments=attachments, problem=problem.text)
 
@@ -162,15 +182,15 @@ class Models:
     def _proposal(self, state: State, found: Options) -> Proposal:
         if found.error:
             log.warning("no options for problem %s: %s", state.problem_id, found.error)
-        options = tuple(self._option(generated) for generated in found.options)
+        options = tuple(self._option(state, generated) for generated in found.options)
         unsound: list[str] = []
         for option in options:
             finding = self.check(state.extended(option))
             unsound.append(finding.reason or "unsound" if finding.is_sound is False else "")
         return Proposal(options, tuple(unsound), found.num_tokens)
 
-    def _option(self, found: Generated) -> Option:
-        text = self.tokenizer.decode(found.tokens)
+    def _option(self, state: State, found: Generated) -> Option:
+        text = self.tokenizer.decode_after(state.tokens, found.tokens)
         return Option(found.tokens, text, sum(found.logprobs), found.stop)
 
     def evaluate(self, requests: Sequence[EvaluateRequest]) -> list[Evaluation]:
@@ -304,16 +324,32 @@ class Models:
             self.models.policy, self.models.refs.get("drafter"), requests, self.speculation
         )
         return [
-            None if t.error else self.checked(s, self.options_of(t.generated))
+            None if t.error else self.checked(s, self.options_of(s, t.generated))
             for s, t in zip(states, texts, strict=True)
         ]
 
-    def options_of(self, text: Generated) -> list[Option]:
-        """A whole text cut at the boundary."""
+    def options_of(self, state: State, text: Generated) -> list[Option]:
+        """A whole text after a state, cut at the boundary."""
         return cut_into_options(
-            text.tokens, text.logprobs, text.stop, self.steps.ends, self.tokenizer.decode
+            state.tokens,
+            text.tokens,
+            text.logprobs,
+            text.stop,
+            self.steps.ends,
+            self.tokenizer.decode_after,
         )
 
     def checked(self, state: State, new: Sequence[Option]) -> Rollout:
         """The completed state as the tool finds it."""
         return checked_rollout(state, new, self.check, self.answer_of)
+
+
+def lengths_of(prompts: Prompts, policy: ModelRef, given: ModelSettings) -> Lengths:
+    """How long options and texts may be: as set, else by the task's worked answers."""
+    return lengths(
+        prompts.task.worked_texts(),
+        lambda text: len(prompts.tokenizer.fast.encode(text, add_special_tokens=False).ids),
+        policy.header.architecture.max_positions,
+        given.option_tokens,
+        given.text_tokens,
+    )

@@ -38,8 +38,8 @@ class Solution:
     """In the task's normal form."""
     answer: str | None
     """None when no finished text was found."""
-    confidence: float
-    """Share of the outcome scores behind the answer, in [0, 1]."""
+    confidence: float | None
+    """Share of the outcome scores behind the answer, in [0, 1]; None without an answer."""
     is_sound: bool | None
     """Whether the tool found every step sound; None where it has nothing to say."""
     steps: tuple[SolutionStep, ...]
@@ -68,15 +68,16 @@ def search_for(models: Models, question: str, seed: int) -> Search:
     task = models.task
     text = task.read(question)
     problem = Problem(problem_id(task.name, task.key(text)), text)
-    root = models.root(problem)
+    search = models.search(problem, derive_seed(seed, problem.id, "solve"))
+    num_tokens = len(search.root.state.tokens)
     longest = models.policy.header.architecture.max_positions
-    if len(root.prompt_tokens) >= longest:
+    if num_tokens >= longest:
         raise TaskError(
-            f"the question takes {len(root.prompt_tokens)} tokens; the policy's context holds "
+            f"the question takes {num_tokens} tokens; the policy's context holds "
             f"{longest} with the answer",
             "shorten it, or use a policy with a longer context",
         )
-    return Search(root, models.settings, derive_seed(seed, problem.id, "solve"))
+    return search
 
 
 def solution_of(models: Models, question: str, search: Search) -> Solution:

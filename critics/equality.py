@@ -133,7 +133,9 @@ def _is_thousands(text: str, match: re.Match[str]) -> bool:
     """Whether the comma stands inside `1,234`; a list with a space behind it has none."""
     if match[0] != ",":
         return False
-    before = re.search(r"(?<![\d,.])[1-9]\d{0,2}(?:,\d{3})*$", text[max(0, match.start() - 40) : match.start()])
+    before = re.search(
+        r"(?<![\d,.])[1-9]\d{0,2}(?:,\d{3})*$", text[max(0, match.start() - 40) : match.start()]
+    )
     return before is not None and re.match(r"\d{3}(?!\d)", text[match.end() :]) is not None
 
 
@@ -158,7 +160,9 @@ def _is_equal(left: str, right: str, rule: AnswerRule, ask: Ask | None) -> bool:
     if len(ours) > 1 or len(theirs) > 1:
         if len(ours) != len(theirs) or not _same_brackets(around, other):
             return False
-        return _same_items(ours, theirs, rule, ask, bool(around + other) and "{" not in around + other)
+        return _same_items(
+            ours, theirs, rule, ask, bool(around + other) and "{" not in around + other
+        )
     if around == other == "{}":
         return same_answer(ours[0], theirs[0], rule, ask)
     if rule == "auto" and (is_words(left) or is_words(right) or _RATIO.search(left + " " + right)):
@@ -207,15 +211,3 @@ def normal_form(text: str, rule: AnswerRule = "auto") -> str:
         inside = ",".join(normal_form(p) for p in parts)
         return around[:1] + inside + around[1:]
     return text
-
-
-def group_by_value(answers: list[str], same: Ask) -> list[int]:
-    """For each answer the index of the first one that it is equal to."""
-    firsts: list[int] = []
-    found: list[int] = []
-    for i, answer in enumerate(answers):
-        first = next((k for k in firsts if answers[k] == answer or same(answers[k], answer)), i)
-        if first == i:
-            firsts.append(i)
-        found.append(first)
-    return found

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from critics.claims import Claim, Side, plain_formula, sides_agree, whole_side
+from critics.agreement import Side, sides_agree
+from critics.claims import Claim, plain_formula, whole_side
 from critics.plain_text import plain
 
 MAX_FORMULA = 600

@@ -16,7 +16,10 @@ _SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
 _VULGAR = re.compile("(\\d?)([¼½¾⅐-⅞])")
 
 _COMMANDS = (
-    (re.compile(r"\\(?:left|right|displaystyle|textstyle|limits|bigl|bigr|big|Big)(?![A-Za-z])"), ""),
+    (
+        re.compile(r"\\(?:left|right|displaystyle|limits|bigl|bigr|big|Big)(?![A-Za-z])"),
+        "",
+    ),
     (re.compile(r"\\[dt]frac(?![A-Za-z])"), r"\\frac"),
     (re.compile(r"\\frac\s*(\d)\s*(\d)"), r"\\frac{\1}{\2}"),
     (re.compile(r"\\frac\s*(\d)\s*(?=\{)"), r"\\frac{\1}"),
@@ -44,8 +47,11 @@ def plain_characters(text: str) -> str:
         lambda m: "^" + unicodedata.normalize("NFKC", m[0]).replace("\u2212", "-"), text
     )
     text = _VULGAR.sub(
-        lambda m: f"{m[1]} {unicodedata.normalize('NFKC', m[2])}" if m[1] else
-        unicodedata.normalize("NFKC", m[2]),
+        lambda m: (
+            f"{m[1]} {unicodedata.normalize('NFKC', m[2])}"
+            if m[1]
+            else unicodedata.normalize("NFKC", m[2])
+        ),
         text,
     )
     text = text.translate(_TABLE)
@@ -58,7 +64,7 @@ def plain(text: str) -> str:
     r"""Characters and LaTeX: `\text{cm}` becomes ` cm`, `\cdot` becomes `*`, `\left(` is `(`."""
     text = plain_characters(text)
     if "\\" not in text and "~" not in text and "{" not in text:
-        return text.replace("×", "*").replace("·", "*").replace("÷", "/") if not text.isascii() else text
+        return text.replace("×", "*").replace("·", "*").replace("÷", "/")
     for pattern, replacement in _COMMANDS:
         text = pattern.sub(replacement, text)
     for _ in range(3):

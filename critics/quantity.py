@@ -17,13 +17,17 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from critics.plain_text import plain
+from critics.word_lists import words_of
 
 MAX_LENGTH = 120
 MAX_EXPONENT = 400
 
 _INTEGER = r"(?:[1-9]\d{0,2}(?:,\d{3})+(?![\d,])|\d+)"
 _DECIMAL = rf"(?:{_INTEGER}(?:\.\d+)?|\.\d+)"
-_FRACTION = r"(?:\\frac\{(?P<{0}top>-?\d+)\}\{(?P<{0}bottom>\d+)\}|(?P<{0}over>\d+)\s*/\s*(?P<{0}under>\d+))"
+_FRACTION = (
+    r"(?:\\frac\{(?P<{0}top>-?\d+)\}\{(?P<{0}bottom>\d+)\}"
+    r"|(?P<{0}over>\d+)\s*/\s*(?P<{0}under>\d+))"
+)
 _VALUE = re.compile(
     r"(?P<sign>[-+]?)\s*(?P<currency>[$£€¥₹]?)\s*(?P<inner>-?)\s*(?:"
     + rf"(?P<whole>{_INTEGER})(?:\s+|(?=\\frac)){_FRACTION.replace('{0}', 'm')}"
@@ -77,8 +81,10 @@ _NAMES = {
 }
 _ALIASES = {alias: name for name, aliases in _NAMES.items() for alias in aliases}
 _SINGLE_UNITS = frozenset("mgshlLKCFVWNJA°")
-_NO_UNITS = frozenset(
-    "and or to plus minus times over by than remainder r is are x y z pi sqrt mod".split()
+_NO_UNITS = words_of(
+    """
+    and or to plus minus times over by than remainder r is are x y z pi sqrt mod
+    """
 )
 
 
@@ -121,7 +127,9 @@ class Quantity:
 
 def _go_together(left: frozenset[str], right: frozenset[str]) -> bool:
     if "pound" in left | right:  # a weight or a currency: it goes with either
-        left, right = ({"pound" if u in ("lb", "£") else u for u in side} for side in (left, right))
+        left, right = (
+            frozenset("pound" if u in ("lb", "£") else u for u in side) for side in (left, right)
+        )
     return left <= right or right <= left
 
 
@@ -183,11 +191,17 @@ def _value(match: re.Match[str]) -> Fraction | None:
     found = {k: v.replace(",", "") for k, v in match.groupdict().items() if v is not None}
     try:
         if "whole" in found:
-            top, bottom = found.get("mtop") or found["mover"], found.get("mbottom") or found["munder"]
+            top, bottom = (
+                found.get("mtop") or found["mover"],
+                found.get("mbottom") or found["munder"],
+            )
             part = Fraction(int(top), int(bottom))
             return Fraction(found["whole"]) + part if 0 <= part < 1 else None
         if "ftop" in found or "fover" in found:
-            top, bottom = found.get("ftop") or found["fover"], found.get("fbottom") or found["funder"]
+            top, bottom = (
+                found.get("ftop") or found["fover"],
+                found.get("fbottom") or found["funder"],
+            )
             return Fraction(int(top), int(bottom))
         if "top" in found:
             return Fraction(found["top"]) / Fraction(found["under"])

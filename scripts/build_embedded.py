@@ -31,7 +31,7 @@ from agent.checkpoints.embedded import EMBEDDED
 from agent.checkpoints.model_refs import ModelSet
 from agent.checkpoints.publish import publish
 from agent.checkpoints.weights import load_model
-from agent.config.settings import CriticSettings
+from agent.config.settings import Config, CriticSettings, PromptSettings
 from agent.engine.tokenizer import Tokenizer
 from agent.evaluation.answering import Plan, evaluate, sample_rollouts
 from agent.hosting.inline_hosts import InlineHosts
@@ -40,6 +40,7 @@ from agent.hosting.policy_host import Speculation
 from agent.networks.architecture import Architecture
 from agent.networks.language_model import LanguageModel
 from agent.networks.registry import build as build_network
+from agent.prompts import Prompts
 from agent.rounds.label_sampling import LabelSampling
 from agent.search_models import Models, ModelSettings
 from agent.tasks.registry import open_task
@@ -214,7 +215,7 @@ class Clock:
 
 def build(name: str, recipe: dict[str, Any], seed: int, out: Path, kept: Path | None) -> None:
     clock = Clock()
-    task = open_task(recipe.get("task", name), "")
+    task = open_task(Config(task=recipe.get("task", name)))
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
         policy = (
@@ -241,9 +242,8 @@ def trained_policy(
     empty = empty_checkpoint(work / "empty", task, recipe, seed)
     tokenizer = Tokenizer(empty.path)
     demonstrations = task.demonstrations(recipe["demonstrations"], seed)
-    examples = [
-        demonstration_example(task, tokenizer, d.problem.text, d.steps) for d in demonstrations
-    ]
+    prompts = Prompts(task, tokenizer, PromptSettings())
+    examples = [demonstration_example(prompts, d.problem.text, d.steps) for d in demonstrations]
     clock.say(f"{len(examples)} demonstrations, vocabulary {tokenizer.vocab_size}")
     base = TrainingSettings(
         num_steps=recipe["steps"],

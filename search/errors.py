@@ -10,6 +10,7 @@ RatchetError                 exit 1
 ├── StoreError               exit 7   a store of another version, a broken invariant
 │   └── StoreAwayError                the database does not answer at the moment
 └── ResourceError            exit 8   disk, memory, a device
+    └── ToolError                     the process of a task's tool cannot start
 
 A message names the value that was wrong; `fix` says the way out.
 """
@@ -60,3 +61,7 @@ class StoreAwayError(StoreError):
 
 class ResourceError(RatchetError):
     exit_code = 8
+
+
+class ToolError(ResourceError):
+    pass

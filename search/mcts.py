@@ -13,10 +13,11 @@ the next options are drawn where the model first went wrong and not where it was
 """
 
 from dataclasses import dataclass
+from operator import eq
 
 from search import backup
 from search.budget import Budget, StopReason
-from search.candidates import Candidate, Result, judged
+from search.candidates import Candidate, Result, SameAnswer, judged
 from search.expansion import ALL_DRAWN, note_value, num_wanted, widened
 from search.interfaces import EvaluateRequest, Evaluation, ExpandRequest, Proposal, Rollout
 from search.merge import join, rule_of
@@ -49,8 +50,12 @@ class Leaf:
 class Search:
     """One tree."""
 
-    def __init__(self, root: State, settings: SearchSettings, seed: int) -> None:
+    def __init__(
+        self, root: State, settings: SearchSettings, seed: int, same: SameAnswer = eq
+    ) -> None:
+        """`same` says whether two answers are equal."""
         self.settings = settings
+        self.same = same
         self.seed = seed
         self.root = new_root(root)
         self.nodes = [self.root]
@@ -147,7 +152,9 @@ class Search:
         self.stop_reason, self.error = "failed", reason
 
     def result(self) -> Result:
-        return judged(self.candidates, self.settings.final, self.stop_reason, self.budget)
+        return judged(
+            self.candidates, self.settings.final, self.stop_reason, self.budget, self.same
+        )
 
     def _descend(self) -> Expansion | Leaf | Node | None:
         """Walk down once. A node comes back when it was found closed and the walk starts anew."""
@@ -274,9 +281,10 @@ class Search:
         """Count the simulations that left the answer as it was."""
         result = self.result()
         answer = result.chosen.rollout.answer if result.chosen else None
-        if answer is None or result.confidence < self.settings.stop_confidence:
+        if answer is None or (result.confidence or 0.0) < self.settings.stop_confidence:
             self._steady = ("", 0)
             return
-        self._steady = (answer, self._steady[1] + 1 if answer == self._steady[0] else 0)
+        is_steady = answer == self._steady[0] or self.same(answer, self._steady[0])
+        self._steady = (answer, self._steady[1] + 1 if is_steady else 0)
         if self._steady[1] >= self.settings.patience:
             self.stop_reason = "converged"

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from store.recording import unpack_tokens
 from store.schema import DatasetItem, DatasetRow, Round, TrajectoryRow
-from store.selection import SelectionRule, read_finds
+from store.selection import PLAIN, Judge, SelectionRule, read_finds
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +17,11 @@ class StoredText:
     tokens: tuple[int, ...]
 
 
-def freeze_dataset(session: Session, round_row: Round, rule: SelectionRule) -> DatasetRow:
+def freeze_dataset(
+    session: Session, round_row: Round, rule: SelectionRule, judge: Judge = PLAIN
+) -> DatasetRow:
     """Choose the round's trajectories once and for all, with what each was chosen by."""
-    chosen = rule.select(read_finds(session, round_row.id))
+    chosen = rule.select(read_finds(session, round_row.id), judge)
     digest = hashlib.sha256("\n".join(c.find.sha for c in chosen).encode()).hexdigest()
     dataset = DatasetRow(
         round_id=round_row.id, rule=asdict(rule), num_items=len(chosen), sha=digest

@@ -21,6 +21,8 @@ from agent.config.settings import Config
 from search.errors import SearchSettingsError, UsageError
 
 DEFAULT_FILE = "ratchet.toml"
+ALIASES = {"checkpoints": "checkpoints.folder"}
+"""Short names of settings."""
 NOT_SETTINGS = ("RATCHET_FAILPOINT", "RATCHET_DEBUG", "RATCHET_JOB_ID", "RATCHET_KERNELS")
 
 
@@ -68,6 +70,7 @@ def _from_file(file: str) -> dict[str, Setting]:
         raise UsageError(f"{path} is not TOML: {error}", "correct that line") from error
     found = {}
     for key, value in _flat(values).items():
+        key = ALIASES.get(key, key)
         check_key(key, str(path))
         found[key] = Setting(key, value, str(path))
     return found
@@ -79,6 +82,7 @@ def _from_environment() -> dict[str, Setting]:
         if not name.startswith("RATCHET_") or name in NOT_SETTINGS:
             continue
         key = name.removeprefix("RATCHET_").lower().replace("__", ".")
+        key = ALIASES.get(key, key)
         check_key(key, f"environment variable {name}")
         found[key] = Setting(key, text, f"environment {name}")
     return found
@@ -103,6 +107,7 @@ def load_config(
     given = own | _from_file(file) | _from_environment()
     for key, value in flags.items():
         if value is not None:
+            key = ALIASES.get(key, key)
             check_key(key, "a flag")
             given[key] = Setting(key, value, "flag")
     nested: dict[str, Any] = {}

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from critics.registry import CRITICS
 from search.settings import SearchSettings
 
+MANY = 1_000_000
+"""More problems than a file has."""
+
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -72,6 +75,13 @@ class SelectionSettings(Section):
         1, ge=0, description="steps in which two kept trajectories of one search differ, at least"
     )
     max_tokens: int = Field(0, ge=0, description="longest trajectory kept; 0: any")
+    must_be_correct: bool = Field(
+        False, description="drop what is not right; problems without a known answer give nothing"
+    )
+    reward: str = Field(
+        "", description="FILE.py:FUNCTION in verl's form that rates a text; empty: none is asked"
+    )
+    min_reward: float = Field(1.0, description="least reward of a kept text, where one is asked")
 
 
 class PolicyTraining(Section):
@@ -113,8 +123,34 @@ class PolicyTraining(Section):
     drafter_steps: int = Field(120, ge=0, description="distillation steps of the drafter; 0: none")
 
 
+class PromptSettings(Section):
+    style: Literal["plain", "chat", "template"] = Field(
+        "plain", description="as text, by the checkpoint's chat template, or by a file of your own"
+    )
+    system: str = Field("", description="system message; in plain style the text before all")
+    instruction: str | None = Field(
+        None, description="what to do, before each problem; unset: the task's own"
+    )
+    examples: str = Field("", description="file of worked problems, shown before each one")
+    num_examples: int = Field(4, ge=1, description="how many of them, from the first on")
+    template: str = Field("", description="file with {problem} in it, for style template")
+
+
+class CheckpointSettings(Section):
+    folder: str = Field("ratchet-runs/checkpoints", description="where new weights go")
+    keep: int = Field(
+        0, ge=0, description="rounds whose rejected models stay on disk, the newest; 0: of all"
+    )
+
+
+UNSET_PROBLEMS = 600
+"""Held-out problems where nobody says how many and no file gives them."""
+
+
 class EvaluationSettings(Section):
-    num_problems: int = Field(600, ge=1, description="held-out problems, greedy")
+    num_problems: int | None = Field(
+        None, ge=1, description="held-out problems, greedy; unset: 600, or all of held_out"
+    )
     num_search_problems: int = Field(150, ge=0, description="held-out problems, with search")
     seed: int = Field(0, description="draws the held-out problems")
     gate_p: float = Field(0.05, gt=0, lt=1, description="promote at this one-sided McNemar p")
@@ -142,8 +178,12 @@ class HostingSettings(Section):
     store_wait_s: float = Field(
         1800.0, ge=0, description="how long a round waits for a store that does not answer"
     )
-    option_tokens: int = Field(48, ge=1, description="longest option")
-    text_tokens: int = Field(256, ge=1, description="longest completion")
+    option_tokens: int | None = Field(
+        None, ge=1, description="longest option; unset: by the worked answers and the context"
+    )
+    text_tokens: int | None = Field(
+        None, ge=1, description="longest completion; unset: by the worked answers and the context"
+    )
 
     @field_validator("device")
     @classmethod
@@ -154,14 +194,21 @@ class HostingSettings(Section):
 
 
 class Config(Section):
-    task: Literal["expressions", "stories", "game24", "jsonl"] = Field(
-        "expressions", description="problems"
+    task: str = Field(
+        "expressions", description="expressions, stories, game24, jsonl, or FILE.py:CLASS"
     )
     policy: str = Field("", description="checkpoint directory; empty: the embedded one")
     bundle: str = Field("", description="folder with all five models; empty: the embedded one")
-    problems: str = Field("", description="JSONL file of the task jsonl")
+    problems: str = Field("", description="file of problems for the task jsonl, or hf:NAME")
+    held_out: str = Field("", description="file of problems for evaluation alone (jsonl)")
+    labelled: str = Field("", description="file of problems with answers, for critics (jsonl)")
+    bad_rows: Literal["refuse", "skip"] = Field(
+        "refuse", description="what to do with rows of these files that cannot be used"
+    )
+    answers: Literal["auto", "math", "text", "choice"] = Field(
+        "auto", description="rule by which two answers are equal (jsonl)"
+    )
     store: str = Field("sqlite:///ratchet-runs/ratchet.db", description="SQLAlchemy URL")
-    checkpoints: str = Field("ratchet-runs/checkpoints", description="where new weights go")
     run: str = Field("default", description="name of the run")
     seed: int = Field(0, ge=0, lt=2**62, description="of everything random")
     problems_per_round: int = Field(2500, ge=1, description="problems imagined a round")
@@ -176,13 +223,38 @@ class Config(Section):
     training: PolicyTraining = PolicyTraining()
     evaluation: EvaluationSettings = EvaluationSettings()
     hosting: HostingSettings = HostingSettings()
+    prompt: PromptSettings = PromptSettings()
+    checkpoints: CheckpointSettings = CheckpointSettings()
+
+    @field_validator("checkpoints", mode="before")
+    @classmethod
+    def _folder_alone(cls, value: object) -> object:
+        return {"folder": value} if isinstance(value, str) else value
+
+    @property
+    def num_held_out(self) -> int:
+        """Held-out problems to ask for, at most."""
+        if self.evaluation.num_problems is None:
+            return MANY if self.held_out else UNSET_PROBLEMS
+        return self.evaluation.num_problems
 
     def digest(self) -> str:
-        """Digest of what results depend on: everything but places and hosting."""
+        """Digest of what results depend on: everything but places and hosting.
+
+        Settings that came later count only where they are set: a round that was begun before
+        them goes on.
+        """
         kept = self.model_dump(exclude={"store", "checkpoints", "run", "hosting"})
+        for key in ("held_out", "labelled", "bad_rows", "answers", "prompt"):
+            if getattr(self, key) == type(self).model_fields[key].default:
+                kept.pop(key)
+        for name in ("must_be_correct", "reward", "min_reward"):
+            if getattr(self.selection, name) == SelectionSettings.model_fields[name].default:
+                kept["selection"].pop(name)
+        kept["evaluation"]["num_problems"] = self.num_held_out
         kept["limits"] = [
-            self.hosting.option_tokens,
-            self.hosting.text_tokens,
+            self.hosting.option_tokens or 48,
+            self.hosting.text_tokens or 256,
             self.hosting.cohort,
             self.hosting.batch_target,
         ]

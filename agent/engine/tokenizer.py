@@ -8,12 +8,18 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer as FastTokenizer
 
 from agent.engine.option_ends import Steps
 from search.boundary import Boundary
 from search.errors import CheckpointError, TaskError
+
+CONTEXT = 16
+"""Tokens before a text that are decoded with it: a character has at most four bytes, and what a
+decoder does to the first token of a text must not happen in the middle of one."""
+INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 
 class Tokenizer:
@@ -24,23 +30,10 @@ class Tokenizer:
                 f"{path} has no tokenizer.json",
                 "save the tokenizer there with transformers: tokenizer.save_pretrained(...)",
             )
-        try:
-            self.fast = FastTokenizer.from_file(str(file))
-        except Exception as error:  # the library raises plain Exception
-            raise CheckpointError(f"{file} cannot be read: {error}", "save it again") from error
+        self.path = path
+        self.fast = _loaded(file)
         self.fast.encode_special_tokens = True
-        config = json.loads((path / "config.json").read_text())
-        extra = path / "generation_config.json"
-        if extra.is_file():
-            config |= {k: v for k, v in json.loads(extra.read_text()).items() if v is not None}
-        end = config.get("eos_token_id")
-        self.end_ids: tuple[int, ...] = (
-            tuple(end) if isinstance(end, list) else () if end is None else (int(end),)
-        )
-        if not self.end_ids:
-            raise CheckpointError(
-                f"{path} names no eos_token_id", "set eos_token_id in its config.json"
-            )
+        self.end_ids = _end_ids(path, self.fast)
         added = self.fast.get_added_tokens_decoder()
         self._steps: dict[str, Steps] = {}
         self.special_ids = frozenset(i for i, t in added.items() if t.special) | set(self.end_ids)
@@ -55,6 +48,16 @@ class Tokenizer:
         return [
             "" if i in self.special_ids else self.fast.decode([i]) for i in range(self.vocab_size)
         ]
+
+    @cached_property
+    def _with_specials(self) -> Any:
+        """The same vocabulary, reading control tokens in a text: for templates."""
+        return _loaded(self.path / "tokenizer.json")
+
+    @cached_property
+    def opening(self) -> tuple[int, ...]:
+        """What the tokenizer puts before every text by itself: one token, or none."""
+        return tuple(self._with_specials.encode("", add_special_tokens=True).ids[:1])
 
     def steps(self, boundary: Boundary) -> Steps:
         """The boundary in this vocabulary."""
@@ -84,5 +87,102 @@ class Tokenizer:
             )
         return list(ids)
 
+    def encode_template(self, parts: Sequence[tuple[str, bool]]) -> list[int]:
+        """Token ids of a prompt in parts, each a text and whether it is the template's own.
+
+        Control tokens count in the template's parts alone: typed in a user's part they are plain
+        characters. The text begins with the tokenizer's opening token once.
+        """
+        whole = self._with_specials.encode(
+            "".join(text for text, _ in parts), add_special_tokens=False
+        ).ids
+        own = [
+            i
+            for text, is_own in parts
+            if is_own
+            for i in self._with_specials.encode(text, add_special_tokens=False).ids
+        ]
+        if self._num_special(whole) != self._num_special(own):
+            whole = [
+                i
+                for text, is_own in parts
+                for i in (
+                    self._with_specials.encode(text, add_special_tokens=False).ids
+                    if is_own
+                    else self.encode(text, is_start=False)
+                )
+            ]
+        return [*(() if tuple(whole[:1]) == self.opening else self.opening), *whole]
+
+    def _num_special(self, ids: Sequence[int]) -> int:
+        return sum(i in self.special_ids for i in ids)
+
+    def special_id(self, text: str) -> int | None:
+        """The control token that the text is, whole."""
+        ids = self._with_specials.encode(text, add_special_tokens=False).ids
+        return ids[0] if len(ids) == 1 and ids[0] in self.special_ids else None
+
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.fast.decode([i for i in ids if i not in self.special_ids]))
+
+    def decode_after(self, before: Sequence[int], ids: Sequence[int]) -> str:
+        """The text that tokens add to those before them.
+
+        A space that a decoder drops at the beginning of a text is kept, and a character whose
+        bytes lie in two parts belongs to the one that completes it: the texts of all parts
+        together are the text of all tokens.
+        """
+        tail = list(before[-CONTEXT:])
+        known = self.decode(tail).rstrip(INCOMPLETE)
+        return self.decode([*tail, *ids]).rstrip(INCOMPLETE)[len(known) :]
+
+
+def _loaded(file: Path) -> Any:
+    try:
+        return FastTokenizer.from_file(str(file))
+    except Exception as error:  # the library raises plain Exception
+        raise CheckpointError(f"{file} cannot be read: {error}", "save it again") from error
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except (ValueError, OSError) as error:
+        raise CheckpointError(
+            f"{file} is not JSON: {error}", "save it again, or remove it"
+        ) from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file} is not a JSON object", "save it again, or remove it")
+    return value
+
+
+def _end_ids(path: Path, fast: Any) -> tuple[int, ...]:
+    """Every token that ends a text: those of generation_config.json, config.json and, where it has
+    one of its own, the tokenizer. Raises CheckpointError for none, and for one outside of the
+    vocabulary."""
+    found: list[int] = []
+    for name in ("generation_config.json", "config.json"):
+        value = _json(path / name).get("eos_token_id")
+        for end in value if isinstance(value, list) else [] if value is None else [value]:
+            if isinstance(end, bool) or not isinstance(end, int):
+                raise CheckpointError(
+                    f"{path / name} has eos_token_id {value!r}",
+                    "make it a number or a list",
+                )
+            if not 0 <= end < fast.get_vocab_size(with_added_tokens=True):
+                raise CheckpointError(
+                    f"{path / name} has eos_token_id {end}, but the tokenizer has "
+                    f"{fast.get_vocab_size(with_added_tokens=True)} tokens",
+                    "correct it, or save tokenizer and model of one checkpoint",
+                )
+            found.append(end)
+    token = _json(path / "tokenizer_config.json").get("eos_token")
+    text = token.get("content") if isinstance(token, dict) else token
+    own = fast.token_to_id(text) if isinstance(text, str) else None
+    if own is not None:
+        found.append(own)
+    if not found:
+        raise CheckpointError(
+            f"{path} names no eos_token_id", "set eos_token_id in its config.json"
+        )
+    return tuple(dict.fromkeys(found))

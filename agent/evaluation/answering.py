@@ -13,8 +13,8 @@ from agent.imagination.imagine import wordings_of
 from agent.search_models import Models
 from critics.rollout import scored
 from search import frontier
+from search.candidates import grouped
 from search.interfaces import Rollout
-from search.mcts import Search
 from search.randomness import derive_seed
 from search.state import Problem
 from store.evaluations import Answered, Evaluation
@@ -88,10 +88,7 @@ def evaluate(
 def _searched(
     models: Models, problems: Sequence[Problem], plan: Plan
 ) -> list[tuple[str | None, int]]:
-    searches = [
-        Search(models.root(p), models.settings, derive_seed(plan.seed, p.id, "evaluate"))
-        for p in problems
-    ]
+    searches = [models.search(p, derive_seed(plan.seed, p.id, "evaluate")) for p in problems]
     frontier.run(searches, models, models, clock=time.monotonic)
     found: list[tuple[str | None, int]] = []
     for search in searches:
@@ -135,10 +132,7 @@ def _sampled(
         spent = sum(len(o.tokens) for r in group for o in r.state.options)
         answered = [r for r in group if r.answer is not None]
         if plan.mode == "majority":
-            votes: dict[str | None, int] = {}
-            for r in answered:
-                votes[r.answer] = votes.get(r.answer, 0) + 1
-            best = max(votes, key=lambda a: votes[a], default=None)
+            best = voted([r.answer for r in answered], [1.0] * len(answered), models.same_answer)
         elif plan.mode == "best-of-n":
             # An unscored text is no worst one: it is out of the contest.
             contest = [(r.outcome.value, r.answer) for r in answered if r.outcome.value is not None]
@@ -165,16 +159,29 @@ def _worded(
     scored_texts = iter(_with_outcomes(models, texts))
     found: list[tuple[str | None, int]] = []
     for family in families:
-        votes: dict[str, float] = {}
+        answers: list[str | None] = []
+        scores: list[float] = []
         spent = 0
         for group in (next(scored_texts) for _ in family):
             for r in group:
                 spent += sum(len(o.tokens) for o in r.state.options[r.num_given :])
                 if r.answer is not None:
-                    score = 0.5 if r.outcome.value is None else r.outcome.value
-                    votes[r.answer] = votes.get(r.answer, 0.0) + score
-        found.append((max(votes, key=lambda a: votes[a], default=None), spent))
+                    answers.append(r.answer)
+                    scores.append(0.5 if r.outcome.value is None else r.outcome.value)
+        found.append((voted(answers, scores, models.same_answer), spent))
     return found
+
+
+def voted(
+    answers: Sequence[str | None], weights: Sequence[float], same: Callable[[str, str], bool]
+) -> str | None:
+    """The answer with most weight behind it, equal ones counted together; of equal weight the one
+    that came first. None without an answer, which never wins against one."""
+    votes: dict[int, float] = {}
+    for group, answer, weight in zip(grouped(answers, same), answers, weights, strict=True):
+        if answer is not None:
+            votes[group] = votes.get(group, 0.0) + weight
+    return answers[max(votes, key=lambda g: votes[g])] if votes else None
 
 
 _ANSWERING = {"search": _searched, "wordings": _worded}

@@ -20,8 +20,8 @@ def texts_that_fit(models: Models, seed: int) -> list[Demonstration]:
     room = models.policy.max_positions
 
     def size(worked: Demonstration) -> int:
-        text = models.task.prompt(worked.problem.text) + "".join(worked.steps)
-        return len(models.tokenizer.encode(text))
+        prompt = models.prompts.tokens(worked.problem.text)
+        return len(prompt) + len(models.tokenizer.encode("".join(worked.steps), is_start=False))
 
     return [w for w in models.task.worked(NUM_WORKED, seed) if size(w) < room]
 
@@ -34,7 +34,7 @@ def bits_per_character(models: Models, worked: Sequence[Demonstration]) -> float
     requests, characters = [], 0
     tokenizer = models.tokenizer
     for demonstration in worked:
-        prompt = tokenizer.encode(models.task.prompt(demonstration.problem.text))
+        prompt = models.prompts.tokens(demonstration.problem.text)
         text = "".join(demonstration.steps)
         tokens = (*prompt, *tokenizer.encode(text, is_start=False))
         requests.append(ScoreRequest(tokens, len(prompt)))

@@ -15,7 +15,7 @@ from typing import Any
 from agent.imagination.decontamination import Decontamination
 from agent.imagination.written import Source, Written
 from agent.tasks.operators import Operator
-from agent.tasks.task import Task, generator, is_held_out
+from agent.tasks.task import Task, generator
 from search.errors import TaskError
 from search.state import Problem
 
@@ -167,7 +167,7 @@ class _ImaginationRun:
         key = self.task.key(problem.text)
         if key in self.known:
             return "known"
-        if not is_given and is_held_out(key):
+        if not is_given and self.task.keeps_out(key):
             return "held out"
         return self.guard.leak(problem.text)
 

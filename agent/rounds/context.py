@@ -8,6 +8,7 @@ from agent.checkpoints.model_refs import ModelRef, ModelSet
 from agent.config.settings import Config
 from agent.hosting.hosts import Hosts
 from agent.progress import Progress
+from agent.prompts import Prompts
 from agent.search_models import Models, ModelSettings
 from agent.tasks.task import Task
 from agent.training.examples import Example
@@ -25,6 +26,8 @@ class RunContext:
     task: Task
     trainer: TrainingRunner
     progress: Progress
+    prompts: Prompts
+    """Of the base policy, whose tokenizer all its descendants have."""
     max_positions: int
     """Tokens of the policy's context."""
     demonstrations: tuple[Example, ...] = ()
@@ -32,7 +35,9 @@ class RunContext:
 
     def models_for(self, refs: Mapping[str, ModelRef]) -> Models:
         """Proposer and evaluator over these weights."""
-        return Models(self.hosts, ModelSet(refs), self.task, ModelSettings.of(self.config))
+        return Models(
+            self.hosts, ModelSet(refs), self.task, ModelSettings.of(self.config), self.prompts
+        )
 
     def models_to_search(self, refs: Mapping[str, ModelRef]) -> Models:
         """The same with the token budget of a round's searches: many problems, little on each."""

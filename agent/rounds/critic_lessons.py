@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 from agent.checkpoints.model_refs import CRITIC_ROLES, ModelRef
-from agent.engine.tokenizer import Tokenizer
 from agent.imagination.decontamination import Decontamination
 from agent.rounds.context import RunContext
 from agent.rounds.label_sampling import LabelSampling
@@ -60,7 +59,7 @@ class CriticLessons:
     def _problems(self) -> list[Problem]:
         """Problems with known answers that give no held-out one away."""
         config, task = self.config, self.context.task
-        held_out = task.held_out(config.evaluation.num_problems, config.evaluation.seed)
+        held_out = task.held_out(config.num_held_out, config.evaluation.seed)
         guard = Decontamination(held_out, task.key)
         found = task.labelled(config.critics.num_labelled, config.seed)
         clean = [p for p in found if not guard.leak(p.text)]
@@ -106,12 +105,11 @@ class CriticLessons:
         """Rows from the stored trees of the last rounds, newest first; none with window 0."""
         verdicts: list[StoredVerdict] = []
         pairs: list[PairExample] = []
-        tokenizer = Tokenizer(self.refs["policy"].header.path)
         with self.context.store.session() as session:
             datasets = dataset_window(
                 session, self.context.lease.run_id, self.number, self.config.critics.window
             )
             for dataset_id in reversed(datasets):
                 verdicts += stored_verdicts(session, dataset_id)
-                pairs += pair_examples(stored_pairs(session, dataset_id), tokenizer)
+                pairs += pair_examples(stored_pairs(session, dataset_id), self.context.prompts)
         return tree_rows(verdicts, pairs)

@@ -34,7 +34,7 @@ class EvaluationStage:
     def figures(self, refs: Mapping[str, ModelRef], round_id: int | None) -> Figures:
         """Held-out results of a set of models; those already in the store are not redone."""
         settings = self.context.config.evaluation
-        problems = self.context.task.held_out(settings.num_problems, settings.seed)
+        problems = self.context.task.held_out(self.context.config.num_held_out, settings.seed)
         greedy = self.evaluated(refs, problems, Plan("greedy"), round_id)
         search = None
         if settings.num_search_problems:

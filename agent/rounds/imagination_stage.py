@@ -7,7 +7,6 @@ from pathlib import Path
 
 from agent.checkpoints.base_models import policy_at
 from agent.checkpoints.model_refs import ModelRef
-from agent.engine.tokenizer import Tokenizer
 from agent.imagination.imagine import Imagination, Imagined, Wanted
 from agent.imagination.written import Source, Writer
 from agent.rounds.context import RunContext
@@ -35,7 +34,7 @@ class ImaginationStage:
             rates = solve_rates(session, run_id)
         parents = [*self.task.seeds(self.config.num_seeds, self.config.seed), *seen]
         settings = self.config.evaluation
-        held_out = self.task.held_out(settings.num_problems, settings.seed)
+        held_out = self.task.held_out(self.context.config.num_held_out, settings.seed)
         wanted = Wanted(
             self.config.problems_per_round,
             self.seed,
@@ -43,12 +42,11 @@ class ImaginationStage:
             *self._sources(),
         )
         found = Imagination(self.task, held_out).imagine(parents, seen, wanted, rates)
-        tokenizer = Tokenizer(self.refs["policy"].header.path)
-        return replace(found, problems=[p for p in found.problems if self._fits(tokenizer, p)])
+        return replace(found, problems=[p for p in found.problems if self._fits(p)])
 
-    def _fits(self, tokenizer: Tokenizer, problem: Problem) -> bool:
+    def _fits(self, problem: Problem) -> bool:
         try:
-            size = len(tokenizer.encode(self.task.prompt(problem.text)))
+            size = len(self.context.prompts.tokens(problem.text))
         except TaskError:
             return False
         return size < self.context.max_positions

@@ -8,6 +8,7 @@ from agent.checkpoints.checkpoint import Checkpoint
 from agent.config.settings import Config
 from agent.engine.tokenizer import Tokenizer
 from agent.hosting.open_hosts import check_hosting
+from agent.prompts import Prompts, check_prompts
 from agent.tasks.registry import open_task
 from agent.tasks.task import Task
 from agent.training.examples import Example
@@ -24,6 +25,7 @@ class RunInputs:
     task: Task
     base: dict[str, Checkpoint]
     """Role to checkpoint, as far as they exist before the first round."""
+    prompts: Prompts
     demonstrations: tuple[Example, ...]
     """What the base policy was taught with, as far as that is known."""
 
@@ -40,16 +42,16 @@ class RunInputs:
 def checked_inputs(config: Config) -> RunInputs:
     """Raises UsageError, CheckpointError or TaskError that names what is wrong."""
     check_hosting(config.hosting)
-    task = open_task(config.task, config.problems)
+    task = open_task(config)
     base = base_checkpoints(config)
     policy = base["policy"]
-    tokenizer = Tokenizer(policy.path)
+    prompts = check_prompts(task, Tokenizer(policy.path), config.prompt)
     longest = policy.architecture.max_positions
     policy_settings(config.training, policy)
     _check_writer(config, policy)
-    _check_problems(config, task, tokenizer, longest)
-    demonstrations = read_demonstrations(policy.path, task, tokenizer, longest)
-    return RunInputs(config, task, base, demonstrations)
+    _check_problems(config, prompts, longest)
+    demonstrations = read_demonstrations(policy.path, prompts, longest)
+    return RunInputs(config, task, base, prompts, demonstrations)
 
 
 def _check_writer(config: Config, policy: Checkpoint) -> None:
@@ -66,16 +68,17 @@ def _check_writer(config: Config, policy: Checkpoint) -> None:
         )
 
 
-def _check_problems(config: Config, task: Task, tokenizer: Tokenizer, max_positions: int) -> None:
+def _check_problems(config: Config, prompts: Prompts, max_positions: int) -> None:
     """Every problem that is known now must be spellable, and fit the context."""
+    task = prompts.task
     given = [
         *task.seeds(config.num_seeds, config.seed),
-        *task.held_out(config.evaluation.num_problems, config.evaluation.seed),
+        *task.held_out(config.num_held_out, config.evaluation.seed),
         *task.labelled(config.critics.num_labelled, config.seed),
     ]
     for problem in given:
         try:
-            size = len(tokenizer.encode(task.prompt(problem.text)))
+            size = len(prompts.tokens(problem.text))
         except TaskError as error:
             message = f"problem {problem.text[:60]!r}: {error.message}"
             raise TaskError(message, error.fix) from error

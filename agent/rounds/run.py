@@ -46,7 +46,7 @@ class Improver:
         self.store.patience_s = config.hosting.store_wait_s
         self.run_id = self._run_row()
         self.lease = RunLease(self.store, self.run_id)
-        self.trainer = TrainingRunner(config.hosting, Path(config.checkpoints).expanduser())
+        self.trainer = TrainingRunner(config.hosting, Path(config.checkpoints.folder).expanduser())
         sweep(self.trainer.folder)
         self.hosts: Hosts | None = None
         self.start_s = 0.0
@@ -122,6 +122,7 @@ class Improver:
             inputs.task,
             self.trainer,
             self.progress,
+            inputs.prompts,
             inputs.max_positions,
             inputs.demonstrations,
         )

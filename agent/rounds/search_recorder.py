@@ -34,7 +34,7 @@ def spool_of(context: RunContext) -> Spool:
         row = session.get_one(Run, context.lease.run_id)
         name = f"{row.name} {row.created_ts}"
     digest = hashlib.sha256(name.encode()).hexdigest()[:12]
-    folder = Path(context.config.checkpoints).expanduser()
+    folder = Path(context.config.checkpoints.folder).expanduser()
     return Spool(folder / f"spool-{digest}.db", Holder(name, context.lease.fence))
 
 

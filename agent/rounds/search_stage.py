@@ -136,8 +136,7 @@ class _Cohort:
         self.listener = frontier.Listener(self._told, self._passed, self._done)
 
     def _started(self, row: Row, journals: dict[int, list[Entry]]) -> Search:
-        root = self.models.root(as_problem(row[1]))
-        search = Search(root, self.models.settings, row[0].seed)
+        search = self.models.search(as_problem(row[1]), row[0].seed)
         self.rows[id(search)] = row
         resume(search, journals.get(row[0].id, ()))
         return search

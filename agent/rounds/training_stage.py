@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from agent.checkpoints.model_refs import ModelRef, ModelSet
 from agent.checkpoints.publish import NonFiniteError
 from agent.checkpoints.trained import Trained
-from agent.engine.tokenizer import Tokenizer
 from agent.rounds import failpoints
 from agent.rounds.context import RunContext
 from agent.rounds.critic_lessons import CriticLessons
@@ -119,10 +118,9 @@ class TrainingStage:
             return drawn(self.context.demonstrations, wanted, seed)
 
         def pairs() -> list[PairExample]:
-            tokenizer = Tokenizer(self.refs["policy"].header.path)
             with self.context.store.session() as session:
                 found = stored_pairs(session, kept.dataset_id)
-                return pair_examples(found, tokenizer)
+                return pair_examples(found, self.context.prompts)
 
         def states() -> list[StoredState]:
             with self.context.store.session() as session:

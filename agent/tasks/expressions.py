@@ -13,9 +13,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 from agent.tasks.operators import Operator
-from agent.tasks.task import Demonstration, generator, is_held_out, problem_id
+from agent.tasks.task import Demonstration, Task, generator, is_held_out, problem_id
 from critics.calculator import CalculatorError, calculate
-from search.boundary import NEWLINE
 from search.errors import TaskError
 from search.score import Finding
 from search.state import Problem
@@ -110,9 +109,8 @@ REWRITINGS: dict[str, tuple[Callable[[str, random.Random], str], int]] = {
 """Each with how it changes the number of operators."""
 
 
-class Expressions:
+class Expressions(Task):
     name = "expressions"
-    boundary = NEWLINE
     tool = "calculator"
 
     def read(self, text: str) -> str:
@@ -124,9 +122,6 @@ class Expressions:
             )
         return text
 
-    def prompt(self, text: str) -> str:
-        return text + "\n"
-
     def key(self, text: str) -> str:
         return text
 
@@ -134,8 +129,8 @@ class Expressions:
         last = steps[-1].strip() if steps else ""
         return str(int(last)) if _NUMBER.fullmatch(last) and len(last) < 20 else None
 
-    def is_correct(self, answer: str | None, reference: str) -> bool:
-        return answer is not None and answer == reference
+    def same_answer(self, left: str, right: str) -> bool:
+        return left == right
 
     def check_step(self, text: str, steps: Sequence[str]) -> Finding:
         before = steps[-2].strip() if len(steps) > 1 else text
@@ -186,9 +181,6 @@ class Expressions:
         """Half as easy as the demonstrations, half with five operators."""
         return self._unique(generator("labelled", seed), num, (3, 5, 4, 5), False, "generated")
 
-    def given(self, seed: int) -> list[Problem]:
-        return []
-
     @property
     def operators(self) -> tuple[Operator, ...]:
         def rewriting(
@@ -205,9 +197,6 @@ class Expressions:
             Operator(name, rewriting(change), harder, name == "reorder")
             for name, (change, harder) in REWRITINGS.items()
         )
-
-    def written(self, text: str) -> Problem:
-        raise TaskError(f"task {self.name!r} makes its own problems", "use --task jsonl")
 
     def worked(self, num: int, seed: int) -> list[Demonstration]:
         """As easy as the demonstrations, so that forgetting shows."""

@@ -22,9 +22,8 @@ from functools import cache
 from itertools import combinations, combinations_with_replacement
 
 from agent.tasks.operators import Operator
-from agent.tasks.task import Demonstration, generator, problem_id
+from agent.tasks.task import Demonstration, Task, generator, problem_id
 from critics.calculator import CalculatorError, calculate
-from search.boundary import NEWLINE
 from search.errors import TaskError
 from search.score import Finding
 from search.state import Problem
@@ -123,11 +122,13 @@ def _line(left: Fraction, sign: str, right: Fraction, after: Numbers) -> str:
     return made if len(after) == 1 else f"{made}: {' '.join(map(written, after))}"
 
 
-class Game24:
+class Game24(Task):
     name = "game24"
-    boundary = NEWLINE
     tool = "rules"
-    operators: tuple[Operator, ...] = ()
+
+    @property
+    def operators(self) -> tuple[Operator, ...]:
+        return ()
 
     def read(self, text: str) -> str:
         text = " ".join(text.replace(",", " ").split())
@@ -137,9 +138,6 @@ class Game24:
                 "write something like 4 5 6 10, or choose another task with --task",
             )
         return " ".join(sorted(text.split(), key=int))
-
-    def prompt(self, text: str) -> str:
-        return text + "\n"
 
     def key(self, text: str) -> str:
         return " ".join(sorted(text.split(), key=int))
@@ -166,6 +164,9 @@ class Game24:
                 names.append(known[1])
             pool.append((value, f"({names[0]}{sign}{names[1]})"))
         return pool[0][1] if len(pool) == 1 else None
+
+    def same_answer(self, left: str, right: str) -> bool:
+        return left == right
 
     def is_correct(self, answer: str | None, reference: str) -> bool:
         """The expression is 24 and uses the numbers of the puzzle, which is the reference."""
@@ -228,9 +229,6 @@ class Game24:
     def given(self, seed: int) -> list[Problem]:
         """There are 1,262 other puzzles and no more, so no operator makes any."""
         return self._drawn(len(_puzzles()), generator("game24-imagine", seed), set())
-
-    def written(self, text: str) -> Problem:
-        raise TaskError(f"task {self.name!r} makes its own problems", "use --task jsonl")
 
     def worked(self, num: int, seed: int) -> list[Demonstration]:
         rng = generator("game24-worked", seed)

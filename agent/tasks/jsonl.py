@@ -1,174 +1,173 @@
-"""Real data: one JSON object a line, in GSM8K's form or {"problem", "answer"}.
+"""Problems of a file: word problems, mathematics, or anything with an answer to compare.
 
-    {"question": "Natalia sold ...", "answer": "She sold 48/2 = <<48/2=24>>24 ...\\n#### 72"}
-    {"problem": "Find the value of ...", "answer": "\\\\frac{3}{4}"}
-
-The calculator checks the equations that a step claims, sympy those of algebra between dollars;
-math-verify compares final answers.
+The calculator checks the equations that a step claims, sympy those of algebra in formulas; answers
+are compared by the rule that is set (critics/equality.py), where mathematics is at stake by
+math-verify.
 """
 
-import json
 import random
-import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 from agent.tasks.algebra import Algebra
 from agent.tasks.operators import Operator
-from agent.tasks.task import Demonstration, check_text, generator, is_held_out, problem_id
+from agent.tasks.rewritings import REWRITINGS
+from agent.tasks.rows import OnBad, Row, keys_of, read_rows
+from agent.tasks.task import Demonstration, Task, check_text, generator, is_held_out
 from agent.tasks.verifier import Verifier
-from critics.answer import final_answer, normal_form, same_answer
-from critics.calculator import equation_holds
-from search.boundary import NEWLINE
+from critics.answer import final_answer
+from critics.claims import Claim, claims, is_hedged
+from critics.equality import AnswerRule, normal_form, same_answer
+from critics.formulas import formula_claims, parted
 from search.errors import TaskError
 from search.score import Finding
 from search.state import Problem
 
-_VALUE = r"\d[\d,]*(?:\.\d+)?"
-_CLAIM = re.compile(rf"<<([^<>=]+=[^<>=]+)>>|({_VALUE}(?:\s*[-+*/×÷]\s*{_VALUE})+\s*=\s*{_VALUE})")
-_FORMULA = re.compile(r"\$([^$]{3,300})\$")
-_ASKS_X = re.compile(r"value of x\?")
-_INTEGER = re.compile(r"(?<![\d.,])\d{1,4}(?![\d.,%])")
-_TEMPLATE = (
+INSTRUCTION = (
     "Solve the problem step by step, one step a line. "
-    "End with a line '#### ' followed by the answer.\n\nProblem: {text}\nSolution:\n"
+    "End with a line '#### ' followed by the answer."
 )
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSONL file, checked. Raises TaskError naming file, line and value."""
-    if not path.is_file():
-        raise TaskError(f"problem file {str(path)!r} is not there", "give a JSONL file")
-    rows = []
-    with path.open("rb") as stream:
-        for number, raw in enumerate(stream, 1):
-            if raw.strip():
-                rows.append(_read_row(path, number, raw))
-    if not rows:
-        raise TaskError(f"{path} holds no problems", "write one JSON object a line")
-    return rows
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Where the rows come from. Only `problems` is needed."""
+
+    problems: str
+    held_out: str = ""
+    """Evaluated on, and nothing else; empty: a tenth of `problems`."""
+    labelled: str = ""
+    """What critics learn from; empty: the problems that have answers."""
+    examples: str = ""
+    """Worked problems for prompts."""
+    num_examples: int = 4
+    on_bad: OnBad = "refuse"
 
 
-def _read_row(path: Path, number: int, raw: bytes) -> dict[str, Any]:
-    where = f"{path}, line {number}"
-    try:
-        row = json.loads(raw.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise TaskError(f"{where} is not UTF-8: {error}", "save the file as UTF-8") from error
-    except (ValueError, RecursionError) as error:
-        raise TaskError(f"{where} is not JSON: {error}", "write one JSON object a line") from error
-    if not isinstance(row, dict):
-        raise TaskError(f"{where} is a {type(row).__name__}, not an object", "write {...}")
-    text = row.get("question", row.get("problem"))
-    if not isinstance(text, str):
-        raise TaskError(
-            f"{where} has no 'question' or 'problem' text (keys: {sorted(row)[:6]})",
-            'add "question": "..."',
-        )
-    try:
-        text = check_text(text)
-    except TaskError as error:
-        raise TaskError(f"{where}: {error.message}", error.fix) from error
-    answer = row.get("answer")
-    if answer is not None and not isinstance(answer, str | int | float):
-        raise TaskError(f"{where} has an answer of type {type(answer).__name__}", "make it a text")
-    reference = None if answer is None else str(answer)
-    if reference is not None and "question" in row and isinstance(answer, str):
-        reference = final_answer(reference)
-        if reference is None:
-            raise TaskError(
-                f"{where} has an answer without a final line '#### ...': {str(answer)[-60:]!r}",
-                "end the answer with '#### ' and the value, or use the key 'problem'",
-            )
-    if reference is not None and not reference.strip():
-        raise TaskError(f"{where} has an empty answer", "fill it in or leave the key out")
-    return {"text": text, "answer": reference, "worked": row.get("answer")}
-
-
-SYSTEM_MESSAGES = (
-    "You are a careful teacher. Explain every step before you give the answer.",
-    "You check each calculation twice and write one step a line.",
-    "Explain as if to a child of ten, leaving nothing out.",
-)
-
-
-class Jsonl:
+class Jsonl(Task):
     name = "jsonl"
-    boundary = NEWLINE
     tool = "calculator"
+    instruction = INSTRUCTION
 
-    def __init__(self, path: Path) -> None:
-        self.rows = read_rows(path)
+    def __init__(self, files: Files, rule: AnswerRule = "auto") -> None:
+        self.files = files
+        self.rule: AnswerRule = rule
         self.verifier = Verifier()
         self.algebra = Algebra()
-        self._problems = [self._problem(r["text"], r["answer"], "given") for r in self.rows]
+        self._notes: list[str] = []
+        self.rows = self._read(files.problems)
+        self._held_out = self._read(files.held_out) if files.held_out else ()
+        self._labelled = self._read(files.labelled) if files.labelled else ()
+        self._shown = self._read_examples(files)
+        self._held_out_keys = keys_of(self._held_out, self.key)
+        self._shown_keys = keys_of(self._shown, self.key)
 
-    def _problem(self, text: str, answer: str | None, origin: str) -> Problem:
-        return Problem(problem_id(self.name, self.key(text)), text, answer, origin)
+    def _read(self, source: str) -> tuple[Row, ...]:
+        found = read_rows(source, self.files.on_bad, self.key, self.same_answer)
+        if found.skipped:
+            more = f" and {len(found.skipped) - 1} more" if len(found.skipped) > 1 else ""
+            self._notes.append(f"left out of {source}: {found.skipped[0]}{more}")
+        if found.num_repeated:
+            self._notes.append(f"{source} repeats {found.num_repeated} problems; each counts once")
+        return found.rows
+
+    def _read_examples(self, files: Files) -> tuple[Row, ...]:
+        if not files.examples:
+            return ()
+        worked = [row for row in self._read(files.examples) if row.worked is not None]
+        if not worked:
+            raise TaskError(
+                f"{files.examples} has no worked answers to show",
+                'give rows such as {"question": "...", "answer": "step\\n#### 5"}',
+            )
+        return tuple(worked[: files.num_examples])
+
+    def notes(self) -> list[str]:
+        return self._notes
 
     def read(self, text: str) -> str:
         return check_text(text).strip()
 
-    def prompt(self, text: str) -> str:
-        return _TEMPLATE.format(text=text)
+    def question(self, text: str) -> str:
+        return f"Problem: {text}\nSolution:\n"
 
-    def key(self, text: str) -> str:
-        return " ".join(text.lower().split())
+    # --- judging ---
 
     def answer_of(self, steps: Sequence[str]) -> str | None:
         found = final_answer("".join(steps))
-        return None if found is None else normal_form(found)
+        return None if found is None else normal_form(found, self.rule)
 
-    def is_correct(self, answer: str | None, reference: str) -> bool:
-        if answer is None:
-            return False
-        quick = same_answer(answer, reference)
-        return self.verifier.is_equal(answer, reference) if quick is None else quick
+    def same_answer(self, left: str, right: str) -> bool:
+        return left == right or same_answer(left, right, self.rule, self.verifier.is_equal)
 
     def check_step(self, text: str, steps: Sequence[str]) -> Finding:
-        claims = ["".join(groups) for groups in _CLAIM.findall(steps[-1])]
-        verdicts = [(claim, equation_holds(claim)) for claim in claims]
-        # What stands between dollars is algebra: sympy is asked where the calculator cannot tell.
-        for claim in _FORMULA.findall(steps[-1]):
-            if claim.count("=") == 1 and equation_holds(claim) is None:
-                verdicts.append((claim.strip(), self.algebra.equation_holds(claim)))
-        for claim, holds in verdicts:
-            if holds is False:
-                return Finding(False, f"{claim} is false")
-        known = [c for c, holds in verdicts if holds]
+        step = steps[-1]
+        if "=" not in step:
+            return Finding(None, "no equation")
+        found = parted(step)
+        told: list[Claim] = claims(found.prose)
+        doubt = is_hedged(step)
+        for chain in found.chains:
+            told += formula_claims(chain, self.algebra.holds, doubt)
+        for claim in told:
+            if claim.holds is False:
+                return Finding(False, f"{claim.text} is false")
+        known = [claim.text for claim in told if claim.holds]
         return Finding(True, f"{known[0]} holds") if known else Finding(None, "no equation")
 
-    def _split(self, held_out: bool, num: int, seed: int, purpose: str) -> list[Problem]:
-        """Distinct problems of one side of the split; a file too small for it gives every tenth."""
-        unique = {p.id: p for p in self._problems}
-        side = [p for p in unique.values() if is_held_out(self.key(p.text)) == held_out]
-        if held_out:
-            side = [p for p in side if p.answer is not None]
+    # --- problems ---
+
+    def keeps_out(self, key: str) -> bool:
+        if key in self._shown_keys:
+            return True
+        return key in self._held_out_keys if self._held_out else is_held_out(key)
+
+    def _problems(self, rows: Sequence[Row]) -> list[Problem]:
+        return [self.new_problem(row.text, row.answer, "given") for row in rows]
+
+    def _sample(self, side: Sequence[Problem], num: int, seed: int, purpose: str) -> list[Problem]:
         return generator(purpose, seed).sample(side, min(num, len(side)))
 
+    def _learnable(self, rows: Sequence[Row]) -> list[Problem]:
+        return [p for p in self._problems(rows) if not self.keeps_out(self.key(p.text))]
+
     def seeds(self, num: int, seed: int) -> list[Problem]:
-        return self._split(False, num, seed, "seeds")
+        return self._sample(self._learnable(self.rows), num, seed, "seeds")
 
     def held_out(self, num: int, seed: int) -> list[Problem]:
-        found = self._split(True, num, seed, "held-out")
-        if not found:
-            raise TaskError(
-                f"none of the {len(self.rows)} problems falls into the held-out tenth",
-                "give a file with more problems that have answers (40 or more)",
+        """A draw of the held-out file, else of a tenth of the problems: those with answers."""
+        rows = self._held_out or self.rows
+        side = [
+            p
+            for p in self._problems(rows)
+            if p.answer is not None
+            and self.keeps_out(self.key(p.text))
+            and self.key(p.text) not in self._shown_keys
+        ]
+        if not side:
+            name = self.files.held_out or self.files.problems
+            what = (
+                f"none of the {len(rows)} problems of {name} has an answer"
+                if self._held_out
+                else f"none of the {len(rows)} problems falls into the held-out tenth"
             )
-        return found
+            raise TaskError(
+                what,
+                "give a file with more problems that have answers (40 or more), or --held-out FILE",
+            )
+        return self._sample(side, num, seed, "held-out")
 
     def labelled(self, num: int, seed: int) -> list[Problem]:
-        side = self._split(False, len(self._problems), seed, "labelled")
-        return [p for p in side if p.answer is not None][:num]
+        side = self._learnable(self._labelled or self.rows)
+        drawn = self._sample(side, len(side), seed, "labelled")
+        return [p for p in drawn if p.answer is not None][:num]
 
     def worked(self, num: int, seed: int) -> list[Demonstration]:
         """The file's own worked answers of held-out problems, where it gives them."""
         texts = {
-            problem_id(self.name, self.key(row["text"])): str(row["worked"])
-            for row in self.rows
-            if "\n" in str(row["worked"] or "")
+            self.new_problem(row.text, None, "").id: row.worked
+            for row in (self._held_out or self.rows)
+            if row.worked is not None
         }
         return [
             Demonstration(p, tuple(texts[p.id].splitlines(keepends=True)))
@@ -176,12 +175,23 @@ class Jsonl:
             if p.id in texts
         ]
 
-    def demonstrations(self, num: int, seed: int) -> list[Demonstration]:
-        return []
+    def examples(self) -> list[Demonstration]:
+        return [
+            Demonstration(p, tuple((row.worked or "").splitlines(keepends=True)))
+            for p, row in zip(self._problems(self._shown), self._shown, strict=True)
+        ]
+
+    def worked_texts(self) -> list[str]:
+        """All worked answers that may be learned from: how long an answer is."""
+        return [
+            row.worked
+            for row in self.rows
+            if row.worked is not None and not self.keeps_out(self.key(row.text))
+        ]
 
     def given(self, seed: int) -> list[Problem]:
         """The file's own problems."""
-        return self.seeds(len(self._problems), seed)
+        return self.seeds(len(self.rows), seed)
 
     @property
     def operators(self) -> tuple[Operator, ...]:
@@ -190,7 +200,7 @@ class Jsonl:
         ) -> Callable[[Problem, random.Random], Problem | None]:
             def apply(problem: Problem, rng: random.Random) -> Problem | None:
                 made = change(problem, rng)
-                return None if made is None else self._problem(*made, "")
+                return None if made is None else self.new_problem(*made, "")
 
             return apply
 
@@ -201,62 +211,4 @@ class Jsonl:
 
     def written(self, text: str) -> Problem:
         """A problem that a model wrote; nobody knows its answer."""
-        return self._problem(check_text(text), None, "")
-
-
-def _change_numbers(problem: Problem, rng: random.Random) -> tuple[str, str | None] | None:
-    """Every integer becomes another one of the same number of digits; nobody knows the answer."""
-
-    def other(match: re.Match[str]) -> str:
-        digits = len(match[0])
-        return str(rng.randint(max(2, 10 ** (digits - 1)), 10**digits - 1))
-
-    text = _INTEGER.sub(other, problem.text)
-    return None if text == problem.text else (text, None)
-
-
-def _hidden(problem: Problem, rng: random.Random) -> tuple[str, str] | None:
-    """The text with one of its numbers called x, and that number."""
-    numbers = list(_INTEGER.finditer(problem.text))
-    if problem.answer is None or not numbers or _ASKS_X.search(problem.text):
-        return None
-    chosen = rng.choice(numbers)
-    return problem.text[: chosen.start()] + "x" + problem.text[chosen.end() :], chosen[0]
-
-
-def _backward(problem: Problem, rng: random.Random) -> tuple[str, str | None] | None:
-    """Hide one number, give the answer, ask for the number (MetaMath, Yu et al. 2023: FOBAR)."""
-    made = _hidden(problem, rng)
-    if made is None:
-        return None
-    asked = f"If the answer to this question is {problem.answer}, what is the value of x?"
-    return f"{made[0]} {asked}", made[1]
-
-
-def _self_verification(problem: Problem, rng: random.Random) -> tuple[str, str | None] | None:
-    """The question turned into a statement that holds its answer, one number hidden (MetaMath)."""
-    made = _hidden(problem, rng)
-    if made is None:
-        return None
-    story, mark, question = made[0].rpartition(". ")
-    if not mark or not question.strip().endswith("?"):
-        return None
-    asked = question.strip().rstrip("?")
-    told = f'{story}. It is known that the answer to "{asked}" is {problem.answer}.'
-    return f"{told} What is the value of x?", made[1]
-
-
-def _under_system_message(problem: Problem, rng: random.Random) -> tuple[str, str | None] | None:
-    """The problem under a system message that asks for care: the answer stays (Orca, Mukherjee et
-    al., arXiv 2306.02707)."""
-    if problem.text.startswith(SYSTEM_MESSAGES):
-        return None
-    return f"{rng.choice(SYSTEM_MESSAGES)}\n{problem.text}", problem.answer
-
-
-REWRITINGS: dict[str, Callable[[Problem, random.Random], tuple[str, str | None] | None]] = {
-    "change-numbers": _change_numbers,
-    "backward": _backward,
-    "self-verification": _self_verification,
-    "orca": _under_system_message,
-}
+        return self.new_problem(check_text(text), None, "")

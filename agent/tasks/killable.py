@@ -22,9 +22,7 @@ START_TIMEOUT_S = 60.0
 MEMORY_BYTES = 2 * 2**30
 
 
-def serve(
-    pipe: Connection, answer: Callable[[Any], Any], example: Any, memory_bytes: int
-) -> None:
+def serve(pipe: Connection, answer: Callable[[Any], Any], example: Any, memory_bytes: int) -> None:
     """Answer questions until the other side is gone. Any failure is the answer None.
 
     The example is answered first, for the imports that it needs.
@@ -116,7 +114,7 @@ class Killable:
             how = f"ended with {code}" if code is not None else f"took over {START_TIMEOUT_S:g} s"
             raise ToolError(
                 f"the process that answers {name} cannot start: it {how}",
-                'see what it printed; a script that runs Ratchet needs `if __name__ == "__main__":`',
+                'see what it printed; a script of yours needs `if __name__ == "__main__":`',
             )
 
     def close(self) -> None:

@@ -14,10 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from agent.tasks.operators import Operator
-from agent.tasks.task import Demonstration, check_text, generator, is_held_out, problem_id
+from agent.tasks.task import Demonstration, Task, check_text, generator, is_held_out, problem_id
 from critics.calculator import equation_holds
-from search.boundary import NEWLINE
-from search.errors import TaskError
 from search.score import Finding
 from search.state import Problem
 
@@ -167,16 +165,12 @@ REWRITINGS: dict[str, tuple[Callable[[Story, random.Random], Story], int]] = {
 """Each with how it changes the number of steps."""
 
 
-class Stories:
+class Stories(Task):
     name = "stories"
-    boundary = NEWLINE
     tool = "calculator"
 
     def read(self, text: str) -> str:
         return " ".join(check_text(text).split())
-
-    def prompt(self, text: str) -> str:
-        return text + "\n"
 
     def key(self, text: str) -> str:
         return text.lower()
@@ -185,8 +179,8 @@ class Stories:
         match = _ANSWER.fullmatch(steps[-1].strip()) if steps else None
         return str(int(match[1])) if match else None
 
-    def is_correct(self, answer: str | None, reference: str) -> bool:
-        return answer is not None and answer == reference
+    def same_answer(self, left: str, right: str) -> bool:
+        return left == right
 
     def check_step(self, text: str, steps: Sequence[str]) -> Finding:
         step = steps[-1].strip()
@@ -235,9 +229,6 @@ class Stories:
     def labelled(self, num: int, seed: int) -> list[Problem]:
         return [p for p, _ in self._unique("labelled", num, seed, LEVELS)]
 
-    def written(self, text: str) -> Problem:
-        raise TaskError(f"task {self.name!r} makes its own problems", "use --task jsonl")
-
     def worked(self, num: int, seed: int) -> list[Demonstration]:
         drawn = self._unique("worked", num, seed, LEVELS, held_out=True)
         return [Demonstration(p, tuple(s.steps() or ())) for p, s in drawn]
@@ -245,9 +236,6 @@ class Stories:
     def demonstrations(self, num: int, seed: int) -> list[Demonstration]:
         drawn = self._unique("demonstrations", num, seed, LEVELS)
         return [Demonstration(p, tuple(s.steps() or ())) for p, s in drawn]
-
-    def given(self, seed: int) -> list[Problem]:
-        return []
 
     @property
     def operators(self) -> tuple[Operator, ...]:

@@ -4,7 +4,6 @@ import logging
 
 from agent.tasks.killable import Killable
 
-
 MAX_KNOWN = 20_000
 
 

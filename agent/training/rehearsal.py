@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from agent.checkpoints.publish import DEMONSTRATIONS
-from agent.engine.tokenizer import Tokenizer
-from agent.tasks.task import Demonstration, Task
+from agent.prompts import Prompts
+from agent.tasks.task import Demonstration
 from agent.training.examples import Example
 from search.errors import CheckpointError, RatchetError
 from search.randomness import derive_seed
@@ -30,9 +30,7 @@ def write_demonstrations(folder: Path, demonstrations: Sequence[Demonstration], 
     (folder / DEMONSTRATIONS).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def read_demonstrations(
-    folder: Path, task: Task, tokenizer: Tokenizer, max_positions: int
-) -> tuple[Example, ...]:
+def read_demonstrations(folder: Path, prompts: Prompts, max_positions: int) -> tuple[Example, ...]:
     """As training rows; none where the policy's folder has no such file.
 
     Raises CheckpointError that names the line for a row which cannot be learned.
@@ -44,7 +42,7 @@ def read_demonstrations(
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             text, steps = _row(json.loads(line))
-            example = demonstration_example(task, tokenizer, text, steps)
+            example = demonstration_example(prompts, text, steps)
             if len(example.tokens) > max_positions:
                 raise ValueError(f"{len(example.tokens)} tokens; the policy holds {max_positions}")
         except (ValueError, RatchetError) as error:
@@ -66,13 +64,11 @@ def _row(row: Any) -> tuple[str, Sequence[str]]:
     return problem, steps
 
 
-def demonstration_example(
-    task: Task, tokenizer: Tokenizer, problem: str, steps: Iterable[str]
-) -> Example:
+def demonstration_example(prompts: Prompts, problem: str, steps: Iterable[str]) -> Example:
     """A worked problem as a training row; the last step ends with the end of the text."""
-    prompt = tokenizer.encode(task.prompt(problem))
-    worked = tokenizer.encode("".join(steps), is_start=False)
-    return Example((*prompt, *worked, tokenizer.end_ids[0]), len(prompt))
+    prompt = prompts.tokens(problem)
+    worked = prompts.tokenizer.encode("".join(steps), is_start=False)
+    return Example((*prompt, *worked, prompts.end_id), len(prompt))
 
 
 def drawn(examples: Sequence[Example], num: int, seed: int) -> list[Example]:

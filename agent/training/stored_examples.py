@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from agent.engine.tokenizer import Tokenizer
+from agent.prompts import Prompts
 from agent.training.examples import Example, PairExample
 from store.datasets import StoredText
 from store.pairs import StoredPair
@@ -12,7 +12,7 @@ def as_examples(texts: Sequence[StoredText]) -> list[Example]:
     return [Example(t.prompt_tokens + t.tokens, len(t.prompt_tokens)) for t in texts]
 
 
-def pair_examples(pairs: Iterable[StoredPair], tokenizer: Tokenizer) -> list[PairExample]:
+def pair_examples(pairs: Iterable[StoredPair], prompts: Prompts) -> list[PairExample]:
     """Stored sibling pairs, as far as the worse step's tokens can be told.
 
     The store keeps a step's text and how many tokens it had; where encoding the text gives another
@@ -20,9 +20,9 @@ def pair_examples(pairs: Iterable[StoredPair], tokenizer: Tokenizer) -> list[Pai
     """
     found = []
     for pair in pairs:
-        rejected = tuple(tokenizer.encode(pair.rejected_text, is_start=False))
+        rejected = tuple(prompts.tokenizer.encode(pair.rejected_text, is_start=False))
         if pair.rejected_stop == "end":
-            rejected = (*rejected, tokenizer.end_ids[0])
+            rejected = (*rejected, prompts.end_id)
         if len(rejected) == pair.rejected_tokens:
             given = pair.prompt_tokens + pair.before
             found.append(PairExample(given, pair.chosen, rejected))

@@ -26,6 +26,7 @@ import torch
 
 from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.checkpoints.weights import load_model
+from agent.config.settings import Config
 from agent.engine.draft_choice import Drafter, DraftSource, expected_speedup
 from agent.engine.draft_costs import draft_costs
 from agent.engine.drafting import ModelDrafts
@@ -197,7 +198,7 @@ def forks(engine: TorchEngine, num_repeats: int) -> Iterator[Row]:
 
 def speculation(models: Path, num_repeats: int) -> Iterator[Row]:
     engine, small = opened(models / "policy"), opened(models / "drafter")
-    task, tokenizer = open_task("expressions", ""), Tokenizer(models / "policy")
+    task, tokenizer = open_task(Config(task="expressions")), Tokenizer(models / "policy")
     rows = [
         tuple(tokenizer.encode(task.prompt(p.text)))
         for p in task.held_out(128 * (num_repeats + 1), 3)
@@ -357,7 +358,7 @@ def stage(against: Path, num_repeats: int, problems: int) -> Iterator[Row]:
 
 def random_models(folder: Path) -> Path:
     """A policy of the shape of `deep` with random weights."""
-    empty_checkpoint(folder / "policy", open_task("expressions", ""), RECIPES["deep"], 0)
+    empty_checkpoint(folder / "policy", open_task(Config(task="expressions")), RECIPES["deep"], 0)
     return folder
 
 

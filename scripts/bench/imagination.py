@@ -17,6 +17,7 @@ from typing import Any
 
 from sqlalchemy import select
 
+from agent.config.settings import Config
 from agent.imagination.decontamination import Decontamination
 from agent.imagination.imagine import Imagination, Wanted
 from agent.tasks.registry import open_task
@@ -127,7 +128,7 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     arguments = parser.parse_args()
-    task = open_task(arguments.task, "")
+    task = open_task(Config(task=arguments.task))
     rows = of_run(arguments.run.resolve(), task) if arguments.run else of_operators(task)
     rows += planted(task)
     for row in rows:

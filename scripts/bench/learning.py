@@ -186,7 +186,7 @@ def control(
     base = policy_settings(config.training, policy).model_copy(update={"max_epochs": 1e6})
     refs = dict(improver.models)
     states = [state(improver, config)]
-    problems = improver.inputs.task.held_out(config.evaluation.num_problems, HELD_OUT_SEED)
+    problems = improver.inputs.task.held_out(config.num_held_out, HELD_OUT_SEED)
     texts: list[Example] = []
     for number, steps in enumerate((r["reports"]["policy"]["num_steps"] for r in rounds), 1):
         num_rows = steps * base.batch_size
@@ -347,7 +347,7 @@ def summary(runs: Sequence[Run], rounds: int, task: str) -> list[dict[str, Any]]
 def difficulty_rows(runs: Sequence[Run], rounds: int, task: str) -> list[dict[str, Any]]:
     """Solved share by the task's own measure of difficulty, before and after, greedily."""
     n = runs[0]["states"][0]["greedy"]["n"]
-    level = {p.id: p.difficulty for p in open_task(task, "").held_out(n, HELD_OUT_SEED)}
+    level = {p.id: p.difficulty for p in open_task(Config(task=task)).held_out(n, HELD_OUT_SEED)}
     rows = []
     for place, when in ((0, "before"), (rounds, f"after_{rounds}")):
         for difficulty in sorted({d for d in level.values() if d is not None}):

@@ -72,7 +72,7 @@ def trained(folder: Path, name: str, steps: int) -> dict[str, Any]:
         started = time.monotonic()
         result = policy_job(stage.lesson(stage.kept(round_id), [])).run(Place(scratch))
         seconds = time.monotonic() - started
-        problems = improver.inputs.task.held_out(config.evaluation.num_problems, HELD_OUT_SEED)
+        problems = improver.inputs.task.held_out(config.num_held_out, HELD_OUT_SEED)
         refs = dict(stage.refs)
         before = evaluate(context.models_for(refs), problems, Plan("greedy"))
         refs["policy"] = result.ref()

@@ -24,7 +24,7 @@ from store.states import Stage
 
 def run(config: Config, named: tuple[str, str], num_problems: int, as_json: bool) -> None:
     refs = [_found(name, config) for name in named]
-    task = open_task(config.task, config.problems)
+    task = open_task(config)
     problems = task.held_out(num_problems, config.evaluation.seed)
     progress = make_progress(quiet=as_json)
     hosts = open_hosts(config.hosting)

@@ -52,7 +52,10 @@ def run(config: Config, rounds: int, dry_run: bool, fresh: bool, as_json: bool) 
 
 def _check_disk(config: Config) -> None:
     """Refuse to begin what the disk cannot hold."""
-    for place in (config.checkpoints, str(sqlite_path(config.store) or config.checkpoints)):
+    for place in (
+        config.checkpoints.folder,
+        str(sqlite_path(config.store) or config.checkpoints.folder),
+    ):
         path = Path(place).expanduser().absolute()
         while not path.exists():
             path = path.parent
@@ -70,7 +73,7 @@ def _plan(config: Config, rounds: int, as_json: bool) -> None:
     check_url(config.store)
     inputs = checked_inputs(config)
     base = inputs.base
-    held_out = inputs.task.held_out(config.evaluation.num_problems, config.evaluation.seed)
+    held_out = inputs.task.held_out(config.num_held_out, config.evaluation.seed)
     searches = rounds * config.problems_per_round
     each = config.search.simulations * TOKENS_PER_SIMULATION
     tokens = searches * min(each, config.tokens_per_problem or each)

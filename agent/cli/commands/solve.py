@@ -14,7 +14,7 @@ from agent.tasks.registry import open_task
 
 
 def run(config: Config, question: str, as_json: bool) -> None:
-    open_task(config.task, config.problems).read(question)  # refused before a model is loaded
+    open_task(config).read(question)  # refused before a model is loaded
     with open_models(config) as models:
         found = solve(models, question, config.seed)
     if as_json:
@@ -47,7 +47,7 @@ def _show(found: Solution) -> None:
         )
     sound = {True: "every step checked by the tool", False: "a step is unsound", None: "unchecked"}
     console.print(
-        f"confidence {found.confidence:.2f} · {sound[found.is_sound]} · "
+        f"confidence {number(found.confidence).strip()} · {sound[found.is_sound]} · "
         f"runner-up {found.runner_up or 'none'} · {found.simulations} simulations, "
         f"{found.tokens} tokens, stopped: {found.stop_reason}"
     )

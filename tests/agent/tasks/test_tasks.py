@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.config.settings import Config
 from agent.imagination.imagine import Imagination, Wanted
 from agent.tasks.expressions import Expressions, num_operators, reduced, solution
 from agent.tasks.game24 import HELD_OUT, Game24
@@ -235,7 +236,7 @@ def test_an_empty_or_missing_file_is_refused(tmp_path: Path) -> None:
         with pytest.raises(TaskError):
             Jsonl(tmp_path / file)
     with pytest.raises(UsageError) as error:
-        open_task("jsonl", "")
+        open_task(Config(task="jsonl"))
     assert "--problems" in error.value.fix
     with pytest.raises(UsageError, match="expressions"):
         open_task("expressions", "x.jsonl")

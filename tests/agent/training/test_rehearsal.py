@@ -9,12 +9,13 @@ from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.checkpoints.embedded import embedded_path
 from agent.checkpoints.publish import DEMONSTRATIONS, publish
 from agent.checkpoints.weights import load_model
+from agent.config.settings import Config
 from agent.engine.tokenizer import Tokenizer
 from agent.tasks.registry import open_task
 from agent.training.rehearsal import drawn, read_demonstrations, write_demonstrations
 from search.errors import CheckpointError
 
-TASK = open_task("stories", "")
+TASK = open_task(Config(task="stories"))
 
 
 def policy() -> Path:
@@ -34,7 +35,7 @@ def test_the_embedded_policy_keeps_exactly_the_demonstrations_it_was_built_from(
 
 def test_no_replayed_problem_is_held_out() -> None:
     for name in ("stories", "expressions"):
-        task = open_task(name, "")
+        task = open_task(Config(task=name))
         path = embedded_path(name, "policy")
         assert path is not None
         held_out = {p.text for p in task.held_out(600, 0)}

@@ -1,0 +1,225 @@
+"""What a model is given before its first step: plain text, its chat template, or a file's own.
+
+| style | a prompt |
+| --- | --- |
+| plain | system message, instruction, worked examples, the problem, as text |
+| chat | the checkpoint's chat template over these, up to the opening of the assistant's turn |
+| template | a file of one's own, in which `{problem}` stands for the problem |
+
+What users write is encoded without control tokens in every style. Templates are run by Jinja's
+sandbox, as transformers does.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from agent.config.settings import PromptSettings
+from agent.engine.tokenizer import Tokenizer
+from agent.tasks.task import Demonstration, Task
+from search.errors import CheckpointError, TaskError, UsageError
+
+PROBLEM = "{problem}"
+MAX_TEMPLATE_BYTES = 1_000_000
+
+Part = tuple[str, bool]
+"""A text, and whether it is the template's own and not a user's."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rendered:
+    """A template around the problem."""
+
+    before: tuple[Part, ...]
+    after: tuple[Part, ...]
+
+
+class Prompts:
+    """Prompts of one task for one policy, by the settings."""
+
+    def __init__(self, task: Task, tokenizer: Tokenizer, settings: PromptSettings) -> None:
+        """Raises CheckpointError or UsageError for a template that is not there or fails."""
+        self.task = task
+        self.tokenizer = tokenizer
+        self.settings = settings
+        given = settings.instruction
+        self.instruction = task.instruction if given is None else given
+        self.examples = task.examples()
+        self._template = None if settings.style == "plain" else self._read_template()
+
+    def text(self, problem: str) -> str:
+        """The prompt as text, control tokens spelled out."""
+        return "".join(text for text, _ in self._parts(problem))
+
+    def tokens(self, problem: str) -> list[int]:
+        """Token ids of the prompt. Raises TaskError when the vocabulary cannot spell it."""
+        if self._template is None:
+            return self.tokenizer.encode(self.text(problem))
+        return self.tokenizer.encode_template(self._parts(problem))
+
+    @cached_property
+    def end_id(self) -> int:
+        """The token that ends an answer: in chat style the one behind the assistant's turn."""
+        if self.settings.style == "chat":
+            mark = "\ue000answer\ue001"
+            turns = [{"role": "user", "content": "1"}, {"role": "assistant", "content": mark}]
+            behind = self._render(turns, opens=False).partition(mark)[2]
+            for end in self.tokenizer.end_ids:
+                token = self.tokenizer.fast.id_to_token(end)
+                if token and behind.startswith(token):
+                    return end
+        return self.tokenizer.end_ids[0]
+
+    def _parts(self, problem: str) -> list[Part]:
+        if self._template is not None:
+            found = self._template
+            return [*found.before, (self._content(problem), False), *found.after]
+        settings, question = self.settings, self.task.question
+        shown = "".join(question(e.problem.text) + _worked(e) + "\n\n" for e in self.examples)
+        opening = "".join(t + "\n\n" for t in (settings.system, self.instruction) if t)
+        return [(opening + shown + question(problem), False)]
+
+    def _content(self, problem: str) -> str:
+        """A user's turn; a template of one's own says by itself what to do."""
+        if self.settings.style == "template" or not self.instruction:
+            return problem
+        return f"{self.instruction}\n\n{problem}"
+
+    # --- templates ---
+
+    def _read_template(self) -> _Rendered:
+        if self.settings.style == "template":
+            return self._own_template()
+        turns: list[dict[str, str]] = []
+        if self.settings.system:
+            turns.append({"role": "system", "content": self.settings.system})
+        for example in self.examples:
+            turns.append({"role": "user", "content": self._content(example.problem.text)})
+            turns.append({"role": "assistant", "content": _worked(example)})
+        contents = [turn["content"] for turn in turns]
+        marks = [f"\ue000{i}\ue001" for i in range(len(turns) + 1)]
+        marked = [t | {"content": m} for t, m in zip(turns, marks, strict=False)]
+        text = self._render([*marked, {"role": "user", "content": marks[-1]}], opens=True)
+        parts: list[Part] = []
+        for mark, content in zip(marks, [*contents, PROBLEM], strict=True):
+            before, found, text = text.partition(mark)
+            if not found:
+                raise UsageError(
+                    f"the chat template of {self.tokenizer.path} leaves a message out: "
+                    f"{content[:60]!r}",
+                    "leave prompt.system or prompt.examples out, or use prompt.style template",
+                )
+            parts += [(before, True), (content, False)]
+        return _Rendered(tuple(parts[:-1]), ((text, True),))
+
+    def _own_template(self) -> _Rendered:
+        name = self.settings.template
+        path = Path(name).expanduser()
+        if not name or not path.is_file():
+            raise UsageError(
+                f"setting 'prompt.template' is {name!r}, which is no file",
+                f"name a file that holds {PROBLEM}",
+            )
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{path} is not UTF-8: {error}", "save it as UTF-8") from error
+        before, found, after = text.partition(PROBLEM)
+        if not found or PROBLEM in after:
+            raise UsageError(
+                f"{path} holds {PROBLEM} {text.count(PROBLEM)} times", f"write {PROBLEM} once"
+            )
+        return _Rendered(((before, True),), ((after, True),))
+
+    def _render(self, turns: Sequence[dict[str, str]], opens: bool) -> str:
+        from jinja2 import TemplateError
+
+        special = _special_tokens(self.tokenizer.path)
+        try:
+            return str(self._jinja.render(messages=turns, add_generation_prompt=opens, **special))
+        except (TemplateError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise UsageError(
+                f"the chat template of {self.tokenizer.path} refuses: {error}",
+                "leave prompt.system or prompt.examples out, or use prompt.style template",
+            ) from error
+
+    @cached_property
+    def _jinja(self) -> Any:
+        from jinja2 import TemplateError
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        def refuse(message: str) -> None:
+            raise TemplateError(message)
+
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
+        environment.globals |= {"raise_exception": refuse, "strftime_now": lambda form: ""}
+        environment.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
+        source = _chat_template(self.tokenizer.path)
+        try:
+            return environment.from_string(source)
+        except TemplateError as error:
+            raise CheckpointError(
+                f"the chat template of {self.tokenizer.path} cannot be read: {error}",
+                "save the tokenizer again, or use prompt.style plain",
+            ) from error
+
+
+def _worked(example: Demonstration) -> str:
+    return "".join(example.steps).strip()
+
+
+def _config(path: Path) -> dict[str, Any]:
+    file = path / "tokenizer_config.json"
+    try:
+        value = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError as error:
+        raise CheckpointError(f"{file} is not JSON: {error}", "save it again") from error
+    return value if isinstance(value, dict) else {}
+
+
+def _special_tokens(path: Path) -> dict[str, str]:
+    """bos_token and its like, as templates name them."""
+    found: dict[str, str] = {}
+    for name, value in _config(path).items():
+        text = value.get("content") if isinstance(value, dict) else value
+        if name.endswith("_token") and isinstance(text, str):
+            found[name] = text
+    return found
+
+
+def _chat_template(path: Path) -> str:
+    """The checkpoint's template: chat_template.jinja, else of tokenizer_config.json."""
+    file = path / "chat_template.jinja"
+    if file.is_file():
+        if file.stat().st_size > MAX_TEMPLATE_BYTES:
+            raise CheckpointError(f"{file} is larger than a megabyte", "save the tokenizer again")
+        return file.read_text(encoding="utf-8")
+    found = _config(path).get("chat_template")
+    if isinstance(found, list):  # several by name
+        named = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}
+        found = named.get("default")
+    if not isinstance(found, str):
+        raise UsageError(
+            f"setting 'prompt.style' is 'chat', but {path} has no chat template",
+            "set prompt.style to plain or template, or use an instruct model's checkpoint",
+        )
+    return found
+
+
+def check_prompts(task: Task, tokenizer: Tokenizer, settings: PromptSettings) -> Prompts:
+    """Prompts that are known to work: one is made, and its end looked for.
+
+    Raises UsageError or CheckpointError.
+    """
+    prompts = Prompts(task, tokenizer, settings)
+    try:
+        prompts.tokens("1")
+    except TaskError as error:
+        raise UsageError(error.message, error.fix) from error
+    _ = prompts.end_id
+    return prompts
