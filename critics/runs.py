@@ -230,8 +230,8 @@ def _left_edge(tokens: Sequence[Token], first: int, start: int, before: int) -> 
     if token.kind == "stop":
         number_before = before > first and tokens[before - 1].kind == "number"
         # 14, 400 may be one number, and so may . 84.
-        is_split = token.text == "," and number_before and re.fullmatch(r"\d{3}", opening.text)
-        is_split = is_split or (before > first and tokens[before - 1].kind == "operator")
+        is_thousands = token.text == "," and number_before and len(opening.text) == 3
+        is_split = is_thousands or (before > first and tokens[before - 1].kind == "operator")
         is_part = is_attached and token.text in ".,:"
         return Edge.OPEN if is_part or is_split else Edge.CLEAR
     return Edge.OPEN

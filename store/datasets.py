@@ -2,13 +2,15 @@
 
 import hashlib
 from dataclasses import asdict, dataclass
+from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
-from store.recording import unpack_tokens
-from store.schema import DatasetItem, DatasetRow, Round, TrajectoryRow
+from store.recording import add_event, unpack_tokens
+from store.schema import DatasetItem, DatasetRow, Event, Round, SearchRow, TrajectoryRow
 from store.selection import PLAIN, Judge, SelectionRule, read_finds
+from store.states import EventKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +22,12 @@ class StoredText:
 def freeze_dataset(
     session: Session, round_row: Round, rule: SelectionRule, judge: Judge = PLAIN
 ) -> DatasetRow:
-    """Choose the round's trajectories once and for all, with what each was chosen by."""
-    chosen = rule.select(read_finds(session, round_row.id), judge)
+    """Choose the round's trajectories once and for all, with what each was chosen by.
+
+    Why searches gave nothing is written down as an event.
+    """
+    selection = rule.select(read_finds(session, round_row.id), judge)
+    chosen = selection.kept
     digest = hashlib.sha256("\n".join(c.find.sha for c in chosen).encode()).hexdigest()
     dataset = DatasetRow(
         round_id=round_row.id, rule=asdict(rule), num_items=len(chosen), sha=digest
@@ -41,7 +47,27 @@ def freeze_dataset(
                 for i, c in enumerate(chosen)
             ],
         )
+    num_searches = int(
+        session.scalar(
+            select(func.count(SearchRow.ended_ts)).where(SearchRow.round_id == round_row.id)
+        )
+        or 0
+    )
+    refused = dict(selection.refused.most_common())
+    given = len({c.find.search_id for c in chosen}) + sum(refused.values())
+    if num_searches > given:
+        refused["no finished text"] = num_searches - given
+    payload = {"kept": len(chosen), "searches": num_searches, "refused": refused}
+    add_event(session, round_row.run_id, EventKind.SELECTED, payload, round_row.id)
     return dataset
+
+
+def selected_report(session: Session, round_id: int) -> dict[str, Any]:
+    """What the round's choice came to: texts kept, searches, and why searches gave nothing."""
+    found = session.scalars(
+        select(Event.payload).where(Event.round_id == round_id, Event.kind == EventKind.SELECTED)
+    ).first()
+    return found or {}
 
 
 def dataset_of(session: Session, round_id: int) -> DatasetRow | None:

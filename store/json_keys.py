@@ -5,7 +5,7 @@ are the others, which `agent/` writes. A key that is a word of Python has a `_` 
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, TypedDict, TypeVar
+from typing import Annotated, Any, NotRequired, TypedDict, TypeVar
 
 from search.settings import SearchSettings
 from store.recording import StoredSteps
@@ -284,6 +284,28 @@ class Refused(TypedDict):
 class RoundStarted(TypedDict):
     number: int
     """As `rounds.number`."""
+    settings: NotRequired[dict[str, Any]]
+    """All settings that the round's results depend on, by section; not in rounds of before 0.7."""
+
+
+class Selected(TypedDict):
+    kept: int
+    """Texts taken into the dataset."""
+    searches: int
+    """Searches of the round that ended."""
+    refused: dict[str, int]
+    """Searches that gave nothing, by reason: `no finished text`, `no answer`, `unsound step`,
+    `wrong answer`, `answer unknown`, `outcome score`, `nobody judged it`, `confidence`, `support`,
+    `too long`, `reward` or `another answer`."""
+
+
+class CheckpointRemoved(TypedDict):
+    role: str
+    """As `checkpoints.role`."""
+    version: str
+    """As `checkpoints.version`."""
+    path: str
+    """Where its directory was."""
 
 
 class RoundFailed(TypedDict):
@@ -345,11 +367,13 @@ COLUMNS_BY: Mapping[str, tuple[str, Mapping[str, type]]] = {
             EventKind.MODELS: Versions,
             EventKind.ROUND_STARTED: RoundStarted,
             EventKind.IMAGINED: Imagined,
+            EventKind.SELECTED: Selected,
             EventKind.ROUND_PROMOTED: Verdict,
             EventKind.ROUND_KEPT: Verdict,
             EventKind.ROUND_FAILED: RoundFailed,
             EventKind.CHECKPOINT_QUARANTINED: CheckpointFound,
             EventKind.CHECKPOINT_RESTORED: CheckpointFound,
+            EventKind.CHECKPOINT_REMOVED: CheckpointRemoved,
             EventKind.STORE_AWAY: StoreAway,
         },
     ),

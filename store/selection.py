@@ -1,13 +1,15 @@
 """Which of a round's finished texts are trusted enough to learn from, and why."""
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import eq
 from typing import TypedDict
 
 from sqlalchemy import Integer, cast, func, select
 from sqlalchemy.orm import Session
 
+from search.candidates import SameAnswer, grouped
 from store.schema import ProblemRow, Round, SearchRow, TrajectoryRow
 
 SOUND_ENOUGH = 0.5
@@ -32,6 +34,24 @@ class Find:
     """Share of the candidates' weight behind the search's answer."""
     steps: tuple[str, ...]
     num_tokens: int
+    is_correct: bool | None = None
+    """None where nobody knows the answer."""
+    reference: str | None = None
+    problem: str = ""
+    """Its text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """What a rule asks of the task and of the user."""
+
+    same: SameAnswer = eq
+    """Whether two answers are equal."""
+    reward: Callable[[Find], float] | None = None
+    """The user's own rating of a text; None where none is asked."""
+
+
+PLAIN = Judge()
 
 
 class Grounds(TypedDict):
@@ -59,6 +79,13 @@ class Selected:
 
 
 @dataclass(frozen=True, slots=True)
+class Selection:
+    kept: list[Selected]
+    refused: Counter[str]
+    """Searches that gave nothing, by reason; each counts once."""
+
+
+@dataclass(frozen=True, slots=True)
 class SelectionRule:
     """Which trajectories a round may learn from."""
 
@@ -79,67 +106,92 @@ class SelectionRule:
     """Steps in which two trajectories of one search differ, at least."""
     max_tokens: int = 0
     """Longest trajectory; 0: any."""
+    must_be_correct: bool = False
+    """Drop what is not right; a problem whose answer nobody knows gives nothing."""
+    reward: str = ""
+    """FILE.py:FUNCTION that rates a text; empty: none is asked."""
+    min_reward: float = 1.0
+    """Least reward, where one is asked."""
 
-    def select(self, finds: Sequence[Find]) -> list[Selected]:
+    def select(self, finds: Sequence[Find], judge: Judge = PLAIN) -> Selection:
         """The trusted ones, search by search in their order, the search's own answer first.
 
         Where a problem was searched in several wordings, the answer that they support best counts
         in each of them, whichever the search itself chose.
         """
-        supported = _support(finds)
+        supported = _support(finds, judge.same)
         groups: dict[int, list[Find]] = defaultdict(list)
         for find in finds:
             groups[find.search_id].append(find)
         kept: list[Selected] = []
+        refused: Counter[str] = Counter()
         for group in groups.values():
             answer, support, size = supported[group[0].family]
-            if size > 1 and support < self.min_support:
-                continue
             if size == 1:
                 # A problem in one wording only: the search's own answer counts.
                 answer = next((f.answer for f in group if f.is_chosen), None)
-                support = max((_vote(f) for f in group if f.answer == answer), default=0.0)
-                if support < self.min_support:
-                    continue
-                group = [f for f in group if f.is_chosen or f.answer is not None]
-            fitting = [f for f in group if f.answer == answer and self.admits(f)]
-            fitting.sort(
+                behind = [f for f in group if _is_same(f.answer, answer, judge)]
+                support = max((_vote(f) for f in behind), default=0.0)
+            agreeing = [f for f in group if _is_same(f.answer, answer, judge)]
+            if size == 1:
+                agreeing = [f for f in agreeing if f.is_chosen or f.answer is not None]
+            if support < self.min_support:
+                refused["support"] += 1
+                continue
+            agreeing.sort(
                 key=lambda f: (not f.is_chosen, f.is_sound is not True, -(f.outcome or 0.0), f.id)
             )
             taken: list[Find] = []
-            for find in fitting:
-                if len(taken) < self.best and all(
-                    distance(find.steps, t.steps) >= self.min_distance for t in taken
-                ):
+            first_doubt = ""
+            for find in agreeing:
+                doubt = "" if len(taken) == self.best else self.doubt(find, judge)
+                if doubt or len(taken) == self.best:
+                    first_doubt = first_doubt or doubt
+                    continue
+                if all(distance(find.steps, t.steps) >= self.min_distance for t in taken):
                     taken.append(find)
-                    kept.append(
-                        Selected(
-                            find,
-                            {
-                                "rank": len(taken),
-                                "outcome": find.outcome,
-                                "is_sound": find.is_sound,
-                                "confidence": find.confidence,
-                                "support": support,
-                                "wordings": size,
-                            },
-                        )
-                    )
-        return kept
+                    kept.append(Selected(find, _grounds(find, len(taken), support, size)))
+            if not taken:
+                refused[first_doubt or "another answer"] += 1
+        return Selection(kept, refused)
 
-    def admits(self, find: Find) -> bool:
-        """Whether a text passes by its own figures."""
-        # Without a trusted outcome critic the tool's word is enough.
-        is_trusted = (
-            bool(find.is_sound) if find.outcome is None else find.outcome >= self.min_outcome
-        )
-        return (
-            is_trusted
-            and (find.is_sound is not False or not self.must_be_sound)
-            and (find.answer is not None or not self.must_answer)
-            and find.confidence >= self.min_confidence
-            and (not self.max_tokens or find.num_tokens <= self.max_tokens)
-        )
+    def doubt(self, find: Find, judge: Judge = PLAIN) -> str:
+        """Why a text is not trusted by its own figures; empty for one that is."""
+        if find.answer is None and self.must_answer:
+            return "no answer"
+        if find.is_sound is False and self.must_be_sound:
+            return "unsound step"
+        if self.must_be_correct and not find.is_correct:
+            return "answer unknown" if find.is_correct is None else "wrong answer"
+        # Without a trusted outcome critic the tool's word is enough, and so is the right answer.
+        if find.outcome is None and not find.is_sound and not self.must_be_correct:
+            return "nobody judged it"
+        if find.outcome is not None and find.outcome < self.min_outcome:
+            return "outcome score"
+        if find.confidence < self.min_confidence:
+            return "confidence"
+        if self.max_tokens and find.num_tokens > self.max_tokens:
+            return "too long"
+        if judge.reward is not None and judge.reward(find) < self.min_reward:
+            return "reward"
+        return ""
+
+
+def _is_same(left: str | None, right: str | None, judge: Judge) -> bool:
+    if left is None or right is None:
+        return left is right
+    return left == right or judge.same(left, right)
+
+
+def _grounds(find: Find, rank: int, support: float, wordings: int) -> Grounds:
+    return {
+        "rank": rank,
+        "outcome": find.outcome,
+        "is_sound": find.is_sound,
+        "confidence": find.confidence,
+        "support": support,
+        "wordings": wordings,
+    }
 
 
 def distance(left: Sequence[str], right: Sequence[str]) -> int:
@@ -153,30 +205,33 @@ def _vote(find: Find) -> float:
     return 1.0 if find.is_sound else (find.outcome or 0.0)
 
 
-def _support(finds: Sequence[Find]) -> dict[str, tuple[str | None, float, int]]:
+def _support(finds: Sequence[Find], same: SameAnswer) -> dict[str, tuple[str | None, float, int]]:
     """Family to its best supported answer, what supports it, and how many searches it has.
 
-    Each search supports an answer by the best score among its texts that end with it.
+    Each search supports an answer by the best score among its texts that end with it; equal
+    answers are one.
     """
-    best: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
-    searches: dict[str, set[int]] = defaultdict(set)
+    families: dict[str, list[Find]] = defaultdict(list)
     for find in finds:
-        searches[find.family].add(find.search_id)
-        if find.answer is not None:
-            by_search = best[find.family][find.answer]
-            by_search[find.search_id] = max(by_search.get(find.search_id, 0.0), _vote(find))
+        families[find.family].append(find)
     found: dict[str, tuple[str | None, float, int]] = {}
-    for family, members in searches.items():
-        sums = {answer: sum(by.values()) for answer, by in best[family].items()}
+    for family, members in families.items():
+        answered = [f for f in members if f.answer is not None]
+        best: dict[int, dict[int, float]] = defaultdict(dict)
+        groups = grouped([f.answer for f in answered], same)
+        for group, find in zip(groups, answered, strict=True):
+            by_search = best[group]
+            by_search[find.search_id] = max(by_search.get(find.search_id, 0.0), _vote(find))
+        sums = {str(answered[g].answer): sum(by.values()) for g, by in best.items()}
         top = max(sums.items(), key=lambda a: (a[1], a[0]), default=(None, 0.0))
-        found[family] = (*top, len(members))
+        found[family] = (*top, len({f.search_id for f in members}))
     return found
 
 
 def read_finds(session: Session, round_id: int) -> list[Find]:
     """All finished texts of a round's searches, in the order of the searches."""
     rows = session.execute(
-        select(TrajectoryRow, SearchRow.confidence, ProblemRow.key, ProblemRow.family)
+        select(TrajectoryRow, SearchRow.confidence, ProblemRow)
         .join(SearchRow, SearchRow.id == TrajectoryRow.search_id)
         .join(ProblemRow, ProblemRow.id == SearchRow.problem_id)
         .where(SearchRow.round_id == round_id)
@@ -187,7 +242,7 @@ def read_finds(session: Session, round_id: int) -> list[Find]:
             row.id,
             row.sha,
             row.search_id,
-            family or key,
+            problem.family or problem.key,
             row.is_chosen,
             row.answer,
             row.outcome,
@@ -195,8 +250,11 @@ def read_finds(session: Session, round_id: int) -> list[Find]:
             confidence or 0.0,
             tuple(step["text"] for step in row.steps["steps"]),
             len(row.tokens) // 4,
+            row.is_correct,
+            problem.answer,
+            problem.text,
         )
-        for row, confidence, key, family in rows
+        for row, confidence, problem in rows
     ]
 
 

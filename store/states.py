@@ -78,8 +78,8 @@ class CheckpointStatus(StrEnum):
     READY = "ready"
     """Whole on disk when it was last looked at."""
     REJECTED = "rejected"
-    """Allowed by the database and written by nothing so far: a candidate that was not promoted
-    stays ready."""
+    """A candidate that was not promoted; its weights stay on disk for as long as
+    `checkpoints.keep` says."""
     QUARANTINED = "quarantined"
     """Damaged or missing on disk when it was last looked at; not used until it is whole again."""
 
@@ -122,6 +122,8 @@ class EventKind(StrEnum):
     """A round was opened."""
     IMAGINED = "imagined"
     """A round made its problems."""
+    SELECTED = "selected"
+    """A round chose the texts that it learns from."""
     ROUND_PROMOTED = "round-promoted"
     """A round ended, and its candidate became the policy."""
     ROUND_KEPT = "round-kept"
@@ -132,6 +134,8 @@ class EventKind(StrEnum):
     """A checkpoint was found damaged and set aside."""
     CHECKPOINT_RESTORED = "checkpoint-restored"
     """A checkpoint that was set aside was found whole again."""
+    CHECKPOINT_REMOVED = "checkpoint-removed"
+    """The weights of a rejected model were removed from disk, by `checkpoints.keep`."""
     STORE_AWAY = "store-away"
     """The store answers again after a while without; what had waited was handed over."""
 

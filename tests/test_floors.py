@@ -26,13 +26,18 @@ ROOMS = {
     "config": set(),
     "networks": set(),
     "progress": set(),
-    "tasks": set(),
+    "lengths": set(),
+    "tasks": {"config"},
     "checkpoints": {"config", "networks"},
     "engine": {"checkpoints", "networks"},
     "hosting": {"checkpoints", "config", "engine", "networks"},
-    "search_models": {"checkpoints", "config", "engine", "hosting", "tasks"},
+    "prompts": {"config", "engine", "tasks"},
+    "search_models": {
+        *("checkpoints", "config", "engine", "hosting", "lengths", "prompts", "tasks"),
+    },
     "training": {
-        *("checkpoints", "config", "engine", "hosting", "networks", "progress", "tasks"),
+        *("checkpoints", "config", "engine", "hosting", "networks", "progress"),
+        *("prompts", "tasks"),
     },
     "imagination": {"checkpoints", "engine", "search_models", "tasks"},
     "open_models": {"checkpoints", "config", "hosting", "search_models", "tasks", "training"},
@@ -41,7 +46,7 @@ ROOMS = {
     "reports": {"checkpoints", "evaluation"},
     "rounds": {
         *("checkpoints", "config", "engine", "evaluation", "hosting", "imagination"),
-        *("progress", "search_models", "tasks", "training"),
+        *("progress", "prompts", "search_models", "tasks", "training"),
     },
     "cli": {
         *("checkpoints", "config", "evaluation", "hosting", "open_models", "progress"),

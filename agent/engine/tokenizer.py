@@ -123,7 +123,9 @@ class Tokenizer:
         return ids[0] if len(ids) == 1 and ids[0] in self.special_ids else None
 
     def decode(self, ids: Sequence[int]) -> str:
-        return str(self.fast.decode([i for i in ids if i not in self.special_ids]))
+        """The text of tokens. A NUL, which no database holds, is shown as its symbol."""
+        text = str(self.fast.decode([i for i in ids if i not in self.special_ids]))
+        return text.replace("\0", "\N{SYMBOL FOR NULL}")
 
     def decode_after(self, before: Sequence[int], ids: Sequence[int]) -> str:
         """The text that tokens add to those before them.

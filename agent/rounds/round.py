@@ -24,17 +24,18 @@ from agent.rounds.evaluation_stage import EvaluationStage, Figures
 from agent.rounds.imagination_stage import ImaginationStage
 from agent.rounds.search_stage import SearchStage
 from agent.rounds.training_stage import TrainingStage
+from agent.tasks.rewards import own_reward
 from agent.training.fit import DivergedError
 from agent.training.lesson import NothingToLearnError
 from search.randomness import derive_seed
 from store.checkpoints import Origin, register
 from store.database import Session
-from store.datasets import dataset_of, freeze_dataset
+from store.datasets import dataset_of, freeze_dataset, selected_report
 from store.pairs import freeze_pairs
 from store.recording import add_event, add_problems, plan_searches
 from store.rounds import end_round, note_time
 from store.schema import Round
-from store.selection import SelectionRule
+from store.selection import Judge, SelectionRule
 from store.states import EventKind, Stage
 
 
@@ -119,12 +120,24 @@ class RoundRunner:
             row = session.get_one(Round, round_id)
             dataset = dataset_of(session, round_id)
             if dataset is None:
-                dataset = freeze_dataset(session, row, rule)
+                dataset = freeze_dataset(session, row, rule, self._judge())
                 freeze_pairs(session, dataset.id, self.config.training.min_margin)
             row.stage = Stage.TRAINING
-            size = dataset.num_items
-        self.progress.update(size)
+            report = selected_report(session, round_id)
+        self.progress.update(report.get("kept", 0))
+        self.progress.close()
+        if report.get("refused"):
+            reasons = ", ".join(f"{reason} {num}" for reason, num in report["refused"].items())
+            self.progress.say(
+                f"kept {report['kept']} texts of {report['searches']} searches; "
+                f"the others: {reasons}"
+            )
         failpoints.hit("after-selecting")
+
+    def _judge(self) -> Judge:
+        """What the selection asks of the task, and of a reward of the user's own."""
+        name = self.config.selection.reward
+        return Judge(self.context.task.same_answer, own_reward(name) if name else None)
 
     def _train(self, round_id: int) -> None:
         """Policy, critics and drafter; what failed to train ends the round, which keeps the old."""

@@ -4,16 +4,22 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from agent.checkpoints.base_models import base_checkpoints
 from agent.cli.output import emit, table
 from agent.config.settings import Config
+from agent.config.stored import with_problems_of
+from agent.engine.tokenizer import Tokenizer
+from agent.prompts import Prompts
 from agent.tasks.registry import open_task
 from search.errors import UsageError
 from store.check import INVARIANTS, check_store
-from store.database import migrate, open_store
+from store.checkpoints import find_checkpoint
+from store.database import Session, migrate, open_store
 from store.dictionary import dictionary as data_dictionary
 from store.export import datasets_of, exported, write_rows
 from store.names import run_named
 from store.pairs import freeze_missing_pairs
+from store.schema import Run
 from store.trimming import trim
 
 
@@ -77,13 +83,22 @@ def export(
             raise UsageError(
                 f"run {run.name!r} is of task {run.task!r}, not {task_name!r}", "leave --task out"
             )
-        task = open_task(run.task, config.problems or run.config.get("problems", ""))
+        config = with_problems_of(config, run.config | {"task": run.task})
         datasets = datasets_of(session, config.run, round_number)
-        num = write_rows(exported(session, kind, datasets, task.prompt), path, overwrite)
+        prompt_of = _prompts(config, session, run).text
+        num = write_rows(exported(session, kind, datasets, prompt_of), path, overwrite)
     if as_json:
         emit({"kind": kind, "rows": num, "path": str(path)})
     else:
         print(f"{num} rows -> {path}", file=sys.stderr)
+
+
+def _prompts(config: Config, session: Session, run: Run) -> Prompts:
+    """As the run's policy was given them."""
+    known = find_checkpoint(session, "policy", str(run.config.get("base", "")))
+    is_there = known is not None and Path(known.path).is_dir()
+    path = Path(known.path) if known and is_there else base_checkpoints(config)["policy"].path
+    return Prompts(open_task(config), Tokenizer(path), config.prompt)
 
 
 def dictionary() -> None:

@@ -1,0 +1,34 @@
+"""Settings that a stored run was made with, for who asks about it later."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from agent.config.settings import Config
+
+OF_PROBLEMS = ("task", "problems", "held_out", "labelled", "bad_rows", "answers", "prompt")
+"""What decides which problems there are, and how they are put to a model."""
+
+
+def with_problems_of(config: Config, stored: Mapping[str, Any]) -> Config:
+    """The settings with a run's own problems and prompts, where nobody sets others."""
+    default = Config()
+    taken = {
+        key: stored[key]
+        for key in OF_PROBLEMS
+        if key in stored and getattr(config, key) == getattr(default, key)
+    }
+    return Config.model_validate(config.model_dump() | taken)
+
+
+def differing(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """`key was A, is B` for each setting in which two dumps differ; keys of one alone are left."""
+    found: list[str] = []
+    for key in before.keys() & now.keys():
+        old, new = before[key], now[key]
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += differing(old, new, f"{prefix}{key}.")
+        elif old != new and list(old if isinstance(old, list | tuple) else [old]) != list(
+            new if isinstance(new, list | tuple) else [new]
+        ):
+            found.append(f"{prefix}{key} was {old!r}, is {new!r}")
+    return sorted(found)
