@@ -211,6 +211,11 @@ def _chat_template(path: Path) -> str:
     return found
 
 
+def prompts_at(path: Path, task: Task, settings: PromptSettings) -> Prompts:
+    """Prompts in the tokens of a checkpoint's directory."""
+    return Prompts(task, Tokenizer(path), settings)
+
+
 def check_prompts(task: Task, tokenizer: Tokenizer, settings: PromptSettings) -> Prompts:
     """Prompts that are known to work: one is made, and its end looked for.
 

@@ -2,21 +2,27 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
+from search.state import Problem
 from store.database import now_us
-from store.schema import EvaluationItem, EvaluationRow
+from store.schema import EvaluationItem, EvaluationRow, HeldOutProblem
+
+PART = 500
+"""Keys asked for in one statement."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
     answer: str | None
     is_correct: bool
+    text: str | None = None
+    """What was written; None where nothing was finished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,8 @@ class Evaluation:
     bits_per_character: float | None = None
     """Of the task's held-out worked texts, measured with greedy answers; None where there are
     none, or it was not measured."""
+    num_cut: int | None = None
+    """Texts cut off by length, where each problem has one; None elsewhere."""
 
     @property
     def n(self) -> int:
@@ -90,18 +98,26 @@ def find_evaluation(session: Session, key: EvaluationKey) -> Evaluation | None:
     items = session.scalars(select(EvaluationItem).where(EvaluationItem.evaluation_id == row.id))
     return Evaluation(
         row.mode,
-        {i.problem_key: Answered(i.answer, i.is_correct) for i in items},
+        {i.problem_key: Answered(i.answer, i.is_correct, i.text) for i in items},
         row.num_tokens,
         row.seconds,
         (row.low, row.high),
         row.bits_per_character,
+        row.num_cut,
     )
 
 
 def record_evaluation(
-    session: Session, key: EvaluationKey, found: Evaluation, round_id: int | None
+    session: Session,
+    key: EvaluationKey,
+    found: Evaluation,
+    round_id: int | None,
+    problems: Sequence[Problem] = (),
+    task: str = "",
 ) -> None:
-    """Write an evaluation and its items; of one that is there already, the bits it lacked."""
+    """Write an evaluation, its items and the problems; of one that is there already, the bits that
+    it lacked."""
+    _record_problems(session, problems, task)
     known = _row(session, key)
     if known is not None:
         if known.bits_per_character is None:
@@ -118,6 +134,7 @@ def record_evaluation(
         n=found.n,
         num_correct=found.num_correct,
         num_unanswered=found.num_unanswered,
+        num_cut=found.num_cut,
         num_tokens=found.num_tokens,
         low=found.interval[0],
         high=found.interval[1],
@@ -133,11 +150,75 @@ def record_evaluation(
             "problem_key": key,
             "answer": answered.answer,
             "is_correct": answered.is_correct,
+            "text": answered.text,
         }
         for key, answered in found.items.items()
     ]
     if items:
         session.execute(insert(EvaluationItem), items)
+
+
+def _record_problems(session: Session, problems: Sequence[Problem], task: str) -> None:
+    """The rows of held-out problems, made unless they are there."""
+    keys = [p.id for p in problems]
+    known: set[str] = set()
+    for start in range(0, len(keys), PART):
+        part = keys[start : start + PART]
+        known.update(
+            session.scalars(select(HeldOutProblem.key).where(HeldOutProblem.key.in_(part)))
+        )
+    rows = {
+        p.id: {"key": p.id, "task": task, "text": p.text, "answer": p.answer}
+        for p in problems
+        if p.id not in known
+    }
+    if rows:
+        session.execute(insert(HeldOutProblem), list(rows.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A text that was written for a held-out problem."""
+
+    policy: str
+    mode: str
+    problem: str
+    reference: str | None
+    answer: str | None
+    is_correct: bool
+    text: str | None
+
+
+def samples_of(
+    session: Session, policy: str, mode: str, is_correct: bool | None, limit: int
+) -> list[Sample]:
+    """What a policy wrote in its newest evaluation of a mode: right ones, wrong ones or all."""
+    newest = session.scalars(
+        select(EvaluationRow.id)
+        .where(EvaluationRow.policy_version == policy, EvaluationRow.mode == mode)
+        .order_by(EvaluationRow.id.desc())
+    ).first()
+    query = (
+        select(EvaluationItem, HeldOutProblem)
+        .outerjoin(HeldOutProblem, HeldOutProblem.key == EvaluationItem.problem_key)
+        .where(EvaluationItem.evaluation_id == newest)
+        .order_by(EvaluationItem.problem_key)
+        .limit(limit)
+    )
+    if is_correct is not None:
+        query = query.where(EvaluationItem.is_correct.is_(is_correct))
+    return [
+        Sample(
+            policy,
+            mode,
+            problem.text if problem else item.problem_key,
+            problem.answer if problem else None,
+            item.answer,
+            item.is_correct,
+            item.text,
+        )
+        for item, problem in session.execute(query)
+    ]
 
 
 def evaluations_of(session: Session, policy_version: str) -> list[EvaluationRow]:

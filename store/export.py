@@ -208,7 +208,14 @@ def _rl(session: Session, dataset_id: int, prompt_of: PromptOf) -> Iterator[dict
             "prompt": [{"role": "user", "content": p.text}],
             "ability": p.task,
             "reward_model": {"style": "rule", "ground_truth": p.answer or t.answer or ""},
-            "extra_info": {"problem": p.key, "search": t.search_id, "difficulty": p.difficulty},
+            "extra_info": {
+                "split": "train",
+                "index": t.id,
+                "problem": p.key,
+                "search": t.search_id,
+                "difficulty": p.difficulty,
+                "is_reference": p.answer is not None,
+            },
         }
 
 

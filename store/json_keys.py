@@ -5,7 +5,7 @@ are the others, which `agent/` writes. A key that is a word of Python has a `_` 
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, NotRequired, TypedDict, TypeVar
+from typing import Annotated, Any, TypedDict, TypeVar
 
 from search.settings import SearchSettings
 from store.recording import StoredSteps
@@ -281,11 +281,23 @@ class Refused(TypedDict):
     problem), `does not fit`, or a scheme and why its text is no problem."""
 
 
+class RoundSettings(TypedDict):
+    setting: Open[Any]
+    """Every setting by its name, those of a section in an object of their own."""
+
+
+class RefusedSearches(TypedDict):
+    reason: Open[int]
+    """Searches that gave nothing for this reason: `no finished text`, `no answer`, `unsound step`,
+    `wrong answer`, `answer unknown`, `outcome score`, `nobody judged it`, `confidence`, `support`,
+    `too long`, `reward` or `another answer`."""
+
+
 class RoundStarted(TypedDict):
     number: int
     """As `rounds.number`."""
-    settings: NotRequired[dict[str, Any]]
-    """All settings that the round's results depend on, by section; not in rounds of before 0.7."""
+    settings: RoundSettings
+    """Those of the command that opened the round; missing in rounds of before 0.7."""
 
 
 class Selected(TypedDict):
@@ -293,10 +305,8 @@ class Selected(TypedDict):
     """Texts taken into the dataset."""
     searches: int
     """Searches of the round that ended."""
-    refused: dict[str, int]
-    """Searches that gave nothing, by reason: `no finished text`, `no answer`, `unsound step`,
-    `wrong answer`, `answer unknown`, `outcome score`, `nobody judged it`, `confidence`, `support`,
-    `too long`, `reward` or `another answer`."""
+    refused: RefusedSearches
+    """Searches that gave nothing, each counted once."""
 
 
 class CheckpointRemoved(TypedDict):

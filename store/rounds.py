@@ -1,7 +1,7 @@
 """The rows of rounds: their order, their stages, and the searches that belong to them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import func, select
@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from search.state import Problem
 from store.database import now_us
 from store.recording import add_event, as_problem, drop_journals
-from store.schema import ActorRow, ProblemRow, Round, Run, SearchRow
+from store.schema import ActorRow, Event, ProblemRow, Round, Run, SearchRow
 from store.states import ENDED, OPEN, EventKind, SearchStatus, Stage
 
 
@@ -22,6 +22,8 @@ class NewRound:
     """Role to version."""
     search_config: Mapping[str, Any]
     config_sha: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """All of them."""
 
 
 def rounds_of(session: Session, run_id: int) -> list[Round]:
@@ -69,8 +71,24 @@ def start_round(session: Session, run_id: int, new: NewRound) -> Round:
     )
     session.add(row)
     session.flush()
-    add_event(session, run_id, EventKind.ROUND_STARTED, {"number": row.number}, row.id)
+    add_event(
+        session,
+        run_id,
+        EventKind.ROUND_STARTED,
+        {"number": row.number, "settings": dict(new.settings)},
+        row.id,
+    )
     return row
+
+
+def round_settings(session: Session, round_id: int) -> dict[str, Any]:
+    """What the round began with; empty for one of before 0.7."""
+    found = session.scalars(
+        select(Event.payload).where(
+            Event.round_id == round_id, Event.kind == EventKind.ROUND_STARTED
+        )
+    ).first()
+    return dict((found or {}).get("settings") or {})
 
 
 def end_round(session: Session, row: Round, stage: Stage, verdict: Mapping[str, Any]) -> None:

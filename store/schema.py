@@ -475,6 +475,9 @@ class EvaluationRow(Base):
     """Answers equal to the reference, by the task's own rule."""
     num_unanswered: Mapped[int]
     """Problems left without an answer; they count as wrong."""
+    num_cut: Mapped[int | None]
+    """Problems whose text was cut off by length, of those that are answered by one text; empty for
+    search and for evaluations of before 0.7."""
     num_tokens: Mapped[int] = mapped_column(BigInteger)
     """Tokens that all models together generated."""
     low: Mapped[float]
@@ -497,11 +500,28 @@ class EvaluationItem(Base):
     evaluation_id: Mapped[int] = mapped_column(ForeignKey("evaluations.id"), primary_key=True)
     """The evaluation that it belongs to."""
     problem_key: Mapped[str] = mapped_column(primary_key=True)
-    """Key of the held-out problem, made like `problems.key`; it has no row there."""
+    """The held-out problem, as in `held_out_problems.key`; it has no row in `problems`."""
     answer: Mapped[str | None]
     """Final answer in the normal form of the task; empty when there was none."""
     is_correct: Mapped[bool]
     """Against the reference; false without an answer."""
+    text: Mapped[str | None]
+    """What was written: the greedy text, or the one that the search chose; empty where nothing was
+    finished, and for evaluations of before 0.7."""
+
+
+class HeldOutProblem(Base):
+    """A problem that policies are measured on. It is never searched for a round, nor learned from."""
+
+    __tablename__ = "held_out_problems"
+    key: Mapped[str] = mapped_column(primary_key=True)
+    """Digest of task and text, made like `problems.key`."""
+    task: Mapped[str]
+    """Whose problem it is, as in `runs.task`."""
+    text: Mapped[str]
+    """The problem in the task's normal form."""
+    answer: Mapped[str | None]
+    """Reference answer."""
 
 
 class ActorRow(Base):

@@ -50,7 +50,7 @@ ROOMS = {
     },
     "cli": {
         *("checkpoints", "config", "evaluation", "hosting", "open_models", "progress"),
-        *("reports", "rounds", "search_models", "solve", "tasks"),
+        *("prompts", "reports", "rounds", "search_models", "solve", "tasks"),
     },
     "__main__": {"cli"},
 }

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from importlib.metadata import entry_points
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -143,6 +144,10 @@ class CheckpointSettings(Section):
     )
 
 
+TASKS = ("expressions", "stories", "game24", "jsonl")
+"""Those that come with Ratchet."""
+TASK_GROUP = "ratchet.tasks"
+"""Entry points by which an installed package names tasks of its own."""
 UNSET_PROBLEMS = 600
 """Held-out problems where nobody says how many and no file gives them."""
 
@@ -195,7 +200,7 @@ class HostingSettings(Section):
 
 class Config(Section):
     task: str = Field(
-        "expressions", description="expressions, stories, game24, jsonl, or FILE.py:CLASS"
+        "expressions", description="whose problems: a name of Ratchet's, or FILE.py:CLASS"
     )
     policy: str = Field("", description="checkpoint directory; empty: the embedded one")
     bundle: str = Field("", description="folder with all five models; empty: the embedded one")
@@ -225,6 +230,13 @@ class Config(Section):
     hosting: HostingSettings = HostingSettings()
     prompt: PromptSettings = PromptSettings()
     checkpoints: CheckpointSettings = CheckpointSettings()
+
+    @field_validator("task")
+    @classmethod
+    def _known_task(cls, value: str) -> str:
+        if value in TASKS or ":" in value or value in entry_points(group=TASK_GROUP).names:
+            return value
+        raise ValueError(f"must be one of {', '.join(TASKS)}, or FILE.py:CLASS")
 
     @field_validator("checkpoints", mode="before")
     @classmethod

@@ -71,30 +71,48 @@ def evaluate(
     """Answer the problems and compare with their references, which only this function reads."""
     started = time.monotonic()
     answers: dict[str, Answered] = {}
-    tokens = 0
+    tokens = cut = 0
     for start in range(0, len(problems), cohort):
         part = problems[start : start + cohort]
         found = _ANSWERING.get(plan.mode, _sampled)(models, part, plan)
-        for problem, (answer, spent) in zip(part, found, strict=True):
-            is_correct = models.task.is_correct(answer, problem.answer or "")
-            answers[problem.id] = Answered(answer, is_correct)
-            tokens += spent
+        for problem, told in zip(part, found, strict=True):
+            is_correct = models.task.is_correct(told.answer, problem.answer or "")
+            answers[problem.id] = Answered(told.answer, is_correct, told.text)
+            tokens += told.tokens
+            cut += told.is_cut
         on_progress(len(answers), sum(a.is_correct for a in answers.values()) / len(answers))
     num_correct = sum(a.is_correct for a in answers.values())
     interval = wilson(num_correct, len(answers))
-    return Evaluation(plan.mode, answers, tokens, time.monotonic() - started, interval)
+    seconds = time.monotonic() - started
+    num_cut = cut if plan.mode == "greedy" else None
+    return Evaluation(plan.mode, answers, tokens, seconds, interval, num_cut=num_cut)
 
 
-def _searched(
-    models: Models, problems: Sequence[Problem], plan: Plan
-) -> list[tuple[str | None, int]]:
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What one problem came to."""
+
+    answer: str | None
+    tokens: int
+    text: str | None = None
+    """The text behind the answer, where it is one."""
+    is_cut: bool = False
+    """Whether that text was cut off by length."""
+
+
+def _text(rollout: Rollout) -> str:
+    return "".join(option.text for option in rollout.state.options)
+
+
+def _searched(models: Models, problems: Sequence[Problem], plan: Plan) -> list[_Told]:
     searches = [models.search(p, derive_seed(plan.seed, p.id, "evaluate")) for p in problems]
     frontier.run(searches, models, models, clock=time.monotonic)
-    found: list[tuple[str | None, int]] = []
+    found: list[_Told] = []
     for search in searches:
         result = search.result()
-        answer = result.chosen.rollout.answer if result.chosen else None
-        found.append((answer, result.budget.tokens))
+        chosen = result.chosen.rollout if result.chosen else None
+        text = _text(chosen) if chosen else None
+        found.append(_Told(chosen.answer if chosen else None, result.budget.tokens, text))
     return found
 
 
@@ -114,9 +132,7 @@ def sample_rollouts(
     ]
 
 
-def _sampled(
-    models: Models, problems: Sequence[Problem], plan: Plan
-) -> list[tuple[str | None, int]]:
+def _sampled(models: Models, problems: Sequence[Problem], plan: Plan) -> list[_Told]:
     is_greedy = plan.mode == "greedy"
     groups = sample_rollouts(
         models,
@@ -127,7 +143,7 @@ def _sampled(
     )
     if plan.mode == "best-of-n":
         groups = _with_outcomes(models, groups)
-    found: list[tuple[str | None, int]] = []
+    found: list[_Told] = []
     for group in groups:
         spent = sum(len(o.tokens) for r in group for o in r.state.options)
         answered = [r for r in group if r.answer is not None]
@@ -139,7 +155,9 @@ def _sampled(
             best = max(contest, key=lambda c: c[0], default=(0.0, None))[1]
         else:
             best = answered[0].answer if answered else None
-        found.append((best, spent))
+        shown = next((r for r in group if r.answer == best), None)
+        is_cut = bool(group) and not group[0].state.is_finished
+        found.append(_Told(best, spent, _text(shown) if shown else None, is_cut))
     return found
 
 
@@ -149,15 +167,13 @@ def _with_outcomes(models: Models, groups: Sequence[Sequence[Rollout]]) -> list[
     return [[scored(r, next(scores)) for r in group] for group in groups]
 
 
-def _worded(
-    models: Models, problems: Sequence[Problem], plan: Plan
-) -> list[tuple[str | None, int]]:
+def _worded(models: Models, problems: Sequence[Problem], plan: Plan) -> list[_Told]:
     """Greedy answers to several wordings of each problem, weighed by their outcome scores."""
     families = [[p, *wordings_of(models.task, p, plan.samples - 1, plan.seed)] for p in problems]
     flat = [p for family in families for p in family]
     texts = sample_rollouts(models, flat, 1, 0.0, plan.seed)
     scored_texts = iter(_with_outcomes(models, texts))
-    found: list[tuple[str | None, int]] = []
+    found: list[_Told] = []
     for family in families:
         answers: list[str | None] = []
         scores: list[float] = []
@@ -168,7 +184,7 @@ def _worded(
                 if r.answer is not None:
                     answers.append(r.answer)
                     scores.append(0.5 if r.outcome.value is None else r.outcome.value)
-        found.append((voted(answers, scores, models.same_answer), spent))
+        found.append(_Told(voted(answers, scores, models.same_answer), spent))
     return found
 
 

@@ -64,7 +64,7 @@ class EvaluationStage:
         if worked:
             found = found.with_bits(bits_per_character(models, worked))
         with self.context.store.session() as session:
-            record_evaluation(session, key, found, round_id)
+            record_evaluation(session, key, found, round_id, problems, self.context.config.task)
         return found
 
     def _answered(self, models: Models, problems: list[Problem], plan: Plan) -> Evaluation:

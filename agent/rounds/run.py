@@ -9,6 +9,7 @@ from agent.checkpoints.custody import current_models, damaged
 from agent.checkpoints.model_refs import ModelRef
 from agent.checkpoints.publish import sweep
 from agent.config.settings import Config
+from agent.config.stored import differing
 from agent.hosting.hosts import Hosts
 from agent.hosting.open_hosts import open_hosts
 from agent.progress import Progress
@@ -23,11 +24,21 @@ from search.errors import StoreAwayError, UsageError
 from store.database import RETRY_S, Store, open_store
 from store.leases import RunLease
 from store.recording import add_problems
-from store.rounds import NewRound, fail_round, how_far, open_round, start_round
+from store.rounds import (
+    NewRound,
+    fail_round,
+    how_far,
+    open_round,
+    round_settings,
+    start_round,
+)
 from store.runs import create_run, find_run
 from store.schema import Round, Run
 from store.states import Stage
 
+NO_RESULT = ("store ", "run ", "checkpoints.", "hosting.")
+"""Settings that no result depends on, but for these:"""
+RESULT = tuple(f"hosting.{k} " for k in ("cohort", "batch_target", "option_tokens", "text_tokens"))
 START_PATIENCE_S = 10.0
 """A server that is just starting is waited for; a wrong URL should not take long to be said."""
 
@@ -195,16 +206,23 @@ class Improver:
 
     def _check_same_settings(self, row: Round) -> None:
         if row.config_sha != self.config.digest():
+            with self.store.session() as session:
+                began_with = round_settings(session, row.id)
+            found = differing(began_with, self.config.model_dump(mode="json"))
+            named = [f for f in found if f.startswith(RESULT) or not f.startswith(NO_RESULT)]
             raise UsageError(
-                f"round {row.number} began with other settings (digest {row.config_sha}, now "
-                f"{self.config.digest()})",
+                f"round {row.number} began with other settings: "
+                + ("; ".join(named) or f"digest {row.config_sha}, now {self.config.digest()}"),
                 "give the settings it began with, or give it up with --fresh",
             )
 
     def _new_round(self) -> Round:
         refs = self._sound_models() or self.models
         versions = {role: ref.version for role, ref in refs.items()}
-        new = NewRound(versions, self.config.search.as_dict(), self.config.digest())
+        config = self.config
+        new = NewRound(
+            versions, config.search.as_dict(), config.digest(), config.model_dump(mode="json")
+        )
         with self.store.session() as session:
             self.lease.guard(session)
             return start_round(session, self.run_id, new)

@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from agent.config.settings import Config
+from agent.config.settings import TASK_GROUP, Config
 from agent.tasks.expressions import Expressions
 from agent.tasks.game24 import Game24
 from agent.tasks.jsonl import Files, Jsonl
@@ -21,8 +21,6 @@ BUILT_IN: Mapping[str, type[Task]] = {
     "stories": Stories,
     "game24": Game24,
 }
-ENTRY_POINTS = "ratchet.tasks"
-"""Group in which an installed package names its tasks."""
 
 
 def open_task(config: Config) -> Task:
@@ -76,7 +74,7 @@ def _class_of(name: str) -> Any:
     """What `FILE.py:CLASS` or an entry point names. The file is code, and is run."""
     file, colon, attribute = name.rpartition(":")
     if not colon:
-        known = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+        known = {point.name: point for point in entry_points(group=TASK_GROUP)}
         if name not in known:
             names = ", ".join([*BUILT_IN, "jsonl", *sorted(known)])
             raise UsageError(f"there is no task {name!r}", f"use one of {names}, or FILE.py:CLASS")

@@ -12,11 +12,11 @@ RULE = SelectionRule(min_outcome=0.5)
 
 
 def kept(rule: SelectionRule, *finds: Find) -> list[int]:
-    return [s.find.id for s in rule.select(finds)]
+    return [s.find.id for s in rule.select(finds).kept]
 
 
 def test_the_searchs_own_answer_is_kept_with_what_it_was_chosen_by() -> None:
-    (selected,) = RULE.select([FIND, replace(FIND, id=2, is_chosen=False)])
+    (selected,) = RULE.select([FIND, replace(FIND, id=2, is_chosen=False)]).kept
     assert selected.find.id == 1
     assert selected.scores == {
         "rank": 1,
@@ -77,7 +77,7 @@ def test_wordings_of_a_problem_must_agree_and_the_best_supported_answer_counts()
     rule = SelectionRule(min_outcome=0.5, min_support=2.0)
     assert kept(rule, *finds) == [1, 2, 4]
     assert kept(replace(rule, min_support=2.3), *finds) == []
-    assert rule.select(finds)[0].scores["support"] == 0.9 + 0.8 + 0.55
+    assert rule.select(finds).kept[0].scores["support"] == 0.9 + 0.8 + 0.55
 
 
 @given(st.lists(st.sampled_from("abc"), max_size=6), st.lists(st.sampled_from("abc"), max_size=6))

@@ -8,8 +8,7 @@ from agent.checkpoints.base_models import base_checkpoints
 from agent.cli.output import emit, table
 from agent.config.settings import Config
 from agent.config.stored import with_problems_of
-from agent.engine.tokenizer import Tokenizer
-from agent.prompts import Prompts
+from agent.prompts import Prompts, prompts_at
 from agent.tasks.registry import open_task
 from search.errors import UsageError
 from store.check import INVARIANTS, check_store
@@ -98,7 +97,7 @@ def _prompts(config: Config, session: Session, run: Run) -> Prompts:
     known = find_checkpoint(session, "policy", str(run.config.get("base", "")))
     is_there = known is not None and Path(known.path).is_dir()
     path = Path(known.path) if known and is_there else base_checkpoints(config)["policy"].path
-    return Prompts(open_task(config), Tokenizer(path), config.prompt)
+    return prompts_at(path, open_task(config), config.prompt)
 
 
 def dictionary() -> None:

@@ -15,7 +15,8 @@ from agent.hosting.model_host import HostSettings
 from agent.imagination.imagine import Imagination, Wanted
 from agent.imagination.written import TEMPLATES, Writer, cleaned
 from agent.search_models import Models, ModelSettings
-from agent.tasks.jsonl import SYSTEM_MESSAGES, Jsonl
+from agent.tasks.jsonl import Files, Jsonl
+from agent.tasks.rewritings import SYSTEM_MESSAGES
 from search.errors import UsageError
 from tests.agent.conftest import write_checkpoint
 
@@ -72,7 +73,7 @@ class Bytes:
 def task(tmp_path: Path) -> Jsonl:
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join(json.dumps(row) for row in ROWS) + "\n")
-    return Jsonl(file)
+    return Jsonl(Files(str(file)))
 
 
 def models_holding(num_positions: int, task: Jsonl, folder: Path) -> Models:

@@ -11,7 +11,7 @@ from agent.config.settings import Config
 from agent.imagination.imagine import Imagination, Wanted
 from agent.tasks.expressions import Expressions, num_operators, reduced, solution
 from agent.tasks.game24 import HELD_OUT, Game24
-from agent.tasks.jsonl import Jsonl
+from agent.tasks.jsonl import Files, Jsonl
 from agent.tasks.registry import open_task
 from agent.tasks.stories import Stories, parsed
 from agent.tasks.task import Task, is_held_out
@@ -212,7 +212,7 @@ BAD_ROWS = {
     "not utf-8": (b'{"question": "\xff"}', "not UTF-8"),
     "lone surrogate": (b'{"question": "a \\ud800 b"}', "not valid Unicode"),
     "nul": (b'{"question": "a \\u0000 b"}', "NUL"),
-    "unreadable answer": (b'{"question": "q", "answer": "seven"}', "####"),
+    "unreadable answer": (b'{"question": "q", "answer": "so 7\\nor more"}', "####"),
     "answer no text": (b'{"question": "q", "answer": ["1"]}', "type list"),
     "empty answer": (b'{"problem": "q", "answer": " "}', "empty answer"),
     "deep nesting": (b"[" * 100_000, "not JSON"),
@@ -225,7 +225,7 @@ def test_a_bad_row_is_named_with_file_line_and_fix(name: str, tmp_path: Path) ->
     file = tmp_path / "rows.jsonl"
     file.write_bytes(raw + b"\n")
     with pytest.raises(TaskError) as error:
-        Jsonl(file)
+        Jsonl(Files(str(file)))
     assert words in error.value.message and "line 1" in error.value.message
     assert error.value.fix
 
@@ -234,12 +234,12 @@ def test_an_empty_or_missing_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n\n")
     for file in ("empty.jsonl", "none.jsonl"):
         with pytest.raises(TaskError):
-            Jsonl(tmp_path / file)
+            Jsonl(Files(str(tmp_path / file)))
     with pytest.raises(UsageError) as error:
         open_task(Config(task="jsonl"))
     assert "--problems" in error.value.fix
     with pytest.raises(UsageError, match="expressions"):
-        open_task("expressions", "x.jsonl")
+        open_task(Config(problems="x.jsonl"))
 
 
 @pytest.fixture
@@ -251,7 +251,7 @@ def rows(tmp_path: Path) -> Jsonl:
     ]
     lines.append({"problem": "One half?", "answer": r"\frac{1}{2}"})
     file.write_text("\n".join(map(json.dumps, lines)))
-    return Jsonl(file)
+    return Jsonl(Files(str(file)))
 
 
 def test_jsonl_answers_are_compared_by_value(rows: Jsonl) -> None:
@@ -268,14 +268,14 @@ def test_an_answer_that_takes_for_ever_counts_as_wrong(
     assert rows.verifier.is_equal("x", "x")
     monkeypatch.setattr("agent.tasks.killable.TIMEOUT_S", 0.0)
     assert rows.verifier.is_equal("9^{9^{9^{9}}}", r"\sqrt{2}") is False
-    assert rows.verifier.process._process is None  # it was killed
+    assert not rows.verifier.process._is_warm  # it was killed, and another one warms up
     rows.verifier.close()
 
 
 def test_jsonl_imagines_its_own_problems_first_and_then_rewritten_ones(rows: Jsonl) -> None:
     found = Imagination(rows, []).imagine(rows.seeds(30, 0), [], Wanted(120, 1)).problems
     given = [p for p in found if p.origin == "given"]
-    assert len(given) == sum(not is_held_out(rows.key(r["text"])) for r in rows.rows)
+    assert len(given) == sum(not is_held_out(rows.key(r.text)) for r in rows.rows)
     rewritten = [p for p in found if p.origin != "given"]
     asked = [p for p in rewritten if "value of x" in p.text]
     assert asked and all((p.answer is None) == ("change-numbers" in p.origin) for p in rewritten)
@@ -292,7 +292,7 @@ def test_real_gsm8k_rows_are_read() -> None:
     file = SHARED / "gsm8k/test.jsonl"
     if not file.is_file():
         pytest.skip(f"GSM8K is not at {file}")
-    task = Jsonl(file)
+    task = Jsonl(Files(str(file)))
     assert len(task.rows) == 1319
-    assert all(r["answer"] for r in task.rows)
+    assert all(r.answer for r in task.rows)
     assert 90 < len(task.held_out(1000, 0)) < 180
