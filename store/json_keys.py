@@ -56,6 +56,9 @@ class Verdict(TypedDict):
     bits_per_character: list[float | None]
     """Bits that the old and the new policy need for a character of held-out worked texts; reported
     and not judged, null where the task has no such texts."""
+    detectable: float | None
+    """Smallest true difference in accuracy that passes four times in five with this many problems
+    and losses, as a share; null without a comparison, missing in verdicts of before 0.7."""
 
 
 class Timings(TypedDict):

@@ -511,7 +511,7 @@ class EvaluationItem(Base):
 
 
 class HeldOutProblem(Base):
-    """A problem that policies are measured on. It is never searched for a round, nor learned from."""
+    """A problem that policies are measured on; it is never searched for a round or learned from."""
 
     __tablename__ = "held_out_problems"
     key: Mapped[str] = mapped_column(primary_key=True)

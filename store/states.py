@@ -91,6 +91,12 @@ class EvaluationMode(StrEnum):
     """One text a problem, always the most probable next token."""
     SEARCH = "search"
     """One search a problem, with all the models."""
+    MAJORITY = "majority"
+    """Several sampled texts a problem, and the answer that most of them come to."""
+    BEST_OF_N = "best-of-n"
+    """Several sampled texts a problem, and the one that the outcome critic likes best."""
+    WORDINGS = "wordings"
+    """One text for each of several wordings, their answers weighed by the outcome critic."""
 
 
 class ActorState(StrEnum):

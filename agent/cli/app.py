@@ -16,8 +16,10 @@ from typer.exceptions import TyperException
 from agent.cli.inspect_app import inspect_app
 from agent.cli.options import (
     ConfigFile,
+    HeldOut,
     Hosting,
     Json,
+    Labelled,
     Policy,
     Problems,
     RayAddress,
@@ -31,6 +33,8 @@ from agent.cli.options import (
     settings_of,
 )
 from agent.cli.store_app import store_app
+from agent.config.settings import Config
+from agent.rounds.code_version import code_version
 from search.errors import RatchetError, UsageError
 
 app = typer.Typer(
@@ -50,6 +54,24 @@ app.add_typer(store_app, name="store")
 app.add_typer(config_app, name="config")
 
 
+def _show_version(is_wanted: bool) -> None:
+    if is_wanted:
+        print(f"ratchet {code_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def main_options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="print the version and end"
+        ),
+    ] = False,
+) -> None:
+    """Self-improvement rounds for language models: search, critics, SQL, gated rounds."""
+
+
 @app.command("improve")
 def improve_command(
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="rounds to finish")] = 1,
@@ -58,6 +80,8 @@ def improve_command(
     policy: Policy = None,
     task: TaskName = None,
     problems: Problems = None,
+    held_out: HeldOut = None,
+    labelled: Labelled = None,
     store: StoreUrl = None,
     checkpoints: Annotated[str | None, typer.Option("--checkpoints", help="folder")] = None,
     run: RunName = None,
@@ -82,6 +106,9 @@ def improve_command(
         ratchet improve --rounds 3 --task stories --run stories
 
         ratchet improve --task jsonl --problems train.jsonl --policy ./my-llama --dry-run
+
+        ratchet improve --task jsonl --problems train.jsonl --held-out test.jsonl \\
+          --policy ./my-chat-model --set prompt.style=chat
     """
     flags = flags_of(
         set_,
@@ -90,6 +117,8 @@ def improve_command(
         policy=policy,
         task=task,
         problems=problems,
+        held_out=held_out,
+        labelled=labelled,
         store=store,
         checkpoints=checkpoints,
         run=run,
@@ -155,7 +184,10 @@ def evaluate_command(
         list[str] | None,
         typer.Option("--mode", help="greedy, majority, best-of-n, wordings or search; repeatable"),
     ] = None,
-    num_problems: Annotated[int, typer.Option("--num-problems", min=1, help="held-out")] = 200,
+    num_problems: Annotated[
+        int | None,
+        typer.Option("--num-problems", min=1, help="held-out; 200, or all of --held-out"),
+    ] = None,
     samples: Annotated[int, typer.Option("--samples", min=1, help="texts a problem")] = 8,
     budget: Annotated[
         list[int] | None,
@@ -168,6 +200,7 @@ def evaluate_command(
     policy: Policy = None,
     task: TaskName = None,
     problems: Problems = None,
+    held_out: HeldOut = None,
     store: StoreUrl = None,
     run: RunName = None,
     seed: Seed = None,
@@ -179,6 +212,8 @@ def evaluate_command(
 ) -> None:
     """Measure a policy on held-out problems, each accuracy with n, interval and tokens.
 
+    With --store the answers and texts are written there: `ratchet inspect samples` shows them.
+
     Examples:
 
         ratchet evaluate
@@ -186,12 +221,15 @@ def evaluate_command(
         ratchet evaluate --mode greedy --mode search --simulations 4 --simulations 16
 
         ratchet evaluate --compare ./before ./after --num-problems 600
+
+        ratchet evaluate --task jsonl --problems train.jsonl --held-out test.jsonl --policy DIR
     """
     flags = flags_of(
         set_,
         policy=policy,
         task=task,
         problems=problems,
+        held_out=held_out,
         store=store,
         run=run,
         seed=seed,
@@ -208,12 +246,18 @@ def evaluate_command(
         settings = settings_of(flags, config, INLINE)
         from agent.cli.commands import compare as comparison
 
-        comparison.run(settings, compare, num_problems, as_json)
+        comparison.run(settings, compare, num_problems or _most(settings), as_json)
         return
     settings = settings_of(flags, config, INLINE)
     from agent.cli.commands import evaluate as command
 
-    command.run(settings, mode or [], num_problems, samples, budget or [], as_json)
+    num = num_problems or _most(settings)
+    command.run(settings, mode or [], num, samples, budget or [], store is not None, as_json)
+
+
+def _most(settings: Config) -> int:
+    """Held-out problems where nobody says how many."""
+    return settings.num_held_out if settings.held_out else 200
 
 
 @app.command("models")

@@ -16,10 +16,19 @@ Json = Annotated[bool, typer.Option("--json", help="one JSON document on stdout"
 StoreUrl = Annotated[str | None, typer.Option("--store", help="SQLAlchemy URL of the store")]
 RunName = Annotated[str | None, typer.Option("--run", help="name of the run")]
 TaskName = Annotated[
-    str | None, typer.Option("--task", help="expressions, stories, game24 or jsonl")
+    str | None,
+    typer.Option("--task", help="expressions, stories, game24, jsonl, or FILE.py:CLASS"),
+]
+HeldOut = Annotated[
+    str | None, typer.Option("--held-out", help="file of problems for evaluation alone (jsonl)")
+]
+Labelled = Annotated[
+    str | None, typer.Option("--labelled", help="file of problems with answers, for critics")
 ]
 Policy = Annotated[str | None, typer.Option("--policy", help="checkpoint directory")]
-Problems = Annotated[str | None, typer.Option("--problems", help="JSONL file for --task jsonl")]
+Problems = Annotated[
+    str | None, typer.Option("--problems", help="file of problems for --task jsonl, or hf:NAME")
+]
 Seed = Annotated[int | None, typer.Option("--seed", help="of everything random")]
 Simulations = Annotated[int | None, typer.Option("--simulations", help="evaluated nodes a search")]
 Hosting = Annotated[str | None, typer.Option("--hosting", help="ray, or inline (this process)")]

@@ -1,10 +1,17 @@
 """The ratchet: a candidate becomes the policy only if it beats the old one, paired, held out."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from statistics import NormalDist
 from typing import Any
 
 from agent.evaluation.intervals import mcnemar_p, paired_difference
+
+POWER = 0.8
+"""How often a real gain should pass, for the smallest one to be called detectable."""
+USUAL_LOSS = 0.03
+"""Share of problems that a better policy usually loses, for plans."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +31,8 @@ class Verdict:
     reason: str
     bits_per_character: tuple[float | None, float | None] = (None, None)
     """Of held-out worked texts, before and after: reported, not judged."""
+    detectable: float | None = None
+    """Smallest true gain that passes four times in five with this many problems and losses."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -47,9 +56,31 @@ def judge(
         f"{'<' if p < max_p else 'not below'} {max_p:g}"
     )
     rule = f"greedy on held-out problems, one-sided exact McNemar p < {max_p:g}"
+    seen = detectable(len(keys), max_p, lost / len(keys)) if keys else None
     return Verdict(
-        is_promoted, rule, len(keys), gained, lost, difference, low, high, p, reason, bits
+        is_promoted, rule, len(keys), gained, lost, difference, low, high, p, reason, bits, seen
     )
+
+
+def least_gained(max_p: float) -> int:
+    """Problems that must be gained, none lost, for p to be below `max_p`: so many are needed."""
+    return next(k for k in range(1, 2000) if 0.5**k < max_p or k == 1999)
+
+
+def detectable(n: int, max_p: float, loss: float = USUAL_LOSS) -> float:
+    """Smallest true difference in accuracy that the gate passes with a chance of `POWER`.
+
+    For `n` problems of which a share `loss` is lost beside those gained; by the normal
+    approximation to McNemar's test (Connor 1987), at most 1.
+    """
+    z_p, z_power = NormalDist().inv_cdf(1 - max_p), NormalDist().inv_cdf(POWER)
+    for step in range(1, 1001):
+        gain = step / 1000
+        moved = 2 * loss + gain
+        spread = z_p * math.sqrt(moved) + z_power * math.sqrt(max(0.0, moved - gain * gain))
+        if gain * math.sqrt(n) >= spread and gain * n >= least_gained(max_p):
+            return gain
+    return 1.0
 
 
 def kept(reason: str) -> Verdict:

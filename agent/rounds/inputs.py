@@ -7,6 +7,7 @@ from agent.checkpoints.base_models import base_checkpoints, policy_at
 from agent.checkpoints.checkpoint import Checkpoint
 from agent.config.settings import Config
 from agent.engine.tokenizer import Tokenizer
+from agent.evaluation.gate import least_gained
 from agent.hosting.open_hosts import check_hosting
 from agent.prompts import Prompts, check_prompts
 from agent.tasks.registry import open_task
@@ -14,7 +15,7 @@ from agent.tasks.task import Task
 from agent.training.examples import Example
 from agent.training.recipe import policy_settings
 from agent.training.rehearsal import read_demonstrations
-from search.errors import CheckpointError, TaskError
+from search.errors import CheckpointError, TaskError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,22 @@ def checked_inputs(config: Config) -> RunInputs:
     policy_settings(config.training, policy)
     _check_writer(config, policy)
     _check_problems(config, prompts, longest)
+    _check_gate(config, task)
     demonstrations = read_demonstrations(policy.path, prompts, longest)
     return RunInputs(config, task, base, prompts, demonstrations)
+
+
+def _check_gate(config: Config, task: Task) -> None:
+    """A gate that no candidate can pass is no gate."""
+    n = len(task.held_out(config.num_held_out, config.evaluation.seed))
+    needed = least_gained(config.evaluation.gate_p)
+    if n < needed:
+        raise UsageError(
+            f"the gate cannot pass: with {n} held-out problems even {n} gained and none lost give "
+            f"p = {0.5**n:.2g}, not below evaluation.gate_p {config.evaluation.gate_p:g}",
+            f"give {needed} held-out problems or more (--held-out FILE, evaluation.num_problems), "
+            "or raise evaluation.gate_p",
+        )
 
 
 def _check_writer(config: Config, policy: Checkpoint) -> None:

@@ -89,8 +89,14 @@ class RoundRunner:
         stage = ImaginationStage(self.context, self._models_of(row), row.number)
         imagined = stage.run(row.run_id)
         problems = imagined.problems
+        refused = ", ".join(f"{why} {num}" for why, num in imagined.refused.most_common())
+        if refused:
+            self.progress.say(f"{len(problems)} problems; refused: {refused}")
         if not problems:
-            self._end(round_id, kept("imagination found no new problem"))
+            why = ", ".join(f"{why} {num}" for why, num in imagined.refused.most_common())
+            self._end(
+                round_id, kept(f"imagination found no new problem ({why or 'none was made'})")
+            )
             return
         with self._writing() as session:
             stored = session.get_one(Round, round_id)

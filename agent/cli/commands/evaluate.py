@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from agent.cli.output import emit, share, table
@@ -13,6 +13,8 @@ from agent.progress import Progress, make_progress
 from agent.search_models import Models
 from search.errors import UsageError
 from search.state import Problem
+from store.database import Store, open_store
+from store.evaluations import EvaluationKey, record_evaluation
 from store.states import Stage
 
 
@@ -22,8 +24,10 @@ def run(
     num_problems: int,
     samples: int,
     budgets: Sequence[int],
+    is_recorded: bool,
     as_json: bool,
 ) -> None:
+    """Measure, print and, where wanted, record in the store."""
     unknown = [m for m in modes if m not in MODES]
     if unknown:
         raise UsageError(f"unknown mode {unknown[0]!r}", f"use one of: {', '.join(MODES)}")
@@ -31,15 +35,17 @@ def run(
     rows: list[dict[str, Any]] = []
     with open_models(config) as models:
         problems = models.task.held_out(num_problems, config.evaluation.seed)
+        store = open_store(config.store) if is_recorded else None
+        bench = _Bench(problems, config, progress, store)
         for mode in [m for m in MODES if m in (modes or MODES)]:
             plan = Plan(mode, samples=samples, seed=config.seed)
             if mode != "search":
-                rows.append(_measured(models, problems, plan, mode, config, progress))
+                rows.append(_measured(models, bench, plan, mode))
                 continue
             for budget in budgets or [models.settings.simulations]:
                 asked = models.with_search(replace(models.settings, simulations=budget))
                 name = f"{mode} {budget}"
-                rows.append(_measured(asked, problems, plan, name, config, progress))
+                rows.append(_measured(asked, bench, plan, name))
     progress.close()
     if as_json:
         emit(
@@ -56,23 +62,31 @@ def run(
     _print(models, len(problems), rows)
 
 
-def _measured(
-    models: Models,
-    problems: Sequence[Problem],
-    plan: Plan,
-    name: str,
-    config: Config,
-    progress: Progress,
-) -> dict[str, Any]:
-    progress.stage(Stage.EVALUATING, len(problems), f"problems, {name}")
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    problems: Sequence[Problem]
+    config: Config
+    progress: Progress
+    store: Store | None
+    """Where results are recorded; None: nowhere."""
+
+
+def _measured(models: Models, bench: _Bench, plan: Plan, name: str) -> dict[str, Any]:
+    bench.progress.stage(Stage.EVALUATING, len(bench.problems), f"problems, {name}")
     report = evaluate(
         models,
-        problems,
+        bench.problems,
         plan,
-        config.hosting.cohort,
-        lambda done, solved: progress.update(done, solved=solved),
+        bench.config.hosting.cohort,
+        lambda done, solved: bench.progress.update(done, solved=solved),
     )
     low, high = report.interval
+    if bench.store is not None:
+        uses_all = plan.mode not in ("greedy", "majority")
+        versions = models.versions if uses_all else {"policy": models.policy.version}
+        key = EvaluationKey(versions, plan.settings(models), benchmark_digest(bench.problems))
+        with bench.store.session() as session:
+            record_evaluation(session, key, report, None, bench.problems, bench.config.task)
     return {
         "mode": name,
         "n": report.n,
@@ -80,6 +94,7 @@ def _measured(
         "low": low,
         "high": high,
         "unanswered": report.num_unanswered,
+        "cut_by_length": report.num_cut,
         "tokens_per_problem": report.num_tokens / report.n,
         "seconds": report.seconds,
     }
@@ -87,13 +102,22 @@ def _measured(
 
 def _print(models: Models, num_problems: int, rows: Sequence[dict[str, Any]]) -> None:
     print(f"policy {models.policy.version}, {num_problems} held-out problems", file=sys.stderr)
+    cut = next((r for r in rows if r["cut_by_length"]), None)
+    if cut:
+        share_cut = cut["cut_by_length"] / cut["n"]
+        print(
+            f"{share_cut:.0%} of the texts of mode {cut['mode']} ended by length: raise "
+            f"hosting.text_tokens ({models.limits.text_tokens}, {models.limits.reason})",
+            file=sys.stderr,
+        )
     table(
         [
             {
                 "mode": r["mode"],
                 "accuracy [95 %]": share(r["correct"], r["n"], r["low"], r["high"]),
                 "unanswered": r["unanswered"],
-                "tokens a problem": round(r["tokens_per_problem"]),
+                "cut": r["cut_by_length"],
+                "tokens": round(r["tokens_per_problem"]),
                 "seconds": round(r["seconds"], 1),
             }
             for r in rows
