@@ -16,7 +16,7 @@ from agent.training.initial import initial_models
 from agent.training.job import Place
 from search.errors import NotFoundError, UsageError
 from store.database import open_store, sqlite_path
-from store.names import run_named
+from store.names import DEFAULT_RUN, chosen_run, run_named
 from store.runs import find_run
 
 
@@ -63,8 +63,9 @@ def _last_models(config: Config) -> dict[str, ModelRef] | None:
     store = open_store(config.store, must_exist=True)
     try:
         with store.session() as session:
-            is_default = config.run == "default"
-            run = find_run(session, config.run) if is_default else run_named(session, config.run)
+            is_default = config.run == DEFAULT_RUN
+            name = chosen_run(session, config.run)
+            run = find_run(session, name) if is_default else run_named(session, name)
         if run is None:
             return None
         if run.task != config.task:

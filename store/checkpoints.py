@@ -11,7 +11,7 @@ from search.errors import NotFoundError
 from store.database import now_us
 from store.recording import add_event
 from store.schema import CheckpointRow, Round, Run, SpeculationRow, TrainMetric
-from store.states import CheckpointStatus, DraftSource, EventKind
+from store.states import CheckpointStatus, DraftSource, EventKind, Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +120,36 @@ def note_damage(session: Session, run_id: int, causes: Mapping[int, str]) -> lis
         if not cause:
             restored.append(row)
     return restored
+
+
+def reject(session: Session, versions: Mapping[str, str]) -> None:
+    """Mark candidates, by role, that no round of any run goes on with."""
+    used: set[str] = set()
+    for models, candidates, stage in session.execute(
+        select(Round.models, Round.candidates, Round.stage)
+    ):
+        used.update(models.values())
+        used.update((candidates or {}).values() if stage == Stage.PROMOTED else ())
+    for role, version in versions.items():
+        row = find_checkpoint(session, role, version)
+        if row is not None and row.status == CheckpointStatus.READY and version not in used:
+            row.status = CheckpointStatus.REJECTED
+
+
+def rejected_before(session: Session, run_id: int, number: int) -> list[CheckpointRow]:
+    """Rejected checkpoints that rounds of a run made before the round of this number."""
+    return list(
+        session.scalars(
+            select(CheckpointRow)
+            .join(Round, Round.id == CheckpointRow.round_id)
+            .where(
+                Round.run_id == run_id,
+                Round.number < number,
+                CheckpointRow.status == CheckpointStatus.REJECTED,
+            )
+            .order_by(CheckpointRow.id)
+        )
+    )
 
 
 def with_rounds(session: Session) -> list[tuple[CheckpointRow, int | None, str | None]]:

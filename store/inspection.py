@@ -236,7 +236,7 @@ def list_rounds(store: Store) -> list[dict[str, Any]]:
                 "stage": row.stage,
                 "searches": f"{counts.done}/{counts.n}" if counts else "0/0",
                 "solved": counts.solved if counts else 0,
-                "solved greedily": counts.greedy if counts else 0,
+                "solved_greedily": counts.greedy if counts else 0,
                 "policy": row.models.get("policy"),
                 "candidate": (row.candidates or {}).get("policy"),
                 "difference": verdict.get("difference"),
@@ -425,3 +425,24 @@ def read_tree(store: Store, search_id: int, after: int | None = None) -> list[di
             }
             for i, (n, step) in enumerate(rows)
         ]
+
+
+def read_search(store: Store, search_id: int) -> dict[str, Any]:
+    """The problem of a search, its answers, and why it ended. Raises NotFoundError."""
+    with store.session() as session:
+        row = session.get(SearchRow, search_id)
+        if row is None:
+            raise NotFoundError(f"there is no search {search_id}", "see `ratchet inspect searches`")
+        problem = session.get_one(ProblemRow, row.problem_id)
+        return {
+            "search": row.id,
+            "problem": problem.text,
+            "reference": problem.answer,
+            "answer": row.answer,
+            "correct": row.is_correct,
+            "confidence": row.confidence,
+            "status": row.status,
+            "stop": row.stop_reason,
+            "simulations": row.num_simulations,
+            "tokens": row.num_tokens,
+        }

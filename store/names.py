@@ -8,6 +8,14 @@ from sqlalchemy.orm import Session
 from search.errors import NotFoundError
 from store.schema import CheckpointRow, Round, Run, SearchRow
 
+DEFAULT_RUN = "default"
+
+
+def chosen_run(session: Session, name: str) -> str:
+    """The run that is meant: the only one of a store need not be named."""
+    names = session.scalars(select(Run.name).order_by(Run.id)).all()
+    return names[0] if name == DEFAULT_RUN and len(names) == 1 else name
+
 
 def run_named(session: Session, name: str) -> Run:
     """Raises NotFoundError that names the runs there are."""

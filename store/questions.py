@@ -83,16 +83,35 @@ ORDER BY s.confidence, s.id""",
         f"""SELECT CASE WHEN b.is_correct AND NOT a.is_correct THEN 'gained'
             WHEN a.is_correct AND NOT b.is_correct THEN 'lost'
             WHEN a.is_correct THEN 'solved by both' ELSE 'solved by neither' END AS verdict,
-       ea.mode, count(*) AS problems, min(a.problem_key) AS for_example
+       ea.mode, count(*) AS problems, coalesce(min(h.text), min(a.problem_key)) AS for_example
 FROM evaluations eb
 JOIN evaluations ea ON ea.benchmark_sha = eb.benchmark_sha AND ea.mode = eb.mode
 JOIN evaluation_items a ON a.evaluation_id = ea.id
 JOIN evaluation_items b ON b.evaluation_id = eb.id AND b.problem_key = a.problem_key
+LEFT JOIN held_out_problems h ON h.key = a.problem_key
 WHERE eb.policy_version IN (SELECT c.version FROM checkpoints c WHERE c.role = 'policy'
                               AND c.round_id = ({ROUND}))
   AND ea.policy_version IN (SELECT c.parent_version FROM checkpoints c
                               WHERE c.role = 'policy' AND c.version = eb.policy_version)
 GROUP BY 1, 2 ORDER BY 2, 1""",
+    ),
+    Question(
+        "flip_texts",
+        "What did both policies write for each held-out problem that was gained or lost?",
+        f"""SELECT CASE WHEN b.is_correct THEN 'gained' ELSE 'lost' END AS verdict, ea.mode,
+       h.text AS problem, h.answer AS reference, a.answer AS before, b.answer AS after,
+       a.text AS text_before, b.text AS text_after
+FROM evaluations eb
+JOIN evaluations ea ON ea.benchmark_sha = eb.benchmark_sha AND ea.mode = eb.mode
+JOIN evaluation_items a ON a.evaluation_id = ea.id
+JOIN evaluation_items b ON b.evaluation_id = eb.id AND b.problem_key = a.problem_key
+LEFT JOIN held_out_problems h ON h.key = a.problem_key
+WHERE a.is_correct <> b.is_correct
+  AND eb.policy_version IN (SELECT c.version FROM checkpoints c WHERE c.role = 'policy'
+                              AND c.round_id = ({ROUND}))
+  AND ea.policy_version IN (SELECT c.parent_version FROM checkpoints c
+                              WHERE c.role = 'policy' AND c.version = eb.policy_version)
+ORDER BY ea.mode, verdict, a.problem_key""",
     ),
     Question(
         "pairs",

@@ -14,6 +14,11 @@ def find_run(session: Session, name: str) -> Run | None:
     return session.scalars(select(Run).where(Run.name == name)).one_or_none()
 
 
+def all_runs(session: Session) -> list[Run]:
+    """Oldest first."""
+    return list(session.scalars(select(Run).order_by(Run.id)))
+
+
 def create_run(session: Session, name: str, **values: Any) -> int:
     """Id of the run of this name, made with `values` unless it is there.
 

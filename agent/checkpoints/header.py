@@ -1,7 +1,8 @@
 """The header of a checkpoint: all that can be known of a directory without reading its weights.
 
 A checkpoint is an ordinary transformers directory: config.json, safetensors, tokenizer files.
-Nothing in it is executed; a directory that asks for code or holds pickled weights is refused.
+Nothing in it is executed, and nothing pickled is opened: a directory that asks for code, or has no
+other weights than pickled ones, is refused; other files that lie in it are ignored.
 `ratchet.json` beside them, where present, carries our own notes: role, parent, recipe, report.
 """
 
@@ -70,26 +71,32 @@ def read_header(path: Path | str) -> Header:
 
 
 def check_files(path: Path) -> None:
-    """Raises CheckpointError for a directory that is not there, or holds what is never opened."""
+    """Raises CheckpointError for a directory that is not there, or whose only weights are of a kind
+    that is never opened."""
     if not path.is_dir():
         raise CheckpointError(
             f"checkpoint directory {str(path)!r} is not there",
             "give the directory that holds config.json and model.safetensors",
         )
-    for file in sorted(path.iterdir()):
-        _check_file(path, file)
+    files = sorted(path.iterdir())
+    has_weights = any(f.suffix == ".safetensors" for f in files)
+    for file in files:
+        _check_file(path, file, has_weights)
 
 
 def _read(path: Path) -> Header:
     check_files(path)
     config = _read_json(path, "config.json")
     for key in CODE_KEYS:
-        if key in config:
+        if config.get(key):
             raise CheckpointError(
                 f"config.json of {path} has {key!r}, which Ratchet does not follow",
                 "use a plain checkpoint without remote code or quantised weights",
             )
-    architecture = Architecture.from_config(config)
+    try:
+        architecture = Architecture.from_config(config)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error.message}", error.fix) from error
     if not all(isinstance(name, str) for name in config.get("architectures") or []):
         raise TypeError(f"'architectures' is {config['architectures']!r}")
     shards = _shards(path)
@@ -101,16 +108,11 @@ def _read(path: Path) -> Header:
     return Header(path, architecture, config, notes, shards, num_bytes)
 
 
-def _check_file(path: Path, file: Path) -> None:
-    if file.suffix in PICKLED and not file.name.startswith("training_args"):
+def _check_file(path: Path, file: Path, has_weights: bool) -> None:
+    if file.suffix in PICKLED and not has_weights:
         raise CheckpointError(
             f"{file.name} in {path} is not safetensors and is never opened",
-            "convert the weights with safetensors and remove that file",
-        )
-    if file.suffix == ".py":
-        raise CheckpointError(
-            f"{path} brings code of its own ({file.name}), which is never run",
-            "use a checkpoint of a built-in architecture and remove that file",
+            "convert the weights with safetensors",
         )
     if (
         file.is_symlink()
@@ -137,12 +139,12 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
 
 
 def _shards(path: Path) -> tuple[str, ...]:
+    """As transformers: a whole model.safetensors counts, whatever an index beside it says."""
     index = path / "model.safetensors.index.json"
-    names = (
-        sorted(set(_read_json(path, index.name).get("weight_map", {}).values()))
-        if index.is_file()
-        else ["model.safetensors"]
-    )
+    if (path / "model.safetensors").is_file() or not index.is_file():
+        names = ["model.safetensors"]
+    else:
+        names = sorted(set(_read_json(path, index.name).get("weight_map", {}).values()))
     for name in names:
         if "/" in name or not (path / name).is_file():
             raise CheckpointError(

@@ -28,8 +28,18 @@ _COPIED = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "chat_template.*",
     "generation_config.json",
+    "LICENSE*",
+    "NOTICE*",
 )
+"""Patterns of what a policy's descendants keep: all that its tokenizer consists of, its end tokens
+and its licence."""
 DEMONSTRATIONS = "demonstrations.jsonl"
 """What a policy was taught with; goes from version to version (agent.training.rehearsal)."""
 
@@ -44,13 +54,15 @@ def publish(
     folder: Path,
     role: str,
     notes: dict[str, Any],
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
 ) -> Checkpoint:
     """Write a checkpoint below `folder` and return it. Raises NonFiniteError or ResourceError.
 
     config.json and the tokenizer are the parent's; the number of layers and the kind of head are
-    the model's. The same weights and notes published twice give the same directory.
+    the model's. Without `dtype` the weights are written as the parent's are (`dtype_on_disk`). The
+    same weights and notes published twice give the same directory.
     """
+    dtype = dtype_on_disk(parent) if dtype is None else dtype
     tensors = {
         name: parameter.detach().to("cpu", dtype).contiguous()
         for name, parameter in model.named_parameters()
@@ -77,6 +89,14 @@ def publish(
             f"cannot write the {role} checkpoint below {folder}: {error}",
             "free some space and run the same command again",
         ) from error
+
+
+def dtype_on_disk(parent: Checkpoint) -> torch.dtype:
+    """bfloat16 where a policy of the user's has it; float32 for models of our own recipes, whose
+    rounds are tuned to it, and for everything else."""
+    said = str(parent.config.get("dtype") or parent.config.get("torch_dtype") or "")
+    is_ours = "task" in parent.notes
+    return torch.bfloat16 if said == "bfloat16" and not is_ours else torch.float32
 
 
 def _config(
@@ -115,9 +135,12 @@ def _write(
     save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
     _dump(path / "config.json", config)
     _dump(path / "ratchet.json", notes)
-    for name in (*_COPIED, *([DEMONSTRATIONS] if notes["role"] == "policy" else [])):
-        if (parent.path / name).is_file():
-            shutil.copyfile(parent.path / name, path / name)
+    # safetensors lets only the owner read what it writes; the other files go by the umask.
+    (path / "model.safetensors").chmod((path / "config.json").stat().st_mode & 0o777)
+    for pattern in (*_COPIED, *([DEMONSTRATIONS] if notes["role"] == "policy" else [])):
+        for file in sorted(parent.path.glob(pattern)):
+            if file.is_file():
+                shutil.copyfile(file, path / file.name)
     num_parameters = sum(tensor.numel() for tensor in tensors.values())
     facts = {"dtype": config["dtype"], "is_finite": True, "num_parameters": num_parameters}
     write_manifest(path, facts)
@@ -186,6 +209,15 @@ def set_aside(path: Path) -> Path | None:
     os.replace(path, damaged)
     _flush(path.parent)
     return damaged
+
+
+def remove_weights(path: str, folder: Path) -> bool:
+    """Delete a checkpoint's directory if it lies directly in `folder`; whether it did."""
+    place = Path(path)
+    if place.parent.resolve() != folder.resolve() or place.is_symlink() or not place.is_dir():
+        return False
+    shutil.rmtree(place)
+    return True
 
 
 def sweep(folder: Path) -> int:

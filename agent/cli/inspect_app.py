@@ -96,6 +96,35 @@ def inspect_tree(
     inspect_store.tree(settings, search_id, after, all_, as_json)
 
 
+@inspect_app.command("samples")
+def inspect_samples(
+    round_number: Annotated[
+        int | None, typer.Option("--round", min=0, help="whose policy; the last one by default")
+    ] = None,
+    mode: Annotated[str, typer.Option("--mode", help="greedy, search, ...")] = "greedy",
+    right: Annotated[bool, typer.Option("--right", help="only right ones")] = False,
+    wrong: Annotated[bool, typer.Option("--wrong", help="only wrong ones")] = False,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000)] = 5,
+    store: StoreUrl = None,
+    run: RunName = None,
+    config: ConfigFile = "",
+    as_json: Json = False,
+) -> None:
+    """What a policy wrote for held-out problems, with the reference answers.
+
+    Examples:
+
+        ratchet inspect samples --wrong
+
+        ratchet inspect samples --round 0 --mode search --limit 20 --json
+    """
+    settings = settings_of(flags_of(None, store=store, run=run), config)
+    from agent.cli.commands import inspect_store
+
+    choice = None if right == wrong else right
+    inspect_store.samples(settings, round_number, mode, choice, limit, as_json)
+
+
 @inspect_app.command("trajectories")
 def inspect_trajectories(
     round_number: Annotated[int | None, typer.Option("--round", help="only this round")] = None,

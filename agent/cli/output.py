@@ -2,17 +2,22 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+SCHEMA_VERSION = 1
+"""Of what `--json` prints (docs/json.md); raised when a key changes its meaning or goes."""
+
 
 def emit(document: Any) -> None:
-    """One JSON document on stdout."""
-    json.dump(document, sys.stdout, indent=2, default=str)
+    """One JSON document on stdout: an object with its schema version; a list is its `rows`."""
+    whole = {"rows": document} if isinstance(document, list) else dict(document)
+    json.dump({"schema_version": SCHEMA_VERSION} | whole, sys.stdout, indent=2, default=str)
     print()
 
 
@@ -28,12 +33,38 @@ def table(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
         for row in rows:
             print("\t".join(text(row[name]).replace("\n", "\\n") for name in names))
         return
+    cells = [[text(row[name]) for name in names] for row in rows]
+    widths = [max(map(cell_len, [name, *column])) for name, column in zip(names, _columns(cells))]
+    if sum(widths) + 3 * len(names) + 1 > console.width:
+        _records(console, names, cells, title)
+        return
     grid = Table(title=title or None, title_justify="left")
     for name in names:
-        grid.add_column(name, overflow="fold")
-    for row in rows:
-        grid.add_row(*(escape(text(row[name])) for name in names))
+        grid.add_column(name)
+    for row_cells in cells:
+        grid.add_row(*map(escape, row_cells))
     console.print(grid)
+
+
+def _columns(cells: Sequence[Sequence[str]]) -> Iterator[Sequence[str]]:
+    return zip(*cells, strict=True)
+
+
+def _records(
+    console: Console, names: Sequence[str], cells: Sequence[Sequence[str]], title: str
+) -> None:
+    """A row below the other where a table is wider than the screen: no word is broken."""
+    if title:
+        console.print(title)
+    left = max(map(cell_len, names))
+    for row in cells:
+        console.rule(style="dim")
+        for name, value in zip(names, row, strict=True):
+            grid = Table.grid(padding=(0, 2))
+            grid.add_column(width=left, style="dim")
+            grid.add_column()
+            grid.add_row(name, escape(value))
+            console.print(grid)
 
 
 def text(value: Any) -> str:

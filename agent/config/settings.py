@@ -214,7 +214,7 @@ class Config(Section):
         "auto", description="rule by which two answers are equal (jsonl)"
     )
     store: str = Field("sqlite:///ratchet-runs/ratchet.db", description="SQLAlchemy URL")
-    run: str = Field("default", description="name of the run")
+    run: str = Field("default", min_length=1, description="name of the run")
     seed: int = Field(0, ge=0, lt=2**62, description="of everything random")
     problems_per_round: int = Field(2500, ge=1, description="problems imagined a round")
     tokens_per_problem: int = Field(

@@ -5,6 +5,7 @@ from typing import Any
 
 from search.errors import CheckpointError
 
+ROPE_KINDS = ("default", "linear", "llama3")
 SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")
 
 
@@ -33,7 +34,11 @@ class Architecture:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Architecture":
-        """Read transformers' config.json. Raises CheckpointError for what we do not compute."""
+        """Read transformers' config.json. Raises CheckpointError for what we do not compute.
+
+        A null asks for nothing: it counts as a key that is not there.
+        """
+        config = {key: value for key, value in config.items() if value is not None}
         model_type = config.get("model_type")
         if model_type not in SUPPORTED:
             raise CheckpointError(
@@ -49,6 +54,7 @@ class Architecture:
         try:
             hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
             rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+            _check_rope(rope)
             bias = bool(config.get("attention_bias", False))
             return cls(
                 model_type=model_type,
@@ -74,6 +80,16 @@ class Architecture:
                 f"config.json has no {error.args[0]!r}",
                 "save the checkpoint again with transformers",
             ) from error
+
+
+def _check_rope(rope: dict[str, Any]) -> None:
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in ROPE_KINDS:
+        raise CheckpointError(
+            f"rope scaling {kind!r} is not supported",
+            f"use a checkpoint with {', '.join(ROPE_KINDS)} scaling; where the scaling only "
+            "stretches the context, removing rope_scaling from config.json leaves the usual one",
+        )
 
 
 def _max_positions(config: dict[str, Any]) -> int:

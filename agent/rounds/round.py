@@ -16,7 +16,8 @@ from typing import Any
 
 from agent.checkpoints.custody import stored_refs, trained_as_new
 from agent.checkpoints.model_refs import ModelRef
-from agent.checkpoints.publish import NonFiniteError
+from agent.checkpoints.publish import NonFiniteError, remove_weights
+from agent.checkpoints.succession import models_after
 from agent.evaluation.gate import Verdict, judge, kept
 from agent.rounds import failpoints
 from agent.rounds.context import RunContext
@@ -28,7 +29,7 @@ from agent.tasks.rewards import own_reward
 from agent.training.fit import DivergedError
 from agent.training.lesson import NothingToLearnError
 from search.randomness import derive_seed
-from store.checkpoints import Origin, register
+from store.checkpoints import Origin, register, reject, rejected_before
 from store.database import Session
 from store.datasets import dataset_of, freeze_dataset, selected_report
 from store.pairs import freeze_pairs
@@ -205,7 +206,24 @@ class RoundRunner:
     def _end(self, round_id: int, verdict: Verdict) -> None:
         stage = Stage.PROMOTED if verdict.is_promoted else Stage.KEPT
         with self._writing() as session:
-            end_round(session, session.get_one(Round, round_id), stage, verdict.as_dict())
+            row = session.get_one(Round, round_id)
+            left = models_after(stage, row.models, row.candidates)
+            reject(session, {r: v for r, v in (row.candidates or {}).items() if left[r] != v})
+            end_round(session, row, stage, verdict.as_dict())
+            number = row.number
+        self._remove_rejected(number)
+
+    def _remove_rejected(self, number: int) -> None:
+        """Take weights off the disk that the rule `checkpoints.keep` gives up."""
+        keep = self.config.checkpoints.keep
+        if not keep:
+            return
+        with self._writing() as session:
+            for row in rejected_before(session, self.lease.run_id, number - keep + 1):
+                if remove_weights(row.path, self.context.trainer.folder):
+                    payload = {"role": row.role, "version": row.version, "path": row.path}
+                    kind = EventKind.CHECKPOINT_REMOVED
+                    add_event(session, self.lease.run_id, kind, payload)
 
     def _outcome(self, round_id: int) -> Outcome:
         """What the store holds of an ended round; nothing is measured again."""

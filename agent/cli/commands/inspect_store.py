@@ -1,6 +1,7 @@
 """`ratchet inspect`: rounds, searches, trees, trajectories and plain SQL."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from rich.tree import Tree
 from agent.cli.output import emit, table
 from agent.config.settings import Config
 from agent.reports.critic_drift import critic_drift
+from search.errors import NotFoundError
 from store.database import Store, open_store
+from store.evaluations import samples_of
 from store.inspection import (
     Answer,
     ask_question,
@@ -20,14 +23,23 @@ from store.inspection import (
     list_rounds,
     list_searches,
     list_trajectories,
+    read_search,
     read_siblings,
     read_tree,
 )
+from store.names import chosen_run
 from store.questions import BY_NAME, QUESTIONS
+
+LEGEND = (
+    "[dim]number of the node, text; N visits, Q mean value, P prior; scores by critic\n"
+    "▸ most visited line   ■ end of the text   … cut off by length[/]"
+)
 
 
 def _store(config: Config) -> tuple[Store, str]:
-    return open_store(config.store, must_exist=True), config.run
+    store = open_store(config.store, must_exist=True)
+    with store.session() as session:
+        return store, chosen_run(session, config.run)
 
 
 def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
@@ -58,6 +70,46 @@ def searches(
     _print(list_searches(store, run, round_number, unsolved, gained, limit), as_json)
 
 
+def samples(
+    config: Config,
+    round_number: int | None,
+    mode: str,
+    right: bool | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """Texts that a round's policy wrote for held-out problems."""
+    from agent.reports.compare_rounds import models_by_round
+
+    store, run = _store(config)
+    with store.session() as session:
+        models = models_by_round(session, run)
+        number = max(models) if round_number is None else round_number
+        if number not in models:
+            raise NotFoundError(
+                f"run {run!r} has no ended round {number}",
+                f"it has {', '.join(map(str, models))}; 0 is before the first one",
+            )
+        found = samples_of(session, models[number]["policy"], mode, right, limit)
+    if not found:
+        raise NotFoundError(
+            f"nothing of mode {mode!r} was measured of the policy of round {number}",
+            "see `ratchet inspect compare`, or measure it with `ratchet evaluate --store URL`",
+        )
+    if as_json:
+        emit([asdict(sample) for sample in found])
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    for sample in found:
+        mark = "[green]right[/]" if sample.is_correct else "[red]wrong[/]"
+        console.print(f"[bold]{escape(sample.problem.strip())}[/]")
+        console.print(escape((sample.text or "(nothing was finished)").strip()))
+        console.print(
+            f"{mark}: {escape(sample.answer or 'no answer')}, reference "
+            f"{escape(sample.reference or 'not stored')}\n"
+        )
+
+
 def trajectories(
     config: Config,
     round_number: int | None,
@@ -80,9 +132,10 @@ def tree(
     show_all: bool,
     as_json: bool,
 ) -> None:
-    nodes = read_tree(_store(config)[0], search_id, after)
+    store, _ = _store(config)
+    nodes, search = read_tree(store, search_id, after), read_search(store, search_id)
     if as_json:
-        emit(nodes)
+        emit({"search": search, "nodes": nodes})
         return
     branches: dict[int, Tree] = {}
     hidden: dict[int, int] = {}
@@ -97,10 +150,25 @@ def tree(
                 branches[node["ix"]] = branches[node["parent"]].add(_label(node))
     for ix, count in hidden.items():
         branches[ix].add(f"[dim]+{count} never taken (--all shows them)[/]")
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(_head(search))
     if branches:
-        Console(highlight=False, soft_wrap=True).print(branches[0])
+        console.print(branches[0])
+        console.print(LEGEND)
     else:
         print("the search has no tree yet", file=sys.stderr)
+
+
+def _head(search: dict[str, Any]) -> str:
+    verdict = {True: "right", False: "wrong", None: "not known to be right"}[search["correct"]]
+    sure = "" if search["confidence"] is None else f", confidence {search['confidence']:.2f}"
+    return (
+        f"[bold]{escape(search['problem'].strip())}[/]\n"
+        f"answer {escape(search['answer'] or 'none')}, {verdict}"
+        f" (reference {escape(search['reference'] or 'unknown')}){sure}\n"
+        f"{search['status']}: {search['stop'] or 'under way'}, "
+        f"{search['simulations']} simulations, {search['tokens']} tokens"
+    )
 
 
 def compare(config: Config, before: int, after: int, as_json: bool) -> None:
@@ -168,7 +236,8 @@ def _label(node: dict[str, Any]) -> str:
     step = escape((node["text"] or "").strip())
     lead = "[green]▸[/] " if node.get("principal") else ""
     return (
-        f"{lead}[bold]{step}[/]{mark}  [dim]N {node['n']}  Q {number(node['q'])}  "
+        f"{lead}[dim]{node['ix']}[/] [bold]{step}[/]{mark}  "
+        f"[dim]N {node['n']}  Q {number(node['q'])}  "
         f"P {number(node['p'])}  {critics}[/]{unsound}"
     )
 

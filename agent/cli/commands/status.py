@@ -7,7 +7,7 @@ from agent.cli.output import emit, table
 from agent.config.settings import Config
 from store.database import now_us, open_store
 from store.leases import clock_us, left_us
-from store.names import run_named
+from store.names import chosen_run, run_named
 from store.rounds import actors_of, last_round, search_counts
 from store.states import ActorState
 
@@ -15,7 +15,7 @@ from store.states import ActorState
 def run(config: Config, as_json: bool) -> None:
     store = open_store(config.store, must_exist=True)
     with store.session() as session:
-        found = run_named(session, config.run)
+        found = run_named(session, chosen_run(session, config.run))
         last = last_round(session, found.id)
         counts = search_counts(session, last.id) if last else {}
         actors = actors_of(session, found.id)
@@ -48,5 +48,6 @@ def run(config: Config, as_json: bool) -> None:
     print(f"run {found.name!r}, task {found.task}: {who}")
     if last:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(last.started_ts / 1e6))
-        print(f"round {last.number}: {last.stage}, started {since} UTC, searches {counts}")
+        shown = ", ".join(f"{num} {status}" for status, num in counts.items()) or "none yet"
+        print(f"round {last.number}: {last.stage}, started {since} UTC, searches: {shown}")
     table(document["actors"])

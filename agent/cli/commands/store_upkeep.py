@@ -16,7 +16,7 @@ from store.checkpoints import find_checkpoint
 from store.database import Session, migrate, open_store
 from store.dictionary import dictionary as data_dictionary
 from store.export import datasets_of, exported, write_rows
-from store.names import run_named
+from store.names import chosen_run, run_named
 from store.pairs import freeze_missing_pairs
 from store.schema import Run
 from store.trimming import trim
@@ -51,14 +51,16 @@ def migrate_store(config: Config) -> None:
 
 def vacuum(config: Config, keep: int, is_real: bool, as_json: bool) -> None:
     store = open_store(config.store, must_exist=True)
-    freed = trim(store, config.run, keep, is_real)
+    with store.session() as session:
+        run = chosen_run(session, config.run)
+    freed = trim(store, run, keep, is_real)
     if as_json:
         emit(asdict(freed) | {"done": is_real})
         return
     table([{k.replace("num_", ""): v for k, v in asdict(freed).items()}])
     if not freed.searches:
         print(
-            f"nothing to free: run {config.run!r} has no round older than its last {keep}",
+            f"nothing to free: run {run!r} has no round older than its last {keep}",
             file=sys.stderr,
         )
     elif not is_real:
@@ -77,13 +79,13 @@ def export(
     store = open_store(config.store, must_exist=True)
     path = Path(out).expanduser()
     with store.session() as session:
-        run = run_named(session, config.run)
+        run = run_named(session, chosen_run(session, config.run))
         if task_name not in (None, run.task):
             raise UsageError(
                 f"run {run.name!r} is of task {run.task!r}, not {task_name!r}", "leave --task out"
             )
         config = with_problems_of(config, run.config | {"task": run.task})
-        datasets = datasets_of(session, config.run, round_number)
+        datasets = datasets_of(session, run.name, round_number)
         prompt_of = _prompts(config, session, run).text
         num = write_rows(exported(session, kind, datasets, prompt_of), path, overwrite)
     if as_json:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -34,11 +35,95 @@ def edit_config(path: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     "name", ["pytorch_model.bin", "model.pt", "weights.pkl", "modeling_evil.py", "a.ckpt", "x.npz"]
 )
-def test_pickled_weights_and_code_are_refused_unopened(checkpoint: Path, name: str) -> None:
+def test_pickled_weights_and_code_beside_safetensors_are_never_opened(
+    checkpoint: Path, name: str
+) -> None:
+    """As transformers does: safetensors are what it loads, and without them nothing is."""
     (checkpoint / name).write_bytes(b"cos\nsystem\n(S'touch /tmp/owned'\ntR.")
+    opened: list[str] = []
+    watches = [True]
+
+    def watch(event: str, args: tuple[object, ...]) -> None:  # a hook cannot be removed again
+        if watches and event == "open":
+            opened.append(str(args[0]))
+
+    sys.addaudithook(watch)
+    load_model(verify_checkpoint(checkpoint))
+    watches.clear()
+    assert any("config.json" in path for path in opened)
+    assert not any(path.endswith(name) for path in opened)
+    for file in checkpoint.glob("*.safetensors"):
+        file.unlink()
     with pytest.raises(CheckpointError) as error:
         verify_checkpoint(checkpoint)
-    assert name in error.value.message and error.value.fix
+    assert error.value.fix and (name in error.value.message or name.endswith(".py"))
+
+
+def test_a_left_over_index_does_not_win_over_the_whole_file(checkpoint: Path) -> None:
+    version = verify_checkpoint(checkpoint).version
+    index = {"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}
+    (checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
+    (checkpoint / "model-00001-of-00002.safetensors").write_bytes(b"old")
+    found = verify_checkpoint(checkpoint)
+    assert found.shards == ("model.safetensors",) and found.version == version
+
+
+def test_nulls_that_ask_for_nothing_are_accepted_and_yarn_is_refused(checkpoint: Path) -> None:
+    before = verify_checkpoint(checkpoint).architecture
+    names = ("auto_map", "quantization_config", "rope_scaling", "head_dim", "rms_norm_eps")
+    nulls = dict.fromkeys(("sliding_window", "hidden_act", "attention_bias", *names))
+    edit_config(checkpoint, **nulls)
+    after = verify_checkpoint(checkpoint).architecture
+    assert (after.head_dim, after.max_positions) == (before.head_dim, before.max_positions)
+    edit_config(checkpoint, rope_parameters={"rope_type": "yarn", "factor": 4.0})
+    with pytest.raises(CheckpointError, match="yarn") as error:
+        verify_checkpoint(checkpoint)
+    assert "rope_scaling" in error.value.fix
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "is not JSON"),
+        ("[1]", "not a JSON object"),
+        ('{"eos_token_id": 99999}', "eos_token_id 99999"),
+        ('{"eos_token_id": "</s>"}', "'</s>'"),
+        ('{"eos_token_id": [0, -1]}', "eos_token_id -1"),
+    ],
+)
+def test_a_broken_generation_config_is_refused_with_the_fix(
+    checkpoint: Path, text: str, words: str
+) -> None:
+    (checkpoint / "generation_config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=re.escape(words)) as error:
+        Tokenizer(checkpoint)
+    assert "generation_config.json" in error.value.message and error.value.fix
+
+
+def test_every_token_that_ends_a_text_counts(checkpoint: Path) -> None:
+    own = Tokenizer(checkpoint)
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "generation_config.json").write_text('{"eos_token_id": [5, 6]}')
+    token = own.fast.id_to_token(7)
+    (checkpoint / "tokenizer_config.json").write_text(json.dumps({"eos_token": token}))
+    assert Tokenizer(checkpoint).end_ids == (5, 6, config["eos_token_id"], 7)
+
+
+def test_a_published_policy_keeps_what_its_tokenizer_consists_of(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    kept = ("chat_template.jinja", "merges.txt", "vocab.json", "LICENSE", "tokenizer_config.json")
+    for name in kept:
+        (checkpoint / name).write_text("{}")
+    (checkpoint / "optimizer.pt").write_bytes(b"x")
+    edit_config(checkpoint, dtype="bfloat16")
+    parent = verify_checkpoint(checkpoint)
+    child = publish(load_model(parent), parent, tmp_path / "out", "policy", {})
+    assert all((child.path / name).read_text() == "{}" for name in kept)
+    assert not (child.path / "optimizer.pt").exists()
+    assert child.config["dtype"] == "bfloat16"
+    modes = {(child.path / n).stat().st_mode for n in ("model.safetensors", "config.json")}
+    assert len(modes) == 1  # what the umask says, for the weights too
 
 
 def test_remote_code_is_refused(checkpoint: Path) -> None:
