@@ -49,8 +49,9 @@ ROOMS = {
         *("progress", "prompts", "search_models", "tasks", "training"),
     },
     "cli": {
-        *("checkpoints", "config", "evaluation", "hosting", "open_models", "progress"),
-        *("prompts", "reports", "rounds", "search_models", "solve", "tasks"),
+        *("checkpoints", "config", "evaluation", "hosting", "imagination", "lengths"),
+        *("open_models",),
+        *("progress", "prompts", "reports", "rounds", "search_models", "solve", "tasks"),
     },
     "__main__": {"cli"},
 }

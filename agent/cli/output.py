@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.cells import cell_len
@@ -34,7 +34,8 @@ def table(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
             print("\t".join(text(row[name]).replace("\n", "\\n") for name in names))
         return
     cells = [[text(row[name]) for name in names] for row in rows]
-    widths = [max(map(cell_len, [name, *column])) for name, column in zip(names, _columns(cells))]
+    columns = zip(names, zip(*cells, strict=True), strict=True)
+    widths = [max(map(cell_len, [name, *column])) for name, column in columns]
     if sum(widths) + 3 * len(names) + 1 > console.width:
         _records(console, names, cells, title)
         return
@@ -44,10 +45,6 @@ def table(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
     for row_cells in cells:
         grid.add_row(*map(escape, row_cells))
     console.print(grid)
-
-
-def _columns(cells: Sequence[Sequence[str]]) -> Iterator[Sequence[str]]:
-    return zip(*cells, strict=True)
 
 
 def _records(

@@ -63,10 +63,25 @@ class Wanted:
     """Texts that the sources are asked for, all together."""
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """The task's own problems, before any is imagined."""
+
+    num: int
+    refused: Counter[str]
+    """Those that give a held-out problem away, by what: `key` or `n-gram`."""
+
+
 class Imagination:
     def __init__(self, task: Task, held_out: Sequence[Problem]) -> None:
         self.task = task
         self.guard = Decontamination(held_out, task.key)
+
+    def refused_given(self, seed: int) -> "Given":
+        """How many problems the task gives itself, and why some may not be learned from."""
+        problems = self.task.given(seed)
+        reasons = (self.guard.leak(p.text) for p in problems)
+        return Given(len(problems), Counter(reason for reason in reasons if reason))
 
     def imagine(
         self,

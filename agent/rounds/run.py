@@ -104,6 +104,8 @@ class Improver:
             self.hosts = open_hosts(self.config.hosting)
             self.heartbeat = Heartbeat(self.store, self.lease, self.hosts, self.progress)
             self.heartbeat.start()
+            for note in self.inputs.task.notes():
+                self.progress.say(f"note: {note}")
             self.models = self._sound_models() or first_models(self.context(), self.inputs.base)
             for ref in self.models.values():
                 self.hosts.load(ref)

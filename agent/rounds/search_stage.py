@@ -36,6 +36,8 @@ from store.schema import ProblemRow, SearchRow
 from store.states import OPEN, Stage
 
 FLUSH_EVERY_S = 5.0
+LENGTH_SHARE = 0.05
+"""Share of texts that end by length from which it is told."""
 
 Row = tuple[SearchRow, ProblemRow]
 
@@ -68,12 +70,23 @@ class SearchStage:
                 for future in futures:
                     future.result()
                 self.recorder.finish()
+                self._report_lengths()
             except BaseException as error:
                 self._stopping.set()
                 if not isinstance(error, StoreAwayError):
                     self.context.store.patience_s = 0.0  # cohorts that wait for it end at once
                 executor.shutdown(wait=True, cancel_futures=True)
                 raise
+
+    def _report_lengths(self) -> None:
+        """Texts that were cut off say nothing: many of them mean that the length is too short."""
+        tally, limits = self.tally, self.models.limits
+        if tally.texts and tally.cut / tally.texts >= LENGTH_SHARE:
+            self.context.progress.say(
+                f"{tally.cut / tally.texts:.0%} of {tally.texts} texts ended by length: raise "
+                f"hosting.text_tokens ({limits.text_tokens}, {limits.reason}), or teach the policy "
+                "to end"
+            )
 
     def _search(self, rows: Sequence[Row]) -> None:
         context, lease = self.context, self.context.lease
@@ -145,6 +158,8 @@ class _Cohort:
         self, search: Search, request: Expansion | Leaf, answer: Proposal | Evaluation
     ) -> None:
         row = self.rows[id(search)][0]
+        if isinstance(answer, Evaluation):
+            self.tally.note(answer)
         if not _is_open(row):
             return
         key = row.id
@@ -189,7 +204,14 @@ class _Tally:
         self.done = len(ended)
         self.solved = sum(bool(s.is_correct) for s in ended)
         self.simulations = self.tokens = 0
+        self.texts = self.cut = 0
+        """Rollouts, and those of them that ended by length."""
         self._lock = threading.Lock()
+
+    def note(self, evaluation: Evaluation) -> None:
+        with self._lock:
+            self.texts += len(evaluation.rollouts)
+            self.cut += sum(not r.state.is_finished for r in evaluation.rollouts)
 
     def add(self, search: Search, is_correct: bool | None) -> None:
         with self._lock:

@@ -11,7 +11,8 @@ from agent.rounds.context import RunContext
 from agent.rounds.critic_lessons import CriticLessons
 from agent.training.drafter import DrafterJob
 from agent.training.examples import Example, PairExample, StoredState
-from agent.training.fit import DivergedError
+from agent.training.fit import DivergedError, planned_steps
+from agent.training.job import TrainingJob
 from agent.training.lesson import Lesson, NothingToLearnError
 from agent.training.methods.registry import policy_job
 from agent.training.optimizer import TrainingSettings
@@ -81,11 +82,11 @@ class TrainingStage:
             right = labelled.right_texts if self.config.training.use_labelled else []
             critics = self.lessons.jobs(labelled)
         policy = policy_job(self.lesson(kept, right))
-        self.context.progress.stage(Stage.TRAINING, self.settings.num_steps, "steps")
+        num_steps = self._announced(policy)
         failpoints.hit("while-training")
         results = self.context.trainer.run([policy, *critics], self.context.progress)
         failpoints.hit("after-policy")
-        self.context.progress.update(self.settings.num_steps)
+        self.context.progress.update(num_steps)
         if isinstance(error := results["policy"], RatchetError):
             raise error
         trained = self._succeeded(results)
@@ -94,6 +95,19 @@ class TrainingStage:
         if drafter is not None:
             candidates["drafter"] = drafter
         return Taught([*trained.values(), *([drafter] if drafter else [])], candidates)
+
+    def _announced(self, job: TrainingJob) -> int:
+        """Steps that the policy's job will take, told with what bounds them."""
+        num_texts = len(getattr(job, "examples", ()))
+        num_steps = planned_steps(num_texts, job.settings) if num_texts else job.settings.num_steps
+        self.context.progress.stage(Stage.TRAINING, num_steps, "steps")
+        if num_steps < self.settings.num_steps:
+            passes = num_steps * job.settings.batch_size / num_texts if num_texts else 0
+            self.context.progress.say(
+                f"{num_steps} of {self.settings.num_steps} steps: {passes:.0f} passes over "
+                f"{num_texts} texts (training.max_epochs)"
+            )
+        return num_steps
 
     def kept(self, round_id: int) -> Kept:
         """What the round and those before it left in the store."""

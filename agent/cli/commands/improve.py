@@ -1,5 +1,6 @@
 """`ratchet improve`: rounds, or the plan of them."""
 
+import json
 import shlex
 import shutil
 from pathlib import Path
@@ -8,29 +9,27 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from agent.cli.commands import plan
+from agent.cli.commands.plan import BYTES_PER_SEARCH
 from agent.cli.output import emit, share
 from agent.config.settings import Config
 from agent.progress import make_progress
 from agent.rounds.evaluation_stage import Figures
-from agent.rounds.inputs import checked_inputs
 from agent.rounds.round import Outcome
 from agent.rounds.run import Improver
 from search.errors import ResourceError
-from store.database import check_url, sqlite_path
+from store.database import sqlite_path
 from store.evaluations import Evaluation
 from store.states import Stage
 
-# Means over rounds of the embedded default: tokens and stored bytes of one search, and generated
-# tokens a second of one CPU thread. `--dry-run` says that they are estimates.
-TOKENS_PER_SIMULATION = 40
-BYTES_PER_SEARCH = 12_000
-TOKENS_PER_S = 4_000
 RESERVE_BYTES = 200_000_000
+NOTHING_DONE = 4
+"""Exit code of rounds of which none came to a candidate to compare."""
 
 
 def run(config: Config, rounds: int, dry_run: bool, fresh: bool, as_json: bool) -> None:
     if dry_run:
-        _plan(config, rounds, as_json)
+        plan.run(config, rounds, as_json)
         return
     _check_disk(config)
     progress = make_progress(quiet=as_json)
@@ -48,6 +47,8 @@ def run(config: Config, rounds: int, dry_run: bool, fresh: bool, as_json: bool) 
                 _show(outcome, config, improver.start_s)
     if as_json:
         emit({"run": config.run, "store": config.store, "rounds": outcomes})
+    if not any(outcome["verdict"].get("n") for outcome in outcomes):
+        raise SystemExit(NOTHING_DONE)
 
 
 def _check_disk(config: Config) -> None:
@@ -68,52 +69,6 @@ def _check_disk(config: Config) -> None:
             )
 
 
-def _plan(config: Config, rounds: int, as_json: bool) -> None:
-    """What the rounds would do and cost; loads no model and starts no actor."""
-    check_url(config.store)
-    inputs = checked_inputs(config)
-    base = inputs.base
-    held_out = inputs.task.held_out(config.num_held_out, config.evaluation.seed)
-    searches = rounds * config.problems_per_round
-    each = config.search.simulations * TOKENS_PER_SIMULATION
-    tokens = searches * min(each, config.tokens_per_problem or each)
-    size = base["policy"].num_bytes
-    plan = {
-        "run": config.run,
-        "task": config.task,
-        "store": config.store,
-        "policy": str(base["policy"].path),
-        "policy_version": base["policy"].version,
-        "rounds": rounds,
-        "problems": searches,
-        "simulations_at_most": searches * config.search.simulations,
-        "tokens_about": tokens,
-        "training_steps_about": rounds * config.training.num_steps,
-        "held_out_problems": len(held_out),
-        "seconds_about": round(
-            tokens
-            / TOKENS_PER_S
-            * max(
-                1.0,
-                base["policy"].architecture.hidden_size
-                * base["policy"].architecture.num_layers
-                / 384,
-            )
-            ** 2
-        ),
-        "disk_bytes_about": searches * BYTES_PER_SEARCH + rounds * 10 * size,
-        "checkpoints_to_write": rounds * 5 + (0 if len(base) == 5 else 7),
-        "note": "estimates from the embedded default on one CPU thread",
-    }
-    if as_json:
-        emit(plan)
-        return
-    grid = Table(title="Plan (nothing was started)", title_justify="left", show_header=False)
-    for key, value in plan.items():
-        grid.add_row(key, f"{value:,}" if isinstance(value, int) else str(value))
-    Console().print(grid)
-
-
 def _figures(report: Evaluation | None) -> dict[str, Any] | None:
     if report is None:
         return None
@@ -126,6 +81,25 @@ def _figures(report: Evaluation | None) -> dict[str, Any] | None:
         "tokens": report.num_tokens,
         "seconds": report.seconds,
     }
+
+
+def _other_settings(config: Config) -> list[str]:
+    """`key=value` of what results depend on and no flag of its own sets."""
+    plain = Config().model_dump(mode="json")
+    found: list[str] = []
+    for name, section in config.model_dump(mode="json").items():
+        if not isinstance(section, dict) or name == "checkpoints":
+            continue
+        for key, value in section.items():
+            if value != plain[name][key] and value is not None:
+                text = json.dumps(value) if isinstance(value, list) else value
+                found.append(f"{name}.{key}={text}")
+    for name in ("answers", "bad_rows", "problems_per_round", "tokens_per_problem", "num_seeds"):
+        if getattr(config, name) != plain[name]:
+            found.append(f"{name}={getattr(config, name)}")
+    if config.seed != plain["seed"]:
+        found.append(f"seed={config.seed}")
+    return found
 
 
 def _document(outcome: Outcome, start_s: float) -> dict[str, Any]:
@@ -171,7 +145,8 @@ def _show(outcome: Outcome, config: Config, start_s: float) -> None:
     if verdict.get("n"):
         console.print(
             f"gate: {verdict['rule']}; difference {100 * verdict['difference']:+.1f} points "
-            f"[{100 * verdict['low']:+.1f}, {100 * verdict['high']:+.1f}], n = {verdict['n']}",
+            f"[{100 * verdict['low']:+.1f}, {100 * verdict['high']:+.1f}], n = {verdict['n']}; "
+            f"detects {100 * verdict.get('detectable', 1.0):.1f} points and more",
             highlight=False,
         )
     spent = {"starting": start_s} | outcome.timings
@@ -186,11 +161,21 @@ def _show(outcome: Outcome, config: Config, start_s: float) -> None:
         "store": config.store,
         "policy": config.policy,
         "problems": config.problems,
-        "checkpoints": config.checkpoints,
+        "checkpoints": config.checkpoints.folder,
+        "held-out": config.held_out,
+        "labelled": config.labelled,
+    }
+    standard = {
+        "checkpoints": default.checkpoints.folder,
+        "held-out": default.held_out,
+        "labelled": default.labelled,
     }
     given = {
-        k: f" --{k} {shlex.quote(str(v))}" for k, v in options.items() if v != getattr(default, k)
+        k: f" --{k} {shlex.quote(str(v))}"
+        for k, v in options.items()
+        if v != (standard[k] if k in standard else getattr(default, k))
     }
+    more = "".join(f" --set {shlex.quote(text)}" for text in _other_settings(config))
 
     def flags(*names: str) -> str:
         return "".join(given.get(name, "") for name in names)
@@ -200,7 +185,7 @@ def _show(outcome: Outcome, config: Config, start_s: float) -> None:
         "stories": "Ben has 9 pens. Ben loses 4 pens. How many pens does Ben have?",
     }.get(config.task)
     lines = [
-        f"ratchet improve{flags(*options)}",
+        f"ratchet improve{flags(*options)}{more}",
         f"ratchet inspect searches --gained{flags('store', 'run')}",
         f"ratchet models{flags('store')}",
     ]

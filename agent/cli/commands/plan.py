@@ -1,0 +1,129 @@
+"""`ratchet improve --dry-run`: what rounds would do and cost; no model is loaded."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from agent.cli.output import emit
+from agent.config.settings import Config
+from agent.evaluation.gate import detectable, least_gained
+from agent.imagination.imagine import Imagination
+from agent.lengths import Lengths
+from agent.rounds.inputs import RunInputs, checked_inputs
+from agent.search_models import ModelSettings, lengths_of
+from store.database import check_url
+
+# Means over rounds of the embedded default: tokens and stored bytes of one search, tokens of a
+# text, and tokens a second of one CPU thread, generated and trained on. The plan says that they
+# are estimates.
+TOKENS_PER_SIMULATION = 40
+TOKENS_PER_TEXT = 40
+BYTES_PER_SEARCH = 12_000
+TOKENS_PER_S = 4_000
+TRAINED_TOKENS_PER_S = 12_000
+EMBEDDED_SIZE = 384
+"""Hidden size times layers of the embedded default; time goes with its square."""
+
+
+def run(config: Config, rounds: int, as_json: bool) -> None:
+    check_url(config.store)
+    inputs = checked_inputs(config)
+    limits = lengths_of(inputs.prompts, inputs.policy.ref("policy"), ModelSettings.of(config))
+    plan = (
+        _what(config, inputs, rounds)
+        | _problems(config, inputs)
+        | _lengths(inputs, limits)
+        | _cost(config, inputs, limits, rounds)
+    )
+    if as_json:
+        emit(plan)
+        return
+    grid = Table(title="Plan (nothing was started)", title_justify="left", show_header=False)
+    for key, value in plan.items():
+        grid.add_row(key, _cell(value))
+    Console().print(grid)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_cell(num)}" for name, num in value.items()) or "none"
+    if isinstance(value, list):
+        return "; ".join(map(str, value)) or "none"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _what(config: Config, inputs: RunInputs, rounds: int) -> dict[str, Any]:
+    return {
+        "run": config.run,
+        "task": config.task,
+        "store": config.store,
+        "policy": str(inputs.policy.path),
+        "policy_version": inputs.policy.version,
+        "rounds": rounds,
+        "problems": rounds * config.problems_per_round,
+    }
+
+
+def _problems(config: Config, inputs: RunInputs) -> dict[str, Any]:
+    held_out = inputs.task.held_out(config.num_held_out, config.evaluation.seed)
+    imagination = Imagination(inputs.task, held_out)
+    given = imagination.refused_given(config.seed)
+    gate_p = config.evaluation.gate_p
+    return {
+        "given_problems": given.num,
+        "given_refused": dict(given.refused),
+        "common_n_grams_ignored": imagination.guard.num_common,
+        "held_out_problems": len(held_out),
+        "gate_needs_gained": least_gained(gate_p),
+        "gate_detects_points": round(100 * detectable(len(held_out), gate_p), 1),
+        "notes": inputs.task.notes(),
+    }
+
+
+def _lengths(inputs: RunInputs, limits: Lengths) -> dict[str, Any]:
+    shown = inputs.task.seeds(20, 0)
+    sizes = [len(inputs.prompts.tokens(p.text)) for p in shown]
+    return {
+        "prompt_tokens_about": sum(sizes) // max(1, len(sizes)),
+        "option_tokens": limits.option_tokens,
+        "text_tokens": limits.text_tokens,
+        "lengths": limits.reason,
+    }
+
+
+def _cost(config: Config, inputs: RunInputs, limits: Lengths, rounds: int) -> dict[str, Any]:
+    """Tokens and seconds by stage."""
+    searches = rounds * config.problems_per_round
+    each = config.search.simulations * TOKENS_PER_SIMULATION
+    searched = min(each, config.tokens_per_problem or each)
+    text = TOKENS_PER_TEXT if not inputs.task.worked_texts() else limits.text_tokens // 2
+    evaluation, critics, training = config.evaluation, config.critics, config.training
+    n = len(inputs.task.held_out(config.num_held_out, evaluation.seed))
+    # The old policy's figures are read again where a round before measured them.
+    measured = n * text + min(n, evaluation.num_search_problems) * each
+    written = {
+        "searching": searches * searched,
+        "labelling": rounds * critics.num_labelled * critics.samples * text,
+        "evaluating": (rounds + 1) * measured,
+    }
+    steps = {
+        "policy": rounds * training.num_steps,
+        "critics": rounds * 3 * critics.steps,
+        "drafter": rounds * training.drafter_steps,
+    }
+    architecture = inputs.policy.architecture
+    size = max(1.0, architecture.hidden_size * architecture.num_layers / EMBEDDED_SIZE) ** 2
+    trained = sum(steps.values()) * training.batch_size * text
+    seconds = {stage: round(num / TOKENS_PER_S * size) for stage, num in written.items()}
+    seconds["training"] = round(trained / TRAINED_TOKENS_PER_S * size)
+    num_bytes = inputs.policy.num_bytes
+    return {
+        "simulations_at_most": searches * config.search.simulations,
+        "tokens_about": written,
+        "training_steps_at_most": steps,
+        "seconds_about": seconds | {"all": sum(seconds.values())},
+        "disk_bytes_about": searches * BYTES_PER_SEARCH + rounds * 10 * num_bytes,
+        "checkpoints_to_write": rounds * 5 + (0 if len(inputs.base) == 5 else 7),
+        "note": "estimates from the embedded default on one CPU thread",
+    }
