@@ -19,6 +19,8 @@ from search.errors import CheckpointError, TaskError
 CONTEXT = 16
 """Tokens before a text that are decoded with it: a character has at most four bytes, and what a
 decoder does to the first token of a text must not happen in the middle of one."""
+MAX_BYTES = 4
+"""Of one character."""
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -134,9 +136,27 @@ class Tokenizer:
         bytes lie in two parts belongs to the one that completes it: the texts of all parts
         together are the text of all tokens.
         """
-        tail = list(before[-CONTEXT:])
-        known = self.decode(tail).rstrip(INCOMPLETE)
-        return self.decode([*tail, *ids]).rstrip(INCOMPLETE)[len(known) :]
+        start = max(0, len(before) - CONTEXT)
+        known = self._whole(before[start:])
+        for _ in range(MAX_BYTES):
+            if not start or not known.startswith(INCOMPLETE):
+                break
+            start -= 1  # it began inside a character
+            known = self._whole(before[start:])
+        return self._whole([*before[start:], *ids])[len(known) :]
+
+    def _whole(self, ids: Sequence[int]) -> str:
+        """The text of tokens up to the last character that is whole.
+
+        Tokens of an unfinished one are left out, not its mark: among bytes that spell a character
+        each, a decoder that gives up on the last gives up on all.
+        """
+        text = self.decode(ids)
+        for end in range(1, MAX_BYTES):
+            if not text.endswith(INCOMPLETE):
+                return text
+            text = self.decode(ids[: len(ids) - end])
+        return text if not text.endswith(INCOMPLETE) else self.decode(ids).rstrip(INCOMPLETE)
 
 
 def _loaded(file: Path) -> Any:

@@ -56,7 +56,8 @@ def judge(
         f"{'<' if p < max_p else 'not below'} {max_p:g}"
     )
     rule = f"greedy on held-out problems, one-sided exact McNemar p < {max_p:g}"
-    seen = detectable(len(keys), max_p, lost / len(keys)) if keys else None
+    is_test = bool(keys) and 0 < max_p < 1
+    seen = detectable(len(keys), max_p, lost / len(keys)) if is_test else None
     return Verdict(
         is_promoted, rule, len(keys), gained, lost, difference, low, high, p, reason, bits, seen
     )
