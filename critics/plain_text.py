@@ -25,7 +25,7 @@ _COMMANDS = (
     (re.compile(r"\\frac\s*(\d)\s*(?=\{)"), r"\\frac{\1}"),
     (re.compile(r"(\\frac\{[^{}]*\})\s*(\d)"), r"\1{\2}"),
     (re.compile(r"\\sqrt\s*(\d)"), r"\\sqrt{\1}"),
-    (re.compile(r"\\!|\{,\}(?=\d)"), lambda m: "," if m[0] == "{,}" else ""),
+    (re.compile(r"\\!\s*|\{,\}(?=\d)"), lambda m: "," if m[0] == "{,}" else ""),
     (re.compile(r"\\[,;:> ]|\\q?quad(?![A-Za-z])|~"), " "),
     (re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z])"), "°"),
     (re.compile(r"\\([%$&#_])"), r"\1"),

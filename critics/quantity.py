@@ -29,7 +29,7 @@ _FRACTION = (
     r"|(?P<{0}over>\d+)\s*/\s*(?P<{0}under>\d+))"
 )
 _VALUE = re.compile(
-    r"(?P<sign>[-+]?)\s*(?P<currency>[$£€¥₹]?)\s*(?P<inner>-?)\s*(?:"
+    r"(?P<sign>[-+]?)\s*(?P<currency>[$£€¥₹¢]?)\s*(?P<inner>-?)\s*(?:"
     + rf"(?P<whole>{_INTEGER})(?:\s+|(?=\\frac)){_FRACTION.replace('{0}', 'm')}"
     + rf"|{_FRACTION.replace('{0}', 'f')}"
     + rf"|(?P<top>{_DECIMAL})\s*/\s*(?P<under>{_DECIMAL})"

@@ -7,8 +7,6 @@ from search.interfaces import Rollout
 from search.score import Finding, Score
 from search.state import Option, State, Stop
 
-KNOWN = 64
-"""Tokens before an option that are decoded with it."""
 UNSCORED = Score("outcome", "", None, "not scored yet")
 
 
@@ -22,8 +20,7 @@ def cut_into_options(
 ) -> list[Option]:
     """Options of a text that follows `before`: each is whole as `ends` says of its tokens, the last
     as the text was. `decode` gives what tokens add to those before them."""
-    known = [*before[-KNOWN:], *tokens]
-    shift = len(known) - len(tokens)
+    known = [*before, *tokens]
     options: list[Option] = []
     start = 0
     for i in range(len(tokens)):
@@ -33,7 +30,7 @@ def cut_into_options(
             options.append(
                 Option(
                     part,
-                    decode(known[max(0, shift + start - KNOWN) : shift + start], part),
+                    decode(known[: len(before) + start], part),
                     float(sum(logprobs[start : i + 1])),
                     stop if is_last else "boundary",
                 )

@@ -137,12 +137,9 @@ class Tokenizer:
         together are the text of all tokens.
         """
         start = max(0, len(before) - CONTEXT)
+        while start and INCOMPLETE in self._texts[before[start]]:
+            start -= 1  # inside a character
         known = self._whole(before[start:])
-        for _ in range(MAX_BYTES):
-            if not start or not known.startswith(INCOMPLETE):
-                break
-            start -= 1  # it began inside a character
-            known = self._whole(before[start:])
         return self._whole([*before[start:], *ids])[len(known) :]
 
     def _whole(self, ids: Sequence[int]) -> str:

@@ -27,11 +27,11 @@ def critic_drift(store: Store, run: str) -> list[dict[str, Any]]:
                 "critic": "outcome",
                 "version": version,
                 "texts": len(texts),
-                "mean score": _mean([s for s, _, _ in texts]),
+                "mean_score": _mean([s for s, _, _ in texts]),
                 "right": _mean([c for _, c in known]),
                 "AUC": None if area is None else round(area, 4),
-                "chosen mean score": _mean([s for s, _ in chosen]),
-                "chosen right": _mean([c for _, c in chosen]),
+                "chosen_mean_score": _mean([s for s, _ in chosen]),
+                "chosen_right": _mean([c for _, c in chosen]),
             }
         )
     return found

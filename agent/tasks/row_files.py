@@ -6,6 +6,7 @@ Each row comes with where it stands, so that whoever refuses it can name the pla
 kept as they are written: 1e-07 stays 1e-07 and not a rounded binary fraction.
 """
 
+import csv
 import json
 import os
 import tempfile
@@ -93,10 +94,14 @@ def _parsed(where: str, raw: bytes) -> Any:
 
 def _columnar(path: Path) -> Iterator[tuple[str, Any]]:
     kind = COLUMNAR[path.suffix.lower()]
-    extra = {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
+    extra: dict[str, Any] = {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
     with tempfile.TemporaryDirectory(prefix="ratchet-rows-") as cache:
         try:
-            found = _datasets().load_dataset(
+            datasets = _datasets()
+            if kind == "csv":  # cells as they are written: 2 is not 2.0
+                names = _header(path, extra.get("sep", ","))
+                extra["features"] = datasets.Features({n: datasets.Value("string") for n in names})
+            found = datasets.load_dataset(
                 kind, data_files=str(path), split="train", cache_dir=cache, **extra
             )
             rows = [_plain(row) for row in found]
@@ -110,6 +115,11 @@ def _columnar(path: Path) -> Iterator[tuple[str, Any]]:
             ) from error
     for number, row in enumerate(rows, 1):
         yield f"{path}, row {number}", row
+
+
+def _header(path: Path, separator: str) -> list[str]:
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        return next(csv.reader(stream, delimiter=separator), [])
 
 
 def _from_hub(source: str) -> Iterator[tuple[str, Any]]:

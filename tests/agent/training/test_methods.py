@@ -8,11 +8,14 @@ from sqlalchemy import select
 
 from agent.checkpoints.embedded import EMBEDDED
 from agent.config.load import load_config
+from agent.config.settings import PromptSettings
 from agent.engine.tokenizer import Tokenizer
 from agent.progress import Silent
+from agent.prompts import Prompts
 from agent.reports.critic_drift import critic_drift
 from agent.rounds.critic_lessons import CriticLessons
 from agent.rounds.run import Improver
+from agent.tasks.expressions import Expressions
 from agent.training.examples import judged_rows, scalar_rows
 from agent.training.labelling import tree_rows
 from agent.training.stored_examples import pair_examples
@@ -80,6 +83,7 @@ def test_a_round_trains_an_adapter_through_trl(tmp_path: Path, method: str) -> N
 def test_pairs_and_states_are_read_back_from_the_stored_trees(tmp_path: Path) -> None:
     run(tmp_path)
     tokenizer = Tokenizer(EMBEDDED / "expressions/policy")
+    prompts = Prompts(Expressions(), tokenizer, PromptSettings())
     store = open_store(places(tmp_path)["store"])
     with store.session() as session:
         dataset = dataset_of(session, session.scalars(select(Round.id)).one())
@@ -91,9 +95,9 @@ def test_pairs_and_states_are_read_back_from_the_stored_trees(tmp_path: Path) ->
         nothing = dataset_window(session, 1, 1, 0)
     (drift,) = critic_drift(store, "default")
     store.close()
-    rows = tree_rows(verdicts, pair_examples(pairs, tokenizer))
+    rows = tree_rows(verdicts, pair_examples(pairs, prompts))
     assert drift["round"] == 1 and drift["texts"] >= 10
-    assert 0 < drift["mean score"] < 1 and 0 < drift["right"] <= 1
+    assert 0 < drift["mean_score"] < 1 and 0 < drift["right"] <= 1
     assert (window, nothing) == ([dataset.id], [])
     good = [v for v in verdicts if v.is_good]
     assert len(good) == dataset.num_items and len(verdicts) > len(good)
