@@ -11,6 +11,7 @@ from agent.evaluation.gate import least_gained
 from agent.hosting.open_hosts import check_hosting
 from agent.prompts import Prompts, check_prompts
 from agent.tasks.registry import open_task
+from agent.tasks.rewards import own_reward
 from agent.tasks.task import Task
 from agent.training.examples import Example
 from agent.training.recipe import policy_settings
@@ -52,6 +53,8 @@ def checked_inputs(config: Config) -> RunInputs:
     _check_writer(config, policy)
     _check_problems(config, prompts, longest)
     _check_gate(config, task)
+    if config.selection.reward:
+        own_reward(config.selection.reward)
     demonstrations = read_demonstrations(policy.path, prompts, longest)
     return RunInputs(config, task, base, prompts, demonstrations)
 

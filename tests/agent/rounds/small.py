@@ -38,9 +38,13 @@ def places(folder: Path) -> dict[str, str]:
 def improve(
     folder: Path, policy: Path | str, failpoint: str = "", timeout_s: float = 200, **flags: Any
 ) -> subprocess.CompletedProcess[str]:
-    """`ratchet improve` in a process of its own; killed at the failpoint where one is named."""
+    """`ratchet improve` in a process of its own; killed at the failpoint where one is named.
+
+    A flag that is None is left unset.
+    """
     settings = SMALL | places(folder) | {"policy": str(policy)} | flags
-    arguments = [part for k, v in settings.items() for part in ("--set", f"{k}={v}")]
+    set_ones = {k: v for k, v in settings.items() if v is not None}
+    arguments = [part for k, v in set_ones.items() for part in ("--set", f"{k}={v}")]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RATCHET_")}
     environment["OMP_NUM_THREADS"] = "1"
     if failpoint:
