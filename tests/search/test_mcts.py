@@ -320,6 +320,32 @@ def test_the_vote_adds_up_the_weight_behind_an_answer() -> None:
     assert best is not None and best.rollout.answer == "9"
 
 
+def test_equal_answers_are_one_however_they_are_spelled() -> None:
+    def same(left: str, right: str) -> bool:
+        return {left, right} <= {"1/2", "0.5"}
+
+    search = candidates(("3", 0.3, 0.9), ("1/2", 0.2, 0.8), ("0.5", 0.2, 0.7))
+    assert search.result().confidence == pytest.approx(0.27 / 0.57)
+    search.same = same
+    result = search.result()
+    assert result.chosen is not None and result.chosen.rollout.answer == "1/2"
+    assert result.runner_up is not None and result.runner_up.rollout.answer == "3"
+    assert result.confidence == pytest.approx(0.30 / 0.57)
+
+
+def test_a_text_without_an_answer_never_wins_and_has_no_confidence() -> None:
+    search = candidates(("5", 0.1, 0.2), ("", 0.4, 0.9), ("", 0.4, 0.9))
+    for i in (1, 2):
+        candidate = search.candidates[i]
+        search.candidates[i] = replace(candidate, rollout=replace(candidate.rollout, answer=None))
+    for rule in ("vote", "best", "visits"):
+        search.settings = replace(search.settings, final=rule)
+        chosen = search.result().chosen
+        assert chosen is not None and chosen.rollout.answer == "5"
+    search.candidates = search.candidates[1:]
+    assert search.result().chosen is not None and search.result().confidence is None
+
+
 def test_golden_tree() -> None:
     """The whole of one search, number by number; a change here changes results."""
     search = searched("31", replace(PLAIN, simulations=12))

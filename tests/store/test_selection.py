@@ -5,7 +5,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.selection import Find, SelectionRule, distance
+from store.selection import Find, Judge, SelectionRule, distance
 
 FIND = Find(1, "a", 1, "p", True, "7", 0.9, True, 0.8, ("x\n", "7"), 4)
 RULE = SelectionRule(min_outcome=0.5)
@@ -84,3 +84,44 @@ def test_wordings_of_a_problem_must_agree_and_the_best_supported_answer_counts()
 def test_the_distance_is_a_symmetric_count_of_steps(left: list[str], right: list[str]) -> None:
     assert distance(left, right) == distance(right, left) <= max(len(left), len(right))
     assert distance(left, left) == 0
+
+
+def test_each_search_that_gave_nothing_says_why_once() -> None:
+    finds = [
+        replace(FIND, id=1, search_id=1, family="a"),
+        replace(FIND, id=2, search_id=2, family="b", answer=None),
+        replace(FIND, id=3, search_id=3, family="c", is_sound=False),
+        replace(FIND, id=4, search_id=4, family="d", outcome=0.1),
+        replace(FIND, id=5, search_id=5, family="e", is_correct=False),
+    ]
+    selection = RULE.select(finds)
+    assert [s.find.id for s in selection.kept] == [1, 5]
+    assert selection.refused == {"no answer": 1, "unsound step": 1, "outcome score": 1}
+    right = replace(RULE, must_be_correct=True).select(finds)
+    assert right.kept == []
+    assert right.refused == {
+        "answer unknown": 2,
+        "no answer": 1,
+        "unsound step": 1,
+        "wrong answer": 1,
+    }
+
+
+def test_support_is_of_values_and_a_reward_of_ones_own_is_asked_last() -> None:
+    halves = [
+        replace(FIND, id=1, search_id=1, answer="1/2", is_sound=None, outcome=0.5),
+        replace(FIND, id=2, search_id=2, answer="0.5", is_sound=None, outcome=0.5),
+        replace(FIND, id=3, search_id=3, answer="3", is_sound=None, outcome=0.9),
+    ]
+    judge = Judge(lambda a, b: {a, b} == {"1/2", "0.5"})
+    assert [s.find.id for s in RULE.select(halves).kept] == [3]
+    assert [s.find.id for s in RULE.select(halves, judge).kept] == [1, 2]
+    asked: list[int] = []
+
+    def reward(find: Find) -> float:
+        asked.append(find.id)
+        return 1.0 if find.id == 1 else 0.0
+
+    found = RULE.select(halves, Judge(judge.same, reward))
+    assert [s.find.id for s in found.kept] == [1] and asked == [1, 2]
+    assert found.refused == {"reward": 1, "another answer": 1}

@@ -1,8 +1,10 @@
 """The gate promotes beyond chance, and its intervals are those of the books."""
 
+import random
+
 import pytest
 
-from agent.evaluation.gate import judge
+from agent.evaluation.gate import detectable, judge, least_gained
 from agent.evaluation.intervals import mcnemar_p, paired_difference, wilson
 
 
@@ -32,3 +34,27 @@ def test_the_gate_promotes_only_what_is_better_beyond_chance() -> None:
     assert not judge(before, slightly, 0.05).is_promoted
     assert not judge(before, before, 0.05).is_promoted
     assert not judge(better, before, 0.05).is_promoted
+
+
+def test_what_a_gate_needs_and_what_it_can_detect() -> None:
+    assert [least_gained(p) for p in (0.5, 0.05, 0.01)] == [2, 5, 7]
+    found = [detectable(n, 0.05) for n in (20, 100, 600, 1319)]
+    assert found == sorted(found, reverse=True)
+    assert found[0] > 0.24  # five of twenty, none lost
+    assert detectable(4, 0.05) == 1.0  # four gained are never enough
+    verdict = judge({str(i): False for i in range(100)}, {str(i): i < 9 for i in range(100)}, 0.05)
+    assert verdict.detectable == detectable(100, 0.05, 0.0)
+
+
+def test_a_detectable_gain_passes_four_times_in_five() -> None:
+    """By simulation: a tenth of the problems lost beside those gained."""
+    rng = random.Random(0)
+    n, loss = 400, 0.05
+    gain = detectable(n, 0.05, loss)
+    passed = 0
+    for _ in range(600):
+        drawn = [rng.random() for _ in range(n)]
+        lost = sum(u < loss for u in drawn)
+        gained = sum(loss <= u < 2 * loss + gain for u in drawn)
+        passed += gained > lost and mcnemar_p(gained, lost) < 0.05
+    assert 0.7 < passed / 600 < 0.9

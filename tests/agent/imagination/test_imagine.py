@@ -77,3 +77,15 @@ def test_operators_compose_and_say_so() -> None:
     found = Imagination(task, []).imagine(task.seeds(50, 0), [], Wanted(300, 1))
     composed = [p for p in found.problems if "+" in p.origin.partition(":")[0]]
     assert 0.05 < len(composed) / len(found.problems) < 0.4
+
+
+def test_an_instruction_that_every_problem_repeats_gives_nothing_away() -> None:
+    head = "Read the following problem with care and answer it with one number in a box at the end:"
+    held_out = [Problem(str(i), f"{head} how many legs have {i} hens?", "1") for i in range(30)]
+    guard = Decontamination(held_out, str.lower)
+    assert guard.num_common > 0
+    assert guard.leak(f"{head} how many wheels have 7 carts and 5 bicycles together?") == ""
+    assert guard.leak(held_out[3].text) == "key"
+    told = "In a field far away from here a grey horse once met nineteen hens and four cows"
+    secret = Decontamination([*held_out, Problem("x", f"{told}: legs?", "1")], str.lower)
+    assert secret.leak(f"{told}. How many heads?") == "n-gram"
