@@ -107,7 +107,7 @@ def test_the_readme_names_every_command() -> None:
 
 
 def test_every_setting_says_what_it_means() -> None:
-    assert len(meanings()) == len(defaults()) >= 110
+    assert len(meanings()) == len(defaults()) >= 124
     assert [key for key, text in meanings().items() if len(text) < 10] == []
 
 
