@@ -1,6 +1,6 @@
 """The finished texts that a search came across, and which of them is its answer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from operator import eq
 
@@ -107,6 +107,11 @@ def _is_same(left: str | None, right: str | None, same: SameAnswer) -> bool:
     if left is None or right is None:
         return left is right
     return left == right or same(left, right)
+
+
+def is_among(answer: str | None, others: Collection[str | None], same: SameAnswer = eq) -> bool:
+    """Whether an answer is equal to one of others; no answer equals none."""
+    return answer in others or any(_is_same(answer, other, same) for other in others)
 
 
 def judged(

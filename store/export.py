@@ -13,12 +13,15 @@
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from operator import eq
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from search.candidates import SameAnswer, is_among
 from search.errors import ResourceError, UsageError
 from store.names import check_round
 from store.schema import DatasetItem, DatasetRow, ProblemRow, Round, Run, TrajectoryRow
@@ -26,7 +29,18 @@ from store.schema import DatasetItem, DatasetRow, ProblemRow, Round, Run, Trajec
 KINDS = ("sft", "dpo", "kto", "prm", "value", "rl")
 PromptOf = Callable[[str], str]
 """What the policy is given for a problem."""
-RowMaker = Callable[[Session, int, PromptOf], Iterator[dict[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """What an export asks of the task."""
+
+    prompt_of: PromptOf
+    same: SameAnswer = eq
+    """Whether two answers are equal."""
+
+
+RowMaker = Callable[[Session, int, Wording], Iterator[dict[str, Any]]]
 
 
 def datasets_of(session: Session, run: str, round_number: int | None) -> list[int]:
@@ -52,7 +66,7 @@ def datasets_of(session: Session, run: str, round_number: int | None) -> list[in
 
 
 def exported(
-    session: Session, kind: str, datasets: list[int], prompt_of: PromptOf
+    session: Session, kind: str, datasets: list[int], prompt_of: PromptOf, same: SameAnswer = eq
 ) -> Iterator[dict[str, Any]]:
     """Rows of one kind, dataset by dataset, streamed."""
     makers: dict[str, RowMaker] = {
@@ -66,7 +80,7 @@ def exported(
     if kind not in makers:
         raise UsageError(f"there is no export {kind!r}", f"choose one of {', '.join(KINDS)}")
     for dataset_id in datasets:
-        yield from makers[kind](session, dataset_id, prompt_of)
+        yield from makers[kind](session, dataset_id, Wording(prompt_of, same))
 
 
 def write_rows(rows: Iterator[dict[str, Any]], path: Path, overwrite: bool) -> int:
@@ -132,17 +146,17 @@ def _kept(session: Session, dataset_id: int) -> Iterator[tuple[TrajectoryRow, Pr
     yield from ((trajectory, problem) for trajectory, problem in rows.yield_per(500))
 
 
-def _sft(session: Session, dataset_id: int, prompt_of: PromptOf) -> Iterator[dict[str, Any]]:
+def _sft(session: Session, dataset_id: int, task: Wording) -> Iterator[dict[str, Any]]:
     for t, p in _kept(session, dataset_id):
-        yield {"prompt": prompt_of(p.text), "completion": _whole(t)}
+        yield {"prompt": task.prompt_of(p.text), "completion": _whole(t)}
 
 
-def _dpo(session: Session, dataset_id: int, prompt_of: PromptOf) -> Iterator[dict[str, Any]]:
+def _dpo(session: Session, dataset_id: int, task: Wording) -> Iterator[dict[str, Any]]:
     from store.pairs import paired_texts
 
     for problem, before, chosen, rejected, margin in paired_texts(session, dataset_id):
         yield {
-            "prompt": prompt_of(problem) + before,
+            "prompt": task.prompt_of(problem) + before,
             "chosen": chosen,
             "rejected": rejected,
             "margin": margin,
@@ -150,7 +164,7 @@ def _dpo(session: Session, dataset_id: int, prompt_of: PromptOf) -> Iterator[dic
 
 
 def _judged(
-    session: Session, dataset_id: int
+    session: Session, dataset_id: int, same: SameAnswer
 ) -> Iterator[tuple[TrajectoryRow, ProblemRow, list[str]]]:
     """Every text of the searches that a dataset took from, with those of its search that were kept.
 
@@ -172,36 +186,37 @@ def _judged(
         .order_by(TrajectoryRow.search_id, TrajectoryRow.id)
     )
     for t, p in rows.yield_per(500):
-        if t.id in ids or t.answer not in answers[t.search_id] or t.is_sound is False:
+        is_other = not is_among(t.answer, answers[t.search_id], same)
+        if t.id in ids or is_other or t.is_sound is False:
             yield t, p, kept[t.search_id]
 
 
-def _kto(session: Session, dataset_id: int, prompt_of: PromptOf) -> Iterator[dict[str, Any]]:
-    for t, p, kept in _judged(session, dataset_id):
+def _kto(session: Session, dataset_id: int, task: Wording) -> Iterator[dict[str, Any]]:
+    for t, p, kept in _judged(session, dataset_id, task.same):
         whole = _whole(t)
-        yield {"prompt": prompt_of(p.text), "completion": whole, "label": whole in kept}
+        yield {"prompt": task.prompt_of(p.text), "completion": whole, "label": whole in kept}
 
 
-def _prm(session: Session, dataset_id: int, prompt_of: PromptOf) -> Iterator[dict[str, Any]]:
+def _prm(session: Session, dataset_id: int, task: Wording) -> Iterator[dict[str, Any]]:
     """A step is good while the text so far is the beginning of one that was kept."""
-    for t, p, kept in _judged(session, dataset_id):
+    for t, p, kept in _judged(session, dataset_id, task.same):
         steps = [step["text"] for step in t.steps["steps"]]
         beginnings = ["".join(steps[: i + 1]) for i in range(len(steps))]
         labels = [any(whole.startswith(b) for whole in kept) for b in beginnings]
-        yield {"prompt": prompt_of(p.text), "completions": steps, "labels": labels}
+        yield {"prompt": task.prompt_of(p.text), "completions": steps, "labels": labels}
 
 
-def _value(session: Session, dataset_id: int, prompt_of: PromptOf) -> Iterator[dict[str, Any]]:
+def _value(session: Session, dataset_id: int, task: Wording) -> Iterator[dict[str, Any]]:
     """States of which the tree knows the visit-weighted mean of what came after them."""
-    for t, p, _ in _judged(session, dataset_id):
+    for t, p, _ in _judged(session, dataset_id, task.same):
         so_far = ""
         for step in t.steps["steps"]:
             so_far += step["text"]
             if step["q"] is not None:
-                yield {"prompt": prompt_of(p.text), "completion": so_far, "value": step["q"]}
+                yield {"prompt": task.prompt_of(p.text), "completion": so_far, "value": step["q"]}
 
 
-def _rl(session: Session, dataset_id: int, prompt_of: PromptOf) -> Iterator[dict[str, Any]]:
+def _rl(session: Session, dataset_id: int, task: Wording) -> Iterator[dict[str, Any]]:
     for t, p in _kept(session, dataset_id):
         yield {
             "data_source": f"ratchet/{p.task}",

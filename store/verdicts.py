@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import eq
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from search.candidates import SameAnswer, is_among
 from store.recording import unpack_tokens
 from store.schema import DatasetItem, DatasetRow, Round, TrajectoryRow
 
@@ -24,7 +26,9 @@ class StoredVerdict:
     """Q of each step in the tree, the visit-weighted mean of what came after it; None beyond it."""
 
 
-def stored_verdicts(session: Session, dataset_id: int) -> Iterator[StoredVerdict]:
+def stored_verdicts(
+    session: Session, dataset_id: int, same: SameAnswer = eq
+) -> Iterator[StoredVerdict]:
     """The texts of every search that a frozen dataset took from, search by search.
 
     A text that was not kept and ends with the kept answer says nothing, and is left out.
@@ -40,17 +44,19 @@ def stored_verdicts(session: Session, dataset_id: int) -> Iterator[StoredVerdict
     group: list[TrajectoryRow] = []
     for row in rows.yield_per(500):
         if group and row.search_id != group[0].search_id:
-            yield from _of_search(group, kept_ids)
+            yield from _of_search(group, kept_ids, same)
             group = []
         group.append(row)
-    yield from _of_search(group, kept_ids)
+    yield from _of_search(group, kept_ids, same)
 
 
-def _of_search(rows: list[TrajectoryRow], kept_ids: set[int]) -> Iterator[StoredVerdict]:
+def _of_search(
+    rows: list[TrajectoryRow], kept_ids: set[int], same: SameAnswer
+) -> Iterator[StoredVerdict]:
     answers = {row.answer for row in rows if row.id in kept_ids}
     for row in rows:
         is_good = row.id in kept_ids
-        if is_good or row.answer not in answers or row.is_sound is False:
+        if is_good or row.is_sound is False or not is_among(row.answer, answers, same):
             steps = row.steps["steps"]
             yield StoredVerdict(
                 unpack_tokens(row.prompt_tokens),

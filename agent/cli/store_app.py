@@ -106,6 +106,10 @@ def store_export(
 ) -> None:
     """Write what rounds trained on as a file that TRL (or, for `rl`, verl) reads.
 
+    `sft` holds the kept texts of the run's searches. It leaves out what a round mixes in beside
+    them: replayed demonstrations (demonstrations.jsonl in the base policy's folder) and the
+    policy's own right texts on labelled problems (`training.use_labelled`).
+
     Examples:
 
         ratchet store export sft --out sft.jsonl

@@ -110,6 +110,6 @@ class CriticLessons:
                 session, self.context.lease.run_id, self.number, self.config.critics.window
             )
             for dataset_id in reversed(datasets):
-                verdicts += stored_verdicts(session, dataset_id)
+                verdicts += stored_verdicts(session, dataset_id, self.context.task.same_answer)
                 pairs += pair_examples(stored_pairs(session, dataset_id), self.context.prompts)
         return tree_rows(verdicts, pairs)

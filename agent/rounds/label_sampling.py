@@ -53,6 +53,7 @@ class LabelSampling:
             self.step_is_sound,
             siblings,
             lambda key: int(key[:4], 16) % HELD_OUT_SHARE == 0,
+            self.task.same_answer,
         )
 
     def is_correct(self, rollout: Rollout) -> bool:

@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import eq
 
 from agent.training.examples import (
     CriticExample,
@@ -11,6 +12,7 @@ from agent.training.examples import (
     LabelledExample,
     PairExample,
 )
+from search.candidates import SameAnswer, grouped
 from search.interfaces import Rollout
 from search.state import Option, State
 from store.verdicts import StoredVerdict
@@ -66,6 +68,7 @@ def label_rollouts(
     step_is_sound: Callable[[Rollout, int], bool | None],
     siblings: Sequence[Siblings],
     is_held_out: Callable[[str], bool],
+    same: SameAnswer = eq,
 ) -> Labelled:
     """Value: does the text end right, at every state. Process: is the step sound, by the tool's
     word and among siblings. Outcome: is the finished text right, and sound where the tool speaks.
@@ -113,12 +116,15 @@ def label_rollouts(
         outcome,
         len(value.train) + len(value.held_out),
         right,
-        suspicious(rollouts, is_correct),
+        suspicious(rollouts, is_correct, same=same),
     )
 
 
 def suspicious(
-    rollouts: Sequence[Rollout], is_correct: Callable[[Rollout], bool], share: float = 0.75
+    rollouts: Sequence[Rollout],
+    is_correct: Callable[[Rollout], bool],
+    share: float = 0.75,
+    same: SameAnswer = eq,
 ) -> list[str]:
     """Problems of which no text is right, while at least `share` of them, three or more, end with
     one and the same other answer and the tool found none of those unsound."""
@@ -129,7 +135,9 @@ def suspicious(
     for problem_id, group in groups.items():
         if any(is_correct(r) for r in group):
             continue
-        votes = Counter(r.answer for r in group if r.answer is not None and r.is_sound is not False)
+        votes = Counter(
+            grouped([r.answer for r in group if r.answer and r.is_sound is not False], same)
+        )
         if votes and votes.most_common(1)[0][1] >= max(3, share * len(group)):
             found.append(problem_id)
     return found

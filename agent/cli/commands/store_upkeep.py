@@ -86,8 +86,9 @@ def export(
             )
         config = with_problems_of(config, run.config | {"task": run.task})
         datasets = datasets_of(session, run.name, round_number)
-        prompt_of = _prompts(config, session, run).text
-        num = write_rows(exported(session, kind, datasets, prompt_of), path, overwrite)
+        prompts = _prompts(config, session, run)
+        rows = exported(session, kind, datasets, prompts.text, prompts.task.same_answer)
+        num = write_rows(rows, path, overwrite)
     if as_json:
         emit({"kind": kind, "rows": num, "path": str(path)})
     else:

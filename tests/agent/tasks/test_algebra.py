@@ -7,6 +7,7 @@ import pytest
 from agent.tasks.algebra import Algebra, AlgebraError, holds, parsed
 from agent.tasks.jsonl import Files, Jsonl
 from agent.tasks.killable import Killable
+from search.errors import ToolError
 
 
 @pytest.mark.parametrize(
@@ -76,3 +77,24 @@ def test_the_algebra_of_a_step_is_checked_between_dollars(tmp_path: object) -> N
     assert task.check_step("", ["Then $2x = 6$."]).is_sound is None
     task.algebra.close()
     assert Algebra().holds("x + x", "2x") is True
+
+
+def never(question: object) -> None:
+    raise SystemExit(3)
+
+
+def test_a_process_that_cannot_start_is_an_error_and_not_an_answer() -> None:
+    """False would say that two answers differ."""
+    process = Killable(never, "x")
+    with pytest.raises(ToolError, match="never cannot start: it ended with 3") as error:
+        process.ask("x")
+    assert error.value.fix and error.value.exit_code == 8
+
+
+def test_the_child_that_follows_a_killed_one_warms_up_at_once() -> None:
+    """So the second hard question costs its own time limit, not a start."""
+    process = Killable(slow, 0.0, timeout_s=0.2)
+    assert process.ask(60.0) is None
+    assert process._process is not None and process._process.is_alive()
+    assert process.ask(60.0) is None and process.ask(0.0) == "done"
+    process.close()
