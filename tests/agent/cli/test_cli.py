@@ -2,7 +2,10 @@
 
 import json
 import os
+import re
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -401,3 +404,72 @@ def test_two_policies_are_compared_paired_on_the_same_problems(tmp_path: Path) -
     assert before["correct"] == 0 < after["correct"] and before["n"] == after["n"] == 40
     assert found["verdict"]["gained"] == after["correct"] and found["verdict"]["is_promoted"]
     assert before["bits_per_character"] > 1 > after["bits_per_character"]
+
+
+def test_the_version_is_told_and_names_the_commit(
+    typed: Callable[..., tuple[int, str, str]],
+) -> None:
+    code, out, _ = typed("--version")
+    assert code == 0 and re.fullmatch(r"ratchet \d+\.\d+\.\d+(\+[0-9a-f]{12})?\n", out)
+
+
+@pytest.mark.round
+def test_rounds_that_come_to_nothing_end_with_a_code_of_their_own(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    done = improve(tmp_path, checkpoint, **{"selection.min_confidence": 1.0, "seed": 3} | NOBODY)
+    assert done.returncode == 4, done.stderr
+    (row,) = json.loads(done.stdout)["rounds"]
+    assert row["stage"] == "kept" and row["verdict"]["n"] == 0
+
+
+NOBODY = {"selection.max_tokens": 1, "selection.min_outcome": 1.0}
+
+
+@pytest.mark.round
+def test_the_only_run_of_a_store_need_not_be_named(played: Path, tmp_path: Path) -> None:
+    shutil.copyfile(played / "store.db", tmp_path / "store.db")
+    with sqlite3.connect(tmp_path / "store.db") as connection:
+        connection.execute("UPDATE runs SET name = 'mine'")
+    assert stored(tmp_path, "status")["run"] == "mine"
+    assert len(stored(tmp_path, "inspect", "searches", "--limit", "3")) == 3
+    assert stored(tmp_path, "inspect", "ask", "flip_texts") is not None
+
+
+@pytest.mark.round
+def test_a_gate_that_cannot_pass_is_refused_by_the_plan(tmp_path: Path) -> None:
+    done = ratchet(
+        "improve", "--dry-run", "--set", "evaluation.num_problems=4", "--json", cwd=tmp_path
+    )
+    error = json.loads(done.stderr)["error"]
+    assert done.returncode == 2 and "4 held-out problems" in error["message"]
+    assert "5 held-out problems or more" in error["next"]
+
+
+def test_a_table_wider_than_the_screen_becomes_records(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rich.console import Console
+
+    from agent.cli import output
+
+    def narrow(**named: object) -> Console:
+        return Console(force_terminal=True, width=80, no_color=True)
+
+    monkeypatch.setattr(output, "Console", narrow)
+    words = "every word of this long cell must come out whole however narrow the screen may be"
+    output.table([{"number": i, "text": words, "other": "x" * 30} for i in range(2)])
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert max(map(len, shown.splitlines())) <= 80
+    assert all(word in re.sub(r"[^\w\n]", " ", shown).split() for word in words.split())
+    output.table([{"a": 1, "b": "short"}])
+    assert "┃ a ┃ b     ┃" in capsys.readouterr().out
+
+
+@pytest.mark.round
+def test_settings_that_differ_in_an_open_round_are_named(checkpoint: Path, tmp_path: Path) -> None:
+    improve(tmp_path, checkpoint, failpoint="after-searching")
+    done = improve(tmp_path, checkpoint, **{"search.simulations": 5, "hosting.text_tokens": 21})
+    message = json.loads(done.stderr.strip().splitlines()[-1])["error"]["message"]
+    assert "search.simulations was 4, is 5" in message
+    assert "hosting.text_tokens was 20, is 21" in message and "store" not in message
