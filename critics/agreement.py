@@ -43,8 +43,11 @@ def _agree(left: Side, right: Side) -> bool | None:
     ours, theirs = values_of(left), values_of(right)
     if not ours or not theirs:
         return None
-    if any(a.number == b.number for a in ours for b in theirs):
+    if ours[0].number == theirs[0].number:
         return True
+    if any(a.number == b.number for a in ours for b in theirs):
+        # As points, which a product with a hundred makes: (20/50) * 100 = 40 %.
+        return True if Fraction(100) in (*left, *right) and "*" in (*left, *right) else None
     if any(v.is_ambiguous for v in (*ours, *theirs)) or _adds_percent(left) or _adds_percent(right):
         return None
     return None if _is_rounded(ours, right, left) or _is_rounded(theirs, left, right) else False

@@ -17,6 +17,8 @@ from critics.runs import MAX_TOKENS, Edge, Run, leftward, rightward, side_of, to
 from critics.word_lists import FACTORS, FAMILIES, SCALES, UNIT_JOINTS
 
 MAX_LINE = 2_000
+MAX_EQUALS = 24
+"""Equals signs of a text that are looked at; a text with more is no step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +35,11 @@ _DASH = re.compile(r"^\s*-\s+")
 _EMPHASIS = re.compile(r"(?<![\d)*])\*\*(?=\S)([^*\n]+(?:\*[^*\n]+)*)(?<=\S)\*\*(?![\d(*])")
 _HEDGE = re.compile(
     r"\b(?:contradict\w*|impossible|incorrect|wrong|false|untrue|suppose|assum\w+|guess"
-    r"|mistake\w*|try|trying|no solution|absurd)\b"
-    r"|(?:\bnot|n['’]t)\s+(?:equal|true|possible|correct|right|valid|work|hold|satisf)"
-    r"|≠|\?|!=|\\neq?\b",
+    r"|mistake\w*|try|trying|no solution|absurd|fail\w*|invalid|instead|miscalculat\w*|modul\w+"
+    r"|mod|remainder|base|binary|hexadecimal|hex|octal|carry\w*|digits?|clock|average|mean|median"
+    r"|absolute value|too (?:big|large|small|high|low|many|much|few)|not met)\b"
+    r"|(?:\bnot|n['’]t)\s*(?:=|\b(?:equal|true|possible|correct|right|valid|work|hold|satisf|met))"
+    r"|≠|\?|!=|\\neq?\b|\\p?mod\b|, no\b",
     re.IGNORECASE,
 )
 _SCALE = re.compile(r"\b(?:thousands?|millions?|billions?|trillions?)\b", re.IGNORECASE)
@@ -53,6 +57,8 @@ _LATEX = (
 def claims(text: str) -> list[Claim]:
     """All that the text claims, line by line; annotations like `<<2+3=5>>` are claims too."""
     found: list[Claim] = []
+    if text.count("=") > MAX_EQUALS:
+        return found
     doubt = is_hedged(text)
     for line in text.split("\n"):
         if "=" not in line or len(line) > MAX_LINE:
@@ -109,12 +115,18 @@ def _read(line: str, is_hedged: bool) -> list[Claim]:
         if left is None or right is None:
             continue
         verdict = _verdict(left, right, is_hedged)
+        if n and verdict is None and len(left.side) == len(right.side) == 1 and found:
+            # The end of a chain: 2 + 3 = 5 = 7.
+            is_bare = not left.units and not right.units and left.side != right.side
+            verdict = False if is_bare and found[-1].holds and not is_hedged else None
         found.append(Claim(line[left.start : right.end].strip(), verdict))
     return found
 
 
 def _verdict(left: Run, right: Run, is_hedged: bool) -> bool | None:
     holds = sides_agree(left.side, right.side)
+    if holds and _mixes_units(left, right):
+        return None
     if holds is not False:
         return holds
     if sides_agree(left.fractions, right.fractions) or (
@@ -128,24 +140,48 @@ def _verdict(left: Run, right: Run, is_hedged: bool) -> bool | None:
     return None if not is_money and is_near(left.side, right.side) else False
 
 
+def _units(run: Run) -> set[str]:
+    return {_unit(u) for u in run.units} - UNIT_JOINTS
+
+
+def _mixes_units(left: Run, right: Run) -> bool:
+    """Whether the numbers agree and the units cannot: 3 feet + 4 feet = 7 inches."""
+    ours, theirs = _units(left), _units(right)
+    if not ours or not theirs or ours & theirs:
+        return False
+    is_sum = all(t not in ("*", "/", "^") for t in left.side)
+    return is_sum and any(ours & family and theirs & family for family in FAMILIES)
+
+
 def _have_one_unit(left: Run, right: Run) -> bool:
     """Whether no conversion may stand between two sides: 1/4 hour = 15 minutes is no mistake."""
-    ours, theirs = ({_unit(u) for u in run.units} - UNIT_JOINTS for run in (left, right))
+    ours, theirs = _units(left), _units(right)
     if (ours | theirs) & SCALES or any(len((ours | theirs) & f) > 1 for f in FAMILIES):
         return False
     is_amount = bool(ours) and not any(t in ("*", "+", "-", "/", "^", "sqrt") for t in left.side)
-    is_measure = any(theirs & family for family in FAMILIES)
     if is_amount or (bool(ours) and bool(theirs) and not ours & theirs):
         return False
-    if is_measure and _is_share(left.side):
-        ours_value, theirs_value = values_of(left.side)[0].number, values_of(right.side)[0].number
-        return not ours_value or theirs_value / ours_value not in FACTORS
-    return True
+    if len(ours) > 1 and any(t in ("+", "-") for t in left.side):
+        return False
+    ours_value, theirs_value = values_of(left.side)[0].number, values_of(right.side)[0].number
+    if not ours_value or not theirs_value:
+        return True
+    ratios = {theirs_value / ours_value, ours_value / theirs_value}
+    if any(theirs & family for family in FAMILIES):
+        return not ratios & FACTORS
+    # 3/4 = 75 means percent.
+    return not (_is_share(left.side) and theirs_value / ours_value == 100)
 
 
 def _unit(word: str) -> str:
+    """A unit in its singular, in small letters."""
+    word = word.lower()
     if word in ("dollar", "dollars"):
         return "$"
+    if word.endswith("ies") and len(word) > 4:
+        return word[:-3] + "y"
+    if word.endswith(("ches", "shes", "xes", "sses")):
+        return word[:-2]
     return word[:-1] if len(word) > 2 and word.endswith("s") else word
 
 

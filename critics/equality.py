@@ -22,6 +22,9 @@ AnswerRule = Literal["auto", "math", "text", "choice"]
 Ask = Callable[[str, str], bool]
 """Whether two texts are equal as mathematics."""
 MAX_ITEMS = 64
+MAX_LENGTH = 1_000
+"""Characters of an answer that is looked into; a longer one is compared as it is written."""
+MAX_LAYERS = 8
 
 _EMPHASIS = re.compile(r"^(\*{1,3}|_{1,3}|`)(?=\S)(.+?)\1$", re.DOTALL)
 _MATH = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
@@ -29,8 +32,21 @@ _NAMED = re.compile(
     r"^(?:\\?[A-Za-z]+|\\[a-z]+)(?:_\{?\w{1,8}\}?|'|\([A-Za-z](?:, ?[A-Za-z])*\))?\s*"
     r"(?:=|\\in(?![a-z]))\s*(?=\S)"
 )
-_ABOUT = re.compile(r"^(?:about|approximately|exactly|approx\.?|≈|~)\s*(?=\S)", re.IGNORECASE)
+_ABOUT = re.compile(
+    r"^(?:(?:about|approximately|exactly|roughly|around|nearly|approx\.?)\s|[≈~:：])\s*(?=\S)",
+    re.IGNORECASE,
+)
+_MARKUP = re.compile(r"</?[a-z]{1,8}>|(?<![\d)*])\*\*(?=\S)|(?<=\S)\*\*(?![\d(*])", re.IGNORECASE)
+_DATE = re.compile(
+    r"\b(?:jan|feb|mar|apr|may|june?|july?|aug|sep|oct|nov|dec)[a-z]{0,6}\.? \d", re.IGNORECASE
+)
+_RANGE = re.compile(r"^\d[\d.,]*\s*-\s*\d[\d.,]*$")
+_HALF_DAY = re.compile(r"\b([ap])\.?\s?m\b\.?", re.IGNORECASE)
+_SIGNED = re.compile(r"±|\\pm(?![A-Za-z])")
 _CHOICE = re.compile(r"^(?:option\s+|choice\s+)?\(?([A-Za-z])(?:\)|[.:](?:\s|$)|$)", re.IGNORECASE)
+_LABELLED = re.compile(
+    r"^(?:(?:option|choice)\s+\(?([A-Za-z])\)?(?=$|[\s.:])|\(?([A-Za-z])\)\s+\S)", re.IGNORECASE
+)
 _LETTER = re.compile(r"^\(?([A-Za-z])\)?$")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _NOT_WORDS = re.compile(r"[\d\\^=+*/<>|{}≤≥√π∞∪∩]|_[{\d]")
@@ -42,8 +58,20 @@ _PAIRS = {"(": ")", "[": "]", "{": "}"}
 
 def cleaned(text: str) -> str:
     """The answer without mark-up: dollars, emphasis, `x =`, a full stop, doubled spaces."""
-    text = " ".join(plain(text).split())
-    while True:
+    text = _unwrapped(text)
+    named = _NAMED.match(text)
+    if named and "=" not in text[named.end() :] and not _WORD.match(named[0]):
+        text = _unwrapped(text[named.end() :])
+    return _last_side(text)
+
+
+def _unwrapped(text: str) -> str:
+    """The answer without mark-up, a name before it still there."""
+    text = " ".join(plain(text[: MAX_LENGTH + 1]).split())
+    if len(text) > MAX_LENGTH:
+        return text
+    text = _HALF_DAY.sub(r"\1m", text)
+    for _ in range(MAX_LAYERS):
         before = text
         text = text.strip().rstrip(".").strip() if not text.endswith("...") else text.strip()
         emphasis = _EMPHASIS.match(text)
@@ -55,20 +83,28 @@ def cleaned(text: str) -> str:
                 text = inner if left not in inner else text
         if len(text) > 1 and text[0] == text[-1] == '"':
             text = text[1:-1]
-        text = _ABOUT.sub("", text)
-        named = _NAMED.match(text)
-        if named and "=" not in text[named.end() :] and not _WORD.match(named[0]):
-            text = text[named.end() :]
+        text = _MARKUP.sub("", _ABOUT.sub("", text))
         if text == before:
-            return _last_side(text)
+            break
+    return text
+
+
+def _name(text: str) -> str:
+    """What stands before the one equals sign: x in `x = 5`; empty without one."""
+    text = _unwrapped(text)
+    named = _NAMED.match(text)
+    if named is None or "=" in text[named.end() :]:
+        return ""
+    return re.split(r"=|\\in", named[0])[0].strip()
 
 
 def _last_side(text: str) -> str:
-    """`2+3=5` gives 5: the value of a calculation."""
+    """`2+3=5` gives 5: the value of a calculation that is right."""
     left, equals, right = text.rpartition("=")
     if equals and any(c.isdigit() for c in left) and quantity(right) is not None:
         try:
-            calculate(left.split("=")[-1])
+            if calculate(left.split("=")[-1]) != calculate(right):
+                return text
         except CalculatorError:
             return text
         return right.strip()
@@ -92,6 +128,11 @@ def items(text: str) -> tuple[str, list[str]]:
     text = cleaned(text)
     if quantity(text) is not None:
         return "", [text]
+    if r"\begin" in text or _DATE.search(text):
+        return "", [text]
+    if _SIGNED.search(text):
+        parts = [_SIGNED.sub(sign, text, count=1) for sign in ("+", "-")]
+        return "", [part.removeprefix("+") for part in parts]
     text = text.replace(r"\{", "{").replace(r"\}", "}")
     around, inside = "", text
     if text[:1] in _PAIRS and text[-1:] in ")]}" and _closes_at_end(text):
@@ -144,12 +185,19 @@ def same_answer(left: str, right: str, rule: AnswerRule = "auto", ask: Ask | Non
     if rule == "choice":
         a, b = as_choice(left), as_choice(right)
         return a == b if a and b else _folded(left) == _folded(right)
+    names = ("", "") if rule == "text" else (_name(left), _name(right))
+    if names[0] and names[1] and names[0] != names[1]:
+        return False
     if rule == "text" or _folded(left) == _folded(right):
         return _folded(left) == _folded(right)
     return _is_equal(left, right, rule, ask)
 
 
 def _is_equal(left: str, right: str, rule: AnswerRule, ask: Ask | None) -> bool:
+    if len(left) > MAX_LENGTH or len(right) > MAX_LENGTH:
+        return False
+    if rule == "auto" and (one := _one_choice(left, right)) is not None:
+        return one
     x, y = quantity(cleaned(left)), quantity(cleaned(right))
     if x is not None and y is not None:
         return x.equals(y)
@@ -165,9 +213,30 @@ def _is_equal(left: str, right: str, rule: AnswerRule, ask: Ask | None) -> bool:
         )
     if around == other == "{}":
         return same_answer(ours[0], theirs[0], rule, ask)
-    if rule == "auto" and (is_words(left) or is_words(right) or _RATIO.search(left + " " + right)):
+    a, b = cleaned(left), cleaned(right)
+    if rule == "auto" and (is_words(a) or is_words(b) or _is_no_mathematics(a, b)):
         return False
-    return ask is not None and ask(cleaned(left), cleaned(right))
+    return ask is not None and (ask(a, b) or ask(b, a))
+
+
+def _is_no_mathematics(left: str, right: str) -> bool:
+    """Times, ratios, ranges and dates: a verifier would compute with them."""
+    sides = (left, right)
+    return any(_RATIO.search(t) or _RANGE.match(t) or _DATE.search(t) for t in sides)
+
+
+def _one_choice(left: str, right: str) -> bool | None:
+    """Whether `A) 5 apples` is the choice `A`; None where neither side is a letter alone."""
+    letters = [_LETTER.match(cleaned(t)) for t in (left, right)]
+    if bool(letters[0]) == bool(letters[1]):
+        return None
+    letter, other = (letters[0], right) if letters[0] else (letters[1], left)
+    choice = _LABELLED.match(cleaned(other))
+    return (
+        None
+        if choice is None or letter is None
+        else letter[1].upper() == (choice[1] or choice[2]).upper()
+    )
 
 
 def _same_brackets(left: str, right: str) -> bool:
@@ -192,13 +261,19 @@ def _same_items(
 def _folded(text: str) -> str:
     text = cleaned(text).replace(r"\{", "{").replace(r"\}", "}")
     letter = _LETTER.match(text)
-    return letter[1].casefold() if letter else text.casefold()
+    if letter:
+        return letter[1].casefold()
+    # Spaces say nothing in mathematics, times and ratios.
+    is_tight = r"\begin" in text or (
+        _NOT_WORDS.search(text) and not _WORD.search(re.sub(r"\\[A-Za-z]+", "", text))
+    )
+    return re.sub(r"\s+", "", text).casefold() if is_tight else text.casefold()
 
 
 def normal_form(text: str, rule: AnswerRule = "auto") -> str:
     """One way to write an answer: `72` for 72.0, `1/2` for 0.5, `2,1` for `2, 1`, `A` for (A)."""
     text = cleaned(text)
-    if rule == "text":
+    if rule == "text" or len(text) > MAX_LENGTH:
         return text
     choice = as_choice(text) if rule == "choice" else (_LETTER.match(text) or (None, None))[1]
     if choice:

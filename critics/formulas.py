@@ -36,6 +36,8 @@ _RELATIONS = re.compile(
     r"|not|pm|mp|binom|lfloor|lceil|sum|prod|int|lim|circ|infty|vec|angle|overline|ddot)(?![A-Za-z])|…|\.\.\."
 )
 _EQUALS = re.compile(r"&?\s*=\s*&?")
+_DECIMAL_COMMA = re.compile(r"(?<=\d)\{,\}(?!\d{3}(?!\d))(?=\d)")
+_SCALE = re.compile(r"thousand|million|billion|trillion|dozen|hundred|modulo|base")
 _TABLE = re.compile(r"matrix|\\begin\s*\{(?:cases|array)")
 """What stands in rows and columns is no chain of equations."""
 
@@ -61,9 +63,10 @@ def parted(text: str) -> Parted:
 
 
 def _chains(formula: str) -> list[tuple[str, ...]]:
-    if "=" not in formula or len(formula) > MAX_FORMULA or _TABLE.search(formula):
+    is_other = _TABLE.search(formula) or _SCALE.search(formula)
+    if "=" not in formula or len(formula) > MAX_FORMULA or is_other:
         return []
-    formula = formula.replace(r"\!", "").replace("{,}", ",")
+    formula = _DECIMAL_COMMA.sub(".", formula.replace(r"\!", "")).replace("{,}", ",")
     found: list[tuple[str, ...]] = []
     carried = ""
     for part in _CUTS.split(formula):

@@ -22,7 +22,7 @@ from critics.word_lists import words_of
 MAX_LENGTH = 120
 MAX_EXPONENT = 400
 
-_INTEGER = r"(?:[1-9]\d{0,2}(?:,\d{3})+(?![\d,])|\d+)"
+_INTEGER = r"(?:[1-9]\d{0,2}(?:,\d{3})+(?![\d,])|[1-9]\d{0,2}(?: \d{3})+(?![\d ,])|\d+)"
 _DECIMAL = rf"(?:{_INTEGER}(?:\.\d+)?|\.\d+)"
 _FRACTION = (
     r"(?:\\frac\{(?P<{0}top>-?\d+)\}\{(?P<{0}bottom>\d+)\}"
@@ -80,6 +80,8 @@ _NAMES = {
     "mph": ("miles per hour",),
 }
 _ALIASES = {alias: name for name, aliases in _NAMES.items() for alias in aliases}
+_ASIDE = re.compile(r"(?<=[\d%]) \(([A-Za-z][A-Za-z ]{0,30})\)$")
+"""A unit in brackets."""
 _SINGLE_UNITS = frozenset("mgshlLKCFVWNJA°")
 _NO_UNITS = words_of(
     """
@@ -120,7 +122,11 @@ class Quantity:
         return abs(self.value) > 1
 
     def _units(self) -> frozenset[str]:
-        words = [w for w in re.split(r"[\s/.]+", self.unit) if w]
+        if self.unit.lower() in _ALIASES:
+            return frozenset((_ALIASES[self.unit.lower()],))
+        unit = re.sub(r"\b(?:square|sq)\.? (\w+)", r"\1^2", self.unit, flags=re.IGNORECASE)
+        unit = re.sub(r"\bcubic (\w+)", r"\1^3", unit, flags=re.IGNORECASE)
+        words = [w for w in re.split(r"[\s/.]+", unit) if w]
         found = {_unit_name(w) for w in words} - {"per", "a", "an", "the", "each", "every", "of"}
         return frozenset(found | ({self.currency} if self.currency else set()))
 
@@ -147,7 +153,9 @@ def _unit_name(word: str) -> str:
 
 def quantity(text: str) -> Quantity | None:
     """The quantity that the text is, whole; None for anything else."""
-    text = plain(text).strip()
+    if len(text) > 10 * MAX_LENGTH:
+        return None
+    text = _ASIDE.sub(r" \1", plain(text).strip())
     if not text or len(text) > MAX_LENGTH or not any(c.isdigit() for c in text):
         return None
     match = _VALUE.fullmatch(text)
@@ -188,7 +196,11 @@ def _may_be_attached(rest: str, word: str) -> bool:
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
-    found = {k: v.replace(",", "") for k, v in match.groupdict().items() if v is not None}
+    found = {
+        k: v.replace(",", "").replace(" ", "")
+        for k, v in match.groupdict().items()
+        if v is not None
+    }
     try:
         if "whole" in found:
             top, bottom = (

@@ -37,6 +37,7 @@ class Edge(IntEnum):
 
 
 _TOKEN = re.compile(
+    r"(?P<code>0[xbo][0-9A-Fa-f]+|\d+/\d+/\d{2,}|\d+(?=[:_]\d))|"
     rf"(?P<number>{NUMBER})|(?P<equals>==|=(?![>=]))|(?P<operator>\*\*|[-+*/×·÷^])"
     r"|(?P<open>[(\[{])|(?P<close>[)\]}])|(?P<percent>%)|(?P<currency>[$£€¥₹])"
     r"|(?P<word>[A-Za-z]{2,}\^[23](?!\d)|[A-Za-z]+(?:['’-][A-Za-z]+)*)|(?P<dots>\.{2,}|…)|(?P<stop>[.,;:!?\"“”→⇒∴•#])"
@@ -89,7 +90,7 @@ def tokens_of(line: str) -> list[Token]:
             and not (before.kind == "word" and (i < 2 or found[i - 2].kind != "number"))
         ):
             found[i] = Token("operator", "*", token.start, token.end)
-        elif token.text == "of" and behind.kind in ("number", "currency"):
+        elif token.text == "of" and behind.kind in ("number", "currency", "open"):
             is_share = before.kind == "percent" or (
                 i > 2
                 and [t.kind for t in found[i - 3 : i]] == ["number", "operator", "number"]
@@ -167,11 +168,11 @@ def _with_fractions(tokens: Sequence[Token]) -> tuple[Fraction | str, ...] | Non
         part = tokens[i : i + 3]
         is_tight = (
             [t.kind for t in part] == ["number", "operator", "number"]
-            and part[1].text == "/"
+            and part[1].text in ("/", "÷")
             and part[0].end == part[1].start
             and part[1].end == part[2].start
         )
-        if is_tight and found and found[-1].text == "/" and found[-1].end < part[0].start:
+        if is_tight and found and found[-1].text in ("/", "÷") and found[-1].end < part[0].start:
             side += ["(", *(side_of(part) or ()), ")"]
             i += 3
             continue
@@ -245,6 +246,13 @@ def _word_edge(tokens: Sequence[Token], first: int, before: int, is_attached: bo
     if is_attached or word in OPERATION_WORDS or (len(word) == 1 and word not in ("a", "i")):
         return Edge.OPEN
     earlier = [t.text.lower() for t in tokens[max(first, before - 3) : before]]
+    sentence = _sentence_before(tokens, first, before)
+    if "of" in sentence and (PARTS.intersection(sentence) or "%" in sentence or "/" in sentence):
+        return Edge.OPEN  # half of the remaining 20 + 10
+    if "off" in sentence and "%" in sentence:
+        return Edge.OPEN
+    if "if" in (*earlier, word):
+        return Edge.UNSURE
     if word == "of" and (PARTS.intersection(earlier) or "%" in earlier):
         return Edge.OPEN
     if word == "by" and any(w.startswith(("multipl", "divid", "time")) for w in earlier):
@@ -254,6 +262,16 @@ def _word_edge(tokens: Sequence[Token], first: int, before: int, is_attached: bo
     if word == "and" and near[-1:] == ["number"]:
         return Edge.OPEN  # 1 and 1/4
     return Edge.UNSURE if word in NAMED else Edge.CLEAR
+
+
+def _sentence_before(tokens: Sequence[Token], first: int, before: int) -> list[str]:
+    """The last words of the sentence up to a place."""
+    found: list[str] = []
+    for token in reversed(tokens[max(first, before - 6) : before + 1]):
+        if token.kind == "stop":
+            break
+        found.append(token.text.lower())
+    return found
 
 
 def _bracket_edge(tokens: Sequence[Token], first: int, place: int) -> Edge:
@@ -354,6 +372,12 @@ def _right_edge(tokens: Sequence[Token], last: int, behind: int, end: int) -> Ed
         word = token.text.lower()
         if word == "of":
             return Edge.UNSURE
+        ahead = [t.text.lower() for t in tokens[behind + 1 : min(end, behind + 4)]]
+        kinds = [t.kind for t in tokens[behind + 1 : min(end, behind + 3)]]
+        if word == "and" and (kinds[:1] == ["number"] or {"half", "quarter", "third"} & {*ahead}):
+            return Edge.OPEN  # 5 and a half
+        if kinds == ["number", "word"] and tokens[behind + 2].text.lower() not in PROSE:
+            return Edge.OPEN  # 1 hour 15 minutes
         is_letter = _is_variable(tokens, behind)
         return Edge.OPEN if is_letter or word in BEHIND or "-" in word else Edge.CLEAR
     if token.kind == "stop":

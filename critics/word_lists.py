@@ -26,13 +26,13 @@ BEHIND = words_of(
     times plus minus over squared cubed factorial divided multiplied mod modulo remainder
     hundred thousand million billion trillion dozen percent percentage k m bn th st nd rd r pi
     degrees degree or to half halves thirds quarters fourths fifths sixths eighths tenths
-    hundredths
+    hundredths pm am o'clock lakh crore
     """
 )
 """Words behind a number that make it another one."""
 SCALES = frozenset(["hundred", "thousand", "million", "billion", "trillion", "dozen", "k"])
 UNIT_JOINTS = frozenset(("per", "a", "an", "each", "every", "the", "of", "in", "for", "s"))
-FACTORS = frozenset((7, 12, 16, 24, 52, 60, 100, 365, 1000, 1440, 3600))
+FACTORS = frozenset((7, 12, 16, 24, 52, 60, 100, 168, 365, 1000, 1440, 3600))
 """Between two units of one measure."""
 LETTERS = frozenset(("a", "A", "I"))
 PROSE = words_of(
@@ -51,13 +51,17 @@ NAMED = words_of(
 )
 """Words that make a name of the number behind them: on day 1."""
 FAMILIES = tuple(
-    frozenset(names.split())
+    words_of(names)
     for names in (
-        "second sec s minute min hour hr h day week month year decade century",
-        "inch in foot feet ft yard yd mile mi mm cm m km meter metre kilometer centimeter",
-        "ounce oz pound lb ton g kg mg gram kilogram",
-        "cup pint quart gallon ounce liter litre l ml teaspoon tablespoon milliliter",
-        "$ dollar cent penny penni nickel dime quarter ¢ euro £ € pound",
+        "second sec s minute min hour hr h day week fortnight month year decade century",
+        "inch in foot feet ft yard yd mile mi mm cm m km meter metre kilometer kilometre centimeter"
+        " centimetre millimeter acre hectare",
+        "ounce oz pound lb ton tonne g kg mg gram kilogram kilo stone",
+        "cup pint quart qt gallon gal ounce liter litre l ml teaspoon tsp tablespoon tbsp"
+        " milliliter millilitre",
+        "$ dollar buck cent penny pence nickel dime quarter ¢ euro £ € pound rupee paisa paise",
+        "bit byte kb mb gb tb kilobyte megabyte gigabyte terabyte",
+        "pair dozen single item piece pack six-pack slice pizza box",
     )
 )
 """Units of one measure: two of them in an equation may stand for a conversion."""

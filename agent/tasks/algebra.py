@@ -20,6 +20,8 @@ from critics.plain_text import plain as plain_latex
 MAX_LENGTH = 300
 MAX_DEPTH = 40
 MAX_EXPONENT = 200
+NEARBY = 0.005
+"""Share by which a rational value may miss an irrational one that it stands for."""
 FUNCTIONS = ("sqrt", "sin", "cos", "tan", "exp", "abs")
 """A logarithm is none: nobody says to which base."""
 
@@ -186,8 +188,11 @@ def holds(sides: tuple[str, str]) -> bool | None:
     gap = abs(complex(difference.evalf(30)))
     if gap < 1e-12:
         return True
+    values = [abs(complex(value.evalf(15))) for value in (left, right)]
     is_exact = all(value.is_Rational for value in (left, right))
-    return None if not is_exact and any("." in side for side in sides) else False
+    # pi = 22/7, sqrt(2) = 1.41: a number that an irrational one is rounded to.
+    is_rounded = gap <= NEARBY * max(values) or any("." in side for side in sides)
+    return None if not is_exact and is_rounded else False
 
 
 class Algebra:
