@@ -50,7 +50,8 @@ def lengths(
         option = min(option, text)
     else:
         option, text, reason = USUAL_OPTION, USUAL_TEXT, "usual: there are no worked answers"
-    return Lengths(option_tokens or option, text_tokens or text, reason)
+    text = text_tokens or text
+    return Lengths(option_tokens or min(option, text), text, reason)
 
 
 def _quantile(values: Sequence[int]) -> float:

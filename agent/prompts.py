@@ -11,30 +11,25 @@ sandbox, as transformers does.
 """
 
 import json
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from agent.config.settings import PromptSettings
 from agent.engine.tokenizer import Tokenizer
+from agent.tasks.killable import Killable
 from agent.tasks.task import Demonstration, Task
 from search.errors import CheckpointError, TaskError, UsageError
 
 PROBLEM = "{problem}"
 MAX_TEMPLATE_BYTES = 1_000_000
+TEMPLATE_S = 5.0
+TEMPLATE_BYTES = 2**30
 
 Part = tuple[str, bool]
 """A text, and whether it is the template's own and not a user's."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Rendered:
-    """A template around the problem."""
-
-    before: tuple[Part, ...]
-    after: tuple[Part, ...]
 
 
 class Prompts:
@@ -75,8 +70,10 @@ class Prompts:
 
     def _parts(self, problem: str) -> list[Part]:
         if self._template is not None:
-            found = self._template
-            return [*found.before, (self._content(problem), False), *found.after]
+            return [
+                (self._content(problem) if part == (PROBLEM, False) else part[0], part[1])
+                for part in self._template
+            ]
         settings, question = self.settings, self.task.question
         shown = "".join(question(e.problem.text) + _worked(e) + "\n\n" for e in self.examples)
         opening = "".join(t + "\n\n" for t in (settings.system, self.instruction) if t)
@@ -90,7 +87,8 @@ class Prompts:
 
     # --- templates ---
 
-    def _read_template(self) -> _Rendered:
+    def _read_template(self) -> tuple[Part, ...]:
+        """The template in parts, the problem's place among them."""
         if self.settings.style == "template":
             return self._own_template()
         turns: list[dict[str, str]] = []
@@ -103,28 +101,32 @@ class Prompts:
         marks = [f"\ue000{i}\ue001" for i in range(len(turns) + 1)]
         marked = [t | {"content": m} for t, m in zip(turns, marks, strict=False)]
         text = self._render([*marked, {"role": "user", "content": marks[-1]}], opens=True)
-        parts: list[Part] = []
-        for mark, content in zip(marks, [*contents, PROBLEM], strict=True):
-            before, found, text = text.partition(mark)
-            if not found:
-                raise UsageError(
-                    f"the chat template of {self.tokenizer.path} leaves a message out: "
-                    f"{content[:60]!r}",
-                    "leave prompt.system or prompt.examples out, or use prompt.style template",
-                )
-            parts += [(before, True), (content, False)]
-        return _Rendered(tuple(parts[:-1]), ((text, True),))
+        shown = {**dict(zip(marks, contents, strict=False)), marks[-1]: PROBLEM}
+        lost = [content for mark, content in shown.items() if mark not in text]
+        if lost:
+            raise UsageError(
+                f"the chat template of {self.tokenizer.path} leaves a message out: {lost[0][:60]!r}",
+                "leave prompt.system or prompt.examples out, or use prompt.style template",
+            )
+        pieces = re.split("(\ue000\\d+\ue001)", text)
+        return tuple((shown.get(piece, piece), piece not in shown) for piece in pieces if piece)
 
-    def _own_template(self) -> _Rendered:
+    def _own_template(self) -> tuple[Part, ...]:
         name = self.settings.template
-        path = Path(name).expanduser()
-        if not name or not path.is_file():
+        try:
+            path = Path(name).expanduser()
+            is_there = bool(name) and path.is_file()
+        except (OSError, RuntimeError, ValueError):  # too long, nobody's home
+            is_there = False
+        if not is_there:
             raise UsageError(
                 f"setting 'prompt.template' is {name!r}, which is no file",
                 f"name a file that holds {PROBLEM}",
             )
         try:
-            text = path.read_text(encoding="utf-8")
+            if path.stat().st_size > MAX_TEMPLATE_BYTES:
+                raise UsageError(f"{path} is larger than a megabyte", "write a shorter template")
+            text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise UsageError(f"{path} is not UTF-8: {error}", "save it as UTF-8") from error
         before, found, after = text.partition(PROBLEM)
@@ -132,41 +134,59 @@ class Prompts:
             raise UsageError(
                 f"{path} holds {PROBLEM} {text.count(PROBLEM)} times", f"write {PROBLEM} once"
             )
-        return _Rendered(((before, True),), ((after, True),))
+        return ((before, True), (PROBLEM, False), (after, True))
 
     def _render(self, turns: Sequence[dict[str, str]], opens: bool) -> str:
-        from jinja2 import TemplateError
-
-        special = _special_tokens(self.tokenizer.path)
+        """Runs the template in a process of its own, bounded in time and memory."""
+        source = _GENERATION.sub("", _chat_template(self.tokenizer.path))
+        values = {"messages": list(turns), "add_generation_prompt": opens}
+        child = Killable(rendered, ("", {}), TEMPLATE_S, TEMPLATE_BYTES)
         try:
-            return str(self._jinja.render(messages=turns, add_generation_prompt=opens, **special))
-        except (TemplateError, TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise UsageError(
-                f"the chat template of {self.tokenizer.path} refuses: {error}",
-                "leave prompt.system or prompt.examples out, or use prompt.style template",
-            ) from error
-
-    @cached_property
-    def _jinja(self) -> Any:
-        from jinja2 import TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-        def refuse(message: str) -> None:
-            raise TemplateError(message)
-
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.globals |= {"raise_exception": refuse, "strftime_now": lambda form: ""}
-        environment.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
-        source = _chat_template(self.tokenizer.path)
-        try:
-            return environment.from_string(source)
-        except TemplateError as error:
+            found = child.ask((source, values | _special_tokens(self.tokenizer.path)))
+        finally:
+            child.close()
+        text, trouble = found or ("", f"it took over {TEMPLATE_S:g} s, or too much memory")
+        if trouble.startswith(UNREADABLE):
             raise CheckpointError(
-                f"the chat template of {self.tokenizer.path} cannot be read: {error}",
+                f"the chat template of {self.tokenizer.path} {trouble}",
                 "save the tokenizer again, or use prompt.style plain",
-            ) from error
+            )
+        if trouble:
+            raise UsageError(
+                f"the chat template of {self.tokenizer.path} refuses: {trouble}",
+                "leave prompt.system or prompt.examples out, or use prompt.style template",
+            )
+        return str(text)
+
+
+UNREADABLE = "cannot be read"
+_GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
+"""Marks for training that transformers passes over, too."""
+
+
+def rendered(question: tuple[str, dict[str, Any]]) -> tuple[str, str]:
+    """The text of a template, or why there is none."""
+    from jinja2 import TemplateError, TemplateSyntaxError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message: str) -> None:
+        raise TemplateError(message)
+
+    source, values = question
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals |= {"raise_exception": refuse}
+    environment.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
+    try:
+        text = environment.from_string(source).render(**values)
+    except TemplateSyntaxError as error:
+        return "", f"{UNREADABLE}: {error}"
+    except Exception as error:  # a template may raise anything
+        return "", f"{type(error).__name__}: {error}"
+    if len(text) > MAX_TEMPLATE_BYTES:
+        return "", f"it writes {len(text):,} characters"
+    return text, ""
 
 
 def _worked(example: Demonstration) -> str:

@@ -5,8 +5,10 @@ characters, never the end of the text.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from search.errors import CheckpointError, TaskError
 CONTEXT = 16
 """Tokens before a text that are decoded with it: a character has at most four bytes, and what a
 decoder does to the first token of a text must not happen in the middle of one."""
+MARK = re.compile(r"[<\[][^<>\[\]]*[A-Za-z][^<>\[\]]*[>\]]")
 MAX_BYTES = 4
 """Of one character."""
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
@@ -58,8 +61,19 @@ class Tokenizer:
 
     @cached_property
     def opening(self) -> tuple[int, ...]:
-        """What the tokenizer puts before every text by itself: one token, or none."""
-        return tuple(self._with_specials.encode("", add_special_tokens=True).ids[:1])
+        """What the tokenizer puts before every text by itself; what it puts behind is left out."""
+        framed = self._with_specials.encode("1", add_special_tokens=True).ids
+        plain = self._with_specials.encode("1", add_special_tokens=False).ids
+        at = next((i for i in range(len(framed)) if framed[i : i + len(plain)] == plain), 0)
+        return tuple(framed[:at])
+
+    @cached_property
+    def _marks(self) -> re.Pattern[str] | None:
+        """Added tokens that look like marks, such as <think>, though they are not special."""
+        added = self.fast.get_added_tokens_decoder().values()
+        marks = [t.content for t in added if not t.special and MARK.fullmatch(t.content)]
+        longest_first = sorted(marks, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first))) if marks else None
 
     def steps(self, boundary: Boundary) -> Steps:
         """The boundary in this vocabulary."""
@@ -74,20 +88,27 @@ class Tokenizer:
         Raises TaskError when the vocabulary cannot spell the text.
         """
         try:
-            ids = self.fast.encode(text, add_special_tokens=is_start).ids
+            plain = [i for part in self._parts(text) for i in self._plain(part)]
         except Exception as error:  # a vocabulary without an unknown token raises plain Exception
             raise TaskError(
                 f"the policy's vocabulary cannot spell {text[:60]!r}",
                 "use a policy whose tokenizer covers this text",
             ) from error
-        plain = self.fast.encode(text, add_special_tokens=False).ids
         inside = self.special_ids.intersection(plain)
         if inside:
             raise TaskError(
                 f"the text is read as control token {self.fast.id_to_token(min(inside))!r}",
                 "remove it from the text",
             )
-        return list(ids)
+        return [*self.opening, *plain] if is_start else plain
+
+    def _plain(self, text: str) -> list[int]:
+        return list(self.fast.encode(text, add_special_tokens=False).ids)
+
+    def _parts(self, text: str) -> list[str]:
+        """The text, cut inside of each mark that it spells, so that none is read as one."""
+        cuts = [m.start() + 1 for m in self._marks.finditer(text)] if self._marks else []
+        return [text[a:b] for a, b in pairwise([0, *cuts, len(text)])]
 
     def encode_template(self, parts: Sequence[tuple[str, bool]]) -> list[int]:
         """Token ids of a prompt in parts, each a text and whether it is the template's own.
@@ -95,16 +116,23 @@ class Tokenizer:
         Control tokens count in the template's parts alone: typed in a user's part they are plain
         characters. The text begins with the tokenizer's opening token once.
         """
-        whole = self._with_specials.encode(
-            "".join(text for text, _ in parts), add_special_tokens=False
-        ).ids
+        try:
+            whole = self._with_specials.encode(
+                "".join(text for text, _ in parts), add_special_tokens=False
+            ).ids
+        except Exception as error:  # a lone surrogate, a vocabulary without an unknown token
+            raise TaskError(
+                f"the policy's vocabulary cannot spell the prompt: {error}",
+                "use a policy whose tokenizer covers this text",
+            ) from error
         own = [
             i
             for text, is_own in parts
             if is_own
             for i in self._with_specials.encode(text, add_special_tokens=False).ids
         ]
-        if self._num_special(whole) != self._num_special(own):
+        spelled = self._marks and any(self._marks.search(t) for t, is_own in parts if not is_own)
+        if spelled or self._num_special(whole) != self._num_special(own):
             whole = [
                 i
                 for text, is_own in parts
@@ -114,7 +142,8 @@ class Tokenizer:
                     else self.encode(text, is_start=False)
                 )
             ]
-        return [*(() if tuple(whole[:1]) == self.opening else self.opening), *whole]
+        has_opening = not self.opening or self.opening[0] in own
+        return [*(() if has_opening else self.opening), *whole]
 
     def _num_special(self, ids: Sequence[int]) -> int:
         return sum(i in self.special_ids for i in ids)

@@ -31,9 +31,10 @@ INSTRUCTION = (
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Where the rows come from. Only `problems` is needed."""
+    """Where the rows come from. One of `problems` and `held_out` is needed."""
 
     problems: str
+    """Learned from; empty for who only evaluates."""
     held_out: str = ""
     """Evaluated on, and nothing else; empty: a tenth of `problems`."""
     labelled: str = ""
@@ -55,18 +56,25 @@ class Jsonl(Task):
         self.verifier = Verifier()
         self.algebra = Algebra()
         self._notes: list[str] = []
-        self.rows = self._read(files.problems)
+        self.rows = self._read(files.problems) if files.problems else ()
         self._held_out = self._read(files.held_out) if files.held_out else ()
         self._labelled = self._read(files.labelled) if files.labelled else ()
         self._shown = self._read_examples(files)
         self._held_out_keys = keys_of(self._held_out, self.key)
         self._shown_keys = keys_of(self._shown, self.key)
+        num = sum(self.key(row.text) in self._held_out_keys for row in self.rows)
+        if num:
+            self._notes.append(
+                f"{num} of {len(self.rows)} problems of {files.problems} are of {files.held_out}, "
+                "too: they are evaluated on and not learned from"
+            )
 
     def _read(self, source: str) -> tuple[Row, ...]:
         found = read_rows(source, self.files.on_bad, self.key, self.same_answer)
         if found.skipped:
-            more = f" and {len(found.skipped) - 1} more" if len(found.skipped) > 1 else ""
-            self._notes.append(f"left out of {source}: {found.skipped[0]}{more}")
+            num = len(found.skipped)
+            rows = "a row was" if num == 1 else f"{num} rows were"
+            self._notes.append(f"{rows} left out of {source}, the first: {found.skipped[0]}")
         if found.num_repeated:
             self._notes.append(f"{source} repeats {found.num_repeated} problems; each counts once")
         return found.rows

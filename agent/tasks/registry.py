@@ -11,6 +11,7 @@ from typing import Any
 from agent.config.settings import TASK_GROUP, Config
 from agent.tasks.expressions import Expressions
 from agent.tasks.game24 import Game24
+from agent.tasks.guarded import guarded
 from agent.tasks.jsonl import Files, Jsonl
 from agent.tasks.stories import Stories
 from agent.tasks.task import Task
@@ -53,7 +54,7 @@ def open_task(config: Config) -> Task:
 
 
 def _jsonl(config: Config) -> Jsonl:
-    if not config.problems:
+    if not config.problems and not config.held_out:
         raise UsageError("task jsonl needs a file of problems", "add --problems FILE.jsonl")
     files = Files(
         config.problems,
@@ -121,10 +122,10 @@ def _made(name: str, kind: Any, problems: str) -> Task:
         task: Task = make(problems) if problems else make()
         if not task.name:
             raise TaskError(f"task {name!r} has no name", 'set name = "..." in its class')
-        return task
     except (UsageError, TaskError):
         raise
     except Exception as error:  # of somebody's own code: any
         raise UsageError(
             f"task {name!r} cannot be made: {type(error).__name__}: {error}", f"correct {name}"
         ) from error
+    return guarded(task, name)

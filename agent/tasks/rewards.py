@@ -5,6 +5,7 @@
 `--set selection.reward=FILE.py:compute_score` keeps texts by it; critics/reward.py holds one.
 """
 
+import inspect
 import math
 from collections.abc import Callable
 
@@ -23,6 +24,16 @@ def own_reward(name: str) -> Callable[[Find], float]:
     function = attribute_of(file, attribute, "reward")
     if not callable(function):
         raise UsageError(f"{name!r} is no function", "name a function behind the ':'")
+
+    try:
+        inspect.signature(function).bind(
+            data_source="", solution_str="", ground_truth="", extra_info={}
+        )
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"reward {name!r} cannot be called as verl calls it: {error}",
+            "write def compute_score(data_source, solution_str, ground_truth, extra_info=None)",
+        ) from error
 
     def reward(find: Find) -> float:
         try:

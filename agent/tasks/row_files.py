@@ -1,9 +1,11 @@
-"""Files of rows: JSONL, a JSON array, Parquet, CSV, TSV, and data sets of the Hugging Face hub.
+"""Files of rows: JSONL, a JSON array, CSV, TSV, Parquet, and data sets of the Hugging Face hub.
 
-    train.jsonl, rows.json, rows.parquet, rows.csv, hf:openai/gsm8k:main:test
+    train.jsonl, rows.json, rows.csv, rows.parquet, hf:openai/gsm8k:main:test
 
 Each row comes with where it stands, so that whoever refuses it can name the place. Numbers are
-kept as they are written: 1e-07 stays 1e-07 and not a rounded binary fraction.
+kept as they are written: 1e-07 stays 1e-07 and not a rounded binary fraction. CSV is read by
+Python's own reader, which keeps cells as they are and knows the row that is at fault; Parquet and
+the hub come through `datasets`.
 """
 
 import csv
@@ -15,9 +17,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from search.errors import TaskError
 
-COLUMNAR = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv"}
+TABLES = {".csv": ",", ".tsv": "\t"}
+"""Separator by ending."""
 HUB = "hf:"
 
 
@@ -33,20 +38,29 @@ def rows_of(source: str) -> Iterator[tuple[str, Any]]:
     if source.startswith(HUB):
         yield from _from_hub(source)
         return
-    path = Path(source).expanduser()
-    if path.is_dir():
-        raise TaskError(f"{source!r} is a folder, not a file of problems", "name a file in it")
-    if not path.is_file():
-        raise TaskError(
-            f"problem file {source!r} is not there",
-            "give a file of rows (.jsonl, .json, .csv, .parquet), or hf:NAME[:CONFIG][:SPLIT]",
-        )
-    if path.suffix.lower() in COLUMNAR:
-        yield from _columnar(path)
+    path = _file(source)
+    if path.suffix.lower() == ".parquet":
+        yield from _parquet(path)
+    elif path.suffix.lower() in TABLES:
+        yield from _table(path, TABLES[path.suffix.lower()])
     elif path.suffix.lower() == ".json":
         yield from _array(path)
     else:
         yield from _lines(path)
+
+
+def _file(source: str) -> Path:
+    fix = "give a file of rows (.jsonl, .json, .csv, .tsv, .parquet), or hf:NAME[:CONFIG][:SPLIT]"
+    try:
+        path = Path(source).expanduser()
+        if source and path.is_dir():
+            raise TaskError(f"{source!r} is a folder, not a file of problems", "name a file in it")
+        is_there = path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, nobody's home, a NUL
+        raise TaskError(f"problem file {source[:200]!r} cannot be named: {error}", fix) from error
+    if not is_there:
+        raise TaskError(f"problem file {source!r} is not there", fix)
+    return path
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Any]]:
@@ -83,43 +97,86 @@ def _parsed(where: str, raw: bytes) -> Any:
     def refuse(name: str) -> Any:
         raise ValueError(f"{name} is no JSON number")
 
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"the key {twice!r} stands there twice")
+        return dict(pairs)
+
     try:
         text = raw.decode("utf-8-sig")
-        return json.loads(text, parse_float=Decimal, parse_constant=refuse)
+        return json.loads(text, parse_float=Decimal, parse_constant=refuse, object_pairs_hook=once)
     except UnicodeDecodeError as error:
         raise RowError(f"{where} is not UTF-8: {error}", "save the file as UTF-8") from error
-    except (ValueError, RecursionError) as error:
+    except json.JSONDecodeError as error:
+        raise RowError(
+            f"{where} is not JSON: {error.msg} at column {error.colno}",
+            "write one JSON object a line",
+        ) from error
+    except (ValueError, ArithmeticError, RecursionError) as error:
         raise RowError(f"{where} is not JSON: {error}", "write one JSON object a line") from error
 
 
-def _columnar(path: Path) -> Iterator[tuple[str, Any]]:
-    kind = COLUMNAR[path.suffix.lower()]
-    extra: dict[str, Any] = {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
+def _table(path: Path, separator: str) -> Iterator[tuple[str, Any]]:
+    """Rows below a header. An empty cell is null; a column without a name is passed over."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            # Quotes are ordinary characters where a tab separates.
+            reader = (
+                csv.reader(stream, delimiter=separator, quoting=csv.QUOTE_NONE)
+                if separator == "\t"
+                else csv.reader(stream, delimiter=separator, strict=True)
+            )
+            header: list[str] = []
+            for cells in reader:
+                where = f"{path}, line {reader.line_num}"
+                if not any(cell.strip() for cell in cells):
+                    continue
+                if not header:
+                    header = _header(path, cells)
+                    continue
+                if len(cells) != len(header):
+                    cause = f"{where} has {len(cells)} cells, the header {len(header)}"
+                    yield where, RowError(cause, "quote cells that hold the separator")
+                    continue
+                row = zip(header, cells, strict=True)
+                yield where, {name: cell or None for name, cell in row if name}
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise TaskError(
+            f"{path} cannot be read as a table: {error}", "save it again as UTF-8, or write JSONL"
+        ) from error
+
+
+def _header(path: Path, cells: list[str]) -> list[str]:
+    names = [cell.strip() for cell in cells]
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        raise TaskError(f"{path} has the column {twice[0]!r} twice", "rename one of them")
+    return names
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="ratchet-rows-") as cache:
         try:
-            datasets = _datasets()
-            if kind == "csv":  # cells as they are written: 2 is not 2.0
-                names = _header(path, extra.get("sep", ","))
-                extra["features"] = datasets.Features({n: datasets.Value("string") for n in names})
-            found = datasets.load_dataset(
-                kind, data_files=str(path), split="train", cache_dir=cache, **extra
+            found = _datasets().load_dataset(
+                "parquet", data_files=str(path), split="train", cache_dir=cache
             )
-            rows = [_plain(row) for row in found]
+            rows = _rows(found)
         except TaskError:
             raise
         except Exception as error:  # the library raises plain and foreign exceptions alike
-            cause = error.__cause__ or error
+            cause = " ".join(str(error.__cause__ or error).split())
             raise TaskError(
-                f"{path} cannot be read as {kind}: {str(cause)[:200]}",
-                "save it again, or write JSONL",
+                f"{path} cannot be read as Parquet: {cause[:200]}", "save it again, or write JSONL"
             ) from error
     for number, row in enumerate(rows, 1):
         yield f"{path}, row {number}", row
 
 
-def _header(path: Path, separator: str) -> list[str]:
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        return next(csv.reader(stream, delimiter=separator), [])
+def _rows(found: Any) -> list[dict[str, Any]]:
+    kinds = {name: str(getattr(kind, "dtype", "")) for name, kind in found.features.items()}
+    return [{name: _plain(value, kinds[name]) for name, value in row.items()} for row in found]
 
 
 def _from_hub(source: str) -> Iterator[tuple[str, Any]]:
@@ -131,7 +188,7 @@ def _from_hub(source: str) -> Iterator[tuple[str, Any]]:
     config = rest[0] if len(rest) == 2 else None
     try:
         found = _datasets().load_dataset(name, config, split=split)
-        rows = [_plain(row) for row in found]
+        rows = _rows(found)
     except TaskError:
         raise
     except Exception as error:  # of the network, of the hub, of the library
@@ -156,13 +213,14 @@ def _datasets() -> Any:
     return datasets
 
 
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    """Numbers of a column as their shortest decimal; a missing cell is null."""
-    found: dict[str, Any] = {}
-    for key, value in row.items():
-        if isinstance(value, float):
-            is_missing = value != value
-            found[key] = None if is_missing else Decimal(repr(value))
-        else:
-            found[key] = value
-    return found
+def _plain(value: Any, kind: str = "") -> Any:
+    """Binary fractions as their shortest decimal, of the width that the column has."""
+    if isinstance(value, float):
+        if value != value:
+            return float("nan")
+        return Decimal(str(np.float32(value)) if kind in ("float32", "float16") else repr(value))
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return value

@@ -14,6 +14,7 @@ count once; rows that contradict each other are refused, both named. A null coun
 not there. Numbers are taken as they are written.
 """
 
+import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -25,6 +26,9 @@ from critics.answer import boxed, final_answer
 from search.errors import TaskError
 
 MAX_ANSWER_CHARACTERS = 2_000
+QUESTIONS = ("question", "problem", "prompt", "messages")
+"""Keys under which a question may stand."""
+SKIP = "--set bad_rows=skip to leave such rows out"
 SHORT = 60
 """Characters of a one-line answer that needs no `####`."""
 MAX_EXPONENT = 1_000
@@ -69,7 +73,7 @@ def read_rows(
             row = _row(where, raw)
         except RowError as error:
             if on_bad == "refuse":
-                raise
+                raise RowError(error.message, f"{error.fix}, or add {SKIP}") from error
             skipped.append(error.message)
             continue
         name = key(row.text)
@@ -88,7 +92,7 @@ def read_rows(
             f"({row.text[:60]!r}) with two answers, {known.answer[:40]!r} and {row.answer[:40]!r}"
         )
         if on_bad == "refuse":
-            raise TaskError(clash, "correct one of them, or add --set bad_rows=skip")
+            raise TaskError(clash, f"correct one of them, or add {SKIP}")
         skipped.append(clash)
         dropped.add(name)
         del found[name]
@@ -104,7 +108,8 @@ def _row(where: str, raw: Any) -> Row:
     if isinstance(raw, RowError):
         raise raw
     if not isinstance(raw, dict):
-        raise RowError(f"{where} is a {type(raw).__name__}, not an object", "write {...}")
+        fix = "end the file's name with .json" if isinstance(raw, list) else "write {...}"
+        raise RowError(f"{where} is a {type(raw).__name__}, not an object", fix)
     row = {key: value for key, value in raw.items() if value is not None}
     try:
         return _read(where, row)
@@ -147,9 +152,10 @@ def _question(where: str, row: dict[str, Any]) -> tuple[str, str | None]:
     for name in ("messages", "prompt"):
         if isinstance(row.get(name), list):
             return _chat(where, name, row[name])
+    near = next((n for k in row for n in difflib.get_close_matches(str(k), QUESTIONS, 1, 0.7)), "")
     raise RowError(
         f"{where} has no 'question' or 'problem' text (keys: {sorted(map(str, row))[:6]})",
-        'add "question": "..."',
+        f"did you mean {near!r}?" if near else f"name the question one of {', '.join(QUESTIONS)}",
     )
 
 
@@ -159,7 +165,7 @@ def _chat(where: str, name: str, messages: list[Any]) -> tuple[str, str | None]:
     for number, message in enumerate(messages, 1):
         role = message.get("role") if isinstance(message, dict) else None
         content = message.get("content") if isinstance(message, dict) else None
-        if role not in said or not isinstance(content, str):
+        if not isinstance(role, str) or role not in said or not isinstance(content, str):
             raise RowError(
                 f"{where}: message {number} of {name!r} is no text of system, user or assistant "
                 f"(role {role!r})",
@@ -196,7 +202,7 @@ def _reference(where: str, row: dict[str, Any], worked: str | None) -> str | Non
                 r"end it with \boxed{...}, or add the key 'answer'",
             )
         return found
-    return None if worked is None else final_answer(worked)
+    return None if worked is None else final_answer(worked[-MAX_ANSWER_CHARACTERS:])
 
 
 def _gsm8k(where: str, answer: str) -> str:
@@ -222,6 +228,8 @@ def _gsm8k(where: str, answer: str) -> str:
 def _as_text(where: str, key: str, value: Any) -> str:
     if isinstance(value, str):
         return value
+    if isinstance(value, float) and value != value:
+        raise RowError(f"{where} has {key!r} NaN", "leave the cell empty, or write a value")
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
         raise RowError(
             f"{where} has {key!r} {value!r} of type {type(value).__name__}",

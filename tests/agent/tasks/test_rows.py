@@ -31,14 +31,14 @@ def test_a_json_array_and_an_object_with_one_are_read(tmp_path: Path) -> None:
         read(tmp_path, '[{"problem": ', "rows.json")
 
 
-def test_csv_and_parquet_are_read_through_datasets(tmp_path: Path) -> None:
+def test_csv_and_parquet_are_read_as_they_are_written(tmp_path: Path) -> None:
     pytest.importorskip("datasets")
     import pyarrow
     from pyarrow import parquet
 
     found = read(tmp_path, "question,answer\nWhat is 1+1?,2\nWhat is 1/4?,0.25\n", "rows.csv")
     assert [r.answer for r in found.rows] == ["2", "0.25"]
-    assert found.rows[0].where.endswith("rows.csv, row 1")
+    assert found.rows[0].where.endswith("rows.csv, line 2")
     table = pyarrow.table({"problem": ["a?", "b?"], "answer": ["1", None]})
     parquet.write_table(table, tmp_path / "rows.parquet")
     rows = read_rows(str(tmp_path / "rows.parquet")).rows
@@ -47,6 +47,49 @@ def test_csv_and_parquet_are_read_through_datasets(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=r"bad\.parquet") as error:
         read_rows(str(tmp_path / "bad.parquet"))
     assert error.value.fix
+
+
+@pytest.mark.parametrize(
+    ("text", "answers"),
+    [
+        ("problem,answer\np,None\nq,NA\n", ["None", "NA"]),
+        (",problem,answer\n0,p,1\n", ["1"]),
+        ("problem, answer\np,1\n", ["1"]),
+        ('problem,answer\n"a, b\nc",\n', [None]),
+    ],
+)
+def test_cells_of_a_table_are_text_and_an_empty_one_is_null(
+    tmp_path: Path, text: str, answers: list[str | None]
+) -> None:
+    assert [r.answer for r in read(tmp_path, text, "rows.csv").rows] == answers
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "words"),
+    [
+        ("problem,answer\np,1,\n", "rows.csv", "line 2 has 3 cells, the header 2"),
+        ("problem,answer,answer\np,1,2\n", "rows.csv", "'answer' twice"),
+        (
+            '{"problem":"p","answer":"1","answer":"2"}\n',
+            "rows.jsonl",
+            "'answer' stands there twice",
+        ),
+        ('{"problem":"p","answer":1e99999999999999999999}\n', "rows.jsonl", "line 1"),
+        ('{"messages":[{"role":["user"],"content":"x"}]}\n', "rows.jsonl", "message 1"),
+        ('{"qestion":"p"}\n', "rows.jsonl", "no 'question'"),
+        ('["p"]\n', "rows.jsonl", "is a list"),
+    ],
+)
+def test_what_would_corrupt_a_row_is_told_instead(
+    tmp_path: Path, text: str, name: str, words: str
+) -> None:
+    with pytest.raises(TaskError, match=words) as error:
+        read(tmp_path, text, name)
+    assert error.value.fix
+
+
+def test_a_tab_separated_file_keeps_its_quotes(tmp_path: Path) -> None:
+    assert read(tmp_path, 'problem\tanswer\n"p" q\t1\n', "rows.tsv").rows[0].text == '"p" q'
 
 
 def test_what_is_no_file_is_told_with_the_way_out(tmp_path: Path) -> None:
@@ -79,7 +122,7 @@ def test_skipped_rows_are_counted_and_the_first_is_named(tmp_path: Path) -> None
     assert [r.text for r in found.rows] == ["a?"]
     assert [s.split(" ")[0] != "" for s in found.skipped] == [True] * 3
     task = Jsonl(Files(str(tmp_path / "rows.jsonl"), on_bad="skip"))
-    assert "line 2" in task.notes()[0] and "2 more" in task.notes()[0]
+    assert "line 2" in task.notes()[0] and "3 rows" in task.notes()[0]
 
 
 def test_rows_that_differ_in_case_and_spaces_are_one_problem(tmp_path: Path) -> None:

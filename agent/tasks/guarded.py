@@ -1,0 +1,81 @@
+"""A task of somebody else's: what goes wrong in it is told with its name, and it is tried first."""
+
+import functools
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from agent.tasks.task import Task
+from search.errors import RatchetError, UsageError
+from search.score import Finding
+
+RETURNS: dict[str, tuple[type, ...]] = {
+    "draw": (tuple,),
+    "read": (str,),
+    "question": (str,),
+    "prompt": (str,),
+    "key": (str,),
+    "answer_of": (str, type(None)),
+    "same_answer": (bool,),
+    "is_correct": (bool,),
+    "check_step": (Finding,),
+}
+"""Methods that a task of one's own overrides, and what each gives back."""
+
+
+def guarded(task: Task, name: str) -> Task:
+    """The task, its methods watched. Raises UsageError where one of them fails at once."""
+    for method, kinds in RETURNS.items():
+        if getattr(type(task), method) is not getattr(Task, method):
+            setattr(task, method, _watched(getattr(task, method), name, kinds))
+    _tried(task, name)
+    return task
+
+
+def _watched(method: Callable[..., Any], name: str, kinds: tuple[type, ...]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(*arguments: Any, **named: Any) -> Any:
+        try:
+            found = method(*arguments, **named)
+        except (RatchetError, NotImplementedError):
+            raise
+        except Exception as error:  # of somebody's own code: any
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            shown = ", ".join(repr(a)[:60] for a in arguments)
+            raise UsageError(
+                f"task {name!r}: {method.__name__}({shown}) failed: "
+                f"{type(error).__name__}: {error}",
+                f"correct {last.filename}, line {last.lineno}",
+            ) from error
+        if not isinstance(found, kinds):
+            wanted = " or ".join("None" if k is type(None) else k.__name__ for k in kinds)
+            raise UsageError(
+                f"task {name!r}: {method.__name__} gave back a {type(found).__name__}",
+                f"let it give back a {wanted}",
+            )
+        return found
+
+    return call
+
+
+def _tried(task: Task, name: str) -> None:
+    """One problem through all that a round would ask of it."""
+    try:
+        problems = task.seeds(1, 0)
+    except NotImplementedError as error:
+        raise UsageError(
+            f"task {name!r} has no draw(rng) and no problems of its own",
+            "write draw(rng) -> (text, answer), or seeds, held_out and labelled",
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise UsageError(
+            f"task {name!r}: no problem can be drawn: {error}",
+            "let draw(rng) give back a text and an answer, which may be None",
+        ) from error
+    for problem in problems:
+        task.key(task.read(problem.text))
+        task.prompt(problem.text)
+        task.check_step(problem.text, ["1\n"])
+        answer = task.answer_of(["1\n", "2"])
+        if answer is not None and problem.answer is not None:
+            task.is_correct(answer, problem.answer)
