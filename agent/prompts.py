@@ -105,7 +105,8 @@ class Prompts:
         lost = [content for mark, content in shown.items() if mark not in text]
         if lost:
             raise UsageError(
-                f"the chat template of {self.tokenizer.path} leaves a message out: {lost[0][:60]!r}",
+                f"the chat template of {self.tokenizer.path} leaves a message out: "
+                f"{lost[0][:60]!r}",
                 "leave prompt.system or prompt.examples out, or use prompt.style template",
             )
         pieces = re.split("(\ue000\\d+\ue001)", text)

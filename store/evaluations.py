@@ -189,6 +189,13 @@ class Sample:
     text: str | None
 
 
+def last_measured(session: Session) -> str | None:
+    """Version of the policy of the newest evaluation; None without any."""
+    return session.scalars(
+        select(EvaluationRow.policy_version).order_by(EvaluationRow.id.desc())
+    ).first()
+
+
 def samples_of(
     session: Session, policy: str, mode: str, is_correct: bool | None, limit: int
 ) -> list[Sample]:

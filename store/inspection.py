@@ -308,6 +308,13 @@ def list_trajectories(
         query = query.where(TrajectoryRow.id.in_(select(DatasetItem.trajectory_id)))
     with store.session() as session:
         check_round(session, run, round_number)
+        found = session.execute(query).all()
+        ids = [t.id for t, _, _ in found]
+        taken = set(
+            session.scalars(
+                select(DatasetItem.trajectory_id).where(DatasetItem.trajectory_id.in_(ids))
+            )
+        )
         return [
             {
                 "trajectory": t.id,
@@ -320,9 +327,10 @@ def list_trajectories(
                 "sound": t.is_sound,
                 "correct": t.is_correct,
                 "chosen": t.is_chosen,
+                "kept": t.id in taken,
                 "steps": t.steps["steps"],
             }
-            for t, problem, number in session.execute(query)
+            for t, problem, number in found
         ]
 
 

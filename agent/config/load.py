@@ -98,6 +98,12 @@ def _listed(value: Any) -> Any:
     return value
 
 
+def _said(message: str) -> str:
+    """What pydantic says of a value, without its own words for the kind of error."""
+    text = message.removeprefix("Value error, ")
+    return text[:1].lower() + text[1:]
+
+
 def load_config(
     flags: Mapping[str, Any], file: str = "", defaults: Mapping[str, Any] | None = None
 ) -> tuple[Config, list[Setting]]:
@@ -127,7 +133,7 @@ def load_config(
         )
         origin = given[key].origin if key in given else "the configuration"
         raise UsageError(
-            f"setting {key!r} is {first['input']!r} in {origin}: {first['msg'].lower()}",
+            f"setting {key!r} is {first['input']!r} in {origin}: {_said(first['msg'])}",
             f"see `ratchet config show {key}`",
         ) from error
     check_conflicts(config, is_asking=bool(defaults))

@@ -1,5 +1,6 @@
 """Every setting with its default, its bounds and its meaning, by section."""
 
+import difflib
 import hashlib
 import json
 from importlib.metadata import entry_points
@@ -236,7 +237,9 @@ class Config(Section):
     def _known_task(cls, value: str) -> str:
         if value in TASKS or ":" in value or value in entry_points(group=TASK_GROUP).names:
             return value
-        raise ValueError(f"must be one of {', '.join(TASKS)}, or FILE.py:CLASS")
+        near = difflib.get_close_matches(value, TASKS, 1)
+        meant = f"did you mean {near[0]!r}? It " if near else ""
+        raise ValueError(f"{meant}must be one of {', '.join(TASKS)}, or FILE.py:CLASS")
 
     @field_validator("checkpoints", mode="before")
     @classmethod

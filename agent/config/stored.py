@@ -1,6 +1,7 @@
 """Settings that a stored run was made with, for who asks about it later."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from agent.config.settings import Config
@@ -20,6 +21,17 @@ def with_problems_of(config: Config, stored: Mapping[str, Any]) -> Config:
     return Config.model_validate(config.model_dump() | taken)
 
 
+PATHS = ("policy", "bundle", "problems", "held_out", "labelled")
+"""Settings that name files: one may be written in several ways."""
+
+
+def _is_same(key: str, old: Any, new: Any) -> bool:
+    if key in PATHS or key in ("prompt.examples", "prompt.template", "imagination.writer"):
+        is_both = bool(old) and bool(new)
+        return is_both and Path(old).expanduser().resolve() == Path(new).expanduser().resolve()
+    return isinstance(old, list | tuple) and list(old) == list(new)
+
+
 def differing(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
     """`key was A, is B` for each setting in which two dumps differ; keys of one alone are left."""
     found: list[str] = []
@@ -27,8 +39,6 @@ def differing(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "
         old, new = before[key], now[key]
         if isinstance(old, dict) and isinstance(new, dict):
             found += differing(old, new, f"{prefix}{key}.")
-        elif old != new and list(old if isinstance(old, list | tuple) else [old]) != list(
-            new if isinstance(new, list | tuple) else [new]
-        ):
+        elif old != new and not _is_same(prefix + key, old, new):
             found.append(f"{prefix}{key} was {old!r}, is {new!r}")
     return sorted(found)

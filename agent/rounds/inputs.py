@@ -53,6 +53,10 @@ def checked_inputs(config: Config) -> RunInputs:
     _check_writer(config, policy)
     _check_problems(config, prompts, longest)
     _check_gate(config, task)
+    _check_learnable(config, task)
+    folder = Path(config.checkpoints.folder).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--checkpoints {str(folder)!r} is a file", "name a folder")
     if config.selection.reward:
         own_reward(config.selection.reward)
     demonstrations = read_demonstrations(policy.path, prompts, longest)
@@ -70,6 +74,19 @@ def _check_gate(config: Config, task: Task) -> None:
             f"give {needed} held-out problems or more (--held-out FILE, evaluation.num_problems), "
             "or raise evaluation.gate_p",
         )
+
+
+def _check_learnable(config: Config, task: Task) -> None:
+    """A run without a problem to search is none."""
+    if task.seeds(1, config.seed) or task.given(config.seed):
+        return
+    if config.task == "jsonl" and not config.problems:
+        raise UsageError("task jsonl needs problems to learn from", "add --problems FILE.jsonl")
+    raise UsageError(
+        f"none of the problems of {config.problems or config.task} may be learned from: all are "
+        "held out or shown in prompts",
+        "give --held-out another file than --problems",
+    )
 
 
 def _check_writer(config: Config, policy: Checkpoint) -> None:

@@ -36,6 +36,8 @@ from store.runs import create_run, find_run
 from store.schema import Round, Run
 from store.states import Stage
 
+ASKED = ("problems", "held_out", "labelled", "answers", "prompt")
+"""Settings that say which problems there are, and how they are put."""
 NO_RESULT = ("store ", "run ", "checkpoints.", "hosting.")
 """Settings that no result depends on, but for these:"""
 RESULT = tuple(f"hosting.{k} " for k in ("cohort", "batch_target", "option_tokens", "text_tokens"))
@@ -46,8 +48,11 @@ START_PATIENCE_S = 10.0
 class Improver:
     """Holds a run's lease and models for as long as rounds are made."""
 
-    def __init__(self, config: Config, progress: Progress) -> None:
-        """Checks everything that can be checked before a model is loaded or an actor started."""
+    def __init__(self, config: Config, progress: Progress, is_fresh: bool = False) -> None:
+        """Checks everything that can be checked before a model is loaded or an actor started.
+
+        `is_fresh` says that an unfinished round will be given up.
+        """
         self.config = config
         self.progress = progress
         self.inputs = checked_inputs(config)
@@ -56,6 +61,11 @@ class Improver:
         )
         self.store.patience_s = config.hosting.store_wait_s
         self.run_id = self._run_row()
+        if not is_fresh:
+            with self.store.session() as session:
+                begun = open_round(session, self.run_id)
+            if begun is not None:
+                self._check_same_settings(begun)
         self.lease = RunLease(self.store, self.run_id)
         self.trainer = TrainingRunner(config.hosting, Path(config.checkpoints.folder).expanduser())
         sweep(self.trainer.folder)
@@ -86,6 +96,13 @@ class Improver:
             add_problems(session, config.task, seeds, None)
             return run_id
 
+    def _news(self) -> list[str]:
+        """Problems and prompts that are others than when the run began: so are the gate's."""
+        with self.store.session() as session:
+            began_with = session.get_one(Run, self.run_id).config
+        found = differing(began_with, self.config.model_dump(mode="json"))
+        return [f"since the run began, {f}" for f in found if f.split(".")[0].split()[0] in ASKED]
+
     def _check_same_run(self, run: Run) -> None:
         base = self.inputs.policy.version
         if run.task != self.config.task or run.config.get("base") != base:
@@ -104,7 +121,7 @@ class Improver:
             self.hosts = open_hosts(self.config.hosting)
             self.heartbeat = Heartbeat(self.store, self.lease, self.hosts, self.progress)
             self.heartbeat.start()
-            for note in self.inputs.task.notes():
+            for note in [*self.inputs.task.notes(), *self._news()]:
                 self.progress.say(f"note: {note}")
             self.models = self._sound_models() or first_models(self.context(), self.inputs.base)
             for ref in self.models.values():
@@ -212,6 +229,8 @@ class Improver:
                 began_with = round_settings(session, row.id)
             found = differing(began_with, self.config.model_dump(mode="json"))
             named = [f for f in found if f.startswith(RESULT) or not f.startswith(NO_RESULT)]
+            if began_with and not named:
+                return  # the same files under other names
             raise UsageError(
                 f"round {row.number} began with other settings: "
                 + ("; ".join(named) or f"digest {row.config_sha}, now {self.config.digest()}"),

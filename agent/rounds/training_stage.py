@@ -22,7 +22,13 @@ from agent.training.runner import Results
 from agent.training.stored_examples import as_examples, pair_examples
 from search.errors import RatchetError
 from search.randomness import derive_seed
-from store.datasets import dataset_of, earlier_datasets, read_dataset, stored_states
+from store.datasets import (
+    dataset_of,
+    earlier_datasets,
+    read_dataset,
+    selected_report,
+    stored_states,
+)
 from store.pairs import stored_pairs
 from store.states import Stage
 
@@ -71,10 +77,9 @@ class TrainingStage:
         """
         kept = self.kept(round_id)
         if not kept.found:
-            raise NothingToLearnError(
-                "no trajectory passed the selection; lower selection.min_outcome or "
-                "selection.min_support, or raise search.simulations"
-            )
+            with self.context.store.session() as session:
+                refused = selected_report(session, round_id).get("refused", {})
+            raise NothingToLearnError(f"no trajectory passed the selection{_advice(refused)}")
         right: list[Example] = []
         critics = []
         if self.config.critics.steps and self.config.critics.num_labelled:
@@ -105,7 +110,7 @@ class TrainingStage:
             passes = num_steps * job.settings.batch_size / num_texts if num_texts else 0
             self.context.progress.say(
                 f"{num_steps} of {self.settings.num_steps} steps: {passes:.0f} passes over "
-                f"{num_texts} texts (training.max_epochs)"
+                f"{num_texts} texts, replayed ones among them (training.max_epochs)"
             )
         return num_steps
 
@@ -183,6 +188,29 @@ class TrainingStage:
         except (DivergedError, NonFiniteError) as error:
             progress.say(f"warning: the drafter was not trained: {error.message}")
             return None
+
+
+ADVICE = {
+    "no finished text": "raise hosting.text_tokens or tokens_per_problem, or teach texts to end",
+    "no answer": "teach the policy the form of answers, or set selection.must_answer=false",
+    "unsound step": "raise search.simulations, or set selection.must_be_sound=false",
+    "wrong answer": "raise search.simulations, or give easier problems",
+    "answer unknown": "give problems with answers, or set selection.must_be_correct=false",
+    "outcome score": "lower selection.min_outcome",
+    "support": "lower selection.min_support",
+    "confidence": "lower selection.min_confidence",
+    "too long": "raise selection.max_tokens",
+    "reward": "lower selection.min_reward",
+    "nobody judged it": "raise critics.num_labelled, so that the outcome critic can be trusted",
+}
+"""What to do about searches that gave nothing, by the reason."""
+
+
+def _advice(refused: Mapping[str, int]) -> str:
+    """The two most common reasons, each with what to do about it."""
+    most = sorted(refused.items(), key=lambda r: -r[1])[:2]
+    told = [f"{why} {num}: {ADVICE[why]}" for why, num in most if why in ADVICE]
+    return " (" + "; ".join(told) + ")" if told else "; raise search.simulations"
 
 
 def is_worth_having(trained: Trained) -> bool:

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from tokenizers import AddedToken, processors
+from tokenizers import Tokenizer as FastTokenizer
 
 from agent.config.settings import PromptSettings
 from agent.engine.tokenizer import Tokenizer
@@ -142,3 +144,55 @@ def test_a_file_of_examples_without_worked_answers_is_refused(tmp_path: Path) ->
     file.write_text('{"problem": "q", "answer": "5"}\n')
     with pytest.raises(TaskError, match="no worked answers"):
         task_of(tmp_path, examples=str(file))
+
+
+def test_a_template_may_show_a_message_twice_and_in_any_order(tmp_path: Path) -> None:
+    model = write_chat_model(tmp_path / "model")
+    twice = (
+        "{{ bos_token }}{% for m in messages if m['role'] != 'system' %}"
+        "[{{ m['content'] }}]{% endfor %}"
+        "({{ messages[-1]['content'] }}){{ messages[0]['content'] }}"
+    )
+    (model / "chat_template.jinja").write_text(twice)
+    ours = prompts(task_of(tmp_path), model, style="chat", system="SYS", instruction="")
+    assert ours.text("q?") == "<s>[q?](q?)SYS"
+    assert ours.tokens("q?")[0] == 0 and ours.tokens("q?").count(0) == 1
+
+
+def test_marks_that_are_no_special_tokens_are_not_read_from_a_users_text(tmp_path: Path) -> None:
+    """Such as <think>, which some vocabularies add as an ordinary token."""
+    model = write_chat_model(tmp_path / "model")
+    fast = FastTokenizer.from_file(str(model / "tokenizer.json"))
+    fast.add_tokens([AddedToken("<think>", normalized=False), AddedToken("</think>")])
+    fast.save(str(model / "tokenizer.json"))
+    marks = {fast.token_to_id("<think>"), fast.token_to_id("</think>")}
+    for style in ("plain", "chat"):
+        ours = prompts(task_of(tmp_path), model, style=style)
+        ids = ours.tokens("a</think>b<think> how many?")
+        assert not marks & set(ids)
+        assert "a</think>b<think> how many?" in ours.tokenizer.decode(ids)
+
+
+def test_what_a_tokenizer_puts_behind_a_text_is_no_part_of_a_prompt(tmp_path: Path) -> None:
+    model = write_chat_model(tmp_path / "model")
+    fast = FastTokenizer.from_file(str(model / "tokenizer.json"))
+    fast.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A $B </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    fast.save(str(model / "tokenizer.json"))
+    for style in ("plain", "chat"):
+        ids = prompts(task_of(tmp_path), model, style=style).tokens("How many?")
+        assert ids[0] == 0 and 1 not in ids
+
+
+@pytest.mark.parametrize("body", ["{% for j in range(99999) %}x{% endfor %}", "{{ 'x' * 10**10 }}"])
+def test_a_template_that_takes_too_long_or_too_much_is_stopped(
+    tmp_path: Path, body: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.prompts.TEMPLATE_S", 0.5)
+    model = write_chat_model(tmp_path / "model")
+    loop = "{% for i in range(99999) %}" + body + "{% endfor %}"
+    (model / "chat_template.jinja").write_text(loop)
+    with pytest.raises(UsageError, match="refuses") as error:
+        prompts(task_of(tmp_path), model, style="chat")
+    assert error.value.fix

@@ -34,7 +34,7 @@ def run(config: Config, rounds: int, dry_run: bool, fresh: bool, as_json: bool) 
     _check_disk(config)
     progress = make_progress(quiet=as_json)
     outcomes: list[dict[str, Any]] = []
-    with Improver(config, progress).started() as improver:
+    with Improver(config, progress, fresh).started() as improver:
         progress.say(f"run {config.run!r}, store {config.store}, task {config.task}")
         if fresh:
             improver.give_up_open_round()
@@ -88,9 +88,9 @@ def _other_settings(config: Config) -> list[str]:
     plain = Config().model_dump(mode="json")
     found: list[str] = []
     for name, section in config.model_dump(mode="json").items():
-        if not isinstance(section, dict) or name == "checkpoints":
-            continue
-        for key, value in section.items():
+        for key, value in section.items() if isinstance(section, dict) else ():
+            if (name, key) == ("checkpoints", "folder"):
+                continue  # it has a flag
             if value != plain[name][key] and value is not None:
                 text = json.dumps(value) if isinstance(value, list) else value
                 found.append(f"{name}.{key}={text}")

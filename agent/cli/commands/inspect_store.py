@@ -14,8 +14,8 @@ from agent.cli.output import emit, table
 from agent.config.settings import Config
 from agent.reports.critic_drift import critic_drift
 from search.errors import NotFoundError
-from store.database import Store, open_store
-from store.evaluations import samples_of
+from store.database import Session, Store, open_store
+from store.evaluations import last_measured, samples_of
 from store.inspection import (
     Answer,
     ask_question,
@@ -29,6 +29,7 @@ from store.inspection import (
 )
 from store.names import chosen_run
 from store.questions import BY_NAME, QUESTIONS
+from store.rounds import rounds_of_run
 
 LEGEND = (
     "[dim]number of the node, text; N visits, Q mean value, P prior; scores by critic\n"
@@ -67,7 +68,26 @@ def searches(
     as_json: bool,
 ) -> None:
     store, run = _store(config)
-    _print(list_searches(store, run, round_number, unsolved, gained, limit), as_json)
+    found = list_searches(store, run, round_number, unsolved, gained, limit)
+    _print(found, as_json)
+    _say_more(found, limit)
+
+
+def _policy_of(session: Session, run: str, number: int | None) -> str:
+    """The policy that an ended round left behind; without any round the one last measured."""
+    from agent.reports.compare_rounds import models_by_round
+
+    last = last_measured(session)
+    if number is None and last is not None and not rounds_of_run(session, run):
+        return last
+    models = models_by_round(session, run)
+    number = max(models) if number is None else number
+    if number not in models:
+        raise NotFoundError(
+            f"run {run!r} has no ended round {number}",
+            f"it has {', '.join(map(str, models))}; 0 is before the first one",
+        )
+    return models[number]["policy"]
 
 
 def samples(
@@ -79,27 +99,22 @@ def samples(
     as_json: bool,
 ) -> None:
     """Texts that a round's policy wrote for held-out problems."""
-    from agent.reports.compare_rounds import models_by_round
-
     store, run = _store(config)
     with store.session() as session:
-        models = models_by_round(session, run)
-        number = max(models) if round_number is None else round_number
-        if number not in models:
-            raise NotFoundError(
-                f"run {run!r} has no ended round {number}",
-                f"it has {', '.join(map(str, models))}; 0 is before the first one",
-            )
-        found = samples_of(session, models[number]["policy"], mode, right, limit)
-    if not found:
+        policy = _policy_of(session, run, round_number)
+        found = samples_of(session, policy, mode, right, limit)
+        is_measured = bool(found) or bool(samples_of(session, policy, mode, None, 1))
+    if not is_measured:
         raise NotFoundError(
-            f"nothing of mode {mode!r} was measured of the policy of round {number}",
+            f"nothing of mode {mode!r} was measured of policy {policy}",
             "see `ratchet inspect compare`, or measure it with `ratchet evaluate --store URL`",
         )
+    if not found:
+        print(f"none of its texts is {'right' if right else 'wrong'}", file=sys.stderr)
     if as_json:
         emit([asdict(sample) for sample in found])
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False)
     for sample in found:
         mark = "[green]right[/]" if sample.is_correct else "[red]wrong[/]"
         console.print(f"[bold]{escape(sample.problem.strip())}[/]")
@@ -108,6 +123,11 @@ def samples(
             f"{mark}: {escape(sample.answer or 'no answer')}, reference "
             f"{escape(sample.reference or 'not stored')}\n"
         )
+
+
+def _say_more(found: list[dict[str, Any]], limit: int) -> None:
+    if len(found) == limit:
+        print(f"the first {limit} are shown; --limit shows more", file=sys.stderr)
 
 
 def trajectories(
@@ -123,6 +143,7 @@ def trajectories(
         emit(found)
     else:
         table([{k: v for k, v in row.items() if k != "steps"} for row in found])
+    _say_more(found, limit)
 
 
 def tree(
@@ -151,7 +172,7 @@ def tree(
     for ix, count in hidden.items():
         branches[ix].add(f"[dim]+{count} never taken (--all shows them)[/]")
     console = Console(highlight=False, soft_wrap=True)
-    console.print(_head(search))
+    Console(highlight=False).print(_head(search))
     if branches:
         console.print(branches[0])
         console.print(LEGEND)
@@ -162,12 +183,13 @@ def tree(
 def _head(search: dict[str, Any]) -> str:
     verdict = {True: "right", False: "wrong", None: "not known to be right"}[search["correct"]]
     sure = "" if search["confidence"] is None else f", confidence {search['confidence']:.2f}"
+    ending = search["stop"] or ("" if search["status"] == "failed" else "under way")
     return (
         f"[bold]{escape(search['problem'].strip())}[/]\n"
         f"answer {escape(search['answer'] or 'none')}, {verdict}"
         f" (reference {escape(search['reference'] or 'unknown')}){sure}\n"
-        f"{search['status']}: {search['stop'] or 'under way'}, "
-        f"{search['simulations']} simulations, {search['tokens']} tokens"
+        f"{search['status']}{': ' if ending else ''}{ending}, "
+        f"{search['simulations'] or 0} simulations, {search['tokens'] or 0} tokens"
     )
 
 

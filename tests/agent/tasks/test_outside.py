@@ -92,6 +92,35 @@ def test_a_class_that_is_no_task_is_told(tmp_path: Path, code: str, name: str, w
     assert error.value.fix
 
 
+BROKEN = [
+    ("return text, closing(text)", "return text", "draw gave back a str"),
+    ('return f"Close: {text}\\n"', "return None", "question gave back a NoneType"),
+    ("is_sound = closing(text)", "is_sound = clossing(text)", "check_step.*NameError"),
+    ("return Finding(is_sound", "return (is_sound", "check_step gave back a"),
+    ("or None", "and 5", "answer_of gave back a int"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "words"), BROKEN)
+def test_a_mistake_in_a_task_of_ones_own_is_told_by_its_method(
+    tmp_path: Path, old: str, new: str, words: str
+) -> None:
+    file = documented(tmp_path)
+    code = file.read_text()
+    assert old in code
+    file.write_text(code.replace(old, new))
+    with pytest.raises(UsageError, match=words) as error:
+        open_task(Config(task=f"{file}:Brackets"))
+    assert error.value.fix
+
+
+def test_a_task_without_problems_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text("from agent.tasks.task import Task\nclass T(Task):\n  name='t'\n")
+    with pytest.raises(UsageError, match="no draw"):
+        open_task(Config(task=f"{file}:T"))
+
+
 def test_a_file_that_is_not_there_and_files_of_no_use_are_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not there"):
         open_task(Config(task=f"{tmp_path}/none.py:T"))

@@ -72,7 +72,7 @@ def test_cells_of_a_table_are_text_and_an_empty_one_is_null(
         (
             '{"problem":"p","answer":"1","answer":"2"}\n',
             "rows.jsonl",
-            "'answer' stands there twice",
+            "'answer' stands there",
         ),
         ('{"problem":"p","answer":1e99999999999999999999}\n', "rows.jsonl", "line 1"),
         ('{"messages":[{"role":["user"],"content":"x"}]}\n', "rows.jsonl", "message 1"),
