@@ -62,7 +62,8 @@ _DENIED = re.compile(
     re.IGNORECASE,
 )
 _LEFT_OVER = re.compile(
-    r"(?:<\|[^|<>]{1,30}\|>|</?[a-z]{1,12}>|####).*$", re.IGNORECASE | re.DOTALL
+    r"(?:<\|[^|<>]{1,30}\|>|</?(?:s|eos|pad|answer|end_of_turn|endoftext)>|####).*$",
+    re.IGNORECASE | re.DOTALL,
 )
 _ABBREVIATION = re.compile(
     r"(?:\b[A-Z]|\b(?:Mr|Mrs|Ms|Dr|St|Prof|Jr|Sr|Mt|No|vs|approx|i\.e|e\.g|etc))$"

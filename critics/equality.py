@@ -214,9 +214,20 @@ def _is_equal(left: str, right: str, rule: AnswerRule, ask: Ask | None) -> bool:
     if around == other == "{}":
         return same_answer(ours[0], theirs[0], rule, ask)
     a, b = cleaned(left), cleaned(right)
+    if _is_false(a) or _is_false(b):
+        return False
     if rule == "auto" and (is_words(a) or is_words(b) or _is_no_mathematics(a, b)):
         return False
     return ask is not None and (ask(a, b) or ask(b, a))
+
+
+def _is_false(text: str) -> bool:
+    """Whether a text is an equation of numbers that does not hold: it names no value."""
+    left, equals, right = text.rpartition("=")
+    try:
+        return bool(equals) and calculate(left.split("=")[-1]) != calculate(right)
+    except CalculatorError:
+        return False
 
 
 def _is_no_mathematics(left: str, right: str) -> bool:
@@ -283,6 +294,12 @@ def normal_form(text: str, rule: AnswerRule = "auto") -> str:
         return str(found)
     around, parts = items(text)
     if len(parts) > 1 and not is_words(text):
-        inside = ",".join(normal_form(p) for p in parts)
+        inside = ",".join(_named_form(p) for p in parts)
         return around[:1] + inside + around[1:]
     return text
+
+
+def _named_form(part: str) -> str:
+    """An item of a list, which keeps its name: `x=3,y=5` is not `x=5,y=3`."""
+    name = _name(part)
+    return f"{name}={normal_form(part)}" if name else normal_form(part)

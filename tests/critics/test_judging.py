@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 
 from agent.tasks.algebra import holds
 from agent.tasks.jsonl import Jsonl
+from critics.answer import final_answer
 from critics.claims import claims, is_hedged
+from critics.equality import normal_form
 from critics.formulas import formula_claims, parted
 from tests.critics.judging import OWN, cases, is_right, opened
 
@@ -55,7 +58,6 @@ def lines_of(path: Path, key: str) -> list[str]:
 
 
 REFUTED_GSM8K = {
-    "So 1/2 off of 1 pound is $3/2 = $1.50+$3.00=$4.50",  # a running total
     "3/4 of a skein of yarn * 364 yards = 364 / 4 = 273 yards.",  # it is 91: the 3 is missing
     "So, Suzzane has $32 - $20 = $300 left.",  # it is 12
 }
@@ -65,7 +67,7 @@ REFUTED_MATH = {"$(-4)^2 + 4 \\cdot 1 \\cdot (-1) = 20$"}
 @pytest.mark.round
 @pytest.mark.parametrize("is_annotated", [True, False])
 def test_no_right_line_of_gsm8k_is_refuted(is_annotated: bool) -> None:
-    """The three that are refuted are wrong as they are printed."""
+    """The two that are refuted are wrong as they are printed."""
     file = SHARED / "data/gsm8k/test.jsonl"
     if not file.is_file():
         pytest.skip(f"GSM8K is not at {file}")
@@ -74,9 +76,9 @@ def test_no_right_line_of_gsm8k_is_refuted(is_annotated: bool) -> None:
         lines = [re.sub(r"<<.*?>>", "", line) for line in lines]
     found = Counter(map(verdict, lines))
     refuted = [re.sub(r"<<.*?>>", "", line) for line in lines if verdict(line) is False]
-    assert len(refuted) == 3
+    assert len(refuted) == 2
     assert all(any(line.endswith(known) for line in refuted) for known in REFUTED_GSM8K)
-    assert found[True] > 4200
+    assert found[True] > 4150
 
 
 @pytest.mark.round
@@ -107,3 +109,39 @@ def test_a_wrong_result_is_still_refuted() -> None:
         told[verdict(plain[: last.start(1)] + str(other) + plain[last.end(1) :])] += 1
     assert told[False] / told.total() > 0.93
     assert told[True] / told.total() < 0.002
+
+
+LOOPS = [
+    "the answer is ",
+    "The answer is $",
+    "**Answer:** ",
+    r"\boxed{",
+    "answer is $x{",
+    "#### 5\n",
+]
+LOOPS += ["#### 5\n", "**", "_", ". ", "about ", "1,", "(", "$1=1$ ", "1=1 ", "= 1 ", "x="]
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_the_cost_of_a_text_grows_with_its_length_only(loop: str) -> None:
+    """Models that loop write such texts. Work is counted in function calls, not in seconds."""
+
+    def calls(size: int) -> int:
+        text = loop * (size // len(loop))
+        count = 0
+
+        def note(frame: object, event: str, argument: object) -> None:
+            nonlocal count
+            count += event in ("call", "c_call")
+
+        sys.setprofile(note)
+        try:
+            final_answer(text)
+            normal_form(text)
+            claims(text)
+        finally:
+            sys.setprofile(None)
+        return count
+
+    small, large = calls(8_000), calls(32_000)
+    assert large < 8 * small + 20_000

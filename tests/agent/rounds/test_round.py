@@ -209,7 +209,7 @@ def test_an_empty_selection_keeps_the_policy_and_says_what_to_do(
     flags = {"selection.must_be_sound": True, "search.unsound": "prune"}
     outcome = run_rounds(tmp_path, checkpoint, **flags)[0]
     assert outcome.stage == "kept"
-    assert "selection.min_outcome" in outcome.verdict["reason"]
+    assert "no finished text 10: raise hosting.text_tokens" in outcome.verdict["reason"]
 
 
 def test_a_second_improve_on_the_same_run_is_refused_by_name(
