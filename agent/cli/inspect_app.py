@@ -10,8 +10,10 @@ inspect_app = typer.Typer(no_args_is_help=True, help="Read what the store holds.
 
 
 @inspect_app.command("rounds")
-def inspect_rounds(store: StoreUrl = None, config: ConfigFile = "", as_json: Json = False) -> None:
-    """All rounds: stage, searches, problems solved, policy and candidate, verdict.
+def inspect_rounds(
+    store: StoreUrl = None, run: RunName = None, config: ConfigFile = "", as_json: Json = False
+) -> None:
+    """All rounds, of all runs or of one: stage, searches, problems solved, policy and candidate, verdict.
 
     Examples:
 
@@ -22,7 +24,7 @@ def inspect_rounds(store: StoreUrl = None, config: ConfigFile = "", as_json: Jso
     settings = settings_of(flags_of(None, store=store), config)
     from agent.cli.commands import inspect_store
 
-    inspect_store.rounds(settings, as_json)
+    inspect_store.rounds(settings, run, as_json)
 
 
 @inspect_app.command("critics")

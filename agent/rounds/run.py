@@ -121,13 +121,14 @@ class Improver:
             self.hosts = open_hosts(self.config.hosting)
             self.heartbeat = Heartbeat(self.store, self.lease, self.hosts, self.progress)
             self.heartbeat.start()
+            self.progress.update(5)
+            self.progress.close()
             for note in [*self.inputs.task.notes(), *self._news()]:
                 self.progress.say(f"note: {note}")
             self.models = self._sound_models() or first_models(self.context(), self.inputs.base)
             for ref in self.models.values():
                 self.hosts.load(ref)
             self.start_s = time.monotonic() - began
-            self.progress.update(5)
             self.progress.close()
             yield self
         finally:

@@ -109,7 +109,7 @@ class TrainingStage:
         if num_steps < self.settings.num_steps:
             passes = num_steps * job.settings.batch_size / num_texts if num_texts else 0
             self.context.progress.say(
-                f"{num_steps} of {self.settings.num_steps} steps: {passes:.0f} passes over "
+                f"{num_steps} of {self.settings.num_steps} steps: {passes:.1f} passes over "
                 f"{num_texts} texts, replayed ones among them (training.max_epochs)"
             )
         return num_steps

@@ -27,7 +27,7 @@ from store.inspection import (
     read_siblings,
     read_tree,
 )
-from store.names import chosen_run
+from store.names import chosen_run, run_named
 from store.questions import BY_NAME, QUESTIONS
 from store.rounds import rounds_of_run
 
@@ -50,8 +50,13 @@ def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
         table(rows)
 
 
-def rounds(config: Config, as_json: bool) -> None:
-    _print(list_rounds(_store(config)[0]), as_json)
+def rounds(config: Config, run: str | None, as_json: bool) -> None:
+    store, _ = _store(config)
+    if run is not None:
+        with store.session() as session:
+            run_named(session, run)
+    found = list_rounds(store)
+    _print([row for row in found if run in (None, row["run"])], as_json)
 
 
 def critics(config: Config, as_json: bool) -> None:
