@@ -13,7 +13,7 @@ inspect_app = typer.Typer(no_args_is_help=True, help="Read what the store holds.
 def inspect_rounds(
     store: StoreUrl = None, run: RunName = None, config: ConfigFile = "", as_json: Json = False
 ) -> None:
-    """All rounds, of all runs or of one: stage, searches, problems solved, policy and candidate, verdict.
+    """All rounds, or those of one run: stage, searches, problems solved, models, verdict.
 
     Examples:
 
