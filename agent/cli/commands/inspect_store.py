@@ -167,7 +167,7 @@ def tree(
     hidden: dict[int, int] = {}
     for node in nodes:
         if node["parent"] is None:
-            branches[node["ix"]] = Tree(_label(node))
+            branches[node["ix"]] = Tree(_label(node | {"text": "(the prompt)"}))
         elif node["parent"] in branches:
             is_idle = node["n"] == 0 and not any(n["parent"] == node["ix"] for n in nodes)
             if is_idle and not show_all:
