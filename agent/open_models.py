@@ -9,6 +9,7 @@ from agent.checkpoints.base_models import base_checkpoints
 from agent.checkpoints.custody import current_models
 from agent.checkpoints.model_refs import ROLES, ModelRef, ModelSet
 from agent.config.settings import Config
+from agent.config.stored import with_problems_of
 from agent.hosting.open_hosts import open_hosts
 from agent.search_models import Models, ModelSettings
 from agent.tasks.registry import open_task
@@ -41,7 +42,7 @@ def open_models(config: Config) -> Iterator[Models]:
     """The models to ask, with their hosts running for as long as the block."""
     open_task(config)  # refused before a model is looked for
     with TemporaryDirectory(prefix="ratchet-models-") as scratch:
-        refs = _last_models(config) or _base_models(config, scratch)
+        refs, config = _last_models(config) or (_base_models(config, scratch), config)
         models = models_over(config, refs)
         try:
             yield models
@@ -49,8 +50,9 @@ def open_models(config: Config) -> Iterator[Models]:
             models.hosts.close()
 
 
-def _last_models(config: Config) -> dict[str, ModelRef] | None:
-    """Models after the run's last round; None without such a run, or with models of one's own."""
+def _last_models(config: Config) -> tuple[dict[str, ModelRef], Config] | None:
+    """Models after the run's last round, and the settings with the run's prompts; None without
+    such a run, or with models of one's own."""
     path = sqlite_path(config.store)
     is_own = bool(config.policy or config.bundle)
     if is_own or (path is not None and not path.is_file()):
@@ -63,8 +65,8 @@ def _last_models(config: Config) -> dict[str, ModelRef] | None:
     store = open_store(config.store, must_exist=True)
     try:
         with store.session() as session:
-            is_default = config.run == DEFAULT_RUN
-            name = chosen_run(session, config.run)
+            is_default = not config.names_run or config.run == DEFAULT_RUN
+            name = chosen_run(session, config.run, config.names_run)
             run = find_run(session, name) if is_default else run_named(session, name)
         if run is None:
             return None
@@ -75,7 +77,9 @@ def _last_models(config: Config) -> dict[str, ModelRef] | None:
                 f"run {run.name!r} is of task {run.task!r}, not {config.task!r}",
                 f"add --task {run.task}, or leave --run out",
             )
-        return current_models(store, run.id, _warn, is_written=False)
+        found = current_models(store, run.id, _warn, is_written=False)
+        asked = with_problems_of(config, run.config, ("answers", "prompt"))
+        return None if found is None else (found, asked)
     finally:
         store.close()
 

@@ -10,6 +10,7 @@ What users write is encoded without control tokens in every style. Templates are
 sandbox, as transformers does.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -44,6 +45,14 @@ class Prompts:
         self.instruction = task.instruction if given is None else given
         self.examples = task.examples()
         self._template = None if settings.style == "plain" else self._read_template()
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all that is put around a problem; empty for the plain style as it comes."""
+        if self.settings == PromptSettings():
+            return ""
+        raw = repr((self._parts("\0"), self.end_id))
+        return hashlib.sha256(raw.encode()).hexdigest()[:16]
 
     def text(self, problem: str) -> str:
         """The prompt as text, control tokens spelled out."""

@@ -185,9 +185,10 @@ def same_answer(left: str, right: str, rule: AnswerRule = "auto", ask: Ask | Non
     if rule == "choice":
         a, b = as_choice(left), as_choice(right)
         return a == b if a and b else _folded(left) == _folded(right)
-    names = ("", "") if rule == "text" else (_name(left), _name(right))
-    if names[0] and names[1] and names[0] != names[1]:
-        return False
+    if rule != "text":
+        x, y = quantity(cleaned(left)), quantity(cleaned(right))
+        if x is not None and y is not None:
+            return x.equals(y)
     if rule == "text" or _folded(left) == _folded(right):
         return _folded(left) == _folded(right)
     return _is_equal(left, right, rule, ask)
@@ -198,9 +199,6 @@ def _is_equal(left: str, right: str, rule: AnswerRule, ask: Ask | None) -> bool:
         return False
     if rule == "auto" and (one := _one_choice(left, right)) is not None:
         return one
-    x, y = quantity(cleaned(left)), quantity(cleaned(right))
-    if x is not None and y is not None:
-        return x.equals(y)
     letters = _LETTER.match(cleaned(left)), _LETTER.match(cleaned(right))
     if letters[0] and letters[1]:
         return letters[0][1].upper() == letters[1][1].upper()
@@ -259,14 +257,22 @@ def _same_items(
     left: list[str], right: list[str], rule: AnswerRule, ask: Ask | None, is_ordered: bool
 ) -> bool:
     if is_ordered:
-        return all(same_answer(a, b, rule, ask) for a, b in zip(left, right, strict=True))
+        return all(_same_item(a, b, rule, ask) for a, b in zip(left, right, strict=True))
     rest = list(right)
     for item in left:
-        match = next((other for other in rest if same_answer(item, other, rule, ask)), None)
+        match = next((other for other in rest if _same_item(item, other, rule, ask)), None)
         if match is None:
             return False
         rest.remove(match)
     return True
+
+
+def _same_item(left: str, right: str, rule: AnswerRule, ask: Ask | None) -> bool:
+    """An item of a list keeps its name: x=3,y=5 is not x=5,y=3."""
+    names = _name(left), _name(right)
+    if names[0] and names[1] and names[0] != names[1]:
+        return False
+    return same_answer(left, right, rule, ask)
 
 
 def _folded(text: str) -> str:
@@ -278,7 +284,7 @@ def _folded(text: str) -> str:
     is_tight = r"\begin" in text or (
         _NOT_WORDS.search(text) and not _WORD.search(re.sub(r"\\[A-Za-z]+", "", text))
     )
-    return re.sub(r"\s+", "", text).casefold() if is_tight else text.casefold()
+    return re.sub(r"\s+", "", text) if is_tight else text.casefold()
 
 
 def normal_form(text: str, rule: AnswerRule = "auto") -> str:
@@ -294,8 +300,11 @@ def normal_form(text: str, rule: AnswerRule = "auto") -> str:
         return str(found)
     around, parts = items(text)
     if len(parts) > 1 and not is_words(text):
-        inside = ",".join(_named_form(p) for p in parts)
-        return around[:1] + inside + around[1:]
+        forms = [_named_form(p) for p in parts]
+        tight = around[:1] + ",".join(forms) + around[1:]
+        # 100,200 would be one number.
+        is_read_back = items(tight)[1] == forms
+        return tight if is_read_back else around[:1] + ", ".join(forms) + around[1:]
     return text
 
 

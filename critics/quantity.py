@@ -21,6 +21,8 @@ from critics.word_lists import words_of
 
 MAX_LENGTH = 120
 MAX_EXPONENT = 400
+MAX_BITS = 380
+"""Of a power: as many digits as a text of `MAX_LENGTH` holds."""
 
 _INTEGER = r"(?:[1-9]\d{0,2}(?:,\d{3})+(?![\d,])|[1-9]\d{0,2}(?: \d{3})+(?![\d ,])|\d+)"
 _DECIMAL = rf"(?:{_INTEGER}(?:\.\d+)?|\.\d+)"
@@ -143,8 +145,9 @@ def _unit_name(word: str) -> str:
     word = word.replace("{", "").replace("}", "")
     power = word[-2:] if word[-2:] in ("^2", "^3") else ""
     base = word.removesuffix(power)
-    if len(base) > 1:
-        base = base.lower()
+    # mW is no MW: small letters only where the case says nothing.
+    if len(base) > 3 or base.isupper() or base.islower():
+        base = base.lower() if len(base) > 1 else base
     if base in _ALIASES:
         return _ALIASES[base] + power
     singular = base[:-1] if len(base) > 3 and base.endswith("s") else base
@@ -229,5 +232,6 @@ def _value(match: re.Match[str]) -> Fraction | None:
 
 
 def _power(base: Fraction, exponent: int) -> Fraction | None:
-    is_small = abs(exponent) <= MAX_EXPONENT and base.numerator.bit_length() <= 64
+    bits = max(base.numerator.bit_length(), base.denominator.bit_length())
+    is_small = abs(exponent) <= MAX_EXPONENT and bits * abs(exponent) <= MAX_BITS
     return base**exponent if is_small and (base or exponent >= 0) else None

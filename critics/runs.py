@@ -22,6 +22,8 @@ from critics.word_lists import (
 
 MAX_TOKENS = 60
 """Of one side."""
+MAX_DIGITS = 60
+"""Of a number; what has more is no step of a person's."""
 MAX_UNIT_WORDS = 4
 
 
@@ -399,6 +401,8 @@ def _right_edge(tokens: Sequence[Token], last: int, behind: int, end: int) -> Ed
 def side_of(tokens: Sequence[Token]) -> tuple[Fraction | str, ...] | None:
     """What the calculator is given; None when there is no number in it, or one that is a time."""
     if any(t.kind == "number" and re.match(r"0\d", t.text) for t in tokens):
+        return None
+    if any(t.kind == "number" and len(t.text) > MAX_DIGITS for t in tokens):
         return None
     side = [symbol for i in range(len(tokens)) for symbol in _symbols(tokens, i)]
     return tuple(side) if any(isinstance(t, Fraction) for t in side) else None

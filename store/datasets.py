@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from store.recording import add_event, unpack_tokens
 from store.schema import DatasetItem, DatasetRow, Event, Round, SearchRow, TrajectoryRow
-from store.selection import PLAIN, Judge, SelectionRule, read_finds
+from store.selection import Selection, SelectionRule, read_finds
 from store.states import EventKind
 
 
@@ -20,13 +20,14 @@ class StoredText:
 
 
 def freeze_dataset(
-    session: Session, round_row: Round, rule: SelectionRule, judge: Judge = PLAIN
+    session: Session, round_row: Round, rule: SelectionRule, selection: Selection | None = None
 ) -> DatasetRow:
     """Choose the round's trajectories once and for all, with what each was chosen by.
 
-    Why searches gave nothing is written down as an event.
+    `selection` is what the rule came to, where it was asked before: judging may take long, and a
+    transaction should not. Why searches gave nothing is written down as an event.
     """
-    selection = rule.select(read_finds(session, round_row.id), judge)
+    selection = selection or rule.select(read_finds(session, round_row.id))
     chosen = selection.kept
     digest = hashlib.sha256("\n".join(c.find.sha for c in chosen).encode()).hexdigest()
     dataset = DatasetRow(

@@ -7,14 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import insert, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from search.state import Problem
 from store.database import now_us
 from store.schema import EvaluationItem, EvaluationRow, HeldOutProblem
-
-PART = 500
-"""Keys asked for in one statement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,21 +157,16 @@ def record_evaluation(
 
 
 def _record_problems(session: Session, problems: Sequence[Problem], task: str) -> None:
-    """The rows of held-out problems, made unless they are there."""
-    keys = [p.id for p in problems]
-    known: set[str] = set()
-    for start in range(0, len(keys), PART):
-        part = keys[start : start + PART]
-        known.update(
-            session.scalars(select(HeldOutProblem.key).where(HeldOutProblem.key.in_(part)))
-        )
-    rows = {
-        p.id: {"key": p.id, "task": task, "text": p.text, "answer": p.answer}
-        for p in problems
-        if p.id not in known
-    }
-    if rows:
-        session.execute(insert(HeldOutProblem), list(rows.values()))
+    """The rows of held-out problems; one that is there takes the newest reference."""
+    rows = {p.id: {"key": p.id, "task": task, "text": p.text, "answer": p.answer} for p in problems}
+    if not rows:
+        return
+    dialect = session.get_bind().dialect.name
+    adding = (sqlite.insert if dialect == "sqlite" else postgresql.insert)(HeldOutProblem)
+    newest = {"text": adding.excluded.text, "answer": adding.excluded.answer}
+    session.execute(
+        adding.on_conflict_do_update(index_elements=["key"], set_=newest), list(rows.values())
+    )
 
 
 @dataclass(frozen=True, slots=True)

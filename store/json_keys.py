@@ -251,6 +251,10 @@ class EvaluationSettings(TypedDict):
     """search: critics that were not asked because they rank too badly."""
     option_tokens: int
     """search: longest option, in tokens."""
+    prompt: str
+    """Digest of what is put around a problem; missing for the plain style as it comes."""
+    answers: str
+    """Rule by which answers are equal; missing for `auto`."""
 
 
 class CriticWeights(TypedDict):

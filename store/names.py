@@ -11,10 +11,13 @@ from store.schema import CheckpointRow, Round, Run, SearchRow
 DEFAULT_RUN = "default"
 
 
-def chosen_run(session: Session, name: str) -> str:
-    """The run that is meant: the only one of a store need not be named."""
+def chosen_run(session: Session, name: str, is_given: bool) -> str:
+    """The run that is meant: the only one of a store need not be named.
+
+    `is_given` says that somebody named it, be it by the default name.
+    """
     names = session.scalars(select(Run.name).order_by(Run.id)).all()
-    return names[0] if name == DEFAULT_RUN and len(names) == 1 else name
+    return names[0] if not is_given and len(names) == 1 else name
 
 
 def run_named(session: Session, name: str) -> Run:

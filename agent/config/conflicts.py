@@ -16,6 +16,7 @@ def check_conflicts(config: Config, is_asking: bool = False) -> None:
             "set search.proposal to distinct or sampled, or hosting.engine to torch",
         )
     _check_training(config.training)
+    _check_problems(config)
     if config.hosting.training_workers > 1 and not is_asking:
         _check_workers(config)
     if config.imagination.schemes and config.task != "jsonl":
@@ -23,6 +24,32 @@ def check_conflicts(config: Config, is_asking: bool = False) -> None:
             f"setting 'imagination.schemes' is {list(config.imagination.schemes)}, but task "
             f"{config.task!r} makes its own problems",
             "leave it out, or use --task jsonl",
+        )
+
+
+def _check_problems(config: Config) -> None:
+    """Settings of files and prompts that have no use where they stand."""
+    if config.task != "jsonl":
+        for key, plain in (("answers", "auto"), ("bad_rows", "refuse")):
+            if getattr(config, key) != plain:
+                raise UsageError(
+                    f"setting {key!r} is {getattr(config, key)!r}, which task {config.task!r} does "
+                    "not ask",
+                    "leave it out, or use --task jsonl",
+                )
+    prompt = config.prompt
+    if prompt.template and prompt.style != "template":
+        raise UsageError(
+            f"setting 'prompt.template' is {prompt.template!r}, but prompt.style is "
+            f"{prompt.style!r}",
+            "set prompt.style to template, or leave prompt.template out",
+        )
+    unused = [k for k in ("system", "instruction", "examples") if getattr(prompt, k)]
+    if prompt.style == "template" and unused:
+        raise UsageError(
+            f"setting 'prompt.{unused[0]}' is {getattr(prompt, unused[0])!r}, but a template of "
+            "your own says everything",
+            "write it into the template, or leave it out",
         )
 
 

@@ -247,11 +247,21 @@ class Config(Section):
         return {"folder": value} if isinstance(value, str) else value
 
     @property
+    def names_run(self) -> bool:
+        """Whether somebody named the run."""
+        return "run" in self.model_fields_set
+
+    @property
     def num_held_out(self) -> int:
         """Held-out problems to ask for, at most."""
         if self.evaluation.num_problems is None:
             return MANY if self.held_out else UNSET_PROBLEMS
         return self.evaluation.num_problems
+
+    def _lengths(self) -> tuple[int | None, int | None]:
+        """As set; unset ones are the usual ones, but for files they follow the worked answers."""
+        option, text = self.hosting.option_tokens, self.hosting.text_tokens
+        return (option, text) if self.task == "jsonl" else (option or 48, text or 256)
 
     def digest(self) -> str:
         """Digest of what results depend on: everything but places and hosting.
@@ -268,8 +278,7 @@ class Config(Section):
                 kept["selection"].pop(name)
         kept["evaluation"]["num_problems"] = self.num_held_out
         kept["limits"] = [
-            self.hosting.option_tokens or 48,
-            self.hosting.text_tokens or 256,
+            *self._lengths(),
             self.hosting.cohort,
             self.hosting.batch_target,
         ]

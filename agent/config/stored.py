@@ -1,24 +1,29 @@
 """Settings that a stored run was made with, for who asks about it later."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agent.config.settings import Config
+from agent.config.settings import Config, PromptSettings
 
 OF_PROBLEMS = ("task", "problems", "held_out", "labelled", "bad_rows", "answers", "prompt")
 """What decides which problems there are, and how they are put to a model."""
 
 
-def with_problems_of(config: Config, stored: Mapping[str, Any]) -> Config:
+def with_problems_of(
+    config: Config, stored: Mapping[str, Any], keys: Sequence[str] = OF_PROBLEMS
+) -> Config:
     """The settings with a run's own problems and prompts, where nobody sets others."""
     default = Config()
     taken = {
         key: stored[key]
-        for key in OF_PROBLEMS
-        if key in stored and getattr(config, key) == getattr(default, key)
+        for key in keys
+        if key in stored and key != "prompt" and getattr(config, key) == getattr(default, key)
     }
-    return Config.model_validate(config.model_dump() | taken)
+    own, plain = config.prompt.model_dump(), default.prompt.model_dump()
+    set_ones = {name: value for name, value in own.items() if value != plain[name]}
+    prompt = PromptSettings.model_validate(dict(stored.get("prompt") or {}) | set_ones)
+    return config.model_copy(update=taken | {"prompt": prompt})
 
 
 PATHS = ("policy", "bundle", "problems", "held_out", "labelled")

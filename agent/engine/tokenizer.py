@@ -148,11 +148,6 @@ class Tokenizer:
     def _num_special(self, ids: Sequence[int]) -> int:
         return sum(i in self.special_ids for i in ids)
 
-    def special_id(self, text: str) -> int | None:
-        """The control token that the text is, whole."""
-        ids = self._with_specials.encode(text, add_special_tokens=False).ids
-        return ids[0] if len(ids) == 1 and ids[0] in self.special_ids else None
-
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens. A NUL, which no database holds, is shown as its symbol."""
         text = str(self.fast.decode([i for i in ids if i not in self.special_ids]))

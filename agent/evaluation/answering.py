@@ -35,7 +35,11 @@ class Plan:
 
     def settings(self, models: Models) -> dict[str, Any]:
         """Everything, besides the weights, that a result of this plan depends on."""
-        limits = {"text_tokens": models.limits.text_tokens}
+        limits: dict[str, Any] = {"text_tokens": models.limits.text_tokens}
+        if models.prompts.digest:
+            limits["prompt"] = models.prompts.digest
+        if models.task.answer_rule != "auto":
+            limits["answers"] = models.task.answer_rule
         if self.mode == "greedy":
             return {"mode": self.mode} | limits
         if self.mode == "search":

@@ -36,7 +36,7 @@ from store.pairs import freeze_pairs
 from store.recording import add_event, add_problems, plan_searches
 from store.rounds import end_round, note_time
 from store.schema import Round
-from store.selection import Judge, SelectionRule
+from store.selection import Judge, SelectionRule, read_finds
 from store.states import EventKind, Stage
 
 
@@ -123,11 +123,16 @@ class RoundRunner:
         """Freeze the trajectories that the critics trust."""
         rule = SelectionRule(**self.config.selection.model_dump())
         self.progress.stage(Stage.SELECTING, self._row(round_id).num_problems, "trajectories kept")
+        with self.store.session() as session:
+            finds = read_finds(session, round_id)
+        # Rewards and verifiers are asked outside of any transaction.
+        selection = rule.select(finds, self._judge())
+        self.lease.renew()
         with self._writing() as session:
             row = session.get_one(Round, round_id)
             dataset = dataset_of(session, round_id)
             if dataset is None:
-                dataset = freeze_dataset(session, row, rule, self._judge())
+                dataset = freeze_dataset(session, row, rule, selection)
                 freeze_pairs(session, dataset.id, self.config.training.min_margin)
             row.stage = Stage.TRAINING
             report = selected_report(session, round_id)

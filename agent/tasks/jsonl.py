@@ -53,6 +53,7 @@ class Jsonl(Task):
     def __init__(self, files: Files, rule: AnswerRule = "auto") -> None:
         self.files = files
         self.rule: AnswerRule = rule
+        self.answer_rule = rule
         self.verifier = Verifier()
         self.algebra = Algebra()
         self._notes: list[str] = []
@@ -75,6 +76,9 @@ class Jsonl(Task):
             num = len(found.skipped)
             rows = "a row was" if num == 1 else f"{num} rows were"
             self._notes.append(f"{rows} left out of {source}, the first: {found.skipped[0]}")
+        unanswered = sum(row.answer is None for row in found.rows)
+        if 0 < unanswered < len(found.rows):
+            self._notes.append(f"{unanswered} of {len(found.rows)} rows of {source} have no answer")
         if found.num_repeated:
             self._notes.append(f"{source} repeats {found.num_repeated} problems; each counts once")
         return found.rows

@@ -1,5 +1,6 @@
 """The tasks by name, those of other packages and of a file of one's own among them."""
 
+import hashlib
 import importlib.util
 import inspect
 import sys
@@ -88,7 +89,8 @@ def attribute_of(file: str, attribute: str, what: str) -> Any:
     path = Path(file).expanduser()
     if not path.is_file():
         raise UsageError(f"{what} file {file!r} is not there", "write FILE.py:NAME")
-    spec = importlib.util.spec_from_file_location(f"ratchet_own_{path.stem}", path)
+    name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
+    spec = importlib.util.spec_from_file_location(f"ratchet_own_{path.stem}_{name}", path)
     if spec is None or spec.loader is None:
         raise UsageError(f"{what} file {file!r} is no Python file", "write FILE.py:NAME")
     module = importlib.util.module_from_spec(spec)

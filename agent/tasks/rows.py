@@ -151,7 +151,12 @@ def _question(where: str, row: dict[str, Any]) -> tuple[str, str | None]:
             return value, worked if isinstance(worked, str) else None
     for name in ("messages", "prompt"):
         if isinstance(row.get(name), list):
-            return _chat(where, name, row[name])
+            text, worked = _chat(where, name, row[name])
+            completion = row.get("completion")
+            if isinstance(completion, list):
+                said = [m.get("content") for m in completion if isinstance(m, dict)]
+                worked = next((c for c in reversed(said) if isinstance(c, str)), worked)
+            return text, worked or (completion if isinstance(completion, str) else None)
     near = next((n for k in row for n in difflib.get_close_matches(str(k), QUESTIONS, 1, 0.7)), "")
     raise RowError(
         f"{where} has no 'question' or 'problem' text (keys: {sorted(map(str, row))[:6]})",
@@ -207,18 +212,15 @@ def _reference(where: str, row: dict[str, Any], worked: str | None) -> str | Non
 
 def _gsm8k(where: str, answer: str) -> str:
     """The line behind `####`; a short line without one is the answer itself."""
-    found = final_answer(answer)
+    is_line = "\n" not in answer.strip() and "####" not in answer
+    if not answer.strip() or (is_line and len(answer) <= SHORT):
+        return answer
+    found = final_answer(answer[-MAX_ANSWER_CHARACTERS:])
     if found is not None:
         return found
-    if (
-        answer.strip()
-        and len(answer) <= SHORT
-        and "\n" not in answer.strip()
-        and "####" not in answer
-    ):
-        return answer
-    if not answer.strip():
-        return answer
+    said = answer.rpartition("####")[2].strip() if "####" in answer else ""
+    if said and "\n" not in said:
+        return said  # it looks like a heading, but it is what the row says
     raise RowError(
         f"{where} has an answer without a final line '#### ...': {answer[-60:]!r}",
         "end the answer with '#### ' and the value, or use the key 'problem'",

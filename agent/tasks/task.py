@@ -39,6 +39,8 @@ class Task:
     """Where a step ends, unless the search's settings name another."""
     tool: str = ""
     """Name of the tool behind `check_step`; empty when there is none."""
+    answer_rule: str = "auto"
+    """By which two answers are equal, where a user may choose."""
     instruction: str = ""
     """What to do, told before each problem; empty where the problem says all."""
 

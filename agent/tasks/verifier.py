@@ -33,7 +33,10 @@ class Verifier:
         if pair not in self._known:
             if len(self._known) >= MAX_KNOWN:
                 self._known.clear()
-            self._known[pair] = bool(self.process.ask(pair))
+            found = self.process.ask(pair)
+            if found is None:
+                return False  # too slow just now: it may be asked again
+            self._known[pair] = bool(found)
         return self._known[pair]
 
     def close(self) -> None:

@@ -1,13 +1,23 @@
 """Between trees and models: a tool judges the steps of its task, wherever options end."""
 
+from pathlib import Path
+
 import pytest
 
+from agent.checkpoints.checkpoint import verify_checkpoint
+from agent.checkpoints.embedded import EMBEDDED
+from agent.checkpoints.model_refs import ModelSet
 from agent.config.load import load_config
 from agent.evaluation.answering import Plan, evaluate
+from agent.hosting.inline_hosts import InlineHosts
+from agent.hosting.model_host import HostSettings
 from agent.open_models import base_refs, models_over
-from agent.search_models import NEUTRAL, Models
+from agent.prompts import PromptSettings
+from agent.search_models import NEUTRAL, Models, ModelSettings
+from agent.tasks.jsonl import Files, Jsonl
 from search import frontier
 from search.mcts import Search
+from search.settings import SearchSettings
 from search.state import Option, Problem
 
 EXPRESSION = "7+2*3-4"
@@ -108,3 +118,24 @@ def test_every_request_to_a_model_counts() -> None:
     frontier.run([search], models, models)
     assert (search.budget.calls, search.budget.simulations) == (3, 1)
     assert search.stop_reason == "calls"
+
+
+def test_what_an_evaluation_depends_on_names_prompts_and_the_answer_rule(tmp_path: Path) -> None:
+    """Figures of another prompt are figures of another question: they are not reused."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"problem": "1+1", "answer": "2"}\n')
+    ref = verify_checkpoint(EMBEDDED / "stories" / "policy").ref("policy")
+    hosts = InlineHosts(HostSettings())
+
+    def settings(rule: str, **prompt: object) -> dict[str, object]:
+        given = ModelSettings(SearchSettings(), {}, prompt=PromptSettings.model_validate(prompt))
+        task = Jsonl(Files(str(file)), rule)  # type: ignore[arg-type]
+        return Plan("greedy").settings(Models(hosts, ModelSet({"policy": ref}), task, given))
+
+    plain = settings("auto")
+    assert "prompt" not in plain and "answers" not in plain
+    assert settings("choice") == plain | {"answers": "choice"}
+    brief = settings("auto", system="Be brief.")
+    assert set(brief) - set(plain) == {"prompt"}
+    assert brief != settings("auto", system="Be long.")
+    hosts.close()

@@ -6,8 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from critics.answer import final_answer
+from critics.claims import claims
 from critics.equality import AnswerRule, items, normal_form, same_answer
 from critics.quantity import quantity
+from tests.critics.judging import OWN, cases
 
 
 @given(st.integers(-(10**9), 10**9))
@@ -78,3 +81,40 @@ def test_lists_are_split_outside_of_brackets_and_thousands() -> None:
     assert items(r"\{(1,2), (3,4)\}") == ("{}", ["(1,2)", "(3,4)"])
     assert items("x=1 or x=2") == ("", ["x=1", "x=2"])
     assert items("[1,2)") == ("[)", ["1", "2"])
+
+
+LISTS = st.lists(st.integers(0, 9999), min_size=1, max_size=5)
+
+
+@given(LISTS, st.sampled_from([", ", ",", "; ", " and "]), st.sampled_from(["", "()", "[]"]))
+def test_a_list_is_read_back_from_its_normal_form(
+    numbers: list[int], separator: str, around: str
+) -> None:
+    """100, 200 must not become 100,200, which is one number (and as 100,200 it is one)."""
+    text = around[:1] + separator.join(map(str, numbers)) + around[1:]
+    form = normal_form(text)
+    assert same_answer(form, text) and normal_form(form) == form
+    assert len(items(form)[1]) == len(items(text)[1])
+
+
+def test_the_normal_form_of_every_case_stays_and_equals_it() -> None:
+    for case in cases(OWN):
+        for text in (case.get("reference"), final_answer(case.get("text", ""))):
+            if text:
+                form = normal_form(text)
+                assert same_answer(form, text), text
+                assert normal_form(form) == form, text
+
+
+@given(st.text(alphabet="0123456789+-*/^=().,% $x\\{}", max_size=60), st.integers(1, 900))
+def test_no_step_and_no_answer_raises(text: str, times: int) -> None:
+    for whole in (text, "7" * times + "=" + text, text + "^" + "9" * (times % 9)):
+        claims(whole)
+        normal_form(whole)
+        final_answer("#### " + whole)
+
+
+def test_units_that_differ_in_letter_case_are_two() -> None:
+    assert not same_answer("5 mW", "5 MW") and not same_answer("5 Mm", "5 mm")
+    assert same_answer("5 CM", "5 cm") and same_answer("5 Hours", "5 hours")
+    assert not same_answer("x^2", "X^2")

@@ -33,9 +33,9 @@ def run(
         raise UsageError(f"unknown mode {unknown[0]!r}", f"use one of: {', '.join(MODES)}")
     progress = make_progress(quiet=as_json)
     rows: list[dict[str, Any]] = []
+    store = open_store(config.store) if is_recorded else None
     with open_models(config) as models:
         problems = models.task.held_out(num_problems, config.evaluation.seed)
-        store = open_store(config.store) if is_recorded else None
         bench = _Bench(problems, config, progress, store)
         for mode in [m for m in MODES if m in (modes or MODES)]:
             plan = Plan(mode, samples=samples, seed=config.seed)
@@ -47,6 +47,8 @@ def run(
                 name = f"{mode} {budget}"
                 rows.append(_measured(asked, bench, plan, name))
     progress.close()
+    if store is not None:
+        store.close()
     if as_json:
         emit(
             {

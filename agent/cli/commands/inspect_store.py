@@ -40,7 +40,7 @@ LEGEND = (
 def _store(config: Config) -> tuple[Store, str]:
     store = open_store(config.store, must_exist=True)
     with store.session() as session:
-        return store, chosen_run(session, config.run)
+        return store, chosen_run(session, config.run, config.names_run)
 
 
 def _print(rows: list[dict[str, Any]], as_json: bool) -> None:

@@ -15,7 +15,7 @@ from store.states import ActorState
 def run(config: Config, as_json: bool) -> None:
     store = open_store(config.store, must_exist=True)
     with store.session() as session:
-        found = run_named(session, chosen_run(session, config.run))
+        found = run_named(session, chosen_run(session, config.run, config.names_run))
         last = last_round(session, found.id)
         counts = search_counts(session, last.id) if last else {}
         actors = actors_of(session, found.id)

@@ -52,7 +52,7 @@ def migrate_store(config: Config) -> None:
 def vacuum(config: Config, keep: int, is_real: bool, as_json: bool) -> None:
     store = open_store(config.store, must_exist=True)
     with store.session() as session:
-        run = chosen_run(session, config.run)
+        run = chosen_run(session, config.run, config.names_run)
     freed = trim(store, run, keep, is_real)
     if as_json:
         emit(asdict(freed) | {"done": is_real})
@@ -79,7 +79,7 @@ def export(
     store = open_store(config.store, must_exist=True)
     path = Path(out).expanduser()
     with store.session() as session:
-        run = run_named(session, chosen_run(session, config.run))
+        run = run_named(session, chosen_run(session, config.run, config.names_run))
         if task_name not in (None, run.task):
             raise UsageError(
                 f"run {run.name!r} is of task {run.task!r}, not {task_name!r}", "leave --task out"

@@ -7,6 +7,7 @@ import pytest
 from agent.config.load import load_config
 from agent.config.meanings import defaults
 from agent.config.settings import Config, HostingSettings
+from agent.config.stored import differing, with_problems_of
 from agent.hosting.open_hosts import open_hosts
 from search.errors import SearchSettingsError, UsageError
 from store.selection import SelectionRule
@@ -110,3 +111,41 @@ def test_an_engine_that_is_not_installed_is_refused_before_anything_starts(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UsageError, match="not installed"):
         open_hosts(HostingSettings(engine="vllm"))
+
+
+def test_a_runs_own_prompts_are_taken_setting_by_setting() -> None:
+    stored = {"task": "jsonl", "problems": "a.jsonl", "answers": "choice"}
+    stored |= {"prompt": {"style": "chat", "system": "Be brief.", "num_examples": 2}}
+    config = Config.model_validate({"prompt": {"system": "Be long."}})
+    found = with_problems_of(config, stored)
+    assert (found.task, found.problems, found.answers) == ("jsonl", "a.jsonl", "choice")
+    assert (found.prompt.style, found.prompt.system) == ("chat", "Be long.")
+    assert found.prompt.num_examples == 2
+
+
+def test_settings_that_differ_are_named_and_paths_compared_by_where_they_lead() -> None:
+    before = Config(problems="a.jsonl", policy="x/../model").model_dump(mode="json")
+    now = Config(problems="./a.jsonl", policy="model", seed=3).model_dump(mode="json")
+    assert differing(before, now) == ["seed was 0, is 3"]
+
+
+def test_lengths_that_follow_a_file_are_part_of_what_results_depend_on() -> None:
+    """For tasks without files unset lengths are the usual ones, as they always were."""
+    usual = {"hosting": {"option_tokens": 48, "text_tokens": 256}}
+    assert Config().digest() == Config.model_validate(usual).digest()
+    rows = {"task": "jsonl", "problems": "a.jsonl"}
+    assert Config.model_validate(rows).digest() != Config.model_validate(rows | usual).digest()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"answers": "choice"}, "answers"),
+        ({"prompt.template": "x.txt"}, "prompt.template"),
+        ({"prompt.style": "template", "prompt.template": "x", "prompt.system": "s"}, "system"),
+    ],
+)
+def test_settings_without_a_use_are_refused(flags: dict[str, str], words: str) -> None:
+    with pytest.raises(UsageError, match=words) as error:
+        load_config(flags)
+    assert error.value.fix
