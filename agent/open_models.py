@@ -16,7 +16,8 @@ from agent.tasks.registry import open_task
 from agent.training.initial import initial_models
 from agent.training.job import Place
 from search.errors import NotFoundError, UsageError
-from store.database import open_store, sqlite_path
+from store.address import sqlite_path
+from store.database import read_store
 from store.names import DEFAULT_RUN, chosen_run, run_named
 from store.runs import find_run
 
@@ -62,7 +63,7 @@ def _last_models(config: Config) -> tuple[dict[str, ModelRef], Config] | None:
                 "give its --store, or leave --run out to ask the base models",
             )
         return None
-    store = open_store(config.store, must_exist=True)
+    store = read_store(config.store)
     try:
         with store.session() as session:
             is_default = not config.names_run or config.run == DEFAULT_RUN

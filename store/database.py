@@ -7,14 +7,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import URL, Engine, create_engine, event, inspect, text
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy import URL, Engine, NullPool, create_engine, event, inspect, text
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session as Session
 
 from search.errors import (
@@ -24,6 +24,8 @@ from search.errors import (
     StoreError,
     UsageError,
 )
+from store.address import check_url, sqlite_path
+from store.masking import masked
 
 RETRY_S = 0.5
 BUSY_S = 30.0
@@ -40,9 +42,11 @@ def now_us() -> int:
 class Store:
     """An opened store. `session()` is one transaction; a lock serialises this process's writers."""
 
-    def __init__(self, url: str, must_exist: bool = False) -> None:
+    def __init__(self, url: str, must_exist: bool = False, is_read: bool = False) -> None:
         self.url = url
-        self.engine = _engine(url, must_exist)
+        self.is_read = is_read
+        """Whether it was opened to be read only; nothing of it or beside it changes then."""
+        self.engine = _engine(url, must_exist, is_read)
         self.patience_s = 0.0
         """How long a transaction waits to begin while the database does not answer."""
         self._lock = threading.RLock()
@@ -55,6 +59,7 @@ class Store:
         by default), or stops answering before the end; then nothing was written.
         """
         self.wait(patience_s)
+        before = self._seen()
         with (
             self._lock,
             _mapped_errors(self.url),
@@ -62,6 +67,24 @@ class Store:
             s.begin(),
         ):
             yield s
+        if self._seen() != before:
+            raise StoreAwayError(
+                f"the store {self.shown} was written to while it was read",
+                "run the same command again",
+            )
+
+    @property
+    def shown(self) -> str:
+        """Its URL without a password."""
+        return masked(self.url)
+
+    def _seen(self) -> tuple[int, int] | None:
+        """What changes when another process writes to a file that is being read."""
+        path = sqlite_path(self.url) if self.is_read else None
+        if path is None or reading_uri(path).endswith("mode=ro"):
+            return None  # SQLite itself sees to it
+        found = path.stat()
+        return found.st_size, found.st_mtime_ns
 
     def wait(self, patience_s: float | None = None) -> None:
         """Return as soon as the database answers, or when patience ends: what is done next says
@@ -90,36 +113,51 @@ class Store:
 
 
 def open_store(url: str, must_exist: bool = False, patience_s: float = 0.0) -> Store:
-    """Open a store, creating the tables of an empty one.
+    """Open a store to work with, creating the tables of an empty one.
 
-    Raises StoreError for another version, StoreAwayError when it does not answer for `patience_s`.
+    Raises StoreError for another version or a database of somebody else's, of which nothing is
+    changed, and StoreAwayError when it does not answer for `patience_s`.
     """
+    _refuse_foreign(url)
     store = Store(url, must_exist)
     store.wait(patience_s)
     with _mapped_errors(url):
         if not _is_current(store.engine):
-            with _PROCESS_LOCK, _file_lock(store.engine):
+            with _PROCESS_LOCK, _file_lock(store):
                 _check_version(store.engine, url)
     return store
 
 
-def parse_url(url: str) -> URL:
-    """SQLAlchemy's URL. Raises UsageError for a text that is none."""
+def _refuse_foreign(url: str) -> None:
+    """Raises StoreError for a SQLite file that is not ours: opening it to write would change it."""
+    path = sqlite_path(url)
+    if path is None or not _has_bytes(path):
+        return
     try:
-        return make_url(url)
-    except (ArgumentError, ValueError) as error:
-        raise UsageError(
-            f"store URL {url!r} cannot be read",
-            "write sqlite:///PATH or postgresql+psycopg://USER@HOST/DATABASE",
-        ) from error
+        with contextlib.closing(_reading(path)) as connection:
+            names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    except sqlite3.DatabaseError as error:
+        if "not a database" not in str(error):
+            return  # another process is just creating it
+        raise StoreError(f"{path} is a file, but no database", "give another --store") from error
+    if names and "alembic_version" not in names:
+        raise _foreign(url)
 
 
-def sqlite_path(url: str) -> Path | None:
-    """File of a SQLite URL; None for another database."""
-    parsed = parse_url(url)
-    if parsed.get_backend_name() != "sqlite" or not parsed.database:
-        return None
-    return Path(parsed.database)
+def _foreign(url: str) -> StoreError:
+    return StoreError(
+        f"{masked(url)} is a database, but not one of Ratchet's", "give another --store"
+    )
+
+
+def read_store(url: str, patience_s: float = 0.0) -> Store:
+    """Open a store to look at. Raises NotFoundError, StoreError and StoreAwayError as above."""
+    store = Store(url, must_exist=True, is_read=True)
+    store.wait(patience_s)
+    with _mapped_errors(url):
+        if not _is_current(store.engine):
+            _check_version(store.engine, url, may_create=False)
+    return store
 
 
 _BOUNDS = {
@@ -133,49 +171,24 @@ _BOUNDS = {
 """A host that has gone silent counts as away after some 15 s."""
 
 
-def check_url(url: str) -> URL:
-    """Raises UsageError for a URL that no store can have; nothing is opened."""
-    parsed = parse_url(url)
-    backend = parsed.get_backend_name()
-    if backend not in ("sqlite", "postgresql"):
-        raise UsageError(
-            f"store URL {url!r} names {backend!r}, which is not supported",
-            "use sqlite:///PATH or postgresql+psycopg://USER@HOST/DATABASE",
-        )
-    if backend == "sqlite" and parsed.database in (None, "", ":memory:"):
-        raise UsageError(
-            f"store URL {url!r} names no file", "write sqlite:///PATH or sqlite:////FULL/PATH"
-        )
-    return parsed
-
-
-def _engine(url: str, must_exist: bool) -> Engine:
+def _engine(url: str, must_exist: bool, is_read: bool) -> Engine:
     parsed = check_url(url)
-    backend = parsed.get_backend_name()
-    if backend == "postgresql":
-        try:
-            return create_engine(
-                parsed.set(drivername="postgresql+psycopg"),
-                pool_pre_ping=True,
-                pool_recycle=600,
-                connect_args=_BOUNDS,
-            )
-        except ModuleNotFoundError as error:
-            raise UsageError(
-                "PostgreSQL needs the psycopg driver", "pip install -e '.[postgres]'"
-            ) from error
+    if parsed.get_backend_name() == "postgresql":
+        return _server(parsed, is_read)
     path = sqlite_path(url)
-    if path is not None:
-        if must_exist and not (path.is_file() and path.stat().st_size):
-            raise NotFoundError(
-                f"there is no store at {path}", "run `ratchet improve` first, or give --store"
-            )
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ResourceError(
-                f"cannot create {path.parent}: {error}", "choose another --store"
-            ) from error
+    assert path is not None
+    if must_exist and not _has_bytes(path):
+        raise NotFoundError(
+            f"there is no store at {path}", "run `ratchet improve` first, or give --store"
+        )
+    if is_read:
+        return create_engine(parsed, creator=lambda: _reading(path), poolclass=NullPool)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise ResourceError(
+            f"cannot create {path.parent}: {error}", "choose another --store"
+        ) from error
     engine = create_engine(parsed, connect_args={"timeout": BUSY_S})
 
     @event.listens_for(engine, "connect")
@@ -194,36 +207,89 @@ def _engine(url: str, must_exist: bool) -> Engine:
     return engine
 
 
+def _server(parsed: URL, is_read: bool) -> Engine:
+    try:
+        engine = create_engine(
+            parsed.set(drivername="postgresql+psycopg"),
+            pool_pre_ping=True,
+            pool_recycle=600,
+            connect_args=_BOUNDS,
+        )
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            "PostgreSQL needs the psycopg driver", "pip install -e '.[postgres]'"
+        ) from error
+    if is_read:
+
+        @event.listens_for(engine, "connect")
+        def _only_reads(connection: Any, _: object) -> None:
+            connection.execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
+            connection.commit()
+
+    return engine
+
+
+def _has_bytes(path: Path) -> bool:
+    try:
+        return path.is_file() and path.stat().st_size > 0
+    except (OSError, ValueError) as error:
+        raise ResourceError(f"cannot look at {path}: {error}", "choose another --store") from error
+
+
+def reading_uri(path: Path) -> str:
+    """SQLite's URI of a file that is read without a byte beside it changing.
+
+    Where no log lies beside it nobody is writing, and the file is read as it is: SQLite would
+    otherwise leave an empty log and its index there. With a log it is read through that.
+    """
+    log = path.with_name(path.name + "-wal")
+    is_written = log.is_file() and log.stat().st_size > 0
+    return f"{path.absolute().as_uri()}?{'mode=ro' if is_written else 'immutable=1'}"
+
+
+def _reading(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        reading_uri(path), uri=True, timeout=BUSY_S, check_same_thread=False
+    )
+    connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
 @contextlib.contextmanager
 def _mapped_errors(url: str) -> Iterator[None]:
     """The database's failures in our words."""
+    shown = masked(url)
     try:
         yield
     except (OperationalError, InterfaceError) as error:
         cause = str(error.orig)
         if "full" in cause or "No space left" in cause:
             raise ResourceError(
-                f"the disk of the store {url} is full; what was committed before is kept",
+                f"the disk of the store {shown} is full; what was committed before is kept",
                 "free some space and run the same command again",
             ) from error
         # SQLite says the same of a lock and of a mistake; a server's mistakes are other errors.
         is_sqlite = isinstance(error.orig, sqlite3.Error)
         kind = StoreError if is_sqlite and "locked" not in cause else StoreAwayError
         raise kind(
-            f"the store {url} does not answer: {cause.splitlines()[0]}",
+            f"the store {shown} does not answer: {_first_line(cause)}",
             "check the path or the server, then run the same command again",
         ) from error
     except SQLAlchemyError as error:
-        cause = str(getattr(error, "orig", error)).splitlines()[0]
+        cause = _first_line(str(getattr(error, "orig", error)))
         raise StoreError(
-            f"the store {url} refused a statement: {cause}", "see `ratchet doctor`"
+            f"the store {shown} refused a statement: {cause}", "see `ratchet doctor`"
         ) from error
 
 
+def _first_line(cause: str) -> str:
+    return masked(next(iter(cause.splitlines()), ""))
+
+
 @contextlib.contextmanager
-def _file_lock(engine: Engine) -> Iterator[None]:
+def _file_lock(store: Store) -> Iterator[None]:
     """Only one process creates tables: flock beside a SQLite file, or an advisory lock."""
-    path = sqlite_path(str(engine.url))
+    engine, path = store.engine, sqlite_path(store.url)
     if path is not None:
         try:
             handle = open(f"{path}.lock", "w")  # noqa: SIM115
@@ -261,7 +327,7 @@ def _is_current(engine: Engine) -> bool:
         return MigrationContext.configure(connection).get_current_revision() == head
 
 
-def _check_version(engine: Engine, url: str) -> None:
+def _check_version(engine: Engine, url: str, may_create: bool = True) -> None:
     scripts = ScriptDirectory.from_config(alembic_config())
     head = scripts.get_current_head()
     with engine.connect() as connection:
@@ -269,11 +335,16 @@ def _check_version(engine: Engine, url: str) -> None:
         is_empty = not inspect(connection).get_table_names()
     if current == head:
         return
+    url = masked(url)
+    if current is None and is_empty and not may_create:
+        raise NotFoundError(
+            f"the store {url} has no tables yet", "run `ratchet improve` or `ratchet store init`"
+        )
     if current is None and is_empty:
         command.upgrade(alembic_config(engine), "head")
         return
     if current is None:
-        raise StoreError(f"{url} is a database, but not one of Ratchet's", "give another --store")
+        raise _foreign(url)
     known = {script.revision for script in scripts.walk_revisions()}
     if current in known:
         raise StoreError(
@@ -287,8 +358,10 @@ def _check_version(engine: Engine, url: str) -> None:
 
 
 def migrate(url: str) -> None:
-    """Bring an older store up to date."""
+    """Bring an older store up to date. Raises StoreError for a database of somebody else's."""
+    check_url(url)
+    _refuse_foreign(url)
     store = Store(url, must_exist=True)
-    with _mapped_errors(url), _PROCESS_LOCK, _file_lock(store.engine):
+    with _mapped_errors(url), _PROCESS_LOCK, _file_lock(store):
         command.upgrade(alembic_config(store.engine), "head")
     store.close()

@@ -16,7 +16,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from search.errors import NotFoundError, UsageError
 from search.simulation_log import Simulation, rebuild
-from store.database import Store, sqlite_path
+from store.address import sqlite_path
+from store.database import Store
 from store.names import check_names, check_round, run_named
 from store.questions import BY_NAME
 from store.schema import (

@@ -6,10 +6,11 @@ import json
 from importlib.metadata import entry_points
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator
 
 from critics.registry import CRITICS
 from search.settings import SearchSettings
+from store.masking import masked
 
 MANY = 1_000_000
 """More problems than a file has."""
@@ -245,6 +246,15 @@ class Config(Section):
     @classmethod
     def _folder_alone(cls, value: object) -> object:
         return {"folder": value} if isinstance(value, str) else value
+
+    @property
+    def shown_store(self) -> str:
+        """The store's URL without a password: for people, and for what is written down."""
+        return masked(self.store)
+
+    @field_serializer("store")
+    def _without_password(self, value: str) -> str:
+        return masked(value)
 
     @property
     def names_run(self) -> bool:

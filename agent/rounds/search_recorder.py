@@ -140,8 +140,8 @@ class Recorder:
         waited = time.monotonic() - self._away_since
         if self.should_stop() or waited > self.context.store.patience_s:
             raise StoreAwayError(
-                f"the store {self.context.store.url} has not answered for {waited:.0f} s; what was "
-                f"found meanwhile is kept in {self.spool.path}",
+                f"the store {self.context.store.shown} has not answered for {waited:.0f} s; what "
+                f"was found meanwhile is kept in {self.spool.path}",
                 "when it answers again, run the same command again",
             )
         time.sleep(PAUSE_S)

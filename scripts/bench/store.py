@@ -35,8 +35,9 @@ from scripts.bench.store_faults import faults
 from scripts.bench.store_kills import SEED, kills
 from scripts.bench.store_world import count, finished, planned, record
 from search.errors import RatchetError
+from store.address import sqlite_path
 from store.check import check_store
-from store.database import Store, open_store, sqlite_path
+from store.database import Store, open_store
 from store.datasets import freeze_dataset
 from store.inspection import ask_question, ask_sql
 from store.pairs import freeze_pairs

@@ -15,8 +15,9 @@ from scripts.bench.report import Row, counted, missing
 from scripts.bench.store_kills import SEED
 from scripts.bench.store_world import finished, planned, record
 from search.errors import ResourceError, StoreAwayError, StoreError
+from store.address import sqlite_path
 from store.check import check_store
-from store.database import Store, open_store, sqlite_path
+from store.database import Store, open_store
 from store.schema import SearchRow
 
 SERVER_MIB = 1000

@@ -17,8 +17,9 @@ from agent.search_models import Models, ModelSettings
 from agent.tasks.registry import open_task
 from search.errors import NotFoundError
 from search.state import Problem
+from store.address import sqlite_path
 from store.checkpoints import find_checkpoint
-from store.database import open_store, sqlite_path
+from store.database import read_store
 from store.states import Stage
 
 
@@ -114,13 +115,13 @@ def _found(name: str, config: Config) -> ModelRef:
     path = sqlite_path(config.store)
     row = None
     if path is None or path.is_file():
-        store = open_store(config.store, must_exist=True)
+        store = read_store(config.store)
         with store.session() as session:
             row = find_checkpoint(session, "policy", name)
         store.close()
     if row is None:
         raise NotFoundError(
-            f"{name!r} is neither a directory nor a policy of {config.store}",
+            f"{name!r} is neither a directory nor a policy of {config.shown_store}",
             "see `ratchet models` for the versions",
         )
     return ModelRef.at("policy", row.version, row.path)

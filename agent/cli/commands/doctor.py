@@ -13,8 +13,9 @@ from agent.cli.output import emit, table
 from agent.config.settings import Config
 from kernels.dispatch import OPERATIONS, implementation
 from search.errors import RatchetError
+from store.address import sqlite_path
 from store.check import check_store
-from store.database import open_store, sqlite_path
+from store.database import read_store
 
 FLOORS = {"torch": "2.10", "transformers": "5.3", "vllm": "0.22.1", "ray": "2.52"}
 """Versions below these have published security flaws."""
@@ -104,12 +105,12 @@ def _models(config: Any) -> Iterator[Check]:
 
 def _store(url: str) -> Iterator[Check]:
     try:
-        store = open_store(url, must_exist=True)
+        store = read_store(url)
         broken = {name: n for name, n in check_store(store).items() if n}
         yield _check(
             "store",
             not broken,
-            f"{url}: {broken or 'all invariants hold'}",
+            f"{store.shown}: {broken or 'all invariants hold'}",
             "see `ratchet store check`",
         )
     except RatchetError as error:

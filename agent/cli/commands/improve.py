@@ -18,7 +18,7 @@ from agent.rounds.evaluation_stage import Figures
 from agent.rounds.round import Outcome
 from agent.rounds.run import Improver
 from search.errors import ResourceError
-from store.database import sqlite_path
+from store.address import sqlite_path
 from store.evaluations import Evaluation
 from store.states import Stage
 
@@ -35,7 +35,7 @@ def run(config: Config, rounds: int, dry_run: bool, fresh: bool, as_json: bool) 
     progress = make_progress(quiet=as_json)
     outcomes: list[dict[str, Any]] = []
     with Improver(config, progress, fresh).started() as improver:
-        progress.say(f"run {config.run!r}, store {config.store}, task {config.task}")
+        progress.say(f"run {config.run!r}, store {config.shown_store}, task {config.task}")
         if fresh:
             improver.give_up_open_round()
         for _ in range(rounds):
@@ -46,7 +46,7 @@ def run(config: Config, rounds: int, dry_run: bool, fresh: bool, as_json: bool) 
             if not as_json:
                 _show(outcome, config, improver.start_s)
     if as_json:
-        emit({"run": config.run, "store": config.store, "rounds": outcomes})
+        emit({"run": config.run, "store": config.shown_store, "rounds": outcomes})
     if not any(outcome["verdict"].get("n") for outcome in outcomes):
         raise SystemExit(NOTHING_DONE)
 
@@ -153,12 +153,12 @@ def _show(outcome: Outcome, config: Config, start_s: float) -> None:
     console.print(
         "seconds: " + ", ".join(f"{k} {v:.0f}" for k, v in spent.items()), highlight=False
     )
-    console.print(f"store: {config.store}\n", highlight=False)
+    console.print(f"store: {config.shown_store}\n", highlight=False)
     default = Config()
     options = {
         "task": config.task,
         "run": config.run,
-        "store": config.store,
+        "store": config.shown_store,
         "policy": config.policy,
         "problems": config.problems,
         "checkpoints": config.checkpoints.folder,

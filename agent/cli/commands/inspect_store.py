@@ -14,7 +14,7 @@ from agent.cli.output import emit, table
 from agent.config.settings import Config
 from agent.reports.critic_drift import critic_drift
 from search.errors import NotFoundError
-from store.database import Session, Store, open_store
+from store.database import Session, Store, read_store
 from store.evaluations import last_measured, samples_of
 from store.inspection import (
     Answer,
@@ -38,7 +38,7 @@ LEGEND = (
 
 
 def _store(config: Config) -> tuple[Store, str]:
-    store = open_store(config.store, must_exist=True)
+    store = read_store(config.store)
     with store.session() as session:
         return store, chosen_run(session, config.run, config.names_run)
 

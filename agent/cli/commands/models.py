@@ -7,14 +7,14 @@ from agent.checkpoints.succession import models_after
 from agent.cli.output import emit, table
 from agent.config.settings import Config
 from store.checkpoints import drafts_at_work, with_rounds
-from store.database import Session, open_store
+from store.database import Session, read_store
 from store.rounds import last_round
 from store.runs import all_runs
 from store.schema import CheckpointRow, SpeculationRow
 
 
 def run(config: Config, as_json: bool) -> None:
-    store = open_store(config.store, must_exist=True)
+    store = read_store(config.store)
     with store.session() as session:
         found = with_rounds(session)
         in_force = _in_force(session)

@@ -12,7 +12,7 @@ from agent.imagination.imagine import Imagination
 from agent.lengths import Lengths
 from agent.rounds.inputs import RunInputs, checked_inputs
 from agent.search_models import ModelSettings, lengths_of
-from store.database import check_url
+from store.address import check_url
 
 # Means over rounds of the embedded default: tokens and stored bytes of one search, tokens of a
 # text, and tokens a second of one CPU thread, generated and trained on. The plan says that they
@@ -57,7 +57,7 @@ def _what(config: Config, inputs: RunInputs, rounds: int) -> dict[str, Any]:
     return {
         "run": config.run,
         "task": config.task,
-        "store": config.store,
+        "store": config.shown_store,
         "policy": str(inputs.policy.path),
         "policy_version": inputs.policy.version,
         "rounds": rounds,

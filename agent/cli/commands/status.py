@@ -5,7 +5,7 @@ from typing import Any
 
 from agent.cli.output import emit, table
 from agent.config.settings import Config
-from store.database import now_us, open_store
+from store.database import now_us, read_store
 from store.leases import clock_us, left_us
 from store.names import chosen_run, run_named
 from store.rounds import actors_of, last_round, search_counts
@@ -13,7 +13,7 @@ from store.states import ActorState
 
 
 def run(config: Config, as_json: bool) -> None:
-    store = open_store(config.store, must_exist=True)
+    store = read_store(config.store)
     with store.session() as session:
         found = run_named(session, chosen_run(session, config.run, config.names_run))
         last = last_round(session, found.id)
@@ -23,7 +23,7 @@ def run(config: Config, as_json: bool) -> None:
     document: dict[str, Any] = {
         "run": found.name,
         "task": found.task,
-        "store": config.store,
+        "store": config.shown_store,
         "worked_on_by": found.owner if is_held else None,
         "round": last.number if last else None,
         "stage": last.stage if last else None,

@@ -13,7 +13,7 @@ from agent.tasks.registry import open_task
 from search.errors import UsageError
 from store.check import INVARIANTS, check_store
 from store.checkpoints import find_checkpoint
-from store.database import Session, migrate, open_store
+from store.database import Session, migrate, open_store, read_store
 from store.dictionary import dictionary as data_dictionary
 from store.export import datasets_of, exported, write_rows
 from store.names import chosen_run, run_named
@@ -24,11 +24,11 @@ from store.trimming import trim
 
 def init(config: Config) -> None:
     open_store(config.store).close()
-    print(f"{config.store} is ready", file=sys.stderr)
+    print(f"{config.shown_store} is ready", file=sys.stderr)
 
 
 def check(config: Config, as_json: bool) -> None:
-    found = check_store(open_store(config.store, must_exist=True))
+    found = check_store(read_store(config.store))
     rules = {i.name: i.rule for i in INVARIANTS}
     rows = [{"invariant": n, "violations": v, "rule": rules[n]} for n, v in found.items()]
     if as_json:
@@ -46,7 +46,7 @@ def migrate_store(config: Config) -> None:
     store.close()
     if num:
         print(f"{num:,} preference pairs of earlier datasets were written down", file=sys.stderr)
-    print(f"{config.store} is up to date", file=sys.stderr)
+    print(f"{config.shown_store} is up to date", file=sys.stderr)
 
 
 def vacuum(config: Config, keep: int, is_real: bool, as_json: bool) -> None:
@@ -76,7 +76,7 @@ def export(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    store = open_store(config.store, must_exist=True)
+    store = read_store(config.store)
     path = Path(out).expanduser()
     with store.session() as session:
         run = run_named(session, chosen_run(session, config.run, config.names_run))
