@@ -1,5 +1,17 @@
-"""`python -m agent` is `ratchet`."""
+"""`ratchet`, and `python -m agent`: signals are taken over before anything large is imported."""
 
-from agent.cli.app import main
+from agent import signals
 
-main()
+
+def main() -> None:
+    signals.install()
+    try:
+        from agent.cli.main import main as run
+
+        run()
+    except KeyboardInterrupt:
+        signals.end()
+
+
+if __name__ == "__main__":
+    main()

@@ -8,6 +8,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from agent.visible import shown
+from store.masking import masked
+
 PLAIN_EVERY_S = 15.0
 
 
@@ -75,7 +78,7 @@ class Terminal:
 
     def say(self, text: str) -> None:
         with self._lock:
-            self.console.print(text, highlight=False)
+            self.console.print(shown(masked(text)), highlight=False)
 
     def close(self) -> None:
         with self._lock:

@@ -23,14 +23,16 @@ MAY_NOT_IMPORT = {
     "agent": {"sqlalchemy", "alembic"},
 }
 ROOMS = {
+    "signals": set(),
+    "visible": set(),
     "config": set(),
     "networks": set(),
-    "progress": set(),
+    "progress": {"visible"},
     "lengths": set(),
     "tasks": {"config"},
     "checkpoints": {"config", "networks"},
     "engine": {"checkpoints", "networks"},
-    "hosting": {"checkpoints", "config", "engine", "networks"},
+    "hosting": {"checkpoints", "config", "engine", "networks", "signals"},
     "prompts": {"config", "engine", "tasks"},
     "search_models": {
         *("checkpoints", "config", "engine", "hosting", "lengths", "prompts", "tasks"),
@@ -50,10 +52,10 @@ ROOMS = {
     },
     "cli": {
         *("checkpoints", "config", "evaluation", "hosting", "imagination", "lengths"),
-        *("open_models",),
+        *("open_models", "signals", "visible"),
         *("progress", "prompts", "reports", "rounds", "search_models", "solve", "tasks"),
     },
-    "__main__": {"cli"},
+    "__main__": {"cli", "signals"},
 }
 """Which rooms of agent/ (folders, and the files beside them) a room may import; lowest first."""
 FILES = [p for floor in MAY_IMPORT for p in sorted((ROOT / floor).rglob("*.py"))]

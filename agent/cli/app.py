@@ -1,17 +1,8 @@
 """The command line: data on stdout, talk on stderr, `--json` for programs."""
 
-import json
-import logging
-import os
-import signal
-import sys
-import traceback
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from typer.exceptions import TyperException
 
 from agent.cli.inspect_app import inspect_app
 from agent.cli.options import (
@@ -33,9 +24,10 @@ from agent.cli.options import (
     settings_of,
 )
 from agent.cli.store_app import store_app
+from agent.cli.streams import standard_input
 from agent.config.settings import Config
 from agent.rounds.code_version import code_version
-from search.errors import RatchetError, UsageError
+from search.errors import UsageError
 
 app = typer.Typer(
     name="ratchet",
@@ -67,6 +59,9 @@ def main_options(
         typer.Option(
             "--version", callback=_show_version, is_eager=True, help="print the version and end"
         ),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="print the traceback of an error; wherever it stands")
     ] = False,
 ) -> None:
     """Self-improvement rounds for language models: search, critics, SQL, gated rounds."""
@@ -171,7 +166,7 @@ def solve_command(
         hosting__hosting=hosting,
         critics__use_tool=False if no_tool else None,
     )
-    text = sys.stdin.read() if question == "-" else question
+    text = standard_input() if question == "-" else question
     settings = settings_of(flags, config, INLINE)
     from agent.cli.commands import solve as command
 
@@ -332,68 +327,3 @@ def config_show(
     from agent.cli.commands import config as command
 
     command.show(only, flags_of(set_), config, as_json)
-
-
-def report(error: RatchetError, as_json: bool) -> None:
-    """What went wrong, and the way out, on stderr."""
-    if as_json:
-        document = {
-            "error": {"code": type(error).__name__, "message": error.message, "next": error.fix}
-        }
-        print(json.dumps(document), file=sys.stderr)
-        return
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
-    console.print(f"[red]Error:[/] {escape(error.message)}")
-    if error.fix:
-        console.print(f"[bold]Fix:[/] {escape(error.fix)}")
-
-
-def _usage_error(error: TyperException) -> UsageError:
-    """What the option parser refused, with the value that was given."""
-    message = str(getattr(error, "format_message", lambda: "")()).rstrip(".")
-    options = getattr(getattr(error, "param", None), "opts", ())
-    given = [v for name, v in zip(sys.argv, sys.argv[1:], strict=False) if name in options]
-    value = f" (given: {given[-1]!r})" if given else ""
-    path = getattr(getattr(error, "ctx", None), "command_path", "ratchet")
-    return UsageError(message and message + value, f"see `{path} --help`")
-
-
-class _Stopped(BaseException):
-    """A signal asked the process to end; not an Exception, so that nothing swallows it."""
-
-    def __init__(self, code: int) -> None:
-        self.code = code
-
-
-def _stop(number: int, _: object) -> NoReturn:
-    raise _Stopped(128 + number)
-
-
-def main() -> None:
-    """Entry point: every error of ours becomes a message, a fix and an exit code."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, _stop)
-    try:
-        if code := app(standalone_mode=False):
-            raise SystemExit(code)
-    except TyperException as error:
-        told = _usage_error(error)
-        if told.message:  # else it has shown its help
-            report(told, "--json" in sys.argv)
-        raise SystemExit(told.exit_code) from None
-    except RatchetError as error:
-        report(error, "--json" in sys.argv)
-        if os.environ.get("RATCHET_DEBUG") == "1":
-            traceback.print_exc()
-        raise SystemExit(error.exit_code) from None
-    except _Stopped as stopped:
-        print(
-            "\nStopped; what was committed is saved. Run the same command to go on.",
-            file=sys.stderr,
-        )
-        raise SystemExit(stopped.code) from None
-
-
-if __name__ == "__main__":
-    main()

@@ -7,8 +7,9 @@ from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+
+from agent.visible import shown, visible
 
 SCHEMA_VERSION = 1
 """Of what `--json` prints (docs/json.md); raised when a key changes its meaning or goes."""
@@ -31,7 +32,7 @@ def table(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
     if not console.is_terminal:
         print("\t".join(names))
         for row in rows:
-            print("\t".join(text(row[name]).replace("\n", "\\n") for name in names))
+            print("\t".join(_one_line(row[name]) for name in names))
         return
     cells = [[text(row[name]) for name in names] for row in rows]
     columns = zip(names, zip(*cells, strict=True), strict=True)
@@ -43,7 +44,7 @@ def table(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
     for name in names:
         grid.add_column(name)
     for row_cells in cells:
-        grid.add_row(*map(escape, row_cells))
+        grid.add_row(*map(shown, row_cells))
     console.print(grid)
 
 
@@ -60,7 +61,7 @@ def _records(
             grid = Table.grid(padding=(0, 2))
             grid.add_column(width=left, style="dim")
             grid.add_column()
-            grid.add_row(name, escape(value))
+            grid.add_row(name, shown(value))
             console.print(grid)
 
 
@@ -72,6 +73,10 @@ def text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
     return str(value)
+
+
+def _one_line(value: Any) -> str:
+    return visible(text(value).replace("\n", "\\n").replace("\t", "\\t"))
 
 
 def share(num: int, n: int, low: float, high: float) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from agent import signals
 from agent.checkpoints.model_refs import ROLES, ModelRef
 from agent.engine.requests import (
     Completion,
@@ -65,7 +66,8 @@ def start_ray(address: str) -> bool:
     if address:
         try:
             _check_reachable(address)
-            ray.init(address=address, **quiet)
+            with signals.kept():
+                ray.init(address=address, **quiet)
         except (OSError, ValueError, RuntimeError) as error:
             raise UsageError(
                 f"no Ray cluster answers at {address!r}: {str(error).splitlines()[0]}",
@@ -73,7 +75,8 @@ def start_ray(address: str) -> bool:
             ) from error
         return False
     try:
-        ray.init(address="local", include_dashboard=False, **quiet)
+        with signals.kept():
+            ray.init(address="local", include_dashboard=False, **quiet)
     except (RuntimeError, OSError) as error:
         raise ResourceError(
             f"the local Ray cluster did not start: {str(error).splitlines()[0]}",

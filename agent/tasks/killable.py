@@ -8,6 +8,7 @@ bound is on the question alone; the one that follows a killed child warms up at 
 import contextlib
 import multiprocessing
 import resource
+import signal
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -19,27 +20,35 @@ TIMEOUT_S = 5.0
 """For a question."""
 START_TIMEOUT_S = 60.0
 """For a child's start and its imports."""
+ALARM_AFTER_S = 2.0
+"""A child whose parent was killed is ended by the kernel so long after its limit."""
 MEMORY_BYTES = 2 * 2**30
 
 
 def serve(pipe: Connection, answer: Callable[[Any], Any], example: Any, memory_bytes: int) -> None:
     """Answer questions until the other side is gone. Any failure is the answer None.
 
-    The example is answered first, for the imports that it needs.
+    The example is answered first, for the imports that it needs. The kernel ends a child whose
+    parent can no longer do it.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to act on
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     with contextlib.suppress(ValueError, OSError):  # a lower bound may already be set
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     answer(example)
     pipe.send(True)
     while True:
         try:
-            question = pipe.recv()
+            limit_s, question = pipe.recv()
         except (EOFError, OSError):
             return
+        signal.setitimer(signal.ITIMER_REAL, limit_s + ALARM_AFTER_S)
         try:
             found = answer(question)
         except Exception:
             found = None
+        signal.setitimer(signal.ITIMER_REAL, 0)
         pipe.send(found)
 
 
@@ -72,7 +81,7 @@ class Killable:
             assert self._pipe is not None
             limit = TIMEOUT_S if self.timeout_s is None else self.timeout_s
             try:
-                self._pipe.send(question)
+                self._pipe.send((limit, question))
                 if self._pipe.poll(limit):
                     return self._pipe.recv()
             except (EOFError, OSError):

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.text import Text
 from rich.tree import Tree
 
 from agent.cli.output import emit, table
 from agent.config.settings import Config
 from agent.reports.critic_drift import critic_drift
+from agent.visible import shown, visible
 from search.errors import NotFoundError
 from store.database import Session, Store, read_store
 from store.evaluations import last_measured, samples_of
@@ -122,11 +122,11 @@ def samples(
     console = Console(highlight=False)
     for sample in found:
         mark = "[green]right[/]" if sample.is_correct else "[red]wrong[/]"
-        console.print(f"[bold]{escape(sample.problem.strip())}[/]")
-        console.print(escape((sample.text or "(nothing was finished)").strip()))
+        console.print(f"[bold]{shown(sample.problem.strip())}[/]")
+        console.print(shown((sample.text or "(nothing was finished)").strip()))
         console.print(
-            f"{mark}: {escape(sample.answer or 'no answer')}, reference "
-            f"{escape(sample.reference or 'not stored')}\n"
+            f"{mark}: {shown(sample.answer or 'no answer')}, reference "
+            f"{shown(sample.reference or 'not stored')}\n"
         )
 
 
@@ -190,9 +190,9 @@ def _head(search: dict[str, Any]) -> str:
     sure = "" if search["confidence"] is None else f", confidence {search['confidence']:.2f}"
     ending = search["stop"] or ("" if search["status"] == "failed" else "under way")
     return (
-        f"[bold]{escape(search['problem'].strip())}[/]\n"
-        f"answer {escape(search['answer'] or 'none')}, {verdict}"
-        f" (reference {escape(search['reference'] or 'unknown')}){sure}\n"
+        f"[bold]{shown(search['problem'].strip())}[/]\n"
+        f"answer {shown(search['answer'] or 'none')}, {verdict}"
+        f" (reference {shown(search['reference'] or 'unknown')}){sure}\n"
         f"{search['status']}{': ' if ending else ''}{ending}, "
         f"{search['simulations'] or 0} simulations, {search['tokens'] or 0} tokens"
     )
@@ -239,7 +239,7 @@ def siblings(config: Config, search_id: int, parent: int, as_json: bool) -> None
         for kind, words in row["difference"]:
             style = {"added": "green", "missing": "red strike"}.get(kind, "")
             sign = {"added": "{+%s+}", "missing": "[-%s-]"}.get(kind, "%s")
-            line.append(sign % words.replace("\n", "↵"), style)
+            line.append(sign % visible(words.replace("\n", "↵")), style)
         console.print(line)
 
 
@@ -259,8 +259,8 @@ def _label(node: dict[str, Any]) -> str:
         f"{name} {', '.join(number(v) for v in values)}" for name, values in node["critics"].items()
     )
     mark = {"end": " ■", "length": " …"}.get(node["stop"] or "", "")
-    unsound = f" [red]unsound: {escape(node['unsound'])}[/]" if node["unsound"] else ""
-    step = escape((node["text"] or "").strip())
+    unsound = f" [red]unsound: {shown(node['unsound'])}[/]" if node["unsound"] else ""
+    step = shown((node["text"] or "").strip())
     lead = "[green]▸[/] " if node.get("principal") else ""
     return (
         f"{lead}[dim]{node['ix']}[/] [bold]{step}[/]{mark}  "

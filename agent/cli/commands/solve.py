@@ -4,13 +4,13 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 
 from agent.cli.output import emit
 from agent.config.settings import Config
 from agent.open_models import open_models
 from agent.solve import Solution, solve
 from agent.tasks.registry import open_task
+from agent.visible import shown
 
 
 def run(config: Config, question: str, as_json: bool) -> None:
@@ -37,12 +37,12 @@ def _show(found: Solution) -> None:
     def number(value: float | None) -> str:
         return "   -" if value is None else f"{value:.2f}"
 
-    console.print(f"[bold]{escape(str(found.answer or 'no answer found'))}[/]")
+    console.print(f"[bold]{shown(str(found.answer or 'no answer found'))}[/]")
     for step in found.steps:
         visits = "-" if step.visits is None else step.visits
         critics = " ".join(f"{critic} {score:.2f}" for critic, score in step.scores.items())
         console.print(
-            f"  {escape(step.text):<28} N {visits:>3}  Q {number(step.q)}  "
+            f"  {shown(step.text):<28} N {visits:>3}  Q {number(step.q)}  "
             f"P {number(step.prior)}  {critics}"
         )
     sound = {True: "every step checked by the tool", False: "a step is unsound", None: "unchecked"}

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from agent.checkpoints.embedded import EMBEDDED
-from agent.cli.app import app, config_app, inspect_app, main, store_app
+from agent.cli.app import app, config_app, inspect_app, store_app
+from agent.cli.main import main
 from agent.config.load import load_config
 from tests.agent.conftest import write_checkpoint
 from tests.agent.rounds.small import ROOT, SMALL, improve, places
@@ -127,7 +128,7 @@ def test_a_wrong_command_says_what_and_how_to_mend_it(
 
 def test_a_wrong_setting_is_told_before_a_model_library_is_imported(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom agent.cli.app import main\n"
+        "import sys\nfrom agent.cli.main import main\n"
         "sys.argv = ['ratchet', 'improve', '--set', 'training.num_step=3']\n"
         "try: main()\nexcept SystemExit as ended: print(ended.code, 'torch' in sys.modules)"
     )
