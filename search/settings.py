@@ -17,6 +17,36 @@ Width = int | tuple[int, ...]
 """One bound for all depths, or one for each depth from the root on, the last for all below."""
 
 
+MOST = {
+    "simulations": 1_000_000,
+    "max_tokens": 1_000_000_000,
+    "max_calls": 1_000_000_000,
+    "max_seconds": 604_800.0,
+    "max_depth": 10_000,
+    "num_considered": 10_000,
+    "exploration": 1e6,
+    "first_play_reduction": 1e6,
+    "noise_fraction": 1.0,
+    "noise_concentration": 1e6,
+    "min_width": 10_000,
+    "max_width": 10_000,
+    "importance": 1e6,
+    "temperature": 100.0,
+    "merge_distance": 10_000,
+    "num_rollouts": 1_000,
+    "rollout_temperature": 100.0,
+    "unsound_discount": 1.0,
+    "dead_end_patience": 1_000_000,
+    "stop_value": 1e6,
+    "stop_unchecked_value": 1e6,
+    "patience": 1_000_000,
+    "stop_confidence": 1.0,
+    "in_flight": 10_000,
+    "max_failures": 1_000_000,
+}
+"""Largest values: what is larger is a mistake, or would never end."""
+
+
 def at_depth(width: Width, depth: int) -> int:
     return width if isinstance(width, int) else width[min(depth, len(width) - 1)]
 
@@ -128,10 +158,27 @@ class SearchSettings:
         rows = [
             (
                 _is_at_least(getattr(self, name), low),
-                f"{name} is {getattr(self, name)}",
+                f"{name} is {_brief(getattr(self, name))}",
                 f"set it to {low} or more",
             )
             for name, low in least.items()
+        ]
+        rows += [
+            (
+                not isinstance(value := getattr(self, name), int | float) or value <= most,
+                f"{name} is {_brief(value)}",
+                f"set it to {most:,} or less",
+            )
+            for name, most in MOST.items()
+        ]
+        rows += [
+            (
+                isinstance(value, int) or max(value, default=0) <= MOST[name],
+                f"{name} is {_brief(value)}",
+                f"set each to {MOST[name]:,} or less",
+            )
+            for name in ("min_width", "max_width")
+            for value in [getattr(self, name)]
         ]
         rows += [
             (
@@ -140,10 +187,6 @@ class SearchSettings:
                 "set it above 0",
             )
             for name in ("temperature", "noise_concentration")
-        ]
-        rows += [
-            (getattr(self, name) <= 1, f"{name} is {getattr(self, name)}", "set it to 1 or less")
-            for name in ("noise_fraction", "unsound_discount", "stop_confidence")
         ]
         return rows
 
@@ -192,4 +235,8 @@ class SearchSettings:
 
 def _is_at_least(value: float, low: float) -> bool:
     """False for NaN and infinity too."""
-    return math.isfinite(value) and value >= low
+    return (isinstance(value, int) or math.isfinite(value)) and value >= low
+
+
+def _brief(value: object) -> str:
+    return f"{value!r:.60}"

@@ -2,9 +2,10 @@
 statement, PostgreSQL runs in a read-only transaction with a time limit."""
 
 import difflib
+import json
 import re
-import sqlite3
-import time
+import subprocess
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -16,8 +17,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from search.errors import NotFoundError, UsageError
 from search.simulation_log import Simulation, rebuild
+from store import console
 from store.address import sqlite_path
-from store.database import Store
+from store.database import Store, reading_uri
 from store.names import check_names, check_round, run_named
 from store.questions import BY_NAME
 from store.schema import (
@@ -33,14 +35,8 @@ from store.schema import (
     TrajectoryRow,
 )
 
-_ALLOWED = {
-    sqlite3.SQLITE_SELECT,
-    sqlite3.SQLITE_READ,
-    sqlite3.SQLITE_FUNCTION,
-    sqlite3.SQLITE_RECURSIVE,
-}
-_FORBIDDEN_FUNCTIONS = {"load_extension", "readfile", "writefile", "edit", "fts3_tokenizer"}
-MAX_CELL = 10_000_000
+KILL_AFTER_S = 1.0
+"""Seconds past its limit at which a statement that looks at no clock is ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +78,7 @@ def ask_sql(store: Store, statement: str, max_rows: int = 1000, timeout_s: float
     """Answer one SELECT. Raises UsageError for anything else, for bad SQL and for slow SQL."""
     path = sqlite_path(store.url)
     if path is not None:
-        return _ask_sqlite(path, statement, {}, max_rows, timeout_s)
+        return _ask_child(path, statement, max_rows, timeout_s)
     return _ask_server(store, statement, None, max_rows, timeout_s)
 
 
@@ -113,7 +109,7 @@ def ask_question(
         check_names(session, bound)
     path = sqlite_path(store.url)
     if path is not None:
-        return _ask_sqlite(path, question.sql, bound, max_rows, timeout_s)
+        return _ask_here(path, question.sql, bound, max_rows, timeout_s)
     return _ask_server(store, question.sql, bound, max_rows, timeout_s)
 
 
@@ -129,36 +125,55 @@ def _last_round(store: Store, run: str) -> int:
     return int(found)
 
 
-def _ask_sqlite(
+def _ask_child(path: Path, statement: str, max_rows: int, timeout_s: float) -> Answer:
+    """In a process that can be ended: a single function call of SQLite may take minutes."""
+    request = {
+        "uri": reading_uri(path),
+        "statement": statement,
+        "bound": {},
+        "max_rows": max_rows,
+        "timeout_s": timeout_s,
+    }
+    with subprocess.Popen(
+        [sys.executable, "-I", console.__file__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as child:
+        try:
+            out, _ = child.communicate(json.dumps(request).encode(), timeout_s + KILL_AFTER_S)
+        except subprocess.TimeoutExpired:
+            raise _explained("interrupted", False, timeout_s) from None
+        finally:
+            child.kill()
+    if child.returncode or not out:
+        raise _explained("it needs more memory than it may have", False, timeout_s)
+    return _read(json.loads(out), timeout_s)
+
+
+def _ask_here(
     path: Path, statement: str, bound: dict[str, Any], max_rows: int, timeout_s: float
 ) -> Answer:
-    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
-    deadline = time.monotonic() + timeout_s
-    refused: list[str] = []
+    """A statement of ours, which asks nothing that takes long between two looks at the clock."""
+    request = {
+        "uri": reading_uri(path),
+        "statement": statement,
+        "bound": bound,
+        "max_rows": max_rows,
+        "timeout_s": timeout_s,
+    }
+    return _read(console.answer(request), timeout_s)
 
-    def authorize(action: int, first: str | None, second: str | None, *_: object) -> int:
-        is_good = action in _ALLOWED and not (
-            action == sqlite3.SQLITE_FUNCTION and (second or "").lower() in _FORBIDDEN_FUNCTIONS
-        )
-        if not is_good:
-            refused.append(first or second or "")
-        return sqlite3.SQLITE_OK if is_good else sqlite3.SQLITE_DENY
 
-    try:
-        connection.execute("PRAGMA query_only = ON")
-        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_CELL)
-        connection.set_progress_handler(lambda: time.monotonic() > deadline, 200)
-        connection.set_authorizer(authorize)
-        cursor = connection.execute(statement, bound)
-        if cursor.description is None:
-            raise UsageError("that is not a SELECT", "ask with SELECT ...")
-        rows = cursor.fetchmany(max_rows + 1)
-        columns = [d[0] for d in cursor.description]
-        return Answer(columns, rows[:max_rows], len(rows) > max_rows)
-    except (sqlite3.Error, sqlite3.Warning, ValueError, UnicodeError) as error:
-        raise _explained(str(error), bool(refused), timeout_s) from error
-    finally:
-        connection.close()
+def _read(found: dict[str, Any], timeout_s: float) -> Answer:
+    if "error" in found:
+        raise _explained(found["error"], found["is_refused"], timeout_s)
+    rows = [tuple(map(_cell, row)) for row in found["rows"]]
+    return Answer(found["columns"], rows, found["is_cut"])
+
+
+def _cell(value: Any) -> Any:
+    return f"<{value['bytes']} bytes>" if isinstance(value, dict) else value
 
 
 def _explained(cause: str, is_refused: bool, timeout_s: float) -> UsageError:

@@ -1,10 +1,11 @@
 """A checkpoint whose files were hashed: the digest is the version that everything is known by."""
 
 import hashlib
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from agent.checkpoints.header import Header, check_files, read_header
+from agent.checkpoints.header import Header, read_header
 from agent.checkpoints.manifest import MANIFEST, file_sha, verified_files
 from agent.checkpoints.model_refs import ModelRef
 from search.errors import CheckpointError
@@ -18,6 +19,8 @@ class Checkpoint(Header):
     """First 16 hexadecimal digits of the digest over the weights and config.json."""
     manifest_sha: str
     """SHA-256 of manifest.json; empty for a checkpoint without one."""
+    shas: Mapping[str, str] = field(repr=False)
+    """SHA-256 of each weight file by name."""
 
     def ref(self, role: str) -> ModelRef:
         return ModelRef(role, self.version, str(self.path.resolve()), self)
@@ -29,15 +32,20 @@ def verify_checkpoint(path: Path | str) -> Checkpoint:
     Raises CheckpointError for a directory that may not be opened, or is not what was written.
     """
     path = Path(path)
-    check_files(path)
+    header = read_header(path)  # what no network can be made of is refused before it is hashed
     files = verified_files(path)
-    header = read_header(path)
-    digest = hashlib.sha256((header.path / "config.json").read_bytes())
-    for name in header.shards:
-        digest.update(bytes.fromhex(files.get(name) or file_sha(header.path / name)))
-    manifest = file_sha(header.path / MANIFEST) if files else ""
+    config_sha = hashlib.sha256(header.config_raw)
+    if files.get("config.json", config_sha.hexdigest()) != config_sha.hexdigest():
+        raise CheckpointError(
+            f"config.json of {path} changed while it was read", "run the same command again"
+        )
+    shas = {name: files.get(name) or file_sha(path, name) for name in header.shards}
+    digest = hashlib.sha256(header.config_raw)
+    for sha in shas.values():
+        digest.update(bytes.fromhex(sha))
+    manifest = file_sha(path, MANIFEST) if files else ""
     read = {f.name: getattr(header, f.name) for f in fields(Header)}
-    return Checkpoint(**read, version=digest.hexdigest()[:16], manifest_sha=manifest)
+    return Checkpoint(**read, version=digest.hexdigest()[:16], manifest_sha=manifest, shas=shas)
 
 
 def verify_ref(ref: ModelRef) -> Checkpoint:

@@ -6,16 +6,31 @@ other weights than pickled ones, is refused; other files that lie in it are igno
 `ratchet.json` beside them, where present, carries our own notes: role, parent, recipe, report.
 """
 
-import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from agent.checkpoints.files import (
+    MAX_BYTES,
+    link_target,
+    opened,
+    parse_json,
+    read_bytes,
+    read_json,
+)
+from agent.checkpoints.tensor_list import TensorListError, tensor_shapes
 from agent.networks.architecture import Architecture
+from agent.networks.shapes import Shapes, parameter_shapes
 from critics.calibration import Calibration
 from search.errors import CheckpointError
 
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz")
+COMPANIONS = (
+    *("generation_config.json", "tokenizer_config.json", "special_tokens_map.json"),
+    "added_tokens.json",
+)
+MAX_SHARDS = 2_000
 CODE_KEYS = ("auto_map", "custom_pipelines", "quantization_config")
 
 
@@ -32,6 +47,8 @@ class Header:
     """Names of the safetensors files."""
     num_bytes: int
     """Of all shards."""
+    config_raw: bytes = field(repr=False)
+    """The bytes of config.json that were read."""
 
     @property
     def is_critic(self) -> bool:
@@ -62,7 +79,7 @@ def read_header(path: Path | str) -> Header:
     path = Path(path)
     try:
         return _read(path)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         raise CheckpointError(
             f"config.json or an index of {path} holds a value that cannot be: "
             f"{type(error).__name__}: {error}",
@@ -86,7 +103,12 @@ def check_files(path: Path) -> None:
 
 def _read(path: Path) -> Header:
     check_files(path)
-    config = _read_json(path, "config.json")
+    if not (path / "config.json").exists():
+        raise CheckpointError(
+            f"{path} has no config.json", "give a transformers checkpoint directory"
+        )
+    raw = read_bytes(path, "config.json")
+    config = parse_json(raw, path / "config.json")
     for key in CODE_KEYS:
         if config.get(key):
             raise CheckpointError(
@@ -99,13 +121,83 @@ def _read(path: Path) -> Header:
         raise CheckpointError(f"{path}: {error.message}", error.fix) from error
     if not all(isinstance(name, str) for name in config.get("architectures") or []):
         raise TypeError(f"'architectures' is {config['architectures']!r}")
+    _check_companions(path, config, architecture)
     shards = _shards(path)
-    notes = _read_json(path, "ratchet.json") if (path / "ratchet.json").is_file() else {}
+    notes = read_json(path, "ratchet.json") if (path / "ratchet.json").exists() else {}
     for name in ("report", "training"):
         if not isinstance(notes.get(name, {}), dict):
             raise TypeError(f"ratchet.json: {name!r} is {notes[name]!r}")
     num_bytes = sum((path / name).stat().st_size for name in shards)
-    return Header(path, architecture, config, notes, shards, num_bytes)
+    header = Header(path, architecture, config, notes, shards, num_bytes, raw)
+    check_shapes(header, [_listed(path, name) for name in shards])
+    return header
+
+
+def _check_companions(path: Path, config: dict[str, Any], architecture: Architecture) -> None:
+    """The JSON files that tokenizer and generation read: bounded, no code, ends that exist."""
+    said = {"config.json": config}
+    for name in COMPANIONS:
+        if (path / name).is_symlink() or (path / name).exists():
+            said[name] = read_json(path, name)
+            if said[name].get("auto_map"):
+                raise CheckpointError(
+                    f"{path / name} has 'auto_map', which Ratchet does not follow",
+                    "use a tokenizer that is a tokenizer.json",
+                )
+    for name in ("config.json", "generation_config.json"):
+        value = said.get(name, {}).get("eos_token_id")
+        for end in value if isinstance(value, list) else [] if value is None else [value]:
+            if type(end) is not int or not 0 <= end < architecture.vocab_size:
+                raise CheckpointError(
+                    f"{path / name} has eos_token_id {end!r:.80}, but the network has "
+                    f"{architecture.vocab_size:,} tokens",
+                    "correct it, or save tokenizer and model of one checkpoint",
+                )
+    size = (path / "tokenizer.json").stat().st_size if (path / "tokenizer.json").is_file() else 0
+    if size > MAX_BYTES["tokenizer.json"]:
+        raise CheckpointError(
+            f"{path / 'tokenizer.json'} has {size:,} bytes, over {MAX_BYTES['tokenizer.json']:,}",
+            "give the tokenizer that belongs to the model",
+        )
+
+
+def _listed(path: Path, name: str) -> Shapes:
+    with opened(path, name) as handle:
+        return listed_in(handle, path / name)
+
+
+def listed_in(handle: int, file: Path) -> Shapes:
+    """The tensors of an opened file. Raises CheckpointError for a corrupt or forged one."""
+    try:
+        return tensor_shapes(handle)
+    except TensorListError as error:
+        raise CheckpointError(
+            f"{file} is corrupt, or not what safetensors writes: {error}",
+            "copy or download the checkpoint again; float8 and quantised weights are saved anew "
+            "as bfloat16",
+        ) from error
+
+
+def check_shapes(header: Header, listed: Sequence[Shapes]) -> None:
+    """Raises CheckpointError where the weights are not those that config.json asks for."""
+    found = {name: shape for shapes in listed for name, shape in shapes.items()}
+    if header.architecture.is_tied:
+        found.pop("lm_head.weight", None)
+    expected = parameter_shapes(header.architecture, header.is_critic)
+    missing = sorted(expected.keys() - found.keys())
+    unknown = sorted(found.keys() - expected.keys())
+    if missing or unknown:
+        raise CheckpointError(
+            f"the weights in {header.path} do not fit its config.json "
+            f"(missing {missing[:3]}, unknown {[name[:80] for name in unknown[:3]]})",
+            "use config.json and weights of the same model",
+        )
+    for name, shape in expected.items():
+        if found[name] != shape:
+            raise CheckpointError(
+                f"{name} in {header.path} has shape {found[name]}, config.json asks for {shape}",
+                "use config.json and weights of the same model",
+            )
 
 
 def _check_file(path: Path, file: Path, has_weights: bool) -> None:
@@ -114,28 +206,8 @@ def _check_file(path: Path, file: Path, has_weights: bool) -> None:
             f"{file.name} in {path} is not safetensors and is never opened",
             "convert the weights with safetensors",
         )
-    if (
-        file.is_symlink()
-        and path.resolve() not in file.resolve().parents
-        and path.resolve().parent.parent / "blobs" not in file.resolve().parents
-    ):
-        raise CheckpointError(
-            f"{file.name} in {path} is a link that leaves the directory",
-            "copy the file into the directory",
-        )
-
-
-def _read_json(path: Path, name: str) -> dict[str, Any]:
-    file = path / name
-    if not file.is_file():
-        raise CheckpointError(f"{path} has no {name}", "give a transformers checkpoint directory")
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not JSON: {error}", "download it again") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{file} is not a JSON object", "download it again")
-    return value
+    if file.is_symlink():
+        link_target(path, file)
 
 
 def _shards(path: Path) -> tuple[str, ...]:
@@ -144,9 +216,13 @@ def _shards(path: Path) -> tuple[str, ...]:
     if (path / "model.safetensors").is_file() or not index.is_file():
         names = ["model.safetensors"]
     else:
-        names = sorted(set(_read_json(path, index.name).get("weight_map", {}).values()))
+        names = sorted(set(read_json(path, index.name).get("weight_map", {}).values()))
+    if len(names) > MAX_SHARDS:
+        raise CheckpointError(
+            f"{path} has {len(names):,} weight files, over {MAX_SHARDS}", "save it in fewer"
+        )
     for name in names:
-        if "/" in name or not (path / name).is_file():
+        if "/" in name or not ((path / name).is_symlink() or (path / name).is_file()):
             raise CheckpointError(
                 f"{path} has no {name}", "give a directory with all its safetensors files"
             )

@@ -6,11 +6,13 @@ they were written. A directory that has one is compared with it before anything 
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from agent.checkpoints.files import opened, read_json
 from search.errors import CheckpointError
 
 MANIFEST = "manifest.json"
@@ -23,24 +25,36 @@ RACY_NS = 20_000_000
 """A file that changed this recently may change again within one tick of the file system's clock."""
 
 
-def file_sha(file: Path, is_own: bool = False) -> str:
-    """SHA-256 of a file, computed once a process for as long as the file stays as it is.
+def identity_of(handle: int) -> _Identity:
+    """What changes when an opened file is written to."""
+    seen = os.fstat(handle)
+    return (seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
+
+
+def sha_of(handle: int, is_own: bool = False) -> str:
+    """SHA-256 of an opened file, computed once a process for as long as the file stays as it is.
 
     `is_own` says that nobody else writes to the file: it was just made by this process.
     """
-    seen = file.stat()
-    identity = (seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
+    identity = identity_of(handle)
     if identity not in _known:
-        found = digest_of(file)
-        if not is_own and time.time_ns() - seen.st_ctime_ns < RACY_NS:
+        found = digest_of(handle)
+        if not is_own and time.time_ns() - identity[-1] < RACY_NS:
             return found
         _known[identity] = found
     return _known[identity]
 
 
-def digest_of(file: Path) -> str:
-    """SHA-256 of a file's bytes, read now."""
-    with file.open("rb") as stream:
+def file_sha(folder: Path, name: str, is_own: bool = False) -> str:
+    """SHA-256 of a folder's file, as `sha_of`."""
+    with opened(folder, name) as handle:
+        return sha_of(handle, is_own)
+
+
+def digest_of(handle: int) -> str:
+    """SHA-256 of an opened file's bytes, read now."""
+    with open(handle, "rb", closefd=False) as stream:
+        stream.seek(0)
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -50,13 +64,13 @@ def write_manifest(path: Path, facts: Mapping[str, Any]) -> None:
     The caller made the directory, and nobody else writes to it.
     """
     files = {
-        file.name: {"bytes": file.stat().st_size, "sha256": file_sha(file, is_own=True)}
+        file.name: {"bytes": file.stat().st_size, "sha256": file_sha(path, file.name, is_own=True)}
         for file in sorted(path.iterdir())
         if file.is_file() and file.name != MANIFEST
     }
     text = json.dumps({"files": files} | dict(facts), indent=2, sort_keys=True)
     (path / MANIFEST).write_text(text + "\n", encoding="utf-8")
-    file_sha(path / MANIFEST, is_own=True)
+    file_sha(path, MANIFEST, is_own=True)
 
 
 def verified_files(path: Path) -> dict[str, str]:
@@ -71,7 +85,7 @@ def verified_files(path: Path) -> dict[str, str]:
             raise _damaged(path, f"{name} is missing")
         if file.stat().st_size != size:
             raise _damaged(path, f"{name} has {file.stat().st_size:,} bytes, not {size:,}")
-        found[name] = file_sha(file)
+        found[name] = file_sha(path, name)
         if found[name] != sha:
             raise _damaged(path, f"{name} is not what was written")
     return found
@@ -82,14 +96,14 @@ def _listed(path: Path) -> dict[str, tuple[int, str]]:
     if not (path / MANIFEST).is_file():
         return {}
     try:
-        document = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        if isinstance(document, dict) and "files" not in document:
+        document = read_json(path, MANIFEST)
+        if "files" not in document:
             return {}  # another program's; our own is known by its digest in the store
         return {
             str(name): (int(seen["bytes"]), str(seen["sha256"]))
             for name, seen in document["files"].items()
         }
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (CheckpointError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise _damaged(path, f"{MANIFEST} cannot be read") from error
 
 

@@ -1,60 +1,83 @@
-"""The weights of a checkpoint, read into a network."""
+"""The weights of a checkpoint, read into a network from the very files that were hashed."""
+
+import contextlib
+from collections.abc import Iterator
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from agent.checkpoints.header import Header
+from agent.checkpoints.checkpoint import Checkpoint
+from agent.checkpoints.files import opened
+from agent.checkpoints.header import check_shapes, listed_in
+from agent.checkpoints.manifest import identity_of, sha_of
 from agent.networks.language_model import LanguageModel
 from agent.networks.registry import build
 from search.errors import CheckpointError
 
 
-def read_tensors(checkpoint: Header) -> dict[str, Tensor]:
-    """All tensors of a checkpoint. Raises CheckpointError for a corrupt or non-finite one."""
-    tensors: dict[str, Tensor] = {}
-    for shard in (checkpoint.path / name for name in checkpoint.shards):
-        try:
-            with safe_open(str(shard), framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 - not a dict
-                    tensors[name] = file.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{shard} is corrupt: {error}", "copy or download the checkpoint again"
-            ) from error
-    for name, tensor in tensors.items():
+@contextlib.contextmanager
+def tensors_of(checkpoint: Checkpoint) -> Iterator[dict[str, Tensor]]:
+    """All tensors of a checkpoint, mapped from its files for as long as the block.
+
+    Each file is opened once: what is hashed is what is loaded. Raises CheckpointError for a corrupt
+    file, for weights that are not finite, and for a file that is not, or does not stay, the one
+    that the checkpoint's version stands for.
+    """
+    with contextlib.ExitStack() as stack:
+        files = {
+            name: stack.enter_context(opened(checkpoint.path, name)) for name in checkpoint.shards
+        }
+        before = {name: identity_of(handle) for name, handle in files.items()}
+        for name, handle in files.items():
+            if sha_of(handle) != checkpoint.shas[name]:
+                raise _changed(checkpoint, name)
+        check_shapes(
+            checkpoint, [listed_in(handle, checkpoint.path / n) for n, handle in files.items()]
+        )
+        tensors: dict[str, Tensor] = {}
+        for name, handle in files.items():
+            tensors |= _mapped(checkpoint, name, handle)
+        yield tensors
+        for name, handle in files.items():
+            if identity_of(handle) != before[name]:
+                raise _changed(checkpoint, name)
+
+
+def _mapped(checkpoint: Checkpoint, name: str, handle: int) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    try:
+        with safe_open(f"/dev/fd/{handle}", framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118 - not a dict
+                found[key] = file.get_tensor(key)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{checkpoint.path / name} is corrupt: {error}", "copy or download it again"
+        ) from error
+    for key, tensor in found.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(
-                f"{name} in {checkpoint.path} holds NaN or infinite weights",
+                f"{key} in {checkpoint.path} holds NaN or infinite weights",
                 "use an earlier checkpoint",
             )
-    return tensors
+    return found
+
+
+def _changed(checkpoint: Checkpoint, name: str) -> CheckpointError:
+    return CheckpointError(
+        f"{name} in {checkpoint.path} is not the file that version {checkpoint.version} was made "
+        "of: it was changed",
+        "restore it, or give the directory again as it is now",
+    )
 
 
 def load_model(
-    checkpoint: Header, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    checkpoint: Checkpoint, dtype: torch.dtype = torch.float32, device: str = "cpu"
 ) -> LanguageModel:
     """The network with its weights, in evaluation mode."""
-    model = build(checkpoint.architecture, checkpoint.is_critic)
-    tensors = read_tensors(checkpoint)
-    if checkpoint.architecture.is_tied:
-        tensors.pop("lm_head.weight", None)
-    expected = dict(model.named_parameters())
-    missing = sorted(expected.keys() - tensors.keys())
-    unknown = sorted(k for k in tensors.keys() - expected.keys() if "rotary_emb" not in k)
-    if missing or unknown:
-        raise CheckpointError(
-            f"the weights in {checkpoint.path} do not fit its config.json "
-            f"(missing {missing[:3]}, unknown {unknown[:3]})",
-            "use config.json and weights of the same model",
-        )
-    with torch.no_grad():
-        for name, parameter in expected.items():
-            if parameter.shape != tensors[name].shape:
-                raise CheckpointError(
-                    f"{name} in {checkpoint.path} has shape {tuple(tensors[name].shape)}, "
-                    f"config.json asks for {tuple(parameter.shape)}",
-                    "use config.json and weights of the same model",
-                )
-            parameter.copy_(tensors[name])
+    with tensors_of(checkpoint) as tensors:
+        model = build(checkpoint.architecture, checkpoint.is_critic)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(tensors[name])
     return model.to(device=device, dtype=dtype).eval()

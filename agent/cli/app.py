@@ -6,6 +6,7 @@ import typer
 
 from agent.cli.inspect_app import inspect_app
 from agent.cli.options import (
+    MAX_NUMBER,
     ConfigFile,
     HeldOut,
     Hosting,
@@ -25,7 +26,7 @@ from agent.cli.options import (
 )
 from agent.cli.store_app import store_app
 from agent.cli.streams import standard_input
-from agent.config.settings import Config
+from agent.config.settings import MANY, Config
 from agent.rounds.code_version import code_version
 from search.errors import UsageError
 
@@ -69,8 +70,12 @@ def main_options(
 
 @app.command("improve")
 def improve_command(
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="rounds to finish")] = 1,
-    problems_per_round: Annotated[int | None, typer.Option("--problems-per-round")] = None,
+    rounds: Annotated[
+        int, typer.Option("--rounds", min=1, max=MAX_NUMBER, help="rounds to finish")
+    ] = 1,
+    problems_per_round: Annotated[
+        int | None, typer.Option("--problems-per-round", min=1, max=MANY)
+    ] = None,
     simulations: Simulations = None,
     policy: Policy = None,
     task: TaskName = None,
@@ -181,12 +186,14 @@ def evaluate_command(
     ] = None,
     num_problems: Annotated[
         int | None,
-        typer.Option("--num-problems", min=1, help="held-out; 200, or all of --held-out"),
+        typer.Option("--num-problems", min=1, max=MANY, help="held-out; 200, or all of --held-out"),
     ] = None,
-    samples: Annotated[int, typer.Option("--samples", min=1, help="texts a problem")] = 8,
+    samples: Annotated[
+        int, typer.Option("--samples", min=1, max=1_000, help="texts a problem")
+    ] = 8,
     budget: Annotated[
         list[int] | None,
-        typer.Option("--simulations", min=1, help="budget of mode search; repeatable"),
+        typer.Option("--simulations", min=1, max=MANY, help="budget of mode search; repeatable"),
     ] = None,
     compare: Annotated[
         tuple[str, str] | None,

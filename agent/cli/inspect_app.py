@@ -4,7 +4,17 @@ from typing import Annotated
 
 import typer
 
-from agent.cli.options import ConfigFile, Json, RunName, StoreUrl, flags_of, settings_of
+from agent.cli.options import (
+    MAX_ID,
+    MAX_NUMBER,
+    ConfigFile,
+    Json,
+    RunName,
+    StoreUrl,
+    Timeout,
+    flags_of,
+    settings_of,
+)
 
 inspect_app = typer.Typer(no_args_is_help=True, help="Read what the store holds.")
 
@@ -47,7 +57,9 @@ def inspect_critics(
 
 @inspect_app.command("searches")
 def inspect_searches(
-    round_number: Annotated[int | None, typer.Option("--round", help="only this round")] = None,
+    round_number: Annotated[
+        int | None, typer.Option("--round", min=1, max=MAX_NUMBER, help="only this round")
+    ] = None,
     unsolved: Annotated[bool, typer.Option("--unsolved", help="only those not solved")] = False,
     gained: Annotated[bool, typer.Option("--gained", help="solved, though not greedily")] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000)] = 20,
@@ -73,9 +85,12 @@ def inspect_searches(
 
 @inspect_app.command("tree")
 def inspect_tree(
-    search_id: Annotated[int, typer.Argument(max=2**63 - 1, help="number of a search")],
+    search_id: Annotated[int, typer.Argument(min=0, max=MAX_ID, help="number of a search")],
     after: Annotated[
-        int | None, typer.Option("--after", min=0, help="as it was after this many simulations")
+        int | None,
+        typer.Option(
+            "--after", min=0, max=MAX_NUMBER, help="as it was after this many simulations"
+        ),
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help="also options that were never taken")] = False,
     store: StoreUrl = None,
@@ -101,7 +116,10 @@ def inspect_tree(
 @inspect_app.command("samples")
 def inspect_samples(
     round_number: Annotated[
-        int | None, typer.Option("--round", min=0, help="whose policy; the last one by default")
+        int | None,
+        typer.Option(
+            "--round", min=0, max=MAX_NUMBER, help="whose policy; the last one by default"
+        ),
     ] = None,
     mode: Annotated[str, typer.Option("--mode", help="greedy, search, ...")] = "greedy",
     right: Annotated[bool, typer.Option("--right", help="only right ones")] = False,
@@ -129,7 +147,9 @@ def inspect_samples(
 
 @inspect_app.command("trajectories")
 def inspect_trajectories(
-    round_number: Annotated[int | None, typer.Option("--round", help="only this round")] = None,
+    round_number: Annotated[
+        int | None, typer.Option("--round", min=1, max=MAX_NUMBER, help="only this round")
+    ] = None,
     kept: Annotated[bool, typer.Option("--kept", help="only those that were trained on")] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000)] = 5,
     store: StoreUrl = None,
@@ -154,8 +174,10 @@ def inspect_trajectories(
 
 @inspect_app.command("siblings")
 def inspect_siblings(
-    search_id: Annotated[int, typer.Argument(max=2**63 - 1, help="number of a search")],
-    node: Annotated[int, typer.Argument(min=0, help="the node whose options are compared")] = 0,
+    search_id: Annotated[int, typer.Argument(min=0, max=MAX_ID, help="number of a search")],
+    node: Annotated[
+        int, typer.Argument(min=0, max=MAX_NUMBER, help="the node whose options are compared")
+    ] = 0,
     store: StoreUrl = None,
     config: ConfigFile = "",
     as_json: Json = False,
@@ -176,8 +198,10 @@ def inspect_siblings(
 
 @inspect_app.command("compare")
 def inspect_compare(
-    before: Annotated[int, typer.Argument(min=0, help="a round; 0: before the first one")],
-    after: Annotated[int, typer.Argument(min=0, help="another round")],
+    before: Annotated[
+        int, typer.Argument(min=0, max=MAX_NUMBER, help="a round; 0: before the first one")
+    ],
+    after: Annotated[int, typer.Argument(min=0, max=MAX_NUMBER, help="another round")],
     store: StoreUrl = None,
     run: RunName = None,
     config: ConfigFile = "",
@@ -222,7 +246,7 @@ def inspect_plot(
 def inspect_sql(
     statement: Annotated[str, typer.Argument(help="one SELECT")],
     limit: Annotated[int, typer.Option("--limit", min=1, max=100_000)] = 1000,
-    timeout: Annotated[float, typer.Option("--timeout", min=0.01, help="seconds")] = 1.0,
+    timeout: Timeout = 1.0,
     store: StoreUrl = None,
     config: ConfigFile = "",
     as_json: Json = False,
@@ -245,13 +269,16 @@ def inspect_sql(
 def inspect_ask(
     question: Annotated[str, typer.Argument(help="its name; without one, all are listed")] = "",
     round_number: Annotated[
-        int | None, typer.Option("--round", help="the run's last one by default")
+        int | None,
+        typer.Option("--round", min=1, max=MAX_NUMBER, help="the run's last one by default"),
     ] = None,
-    search: Annotated[int | None, typer.Option("--search", help="number of a search")] = None,
+    search: Annotated[
+        int | None, typer.Option("--search", min=0, max=MAX_ID, help="number of a search")
+    ] = None,
     checkpoint: Annotated[str | None, typer.Option("--checkpoint", help="its version")] = None,
     sql: Annotated[bool, typer.Option("--sql", help="print the SELECT instead")] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, max=100_000)] = 50,
-    timeout: Annotated[float, typer.Option("--timeout", min=0.01, help="seconds")] = 10.0,
+    timeout: Timeout = 10.0,
     store: StoreUrl = None,
     run: RunName = None,
     config: ConfigFile = "",

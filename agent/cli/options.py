@@ -5,9 +5,28 @@ from typing import Annotated, Any
 
 import typer
 
+from agent.checkpoints.header import read_header
 from agent.config.load import load_config
-from agent.config.settings import Config
+from agent.config.paths import path_of
+from agent.config.settings import MANY, Config
+from store.address import check_url
 
+MAX_NUMBER = 2**31 - 1
+"""Of a round or a node."""
+MAX_ID = 2**63 - 1
+"""Of a search, as databases count."""
+
+
+def _finite(value: float) -> float:
+    if value != value:  # NaN, which no bound keeps out
+        raise typer.BadParameter("is no number")
+    return value
+
+
+Timeout = Annotated[
+    float,
+    typer.Option("--timeout", min=0.01, max=3600.0, callback=_finite, help="seconds"),
+]
 ConfigFile = Annotated[str, typer.Option("--config", help="TOML file; ratchet.toml if it is there")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="any setting, as section.key=value; repeatable")
@@ -29,8 +48,12 @@ Policy = Annotated[str | None, typer.Option("--policy", help="checkpoint directo
 Problems = Annotated[
     str | None, typer.Option("--problems", help="file of problems for --task jsonl, or hf:NAME")
 ]
-Seed = Annotated[int | None, typer.Option("--seed", help="of everything random")]
-Simulations = Annotated[int | None, typer.Option("--simulations", help="evaluated nodes a search")]
+Seed = Annotated[
+    int | None, typer.Option("--seed", min=0, max=2**62 - 1, help="of everything random")
+]
+Simulations = Annotated[
+    int | None, typer.Option("--simulations", min=1, max=MANY, help="evaluated nodes a search")
+]
 Hosting = Annotated[str | None, typer.Option("--hosting", help="ray, or inline (this process)")]
 RayAddress = Annotated[str | None, typer.Option("--ray-address", help="Ray cluster to join")]
 
@@ -43,7 +66,12 @@ def settings_of(
     A command reads them before it imports what it runs: a wrong one is told at once, and help does
     not wait for torch.
     """
-    return load_config(flags, file, defaults)[0]
+    config = load_config(flags, file, defaults)[0]
+    check_url(config.store)
+    for name in (config.policy, config.imagination.writer):
+        if name:  # a forged checkpoint is refused before torch takes its seconds and memory
+            read_header(path_of(name, "checkpoint"))
+    return config
 
 
 def flags_of(given: list[str] | None, **named: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from agent.cli.options import (
+    MAX_NUMBER,
     ConfigFile,
     Json,
     Problems,
@@ -68,7 +69,9 @@ def store_migrate(store: StoreUrl = None, config: ConfigFile = "") -> None:
 
 @store_app.command("vacuum")
 def store_vacuum(
-    keep: Annotated[int, typer.Option("--keep", min=1, help="last rounds kept whole")] = 3,
+    keep: Annotated[
+        int, typer.Option("--keep", min=1, max=MAX_NUMBER, help="last rounds kept whole")
+    ] = 3,
     yes: Annotated[bool, typer.Option("--yes", help="do it; without, only say what")] = False,
     store: StoreUrl = None,
     run: RunName = None,
@@ -95,7 +98,9 @@ def store_vacuum(
 def store_export(
     kind: Annotated[str, typer.Argument(help="sft, dpo, kto, prm, value or rl")],
     out: Annotated[str, typer.Option("--out", help="file to write, .jsonl or .parquet")],
-    round_number: Annotated[int | None, typer.Option("--round", help="only this round")] = None,
+    round_number: Annotated[
+        int | None, typer.Option("--round", min=1, max=MAX_NUMBER, help="only this round")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the file")] = False,
     store: StoreUrl = None,
     run: RunName = None,

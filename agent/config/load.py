@@ -10,17 +10,22 @@ import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from agent.config.conflicts import check_conflicts, check_kernels
 from agent.config.meanings import meanings
+from agent.config.paths import SETTINGS, path_of
 from agent.config.settings import Config
 from search.errors import SearchSettingsError, UsageError
 
 DEFAULT_FILE = "ratchet.toml"
+MAX_FILE_BYTES = 2**20
+MAX_TEXT = 100_000
+"""Characters of a setting."""
+MAX_SHOWN = 200
+"""Characters of a wrong value in a message."""
 ALIASES = {"checkpoints": "checkpoints.folder"}
 """Short names of settings."""
 NOT_SETTINGS = ("RATCHET_FAILPOINT", "RATCHET_DEBUG", "RATCHET_JOB_ID", "RATCHET_KERNELS")
@@ -59,14 +64,22 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _from_file(file: str) -> dict[str, Setting]:
-    path = Path(file or DEFAULT_FILE)
+    path = path_of(file or DEFAULT_FILE, "config file")
     if not path.is_file():
         if file:
             raise UsageError(f"config file {file!r} is not there", "check --config")
         return {}
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_FILE_BYTES + 1)
+        if len(data) > MAX_FILE_BYTES:
+            raise UsageError(f"{path} is larger than {MAX_FILE_BYTES:,} bytes", "check --config")
+        values = tomllib.loads(data.decode("utf-8"))
+    except RecursionError:
+        raise UsageError(f"{path} is nested too deeply", "correct it") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}", "check --config") from error
+    except ValueError as error:  # no TOML, no UTF-8, a number of thousands of digits
         raise UsageError(f"{path} is not TOML: {error}", "correct that line") from error
     found = {}
     for key, value in _flat(values).items():
@@ -93,9 +106,35 @@ def _listed(value: Any) -> Any:
     if isinstance(value, str) and value.startswith("["):
         try:
             return json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             return value
     return value
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}... ({len(text):,} long)"
+
+
+def _check_text(setting: Setting) -> None:
+    """Raises UsageError for a text that no file, database or model can take."""
+    if not isinstance(setting.value, str):
+        return
+    bad = next((c for c in setting.value if c == "\0" or "\ud800" <= c <= "\udfff"), None)
+    if bad is not None:
+        raise UsageError(
+            f"setting {setting.key!r} in {setting.origin} has {bad!r} in it: "
+            f"{_brief(setting.value)}",
+            "write it in UTF-8, without NUL",
+        )
+    if len(setting.value) > MAX_TEXT:
+        raise UsageError(
+            f"setting {setting.key!r} in {setting.origin} has {len(setting.value):,} characters, "
+            f"over {MAX_TEXT:,}",
+            "give a shorter one, or a file where the setting takes one",
+        )
+    if setting.key in SETTINGS and not setting.value.startswith("hf:"):
+        path_of(setting.value, f"setting {setting.key!r} in {setting.origin},")
 
 
 def _said(message: str) -> str:
@@ -120,10 +159,18 @@ def load_config(
     for key, setting in given.items():
         section, _, name = key.rpartition(".")
         (nested.setdefault(section, {}) if section else nested)[name] = _listed(setting.value)
+    for setting in given.values():
+        _check_text(setting)
     try:
         config = Config.model_validate(nested)
     except SearchSettingsError:
         raise
+    except (OverflowError, RecursionError) as error:
+        longest = max(given.values(), key=lambda s: len(str(s.value)))
+        raise UsageError(
+            f"setting {longest.key!r} is {_brief(longest.value)} in {longest.origin}: {error}",
+            f"see `ratchet config show {longest.key}`",
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         loc = [str(part) for part in first["loc"]]
@@ -133,7 +180,7 @@ def load_config(
         )
         origin = given[key].origin if key in given else "the configuration"
         raise UsageError(
-            f"setting {key!r} is {first['input']!r} in {origin}: {_said(first['msg'])}",
+            f"setting {key!r} is {_brief(first['input'])} in {origin}: {_said(first['msg'])}",
             f"see `ratchet config show {key}`",
         ) from error
     check_conflicts(config, is_asking=bool(defaults))

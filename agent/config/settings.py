@@ -14,6 +14,12 @@ from store.masking import masked
 
 MANY = 1_000_000
 """More problems than a file has."""
+STEPS = 10_000_000
+TOKENS = 2_097_152
+"""As many as the longest context that a checkpoint may have."""
+MANY_TOKENS = 1_000_000_000
+LARGE = 1e6
+"""Of weights and other factors: what is larger is a mistake."""
 
 
 class Section(BaseModel):
@@ -29,32 +35,41 @@ class ImaginationSettings(Section):
     )
     writer: str = Field("", description="checkpoint directory that writes; empty: the policy")
     wordings: int = Field(
-        0, ge=0, description="other wordings searched of each new problem, to compare answers"
+        0,
+        ge=0,
+        le=1_000,
+        description="other wordings searched of each new problem, to compare answers",
     )
 
 
 class CriticSettings(Section):
     value_weight: float = Field(
-        CRITICS["value"].default_weight, ge=0, description="beta_v of the blend"
+        CRITICS["value"].default_weight, ge=0, le=LARGE, description="beta_v of the blend"
     )
     process_weight: float = Field(
-        CRITICS["process"].default_weight, ge=0, description="beta_PRM of the blend"
+        CRITICS["process"].default_weight, ge=0, le=LARGE, description="beta_PRM of the blend"
     )
     outcome_weight: float = Field(
-        CRITICS["outcome"].default_weight, ge=0, description="beta_ORM of the blend"
+        CRITICS["outcome"].default_weight, ge=0, le=LARGE, description="beta_ORM of the blend"
     )
     min_auc: float = Field(
         0.6, ge=0, le=1, description="a critic whose held-out AUC is lower is left out of scores"
     )
     use_tool: bool = Field(True, description="let the task's tool check steps")
-    num_labelled: int = Field(150, ge=0, description="labelled problems that critics learn from")
-    samples: int = Field(6, ge=1, description="sampled texts for each labelled problem")
-    states: int = Field(2, ge=0, description="states of each right text whose options are judged")
-    options: int = Field(5, ge=2, description="options judged at each of those states")
-    window: int = Field(
-        0, ge=0, description="rounds whose stored trees critics learn from, too; 0: none"
+    num_labelled: int = Field(
+        150, ge=0, le=MANY, description="labelled problems that critics learn from"
     )
-    steps: int = Field(120, ge=0, description="training steps of each critic a round; 0 keeps them")
+    samples: int = Field(6, ge=1, le=1_000, description="sampled texts for each labelled problem")
+    states: int = Field(
+        2, ge=0, le=1_000, description="states of each right text whose options are judged"
+    )
+    options: int = Field(5, ge=2, le=1_000, description="options judged at each of those states")
+    window: int = Field(
+        0, ge=0, le=MANY, description="rounds whose stored trees critics learn from, too; 0: none"
+    )
+    steps: int = Field(
+        120, ge=0, le=STEPS, description="training steps of each critic a round; 0 keeps them"
+    )
     rate_share: float = Field(
         0.17, gt=0, le=1, description="learning rate of token critics as a share of the policy's"
     )
@@ -71,35 +86,45 @@ class SelectionSettings(Section):
     must_answer: bool = Field(True, description="drop texts without a final answer")
     min_confidence: float = Field(0.0, ge=0, le=1, description="least confidence in the answer")
     min_support: float = Field(
-        0.0, ge=0, description="least sum of outcome scores behind an answer, over its wordings"
+        0.0,
+        ge=0,
+        le=LARGE,
+        description="least sum of outcome scores behind an answer, over its wordings",
     )
-    best: int = Field(1, ge=1, description="trajectories kept of one search, at most")
+    best: int = Field(1, ge=1, le=MANY, description="trajectories kept of one search, at most")
     min_distance: int = Field(
-        1, ge=0, description="steps in which two kept trajectories of one search differ, at least"
+        1,
+        ge=0,
+        le=MANY,
+        description="steps in which two kept trajectories of one search differ, at least",
     )
-    max_tokens: int = Field(0, ge=0, description="longest trajectory kept; 0: any")
+    max_tokens: int = Field(0, ge=0, le=TOKENS, description="longest trajectory kept; 0: any")
     must_be_correct: bool = Field(
         False, description="drop what is not right; problems without a known answer give nothing"
     )
     reward: str = Field(
         "", description="FILE.py:FUNCTION in verl's form that rates a text; empty: none is asked"
     )
-    min_reward: float = Field(1.0, description="least reward of a kept text, where one is asked")
+    min_reward: float = Field(
+        1.0, ge=-LARGE, le=LARGE, description="least reward of a kept text, where one is asked"
+    )
 
 
 class PolicyTraining(Section):
     """Unset values come from the checkpoint's ratchet.json, else from the trainer's defaults."""
 
-    num_steps: int = Field(600, ge=1, description="steps a round")
-    batch_size: int = Field(48, ge=1, description="texts a step")
-    learning_rate: float | None = Field(None, gt=0, description="AdamW's rate")
-    matrix_learning_rate: float | None = Field(None, gt=0, description="Muon's rate")
+    num_steps: int = Field(600, ge=1, le=STEPS, description="steps a round")
+    batch_size: int = Field(48, ge=1, le=65_536, description="texts a step")
+    learning_rate: float | None = Field(None, gt=0, le=10.0, description="AdamW's rate")
+    matrix_learning_rate: float | None = Field(None, gt=0, le=10.0, description="Muon's rate")
     optimizer: Literal["adamw", "muon"] | None = Field(None, description="adamw or muon")
-    position_span: int | None = Field(None, ge=0, description="range of random positions")
+    position_span: int | None = Field(
+        None, ge=0, le=TOKENS, description="range of random positions"
+    )
     replay_share: float = Field(
         0.35, ge=0, lt=1, description="share of demonstrations among the training texts"
     )
-    max_epochs: float = Field(16.0, gt=0, description="passes over the texts, at most")
+    max_epochs: float = Field(16.0, gt=0, le=LARGE, description="passes over the texts, at most")
     use_labelled: bool = Field(
         True, description="learn also from the policy's own right texts on labelled problems"
     )
@@ -107,23 +132,29 @@ class PolicyTraining(Section):
         "sft", description="on kept texts, on sibling pairs, or on policy from stored states"
     )
     trainer: Literal["own", "trl"] = Field("own", description="our loop, or TRL (sft and dpo)")
-    lora_rank: int = Field(0, ge=0, description="rank of LoRA adapters (trl only); 0: all weights")
+    lora_rank: int = Field(
+        0, ge=0, le=4_096, description="rank of LoRA adapters (trl only); 0: all weights"
+    )
     quantization: Literal["none", "nf4"] = Field(
         "none", description="of the weights under the adapters while they train (QLoRA)"
     )
     min_margin: float = Field(
         0.1, ge=0, le=1, description="DPO: least difference in Q between a pair's steps"
     )
-    beta: float = Field(0.1, gt=0, description="DPO: hold on the reference")
+    beta: float = Field(0.1, gt=0, le=LARGE, description="DPO: hold on the reference")
     sft_weight: float = Field(
-        10.0, ge=0, description="DPO (own trainer): weight of kept and replayed texts"
+        10.0, ge=0, le=LARGE, description="DPO (own trainer): weight of kept and replayed texts"
     )
     reference_update: Literal["soft", "hard"] = Field("soft", description="TR-DPO: how it moves")
     reference_alpha: float = Field(0.6, gt=0, le=1, description="TR-DPO: share of the policy")
-    reference_steps: int = Field(64, ge=1, description="TR-DPO: steps between updates (tau)")
-    texts_per_state: int = Field(4, ge=2, description="DR-PO: completions of one state")
-    kl_weight: float = Field(0.05, ge=0, description="DR-PO: hold on the starting policy")
-    drafter_steps: int = Field(120, ge=0, description="distillation steps of the drafter; 0: none")
+    reference_steps: int = Field(
+        64, ge=1, le=STEPS, description="TR-DPO: steps between updates (tau)"
+    )
+    texts_per_state: int = Field(4, ge=2, le=1_000, description="DR-PO: completions of one state")
+    kl_weight: float = Field(0.05, ge=0, le=LARGE, description="DR-PO: hold on the starting policy")
+    drafter_steps: int = Field(
+        120, ge=0, le=STEPS, description="distillation steps of the drafter; 0: none"
+    )
 
 
 class PromptSettings(Section):
@@ -135,14 +166,17 @@ class PromptSettings(Section):
         None, description="what to do, before each problem; unset: the task's own"
     )
     examples: str = Field("", description="file of worked problems, shown before each one")
-    num_examples: int = Field(4, ge=1, description="how many of them, from the first on")
+    num_examples: int = Field(4, ge=1, le=1_000, description="how many of them, from the first on")
     template: str = Field("", description="file with {problem} in it, for style template")
 
 
 class CheckpointSettings(Section):
     folder: str = Field("ratchet-runs/checkpoints", description="where new weights go")
     keep: int = Field(
-        0, ge=0, description="rounds whose rejected models stay on disk, the newest; 0: of all"
+        0,
+        ge=0,
+        le=MANY,
+        description="rounds whose rejected models stay on disk, the newest; 0: of all",
     )
 
 
@@ -156,40 +190,62 @@ UNSET_PROBLEMS = 600
 
 class EvaluationSettings(Section):
     num_problems: int | None = Field(
-        None, ge=1, description="held-out problems, greedy; unset: 600, or all of held_out"
+        None, ge=1, le=MANY, description="held-out problems, greedy; unset: 600, or all of held_out"
     )
-    num_search_problems: int = Field(150, ge=0, description="held-out problems, with search")
-    seed: int = Field(0, description="draws the held-out problems")
+    num_search_problems: int = Field(
+        150, ge=0, le=MANY, description="held-out problems, with search"
+    )
+    seed: int = Field(0, ge=0, lt=2**62, description="draws the held-out problems")
     gate_p: float = Field(0.05, gt=0, lt=1, description="promote at this one-sided McNemar p")
 
 
 class HostingSettings(Section):
     hosting: Literal["ray", "inline"] = Field("ray", description="actors, or this process")
     ray_address: str = Field("", description="cluster to join; empty starts a local one")
-    workers: int = Field(1, ge=1, description="policy actors that share the searches (ray only)")
-    training_workers: int = Field(
-        1, ge=1, description="processes that train the policy together (ray, own trainer, sft)"
+    workers: int = Field(
+        1, ge=1, le=1_024, description="policy actors that share the searches (ray only)"
     )
-    threads: int = Field(1, ge=1, description="torch threads of each actor and of training")
+    training_workers: int = Field(
+        1,
+        ge=1,
+        le=1_024,
+        description="processes that train the policy together (ray, own trainer, sft)",
+    )
+    threads: int = Field(
+        1, ge=1, le=1_024, description="torch threads of each actor and of training"
+    )
     device: str = Field("auto", description="auto, cpu or cuda")
     engine: Literal["torch", "vllm"] = Field("torch", description="what runs the policy")
-    batch_rows: int = Field(512, ge=1, description="rows of one forward, at most")
-    cohort: int = Field(250, ge=1, description="searches that step together")
-    batch_target: int = Field(0, ge=0, description="requests of one model call; 0: of all searches")
+    batch_rows: int = Field(512, ge=1, le=65_536, description="rows of one forward, at most")
+    cohort: int = Field(250, ge=1, le=MANY, description="searches that step together")
+    batch_target: int = Field(
+        0, ge=0, le=MANY, description="requests of one model call; 0: of all searches"
+    )
     speculation: Literal["auto", "always", "never"] = Field("auto", description="draft rollouts")
     draft_tokens: int = Field(4, ge=1, le=16, description="tokens of one draft, at most")
     draft_source: Literal["both", "model", "lookup"] = Field(
         "both", description="drafts come from the drafter, from earlier texts, or the better one"
     )
-    kv_mib: int = Field(256, ge=1, description="MiB of prefixes kept for each set of weights")
+    kv_mib: int = Field(
+        256, ge=1, le=1_048_576, description="MiB of prefixes kept for each set of weights"
+    )
     store_wait_s: float = Field(
-        1800.0, ge=0, description="how long a round waits for a store that does not answer"
+        1800.0,
+        ge=0,
+        le=604800.0,
+        description="how long a round waits for a store that does not answer",
     )
     option_tokens: int | None = Field(
-        None, ge=1, description="longest option; unset: by the worked answers and the context"
+        None,
+        ge=1,
+        le=TOKENS,
+        description="longest option; unset: by the worked answers and the context",
     )
     text_tokens: int | None = Field(
-        None, ge=1, description="longest completion; unset: by the worked answers and the context"
+        None,
+        ge=1,
+        le=TOKENS,
+        description="longest completion; unset: by the worked answers and the context",
     )
 
     @field_validator("device")
@@ -218,11 +274,14 @@ class Config(Section):
     store: str = Field("sqlite:///ratchet-runs/ratchet.db", description="SQLAlchemy URL")
     run: str = Field("default", min_length=1, description="name of the run")
     seed: int = Field(0, ge=0, lt=2**62, description="of everything random")
-    problems_per_round: int = Field(2500, ge=1, description="problems imagined a round")
+    problems_per_round: int = Field(2500, ge=1, le=MANY, description="problems imagined a round")
     tokens_per_problem: int = Field(
-        450, ge=0, description="tokens of one search of a round, at most; 0: search.max_tokens"
+        450,
+        ge=0,
+        le=MANY_TOKENS,
+        description="tokens of one search of a round, at most; 0: search.max_tokens",
     )
-    num_seeds: int = Field(300, ge=1, description="problems that imagination starts from")
+    num_seeds: int = Field(300, ge=1, le=MANY, description="problems that imagination starts from")
     search: SearchSettings = SearchSettings()
     imagination: ImaginationSettings = ImaginationSettings()
     critics: CriticSettings = CriticSettings()

@@ -1,5 +1,6 @@
 """What config.json says of a network, in our words; read without torch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -7,6 +8,51 @@ from search.errors import CheckpointError
 
 ROPE_KINDS = ("default", "linear", "llama3")
 SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")
+SIZES = {
+    "vocab_size": 4_000_000,
+    "hidden_size": 65_536,
+    "intermediate_size": 1_048_576,
+    "num_hidden_layers": 1_024,
+    "num_attention_heads": 1_024,
+    "num_key_value_heads": 1_024,
+    "head_dim": 1_024,
+    "max_position_embeddings": 2_097_152,
+    "sliding_window": 2_097_152,
+}
+"""Largest sizes; each is some times that of the largest model in use."""
+USED = (
+    *SIZES,
+    *("model_type", "architectures", "hidden_act", "rms_norm_eps", "rope_theta", "rope_scaling"),
+    *("rope_parameters", "rope_interleaved", "tie_word_embeddings", "attention_bias", "mlp_bias"),
+    *("use_sliding_window", "eos_token_id", "dtype", "torch_dtype"),
+)
+"""Keys of config.json that something is made of."""
+WITHOUT_EFFECT = (
+    *("_name_or_path", "transformers_version", "transformers.js_config", "tokenizer_class"),
+    *("bos_token_id", "pad_token_id", "unk_token_id", "sep_token_id", "cls_token_id"),
+    *("decoder_start_token_id", "attention_dropout", "hidden_dropout", "resid_pdrop"),
+    *("embd_pdrop", "initializer_range", "initializer_factor", "chunk_size_feed_forward"),
+    *("is_encoder_decoder", "is_decoder", "add_cross_attention", "cross_attention_hidden_size"),
+    *("tie_encoder_decoder", "pruned_heads", "id2label", "label2id", "num_labels"),
+    *("problem_type", "finetuning_task", "task_specific_params", "prefix", "layer_types"),
+    *("max_window_layers", "output_attentions", "output_hidden_states", "pretraining_tp"),
+    *("return_dict", "use_cache", "torchscript", "use_bfloat16", "tf_legacy_loss"),
+    *(
+        "_attn_implementation_autoset",
+        "_flash_attn_2_enabled",
+        "is_llama_config",
+        "model_max_length",
+    ),
+    *("unsloth_version", "unsloth_fixed", "ratchet_notes", "max_sequence_length", "use_mrope"),
+    *("max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups"),
+    *("diversity_penalty", "temperature", "top_k", "top_p", "typical_p", "repetition_penalty"),
+    *("length_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids"),
+    *("num_return_sequences", "output_scores", "return_dict_in_generate", "forced_bos_token_id"),
+    *("forced_eos_token_id", "remove_invalid_values", "exponential_decay_length_penalty"),
+    *("suppress_tokens", "begin_suppress_tokens"),
+)
+"""Keys that transformers and common trainers write, and that change nothing of what we compute."""
+MUST_BE_FALSE = ("rope_interleaved", "use_mrope", "add_cross_attention", "is_encoder_decoder")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +85,7 @@ class Architecture:
         A null asks for nothing: it counts as a key that is not there.
         """
         config = {key: value for key, value in config.items() if value is not None}
+        _check_keys(config)
         model_type = config.get("model_type")
         if model_type not in SUPPORTED:
             raise CheckpointError(
@@ -51,35 +98,124 @@ class Architecture:
                 f"hidden_act {config['hidden_act']!r} is not supported",
                 "use a checkpoint with hidden_act 'silu'",
             )
-        try:
-            hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
-            rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-            _check_rope(rope)
-            bias = bool(config.get("attention_bias", False))
-            return cls(
-                model_type=model_type,
-                vocab_size=int(config["vocab_size"]),
-                hidden_size=hidden,
-                intermediate_size=int(config["intermediate_size"]),
-                num_layers=int(config["num_hidden_layers"]),
-                num_heads=heads,
-                num_kv_heads=int(config.get("num_key_value_heads") or heads),
-                head_dim=int(config.get("head_dim") or hidden // heads),
-                max_positions=_max_positions(config),
-                norm_eps=float(config.get("rms_norm_eps", 1e-6)),
-                rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0),
-                rope_scaling=rope,
-                is_tied=bool(config.get("tie_word_embeddings", False)),
-                has_qkv_bias=bias or model_type == "qwen2",
-                has_output_bias=bias and model_type in ("llama", "qwen3"),
-                has_mlp_bias=bool(config.get("mlp_bias", False)),
-                has_qk_norm=model_type == "qwen3",
-            )
-        except KeyError as error:
+        sizes = {name: _size(config, name) for name in SIZES if name in config}
+        for name in _NEEDED:
+            if name not in sizes:
+                raise CheckpointError(
+                    f"config.json has no {name!r}", "save the checkpoint again with transformers"
+                )
+        hidden, heads = sizes["hidden_size"], sizes["num_attention_heads"]
+        kv_heads = sizes.get("num_key_value_heads", heads)
+        head_dim = sizes.get("head_dim", max(1, hidden // heads))
+        if heads % kv_heads or head_dim % 2:
             raise CheckpointError(
-                f"config.json has no {error.args[0]!r}",
-                "save the checkpoint again with transformers",
-            ) from error
+                f"config.json has {heads} attention heads of width {head_dim} on {kv_heads} "
+                "key-value heads",
+                "make the first a multiple of the last, and the width even",
+            )
+        rope = _rope(config)
+        bias = _flag(config, "attention_bias")
+        return cls(
+            model_type=str(model_type),
+            vocab_size=sizes["vocab_size"],
+            hidden_size=hidden,
+            intermediate_size=sizes["intermediate_size"],
+            num_layers=sizes["num_hidden_layers"],
+            num_heads=heads,
+            num_kv_heads=kv_heads,
+            head_dim=head_dim,
+            max_positions=_max_positions(config, sizes),
+            norm_eps=_number(config, "rms_norm_eps", 1e-6, 0.0, 1.0),
+            rope_theta=_number(
+                rope if "rope_theta" in rope else config, "rope_theta", 1e4, 1, 1e15
+            ),
+            rope_scaling=rope,
+            is_tied=_flag(config, "tie_word_embeddings"),
+            has_qkv_bias=bias or model_type == "qwen2",
+            has_output_bias=bias and model_type in ("llama", "qwen3"),
+            has_mlp_bias=_flag(config, "mlp_bias"),
+            has_qk_norm=model_type == "qwen3",
+        )
+
+
+_NEEDED = (
+    *("hidden_size", "num_attention_heads", "vocab_size", "intermediate_size"),
+    "num_hidden_layers",
+)
+
+
+def _check_keys(config: Mapping[str, Any]) -> None:
+    """Only keys that are known may say anything: others may ask for code or another computation."""
+    for key, value in config.items():
+        if key not in USED and key not in WITHOUT_EFFECT:
+            raise CheckpointError(
+                f"config.json has the key {key[:80]!r}, which is not known",
+                "remove it if the network does not need it; remote code, quantised weights and "
+                "other attention are not followed",
+            )
+        if key in MUST_BE_FALSE and value is not False:
+            raise CheckpointError(
+                f"config.json has {key} {value!r:.80}, which is not computed", "use another model"
+            )
+
+
+def _size(config: Mapping[str, Any], name: str) -> int:
+    value, most = config[name], SIZES[name]
+    if type(value) is not int or not 1 <= value <= most:
+        raise CheckpointError(
+            f"config.json has {name} {value!r:.80}, which is no whole number from 1 to {most:,}",
+            "give the config.json that belongs to the weights",
+        )
+    return value
+
+
+def _flag(config: Mapping[str, Any], name: str) -> bool:
+    value = config.get(name, False)
+    if type(value) is not bool:
+        raise CheckpointError(f"config.json has {name} {value!r:.80}", "make it true or false")
+    return value
+
+
+def _number(values: Mapping[str, Any], name: str, default: float, low: float, high: float) -> float:
+    """Within bounds, which NaN and infinity never are."""
+    value = values.get(name, default)
+    if type(value) not in (int, float) or not low <= value <= high:
+        raise CheckpointError(
+            f"config.json has {name} {value!r:.80}, which is no number from {low:g} to {high:g}",
+            "give the config.json that belongs to the weights",
+        )
+    return float(value)
+
+
+def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said of rotary positions, its numbers checked."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise CheckpointError(f"config.json has rope_parameters {rope!r:.80}", "make it an object")
+    rope = {key: value for key, value in rope.items() if value is not None}
+    _check_rope(rope)
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    needed = {
+        "linear": ("factor",),
+        "llama3": (
+            *("factor", "low_freq_factor", "high_freq_factor"),
+            "original_max_position_embeddings",
+        ),
+    }
+    for name in needed.get(kind, ()):
+        if name not in rope:
+            raise CheckpointError(
+                f"config.json has rope scaling {kind!r} without {name!r}",
+                "give the config.json that belongs to the weights",
+            )
+        _number(rope, name, 1.0, 1e-3, 1e8)
+    if kind == "llama3" and not rope["low_freq_factor"] < rope["high_freq_factor"]:
+        raise CheckpointError(
+            f"config.json has low_freq_factor {rope['low_freq_factor']} and high_freq_factor "
+            f"{rope['high_freq_factor']}",
+            "make the first the smaller one",
+        )
+    return rope
 
 
 def _check_rope(rope: dict[str, Any]) -> None:
@@ -92,8 +228,8 @@ def _check_rope(rope: dict[str, Any]) -> None:
         )
 
 
-def _max_positions(config: dict[str, Any]) -> int:
-    longest = int(config.get("max_position_embeddings", 2048))
-    window = config.get("sliding_window")
+def _max_positions(config: Mapping[str, Any], sizes: Mapping[str, int]) -> int:
+    longest = sizes.get("max_position_embeddings", 2048)
+    window = sizes.get("sliding_window")
     uses_window = config.get("use_sliding_window", config.get("model_type") == "mistral")
-    return min(longest, int(window)) if window and uses_window else longest
+    return min(longest, window) if window and uses_window else longest

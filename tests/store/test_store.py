@@ -21,6 +21,7 @@ from search.settings import SearchSettings, UnsoundRule
 from search.simulation_log import Simulation, rebuild
 from search.state import Problem
 from store import leases
+from store.address import sqlite_path
 from store.check import check_store
 from store.database import Store, alembic_config, open_store
 from store.datasets import dataset_of, freeze_dataset, read_dataset
@@ -494,11 +495,19 @@ def test_the_sql_console_only_reads(store: Store, statement: str) -> None:
 
 
 def test_the_sql_console_bounds_time_and_rows(store: Store) -> None:
+    many_rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50)"
     endless = (
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
     )
     with pytest.raises(UsageError, match="longer than"):
         ask_sql(store, endless, timeout_s=0.2)
+    if sqlite_path(store.url) is not None:  # one call of a function looks at no clock
+        with pytest.raises(UsageError, match="longer than"):
+            ask_sql(store, "SELECT instr(hex(zeroblob(4900000)),hex(zeroblob(2400000))||'1')")
+        with pytest.raises(UsageError, match="too big"):
+            ask_sql(store, "SELECT printf('%.*c', 1000000000, 'x')", timeout_s=5)
+        with pytest.raises(UsageError, match="over 64,000,000"):
+            ask_sql(store, f"{many_rows} SELECT hex(zeroblob(4000000)) FROM n", timeout_s=30)
     many = endless.replace("FROM n)", "FROM n WHERE i < 50)").replace("count(*)", "i")
     answer = ask_sql(store, many, max_rows=10)
     assert (len(answer.rows), answer.is_cut, answer.columns) == (10, True, ["i"])
