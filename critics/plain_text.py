@@ -27,7 +27,8 @@ _COMMANDS = (
     (re.compile(r"\\sqrt\s*(\d)"), r"\\sqrt{\1}"),
     (re.compile(r"\\!\s*|\{,\}(?=\d)"), lambda m: "," if m[0] == "{,}" else ""),
     (re.compile(r"(?<!\\)\\[,;:> ]|\\q?quad(?![A-Za-z])|~"), " "),
-    (re.compile(r"\s*\\\\\s*"), r" \\\\ "),
+    # The white space before is taken from its beginning on, else time is quadratic in it.
+    (re.compile(r"(?:(?<!\s)\s+)?\\\\\s*"), r" \\\\ "),
     (re.compile(r"\\infty(?![A-Za-z])"), "∞"),
     (re.compile(r"\\(?:emptyset|varnothing)(?![A-Za-z])"), "∅"),
     (re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z])"), "°"),

@@ -55,11 +55,10 @@ class Boundary:
         return self.may_end(last) and (self.ends is None or self.ends(option))
 
 
-_BLANK_LINE = re.compile(r"\n[ \t\r]*\n\s*\Z")
+_BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
 _FORMULA = re.compile(
     r"\$[^$]+\$|\\\(|\\\[|\\(?:frac|sqrt|cdot|times)|[=<>≤≥≈]|\d\s*[-+*/×÷^]\s*\d"
 )
-_SENTENCE = re.compile(r"(?:[^\s\d][.!?][\"')\]]*|\d[!?]|[.!?][\"')\]]*\s+|\n\s*)\Z")
 
 
 def _has_newline(token: str) -> bool:
@@ -67,7 +66,8 @@ def _has_newline(token: str) -> bool:
 
 
 def _ends_blank(text: str) -> bool:
-    return bool(_BLANK_LINE.search(text)) and bool(text.strip())
+    body = text.rstrip()
+    return bool(body) and bool(_BLANK_LINE.search(text, len(body)))
 
 
 def _ends_formula_line(text: str) -> bool:
@@ -82,7 +82,15 @@ def _may_end_sentence(token: str) -> bool:
 
 def _ends_sentence(text: str) -> bool:
     """A full stop after a digit counts only with white space behind it: `3.` may become `3.5`."""
-    return bool(_SENTENCE.search(text)) and bool(text.strip())
+    body = text.rstrip()
+    quoted = body.rstrip("\"')]")
+    has_mark = quoted.endswith((".", "!", "?"))
+    if len(body) < len(text):
+        return bool(body) and (has_mark or "\n" in text[len(body) :])
+    before = quoted[-2:-1]
+    if before.isdecimal():
+        return quoted == body and quoted.endswith(("!", "?"))
+    return has_mark and bool(before) and not before.isspace()
 
 
 NEWLINE = Boundary("newline", _has_newline)

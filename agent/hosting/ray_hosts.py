@@ -4,6 +4,7 @@ A call that finds its actor dead waits for the restart that Ray makes and is sen
 hosts are idempotent, so nothing is done twice with effect.
 """
 
+import contextlib
 import logging
 import os
 import socket
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from agent import signals
@@ -51,6 +53,11 @@ def start_ray(address: str) -> bool:
     # Ray runs its workers at niceness 15, where any other busy process starves them; here they
     # are the work itself.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    # A job that Ray runs on a cluster finds the cluster in its environment.
+    address = address or os.environ.get("RAY_ADDRESS", "")
+    if not address:
+        # Ray's own word for a cluster of one machine: every port of it binds to 127.0.0.1.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     import ray
 
     if ray.is_initialized():
@@ -61,8 +68,6 @@ def start_ray(address: str) -> bool:
         "logging_level": logging.ERROR,
         "configure_logging": True,
     }
-    # A job that Ray runs on a cluster finds the cluster in its environment.
-    address = address or os.environ.get("RAY_ADDRESS", "")
     if address:
         try:
             _check_reachable(address)
@@ -82,7 +87,16 @@ def start_ray(address: str) -> bool:
             f"the local Ray cluster did not start: {str(error).splitlines()[0]}",
             "free some memory and disk under /tmp, or use --hosting inline",
         ) from error
+    _close_token()
     return True
+
+
+def _close_token() -> None:
+    """Ray writes the token that opens its cluster for all users of the machine to read."""
+    token = Path.home() / ".ray" / "auth_token"
+    with contextlib.suppress(OSError):
+        if token.stat().st_uid == os.getuid():
+            token.chmod(0o600)
 
 
 def _host_of(role: str, settings: HostSettings) -> Host:

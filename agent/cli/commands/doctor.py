@@ -5,8 +5,11 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from agent.checkpoints.base_models import base_checkpoints
 from agent.cli.output import emit, table
@@ -24,7 +27,13 @@ Check = dict[str, Any]
 
 
 def run(config: Config, as_json: bool) -> None:
-    checks = [*_versions(), *_machine(config.store), *_models(config), *_store(config.store)]
+    checks = [
+        *_versions(),
+        *_machine(config.store),
+        *_network(),
+        *_models(config),
+        *_store(config.store),
+    ]
     if as_json:
         emit(checks)
     else:
@@ -91,6 +100,48 @@ def _machine(store: str) -> Iterator[Check]:
         "Ray falls back to /tmp, which is slower",
         False,
     )
+
+
+def _network() -> Iterator[Check]:
+    """What of ours and of Ray's listens where, and who may read Ray's token."""
+    try:
+        listening = _listening()
+    except psutil.AccessDenied:
+        yield _check("listeners", False, "this user may not see them", "run it as root", False)
+    else:
+        is_open = any(not ip_address(host).is_loopback for host, _, _ in listening)
+        shown = ", ".join(f"{host}:{port} {name}" for host, port, name in sorted(listening))
+        yield _check(
+            "listeners",
+            not is_open,
+            shown or "none of Ratchet or Ray",
+            "a cluster of several machines is reached over the network: keep it behind a firewall",
+            False,
+        )
+    token = Path.home() / ".ray" / "auth_token"
+    if token.is_file():
+        mode = token.stat().st_mode & 0o777
+        yield _check(
+            "Ray's token", not mode & 0o077, f"{token}, mode {mode:o}", f"chmod 600 {token}"
+        )
+
+
+def _listening() -> set[tuple[str, int, str]]:
+    """Address, port and program of the listening sockets of Ray and Ratchet."""
+    found = set()
+    for seen in psutil.net_connections("inet"):
+        if seen.status != psutil.CONN_LISTEN or not seen.pid:
+            continue
+        try:
+            line = psutil.Process(seen.pid).cmdline()
+        except psutil.Error:
+            continue
+        words = " ".join(line)
+        if "ray::" in words or "/ray/" in words or "ratchet" in words or "-m agent" in words:
+            host = seen.laddr.ip.removeprefix("::ffff:")
+            name = (words if words.startswith("ray::") else Path(line[0]).name).split()[0]
+            found.add((host, seen.laddr.port, name))
+    return found
 
 
 def _models(config: Any) -> Iterator[Check]:
