@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import json
 import sqlite3
 import threading
 import time
@@ -274,6 +275,16 @@ def _mapped_errors(url: str) -> Iterator[None]:
         raise kind(
             f"the store {shown} does not answer: {_first_line(cause)}",
             "check the path or the server, then run the same command again",
+        ) from error
+    except json.JSONDecodeError as error:
+        raise StoreError(
+            f"the store {shown} is damaged: a value in it is no JSON: {error}",
+            "restore it from a copy; `ratchet store check` says what else is wrong",
+        ) from error
+    except UnicodeError as error:  # of a host's name, or of a text that is none
+        raise StoreError(
+            f"the store {shown[:200]} cannot be asked: {_first_line(str(error))}",
+            "check the URL's host and database, and that all texts are UTF-8",
         ) from error
     except SQLAlchemyError as error:
         cause = _first_line(str(getattr(error, "orig", error)))

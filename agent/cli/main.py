@@ -60,7 +60,7 @@ def _hide_secrets() -> None:
     if hidden != sys.argv:
         import setproctitle
 
-        setproctitle.setproctitle(" ".join(hidden))
+        setproctitle.setproctitle(" ".join(hidden).replace("\0", ""))
         sys.argv[:] = hidden
 
 

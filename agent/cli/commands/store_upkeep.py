@@ -50,7 +50,7 @@ def migrate_store(config: Config) -> None:
 
 
 def vacuum(config: Config, keep: int, is_real: bool, as_json: bool) -> None:
-    store = open_store(config.store, must_exist=True)
+    store = open_store(config.store, must_exist=True) if is_real else read_store(config.store)
     with store.session() as session:
         run = chosen_run(session, config.run, config.names_run)
     freed = trim(store, run, keep, is_real)
