@@ -26,6 +26,7 @@ from search.errors import (
     UsageError,
 )
 from store.address import check_url, sqlite_path
+from store.disks import free_bytes, unwritable
 from store.masking import masked
 
 RETRY_S = 0.5
@@ -186,10 +187,8 @@ def _engine(url: str, must_exist: bool, is_read: bool) -> Engine:
         return create_engine(parsed, creator=lambda: _reading(path), poolclass=NullPool)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        raise ResourceError(
-            f"cannot create {path.parent}: {error}", "choose another --store"
-        ) from error
+    except OSError as error:
+        raise unwritable(path, "the store", error, "--store") from error
     engine = create_engine(parsed, connect_args={"timeout": BUSY_S})
 
     @event.listens_for(engine, "connect")
@@ -265,9 +264,16 @@ def _mapped_errors(url: str) -> Iterator[None]:
     except (OperationalError, InterfaceError) as error:
         cause = str(error.orig)
         if "full" in cause or "No space left" in cause:
+            path = sqlite_path(url)
+            free = f" ({free_bytes(path):,} bytes are free)" if path else ""
             raise ResourceError(
-                f"the disk of the store {shown} is full; what was committed before is kept",
+                f"the disk of the store {shown} is full{free}; what was committed before is kept",
                 "free some space and run the same command again",
+            ) from error
+        if any(word in cause for word in ("readonly", "read-only", "unable to open")):
+            raise ResourceError(
+                f"the store {shown} cannot be written: {_first_line(cause)}",
+                "change the permissions of its folder, or choose another --store",
             ) from error
         # SQLite says the same of a lock and of a mistake; a server's mistakes are other errors.
         is_sqlite = isinstance(error.orig, sqlite3.Error)
@@ -305,9 +311,7 @@ def _file_lock(store: Store) -> Iterator[None]:
         try:
             handle = open(f"{path}.lock", "w")  # noqa: SIM115
         except OSError as error:
-            raise ResourceError(
-                f"cannot write beside {path}: {error}", "choose another --store"
-            ) from error
+            raise unwritable(path, "the store's lock", error, "--store") from error
         with handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield

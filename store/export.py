@@ -10,6 +10,7 @@
 | rl | data_source, prompt (messages), ability, reward_model, extra_info |
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -22,7 +23,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from search.candidates import SameAnswer, is_among
-from search.errors import ResourceError, UsageError
+from search.errors import UsageError
+from store.disks import unwritable
 from store.names import check_round
 from store.schema import DatasetItem, DatasetRow, ProblemRow, Round, Run, TrajectoryRow
 
@@ -99,9 +101,10 @@ def write_rows(rows: Iterator[dict[str, Any]], path: Path, overwrite: bool) -> i
         num = _jsonl(rows, beside) if path.suffix == ".jsonl" else _parquet(rows, beside)
         os.replace(beside, path)
     except OSError as error:
-        raise ResourceError(f"cannot write {path}: {error}", "choose another --out") from error
+        raise unwritable(path, "the rows", error, "--out") from error
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # on a read-only disk it was never made
+            beside.unlink(missing_ok=True)
     return num
 
 

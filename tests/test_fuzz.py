@@ -13,8 +13,10 @@ ROOT = Path(__file__).parent.parent
 def test_no_hostile_input_at_any_door_brings_what_nobody_foresaw(tmp_path: Path) -> None:
     out = tmp_path / "found.json"
     done = subprocess.run(
-        [sys.executable, "-m", "scripts.fuzz", "--inputs", "220", "--seconds", "200"]
-        + ["--json", str(out)],
+        [
+            *(sys.executable, "-m", "scripts.fuzz", "--inputs", "220", "--seconds", "200"),
+            *("--json", str(out)),
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,

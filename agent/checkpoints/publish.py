@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from agent.checkpoints.checkpoint import Checkpoint, verify_checkpoint
@@ -21,7 +22,8 @@ from agent.checkpoints.manifest import MANIFEST, write_manifest
 from agent.checkpoints.model_refs import CRITIC_ROLES
 from agent.networks.language_model import LanguageModel
 from agent.networks.registry import class_name
-from search.errors import CheckpointError, RatchetError, ResourceError
+from search.errors import CheckpointError, RatchetError
+from store.disks import unwritable
 from store.leases import is_gone, owner_name
 
 _COPIED = (
@@ -71,6 +73,7 @@ def publish(
         if not bool(torch.isfinite(tensor).all()):
             raise NonFiniteError(f"{name} of the trained {role} is not finite", "lower the rate")
     scratch = folder / f".writing {owner_name()} {uuid.uuid4().hex}"
+    num_bytes = sum(tensor.nbytes for tensor in tensors.values())
     try:
         scratch.mkdir(parents=True)
         kept = {k: parent.notes[k] for k in ("task", "training") if k in parent.notes}
@@ -78,17 +81,14 @@ def publish(
         _write(scratch, parent, _config(model, parent, role, notes, dtype), own, tensors)
         version = verify_checkpoint(scratch).version
         final = folder / f"{role}-{version}"
-        if final.exists() and is_sound(final, version):
-            shutil.rmtree(scratch)
-        else:
+        if not (final.exists() and is_sound(final, version)):
             _put(scratch, final)
         return verify_checkpoint(final)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        what = f"the {role} checkpoint"
+        raise unwritable(folder, what, error, "--checkpoints", num_bytes) from error
+    finally:
         shutil.rmtree(scratch, ignore_errors=True)
-        raise ResourceError(
-            f"cannot write the {role} checkpoint below {folder}: {error}",
-            "free some space and run the same command again",
-        ) from error
 
 
 def dtype_on_disk(parent: Checkpoint) -> torch.dtype:
@@ -178,11 +178,10 @@ def copied(checkpoint: Checkpoint, folder: Path, role: str) -> Checkpoint:
             _flush_all(scratch)
             _put(scratch, final)
         except OSError as error:
+            what = f"the {role} checkpoint"
+            raise unwritable(folder, what, error, "--checkpoints", checkpoint.num_bytes) from error
+        finally:
             shutil.rmtree(scratch, ignore_errors=True)
-            raise ResourceError(
-                f"cannot copy the {role} checkpoint below {folder}: {error}",
-                "free some space, or choose another --checkpoints",
-            ) from error
     return verify_checkpoint(final)
 
 

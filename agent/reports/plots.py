@@ -1,13 +1,16 @@
 """A run in one picture: accuracy by round, calibration of each critic, drafts, value of search."""
 
+import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
 from agent.checkpoints.model_refs import CRITIC_ROLES
 from agent.reports.compare_rounds import Key, measured_of, models_by_round
-from search.errors import ResourceError, UsageError
+from search.errors import UsageError
 from store.checkpoints import of_run
 from store.database import Session, Store
+from store.disks import unwritable
 from store.inspection import ask_question
 
 
@@ -32,13 +35,17 @@ def plot_run(store: Store, run: str, path: Path) -> None:
     _budget(panels[1][1], store, run)
     figure.suptitle(f"run {run}")
     figure.tight_layout()
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
+        figure.savefig(beside, format=path.suffix[1:])
+        os.replace(beside, path)
     except OSError as error:
-        raise ResourceError(f"cannot write {path}: {error}", "choose another --out") from error
+        raise unwritable(path, "the picture", error, "--out") from error
     finally:
         pyplot.close(figure)
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 def _accuracy(axes: Any, session: Session, models: dict[int, dict[str, str]]) -> None:

@@ -4,6 +4,7 @@ A job reads a checkpoint and rows, writes a new checkpoint, and returns where it
 in another process. Run again after a crash it writes the same weights.
 """
 
+import contextlib
 import json
 import os
 from abc import ABC, abstractmethod
@@ -40,8 +41,9 @@ class Place:
     def report(self, done: int, total: int, loss: float) -> None:
         if self.progress_file:
             scratch = f"{self.progress_file}.{os.getpid()}"
-            Path(scratch).write_text(json.dumps({"done": done, "total": total, "loss": loss}))
-            os.replace(scratch, self.progress_file)
+            with contextlib.suppress(OSError):  # a full disk for progress ends no training
+                Path(scratch).write_text(json.dumps({"done": done, "total": total, "loss": loss}))
+                os.replace(scratch, self.progress_file)
 
 
 class Curve:

@@ -2,7 +2,6 @@
 
 import json
 import shlex
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from agent.rounds.round import Outcome
 from agent.rounds.run import Improver
 from search.errors import ResourceError
 from store.address import sqlite_path
+from store.disks import free_bytes
 from store.evaluations import Evaluation
 from store.states import Stage
 
@@ -58,9 +58,7 @@ def _check_disk(config: Config) -> None:
         str(sqlite_path(config.store) or config.checkpoints.folder),
     ):
         path = Path(place).expanduser().absolute()
-        while not path.exists():
-            path = path.parent
-        free = shutil.disk_usage(path).free
+        free = free_bytes(path)
         needed = RESERVE_BYTES + config.problems_per_round * BYTES_PER_SEARCH
         if free < needed:
             raise ResourceError(
