@@ -10,6 +10,7 @@ scale    records finished searches through the product's own writer until there 
          then asks each named question again and again: rate, p95, bytes a node
 writers  four processes record the same searches: each must end exactly once
 hostile  2,000 strings through every parameter of every question and through the SQL console
+away     a server that is away for --away seconds, and comes back
 faults   a full disk, a server that stops, damaged checkpoints, races, clocks: see store_faults.py
 kills    one round after another of the real command, SIGKILL at seeded failpoints and random times
          (and, on PostgreSQL, immediate stops of the server), resumed each time; then the
@@ -31,7 +32,7 @@ from sqlalchemy import inspect, select, text
 
 from scripts.bench.databases import Databases
 from scripts.bench.report import Row, missing, show, write
-from scripts.bench.store_faults import faults
+from scripts.bench.store_faults import faults, server_away
 from scripts.bench.store_kills import SEED, kills
 from scripts.bench.store_world import count, finished, planned, record
 from search.errors import RatchetError
@@ -50,7 +51,7 @@ from store.schema import (
 )
 from store.selection import SelectionRule
 
-PARTS = ("scale", "writers", "hostile", "faults", "kills")
+PARTS = ("scale", "writers", "hostile", "faults", "kills", "away")
 TARGETS_MS = {
     "progress": 1000,
     "tree": 60,
@@ -310,6 +311,8 @@ def measured(
         rows += hostile(databases.new("hostile"), kind, 50 if is_quick else 2000)
     if "faults" in parts:
         rows += faults(databases, is_quick)
+    if "away" in parts and arguments.away and kind == "postgresql":
+        rows += server_away(databases, arguments.away, is_quick)
     if "kills" in parts:
         rows += kills(databases, 2 if is_quick else arguments.kills)
     return rows
@@ -324,6 +327,7 @@ def main() -> None:
         "--database", action="append", choices=("sqlite", "postgresql"), help="default: sqlite"
     )
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--away", type=float, default=0.0, help="S3: seconds, such as 1800")
     parser.add_argument("--nodes", type=int, action="append", help="default: 10^5 and 10^6")
     parser.add_argument("--repeats", type=int, default=20, help="of each question")
     parser.add_argument("--quick", action="store_true")

@@ -49,8 +49,10 @@ def faults(databases: Databases, is_quick: bool) -> list[Row]:
 
 
 def server_away(databases: Databases, away_s: float, is_quick: bool) -> list[Row]:
-    """S2. The server stops at once in mid-search and comes back; nobody touches the command."""
+    """S2, and S3 for half an hour: the server stops at once in mid-search and comes back; nobody
+    touches the command."""
     url = databases.new("away")
+    name = "s2" if away_s < 600 else "s3"
     num = 40 if is_quick else 1500
     arguments = command_for(
         url,
@@ -61,6 +63,7 @@ def server_away(databases: Databases, away_s: float, is_quick: bool) -> list[Row
             "search.max_tokens": 2000,
             "hosting.cohort": 50,
             "search.unsound": "prune",
+            "hosting.store_wait_s": max(1800.0, 2 * away_s),
         },
     )
     process = subprocess.Popen(
@@ -84,14 +87,16 @@ def server_away(databases: Databases, away_s: float, is_quick: bool) -> list[Row
     store.close()
     if process.returncode or not seen:
         why = complaint.decode()[-200:] or "the search was over before"
-        return [missing("s2_lost_postgresql", f"exit {process.returncode}: {why}")]
+        return [missing(f"{name}_lost_postgresql", f"exit {process.returncode}: {why}")]
     told = f"server away for {away_s:g} s in mid-search, {num} searches"
     entries, drain_s = sum(s["entries"] for s in seen), max(s["drain_s"] for s in seen)
     return [
-        counted("s2_lost_postgresql", planned_ - ended, "searches", num, told),
-        counted("s2_broken_postgresql", broken, "violations", num, told),
-        counted("s2_spooled_postgresql", entries, "answers", 1, "told to searches meanwhile", 1),
-        counted("s2_drain_s_postgresql", drain_s, "s", 1, "spool and searches, on return", 10),
+        counted(f"{name}_lost_postgresql", planned_ - ended, "searches", num, told),
+        counted(f"{name}_broken_postgresql", broken, "violations", num, told),
+        counted(
+            f"{name}_spooled_postgresql", entries, "answers", 1, "told to searches meanwhile", 1
+        ),
+        counted(f"{name}_drain_s_postgresql", drain_s, "s", 1, "spool and searches, on return", 10),
     ]
 
 
