@@ -85,7 +85,7 @@ def server_away(databases: Databases, away_s: float, is_quick: bool) -> list[Row
         ).one()
     broken = sum(check_store(store).values())
     store.close()
-    if process.returncode or not seen:
+    if process.returncode not in GOES_ON or not seen:
         why = complaint.decode()[-200:] or "the search was over before"
         return [missing(f"{name}_lost_postgresql", f"exit {process.returncode}: {why}")]
     told = f"server away for {away_s:g} s in mid-search, {num} searches"
