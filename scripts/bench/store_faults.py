@@ -18,7 +18,7 @@ from scripts.bench.databases import Databases
 from scripts.bench.report import Row, counted, missing
 from scripts.bench.store_damage import damaged_checkpoints, non_finite_scores, non_finite_weights
 from scripts.bench.store_disk import full_disk, full_server
-from scripts.bench.store_kills import ROOT, SEED, command_for, environment
+from scripts.bench.store_kills import GOES_ON, ROOT, SEED, command_for, environment
 from scripts.bench.store_world import finished, planned, record
 from search.errors import BusyError, StoreAwayError, StoreError
 from store import leases
