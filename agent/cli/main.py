@@ -26,7 +26,7 @@ def main() -> None:
     wants_json = "--json" in arguments
     is_debugging = os.environ.get("RATCHET_DEBUG") == "1" or "--debug" in arguments
     try:
-        _check(arguments)
+        arguments = [_as_text(argument) for argument in arguments]
         _hide_secrets()
         code = app([a for a in arguments if a != "--debug"], "ratchet", standalone_mode=False)
         _end_if_stopped()
@@ -64,10 +64,14 @@ def _hide_secrets() -> None:
         sys.argv[:] = hidden
 
 
-def _check(arguments: list[str]) -> None:
-    for argument in arguments:
-        if any("\ud800" <= c <= "\udfff" for c in argument):
-            raise UsageError(f"the argument {argument[:80]!r} is not UTF-8", "write it in UTF-8")
+def _as_text(argument: str) -> str:
+    """In an ASCII locale Python does not decode what is UTF-8 all the same."""
+    try:
+        return os.fsencode(argument).decode()
+    except UnicodeError as error:
+        raise UsageError(
+            f"the argument {argument[:80]!r} is not UTF-8", "write it in UTF-8"
+        ) from error
 
 
 def _end_if_stopped() -> None:

@@ -22,6 +22,8 @@ def prepare() -> None:
     sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")  # noqa: SIM115
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if type(sys.stdin) is io.TextIOWrapper and sys.stdin.errors == "surrogateescape":
+        sys.stdin.reconfigure(encoding="utf-8", errors="strict")  # an ASCII locale
     if type(sys.stderr) is io.TextIOWrapper:  # else a test's own
         sys.stderr.reconfigure(errors="backslashreplace")
     if type(sys.stdout) is io.TextIOWrapper:
@@ -38,7 +40,7 @@ def standard_input() -> str:
     """What a pipe brings. Raises UsageError for what is no text, or too long for a question."""
     try:
         text = sys.stdin.read(MAX_INPUT + 1)
-    except (UnicodeDecodeError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(
             f"standard input cannot be read: {error}", "give the question as UTF-8 text"
         ) from error

@@ -2,27 +2,21 @@
 
 import json
 import shlex
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from agent.cli.commands import plan
-from agent.cli.commands.plan import BYTES_PER_SEARCH
 from agent.cli.output import emit, share
 from agent.config.settings import Config
 from agent.progress import make_progress
 from agent.rounds.evaluation_stage import Figures
 from agent.rounds.round import Outcome
 from agent.rounds.run import Improver
-from search.errors import ResourceError
-from store.address import sqlite_path
-from store.disks import free_bytes
 from store.evaluations import Evaluation
 from store.states import Stage
 
-RESERVE_BYTES = 200_000_000
 NOTHING_DONE = 4
 """Exit code of rounds of which none came to a candidate to compare."""
 
@@ -31,7 +25,7 @@ def run(config: Config, rounds: int, dry_run: bool, fresh: bool, as_json: bool) 
     if dry_run:
         plan.run(config, rounds, as_json)
         return
-    _check_disk(config)
+    plan.check_room(config)
     progress = make_progress(quiet=as_json)
     outcomes: list[dict[str, Any]] = []
     with Improver(config, progress, fresh).started() as improver:
@@ -49,22 +43,6 @@ def run(config: Config, rounds: int, dry_run: bool, fresh: bool, as_json: bool) 
         emit({"run": config.run, "store": config.shown_store, "rounds": outcomes})
     if not any(outcome["verdict"].get("n") for outcome in outcomes):
         raise SystemExit(NOTHING_DONE)
-
-
-def _check_disk(config: Config) -> None:
-    """Refuse to begin what the disk cannot hold."""
-    for place in (
-        config.checkpoints.folder,
-        str(sqlite_path(config.store) or config.checkpoints.folder),
-    ):
-        path = Path(place).expanduser().absolute()
-        free = free_bytes(path)
-        needed = RESERVE_BYTES + config.problems_per_round * BYTES_PER_SEARCH
-        if free < needed:
-            raise ResourceError(
-                f"{path} has {free:,} bytes free, a round needs about {needed:,}",
-                "free some space, or choose another place with --store and --checkpoints",
-            )
 
 
 def _figures(report: Evaluation | None) -> dict[str, Any] | None:

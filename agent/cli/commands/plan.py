@@ -1,5 +1,7 @@
 """`ratchet improve --dry-run`: what rounds would do and cost; no model is loaded."""
 
+import contextlib
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -12,7 +14,10 @@ from agent.imagination.imagine import Imagination
 from agent.lengths import Lengths
 from agent.rounds.inputs import RunInputs, checked_inputs
 from agent.search_models import ModelSettings, lengths_of
-from store.address import check_url
+from search.errors import NotFoundError, ResourceError
+from store.address import sqlite_path
+from store.database import read_store
+from store.disks import free_bytes
 
 # Means over rounds of the embedded default: tokens and stored bytes of one search, tokens of a
 # text, and tokens a second of one CPU thread, generated and trained on. The plan says that they
@@ -20,15 +25,31 @@ from store.address import check_url
 TOKENS_PER_SIMULATION = 40
 TOKENS_PER_TEXT = 40
 BYTES_PER_SEARCH = 12_000
+RESERVE_BYTES = 200_000_000
 TOKENS_PER_S = 4_000
 TRAINED_TOKENS_PER_S = 12_000
 EMBEDDED_SIZE = 384
 """Hidden size times layers of the embedded default; time goes with its square."""
 
 
+def check_room(config: Config) -> None:
+    """Raises ResourceError where a disk cannot hold a round."""
+    places = {config.checkpoints.folder, str(sqlite_path(config.store) or "")} - {""}
+    needed = RESERVE_BYTES + config.problems_per_round * BYTES_PER_SEARCH
+    for place in sorted(places):
+        path = Path(place).expanduser().absolute()
+        if (free := free_bytes(path)) < needed:
+            raise ResourceError(
+                f"{path} has {free:,} bytes free, a round needs about {needed:,}",
+                "free some space, or choose another place with --store and --checkpoints",
+            )
+
+
 def run(config: Config, rounds: int, as_json: bool) -> None:
-    check_url(config.store)
+    check_room(config)
     inputs = checked_inputs(config)
+    with contextlib.suppress(NotFoundError):  # the run makes its store
+        read_store(config.store).close()
     limits = lengths_of(inputs.prompts, inputs.policy.ref("policy"), ModelSettings.of(config))
     plan = (
         _what(config, inputs, rounds)
