@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from tempfile import TemporaryDirectory
 
 from agent.checkpoints.base_models import base_checkpoints
 from agent.checkpoints.custody import current_models
@@ -11,6 +10,7 @@ from agent.checkpoints.model_refs import ROLES, ModelRef, ModelSet
 from agent.config.settings import Config
 from agent.config.stored import with_problems_of
 from agent.hosting.open_hosts import open_hosts
+from agent.scratch import scratch_folder
 from agent.search_models import Models, ModelSettings
 from agent.tasks.registry import open_task
 from agent.training.initial import initial_models
@@ -42,8 +42,8 @@ def base_refs(config: Config) -> dict[str, ModelRef]:
 def open_models(config: Config) -> Iterator[Models]:
     """The models to ask, with their hosts running for as long as the block."""
     open_task(config)  # refused before a model is looked for
-    with TemporaryDirectory(prefix="ratchet-models-") as scratch:
-        refs, config = _last_models(config) or (_base_models(config, scratch), config)
+    with scratch_folder("models") as scratch:
+        refs, config = _last_models(config) or (_base_models(config, str(scratch)), config)
         models = models_over(config, refs)
         try:
             yield models

@@ -58,9 +58,20 @@ def _stop(number: int, _: FrameType | None) -> None:
     if _first or _is_over:
         if not _is_over:
             _say()
+        _end_children()
         os._exit(128 + number)
     _first = number
     raise Stopped
+
+
+def _end_children() -> None:
+    """Local Ray and killable children: nobody is left to end them in order."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                child.kill()
 
 
 def _say() -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -35,6 +36,8 @@ from store.schema import (
     TrajectoryRow,
 )
 
+ROWS_A_FETCH = 50
+"""Rows of a server's answer that are in memory before their size is looked at."""
 KILL_AFTER_S = 1.0
 """Seconds past its limit at which a statement that looks at no clock is ended."""
 
@@ -207,8 +210,20 @@ def _ask_server(
             connection.exec_driver_sql(
                 f"DECLARE answer NO SCROLL CURSOR FOR {statement.replace('%', '%%')}"
             )
-            result = connection.exec_driver_sql(f"FETCH {max_rows + 1} FROM answer")
-            rows = [_plain(row) for row in result]
+            rows, size, end = [], 0, time.monotonic() + timeout_s
+            while len(rows) <= max_rows:
+                result = connection.exec_driver_sql(f"FETCH {ROWS_A_FETCH} FROM answer")
+                fetched = [_plain(row) for row in result]
+                rows += fetched
+                size += sum(len(v) for row in fetched for v in row if isinstance(v, str | bytes))
+                if size > console.MAX_ANSWER:
+                    raise _explained(
+                        f"it answers with over {console.MAX_ANSWER:,} characters", False, timeout_s
+                    )
+                if time.monotonic() > end:
+                    raise _explained("interrupted", False, timeout_s)
+                if len(fetched) < ROWS_A_FETCH:
+                    break
             return Answer(list(result.keys()), rows[:max_rows], len(rows) > max_rows)
         except SQLAlchemyError as error:
             cause = str(getattr(error, "orig", error)).splitlines()[0]

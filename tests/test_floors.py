@@ -25,11 +25,12 @@ MAY_NOT_IMPORT = {
 ROOMS = {
     "signals": set(),
     "visible": set(),
+    "scratch": set(),
     "config": set(),
     "networks": set(),
     "progress": {"visible"},
     "lengths": set(),
-    "tasks": {"config"},
+    "tasks": {"config", "scratch"},
     "checkpoints": {"config", "networks"},
     "engine": {"checkpoints", "networks"},
     "hosting": {"checkpoints", "config", "engine", "networks", "signals"},
@@ -39,10 +40,12 @@ ROOMS = {
     },
     "training": {
         *("checkpoints", "config", "engine", "hosting", "networks", "progress"),
-        *("prompts", "tasks"),
+        *("prompts", "scratch", "tasks"),
     },
     "imagination": {"checkpoints", "engine", "search_models", "tasks"},
-    "open_models": {"checkpoints", "config", "hosting", "search_models", "tasks", "training"},
+    "open_models": {
+        *("checkpoints", "config", "hosting", "scratch", "search_models", "tasks", "training"),
+    },
     "solve": {"search_models", "tasks"},
     "evaluation": {"engine", "imagination", "search_models", "tasks"},
     "reports": {"checkpoints", "evaluation"},

@@ -42,7 +42,7 @@ def main() -> None:
         if lost.message:
             report(lost, wants_json)
         raise SystemExit(ended.code or lost.exit_code) from None
-    except Exception as error:
+    except BaseException as error:  # a panic of a library in Rust is no Exception
         _end_if_stopped()
         is_usage = isinstance(error, TyperException)
         found = _usage_error(error, arguments) if isinstance(error, TyperException) else told(error)

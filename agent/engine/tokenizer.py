@@ -6,7 +6,8 @@ characters, never the end of the text.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +17,7 @@ from tokenizers import Tokenizer as FastTokenizer
 
 from agent.engine.option_ends import Steps
 from search.boundary import Boundary
-from search.errors import CheckpointError, TaskError
+from search.errors import CheckpointError, RatchetError, TaskError
 
 CONTEXT = 16
 """Tokens before a text that are decoded with it: a character has at most four bytes, and what a
@@ -24,6 +25,7 @@ decoder does to the first token of a text must not happen in the middle of one."
 MARK = re.compile(r"[<\[][^<>\[\]]*[A-Za-z][^<>\[\]]*[>\]]")
 MAX_BYTES = 4
 """Of one character."""
+OTHER_POLICY = "use a policy whose tokenizer covers this text"
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -38,21 +40,26 @@ class Tokenizer:
         self.path = path
         self.fast = _loaded(file)
         self.fast.encode_special_tokens = True
-        self.end_ids = _end_ids(path, self.fast)
+        # Ids may have gaps: what counts is the largest.
+        self.vocab_size = 1 + max(self.fast.get_vocab(with_added_tokens=True).values(), default=-1)
+        self._check_rows()
+        self.end_ids = _end_ids(path, self.fast, self.vocab_size)
         added = self.fast.get_added_tokens_decoder()
         self._steps: dict[str, Steps] = {}
         self.special_ids = frozenset(i for i, t in added.items() if t.special) | set(self.end_ids)
 
-    @property
-    def vocab_size(self) -> int:
-        return self.fast.get_vocab_size(with_added_tokens=True)
+    def _check_rows(self) -> None:
+        known = _json(self.path / "config.json").get("vocab_size")
+        if isinstance(known, int) and self.vocab_size > known:
+            raise CheckpointError(
+                f"the tokenizer in {self.path} has {self.vocab_size} tokens, the model {known}",
+                "use tokenizer and weights of the same model",
+            )
 
     @cached_property
     def _texts(self) -> list[str]:
         """Text of each token; special ones have none."""
-        return [
-            "" if i in self.special_ids else self.fast.decode([i]) for i in range(self.vocab_size)
-        ]
+        return ["" if i in self.special_ids else self.decode([i]) for i in range(self.vocab_size)]
 
     @cached_property
     def _with_specials(self) -> Any:
@@ -62,8 +69,9 @@ class Tokenizer:
     @cached_property
     def opening(self) -> tuple[int, ...]:
         """What the tokenizer puts before every text by itself; what it puts behind is left out."""
-        framed = self._with_specials.encode("1", add_special_tokens=True).ids
-        plain = self._with_specials.encode("1", add_special_tokens=False).ids
+        with _told(TaskError, "the policy's vocabulary cannot spell '1'", OTHER_POLICY):
+            framed = self._with_specials.encode("1", add_special_tokens=True).ids
+            plain = self._with_specials.encode("1", add_special_tokens=False).ids
         at = next((i for i in range(len(framed)) if framed[i : i + len(plain)] == plain), 0)
         return tuple(framed[:at])
 
@@ -87,13 +95,8 @@ class Tokenizer:
 
         Raises TaskError when the vocabulary cannot spell the text.
         """
-        try:
+        with _told(TaskError, f"the policy's vocabulary cannot spell {text[:60]!r}", OTHER_POLICY):
             plain = [i for part in self._parts(text) for i in self._plain(part)]
-        except Exception as error:  # a vocabulary without an unknown token raises plain Exception
-            raise TaskError(
-                f"the policy's vocabulary cannot spell {text[:60]!r}",
-                "use a policy whose tokenizer covers this text",
-            ) from error
         inside = self.special_ids.intersection(plain)
         if inside:
             raise TaskError(
@@ -116,15 +119,10 @@ class Tokenizer:
         Control tokens count in the template's parts alone: typed in a user's part they are plain
         characters. The text begins with the tokenizer's opening token once.
         """
-        try:
+        with _told(TaskError, "the policy's vocabulary cannot spell the prompt", OTHER_POLICY):
             whole = self._with_specials.encode(
                 "".join(text for text, _ in parts), add_special_tokens=False
             ).ids
-        except Exception as error:  # a lone surrogate, a vocabulary without an unknown token
-            raise TaskError(
-                f"the policy's vocabulary cannot spell the prompt: {error}",
-                "use a policy whose tokenizer covers this text",
-            ) from error
         own = [
             i
             for text, is_own in parts
@@ -150,7 +148,8 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens. A NUL, which no database holds, is shown as its symbol."""
-        text = str(self.fast.decode([i for i in ids if i not in self.special_ids]))
+        with _told(CheckpointError, f"{self.path}: its tokenizer cannot decode", "save it again"):
+            text = str(self.fast.decode([i for i in ids if i not in self.special_ids]))
         return text.replace("\0", "\N{SYMBOL FOR NULL}")
 
     def decode_after(self, before: Sequence[int], ids: Sequence[int]) -> str:
@@ -181,10 +180,26 @@ class Tokenizer:
 
 
 def _loaded(file: Path) -> Any:
+    """The library's tokenizer, which cuts and fills up nothing whatever the file says."""
+    with _told(CheckpointError, f"{file} cannot be read", "save it again"):
+        found = FastTokenizer.from_file(str(file))
+        found.no_truncation()
+        found.no_padding()
+    return found
+
+
+@contextmanager
+def _told(kind: type[RatchetError], message: str, fix: str) -> Iterator[None]:
+    """What the library raises in our words: a plain Exception for a lone surrogate or a vocabulary
+    without an unknown token, and for a damaged file a panic that is no Exception at all."""
     try:
-        return FastTokenizer.from_file(str(file))
-    except Exception as error:  # the library raises plain Exception
-        raise CheckpointError(f"{file} cannot be read: {error}", "save it again") from error
+        yield
+    except RatchetError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise kind(f"{message}: {error}", fix) from error
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -199,7 +214,7 @@ def _json(file: Path) -> dict[str, Any]:
     return value
 
 
-def _end_ids(path: Path, fast: Any) -> tuple[int, ...]:
+def _end_ids(path: Path, fast: Any, vocab_size: int) -> tuple[int, ...]:
     """Every token that ends a text: those of generation_config.json, config.json and, where it has
     one of its own, the tokenizer. Raises CheckpointError for none, and for one outside of the
     vocabulary."""
@@ -212,10 +227,10 @@ def _end_ids(path: Path, fast: Any) -> tuple[int, ...]:
                     f"{path / name} has eos_token_id {value!r}",
                     "make it a number or a list",
                 )
-            if not 0 <= end < fast.get_vocab_size(with_added_tokens=True):
+            if not 0 <= end < vocab_size:
                 raise CheckpointError(
                     f"{path / name} has eos_token_id {end}, but the tokenizer has "
-                    f"{fast.get_vocab_size(with_added_tokens=True)} tokens",
+                    f"{vocab_size} tokens",
                     "correct it, or save tokenizer and model of one checkpoint",
                 )
             found.append(end)

@@ -34,7 +34,6 @@ from agent.engine.vllm_engine import VllmEngine
 from agent.networks.device import chosen_device
 from agent.networks.language_model import LanguageModel
 from critics.heads import log_odds
-from search.errors import CheckpointError
 
 KEPT_MODELS = 2
 
@@ -119,12 +118,6 @@ class GeneratorHost(Host):
 
     def _wrap(self, checkpoint: Checkpoint, model: LanguageModel) -> TorchEngine:
         tokenizer = Tokenizer(checkpoint.path)
-        if tokenizer.vocab_size > checkpoint.architecture.vocab_size:
-            raise CheckpointError(
-                f"the tokenizer in {checkpoint.path} has {tokenizer.vocab_size} tokens, the model "
-                f"{checkpoint.architecture.vocab_size}",
-                "use tokenizer and weights of the same model",
-            )
         settings = self.settings
         return TorchEngine(
             model,

@@ -11,7 +11,6 @@ the hub come through `datasets`.
 import csv
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from agent.scratch import scratch_folder
 from search.errors import TaskError
 
 TABLES = {".csv": ",", ".tsv": "\t"}
@@ -157,10 +157,10 @@ def _header(path: Path, cells: list[str]) -> list[str]:
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
-    with tempfile.TemporaryDirectory(prefix="ratchet-rows-") as cache:
+    with scratch_folder("rows") as cache:
         try:
             found = _datasets().load_dataset(
-                "parquet", data_files=str(path), split="train", cache_dir=cache
+                "parquet", data_files=str(path), split="train", cache_dir=str(cache)
             )
             rows = _rows(found)
         except TaskError:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from agent.config.settings import HostingSettings
 from agent.engine.memory import is_out_of_memory
 from agent.hosting.gpu_share import gpu_share
 from agent.progress import Progress
+from agent.scratch import scratch_folder
 from agent.training.fit import DivergedError
 from agent.training.job import Place, TrainingJob
 from agent.training.ray_runner import train_together
@@ -44,13 +44,13 @@ class TrainingRunner:
 
     def run(self, jobs: Sequence[TrainingJob], progress: Progress) -> Results:
         """All results. Any error but that of a training that failed is raised as it was there."""
-        with tempfile.TemporaryDirectory(prefix="ratchet-jobs-") as scratch:
+        with scratch_folder("jobs") as scratch:
             placed = [
                 (
                     job,
                     replace(
                         self.place,
-                        progress_file=os.path.join(scratch, f"{job.role}.json"),
+                        progress_file=str(scratch / f"{job.role}.json"),
                         job_id=f"{os.getpid()}-{job.role}",
                     ),
                 )

@@ -8,7 +8,6 @@ bits while it trains; it is merged into the whole ones. Optional: `pip install -
 
 import os
 import shutil
-import tempfile
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from agent.config.settings import PolicyTraining
 from agent.engine.tokenizer import Tokenizer
 from agent.networks.device import chosen_device
 from agent.networks.language_model import LanguageModel
+from agent.scratch import scratch_folder
 from agent.training.fit import DivergedError, ends_of, planned_steps
 from agent.training.job import Curve, Place, TrainingJob
 from agent.training.optimizer import TrainingSettings
@@ -92,11 +92,11 @@ class TrlJob(TrainingJob):
         )
         weight_bytes = model.get_memory_footprint()
         curve = Curve(place)
-        with tempfile.TemporaryDirectory(prefix="ratchet-trl-") as scratch:
+        with scratch_folder("trl") as scratch:
             common = _common(self.settings, num_steps, device, self.seed)
             peft_config = _lora(self.adapter.rank)
             trainer = self.trainer(
-                Opened(model, _tokenizer(parent.path), scratch, common, peft_config)
+                Opened(model, _tokenizer(parent.path), str(scratch), common, peft_config)
             )
             trainer.remove_callback(transformers.PrinterCallback)  # stdout belongs to the command
             trainer.add_callback(_reporting(curve, num_steps))

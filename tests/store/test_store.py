@@ -37,6 +37,7 @@ from store.recording import (
     read_journals,
     record_search,
 )
+from store.runs import create_run
 from store.schema import Base, NodeRow, Round, Run, SearchRow, SimulationRow, TrajectoryRow
 from store.selection import SelectionRule
 from tests.fakes import DigitWorld, root
@@ -123,6 +124,28 @@ def test_migrations_keep_what_a_store_holds(store: Store) -> None:
     assert read_tree(store, search_id) == before
     assert count(store, SearchRow) == 2 and count(store, TrajectoryRow) > 0
     assert not any(check_store(store).values())
+
+
+def test_passwords_that_older_versions_stored_are_hidden_by_migrating(url: str) -> None:
+    store = open_store(url)
+    secret = "postgresql+psycopg://u:s3cr3t-pw@h:1/d"
+    with store.session() as session:
+        create_run(
+            session,
+            "old",
+            task="t",
+            config={"store": secret, "seed": 1, "deep": [{"u": secret}], "x": "http://h/a@b"},
+            config_sha="c",
+            code_version="v",
+            seed=0,
+        )
+    command.downgrade(alembic_config(store.engine), "0010")
+    command.upgrade(alembic_config(store.engine), "head")
+    with store.session() as session:
+        config = session.scalar(select(Run.config).where(Run.name == "old"))
+    hidden = "postgresql+psycopg://u:***@h:1/d"
+    assert config == {"store": hidden, "seed": 1, "deep": [{"u": hidden}], "x": "http://h/a@b"}
+    store.close()
 
 
 def test_many_processes_may_open_a_fresh_store_at_once(url: str) -> None:

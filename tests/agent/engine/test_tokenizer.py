@@ -1,7 +1,9 @@
 """Texts of parts: whatever the vocabulary, they add up to the text of the whole."""
 
+import base64
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as FastTokenizer
 
 from agent.engine.tokenizer import Tokenizer
+from search.errors import CheckpointError, TaskError
 from tests.agent.chat import byte_level, sentencepiece_like
 
 TEXT = "so cats = 5+5\n5 cats so 🐈🐈, naïve façade → ½\n #### 10"
@@ -60,3 +63,51 @@ def test_a_nul_is_shown_by_its_symbol_and_the_tokens_stay(tmp_path: Path) -> Non
     ids = tokenizer.encode("a\0b", is_start=False)
     assert tokenizer.decode(ids) == "a\N{SYMBOL FOR NULL}b"
     assert tokenizer.fast.decode(ids) == "a\0b"
+
+
+def forged(folder: Path, **parts: Any) -> Tokenizer:
+    """The byte-level vocabulary with other parts of tokenizer.json."""
+    folder.mkdir(exist_ok=True)
+    content = json.loads(byte_level().to_str()) | parts
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    (folder / "config.json").write_text(json.dumps({"eos_token_id": 1}))
+    return Tokenizer(folder)
+
+
+def test_no_text_is_cut_or_filled_up_because_the_file_says_so(tmp_path: Path) -> None:
+    plain = forged(tmp_path / "plain").encode(TEXT)
+    truncation = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
+    padding = {"strategy": {"Fixed": 10**12}, "direction": "Right", "pad_to_multiple_of": None}
+    padding |= {"pad_id": 0, "pad_type_id": 0, "pad_token": "x"}
+    found = forged(tmp_path / "both", truncation=truncation, padding=padding)
+    assert found.encode(TEXT) == plain
+    assert found.encode_template([(TEXT, False)])[-len(plain) :] == plain
+
+
+def test_what_the_library_panics_at_is_a_message(tmp_path: Path) -> None:
+    found = forged(tmp_path, decoder={"type": "Strip", "content": "a", "start": 5, "stop": 5})
+    with pytest.raises(CheckpointError, match="decode"):
+        found.decode(found.encode("cats", is_start=False))
+    charsmap = base64.b64encode(b"\4\0\0\0\xff\xff\xff\xff" + b"x" * 20).decode()
+    normalizer = {"type": "Precompiled", "precompiled_charsmap": charsmap}
+    with pytest.raises(TaskError, match="spell"):
+        forged(tmp_path, normalizer=normalizer).encode("cats")
+
+
+def test_a_token_beyond_the_rows_of_the_model_is_refused_before_weights_are_read(
+    tmp_path: Path,
+) -> None:
+    size = forged(tmp_path).vocab_size
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"eos_token_id": 1, "vocab_size": size}))
+    assert Tokenizer(tmp_path).vocab_size == size
+    config.write_text(json.dumps({"eos_token_id": 1, "vocab_size": size - 1}))
+    with pytest.raises(CheckpointError, match=f"{size} tokens, the model {size - 1}"):
+        Tokenizer(tmp_path)
+    # One token whose number is far beyond their count.
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    content["model"]["vocab"]["zz"] = 5_000
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    config.write_text(json.dumps({"eos_token_id": 1, "vocab_size": size + 100}))
+    with pytest.raises(CheckpointError, match="5001 tokens"):
+        Tokenizer(tmp_path)
