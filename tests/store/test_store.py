@@ -529,6 +529,9 @@ def test_the_sql_console_bounds_time_and_rows(store: Store) -> None:
             ask_sql(store, "SELECT instr(hex(zeroblob(4900000)),hex(zeroblob(2400000))||'1')")
         with pytest.raises(UsageError, match="over 64,000,000"):
             ask_sql(store, f"{many_rows} SELECT hex(zeroblob(4000000)) FROM n", timeout_s=30)
+    else:
+        with pytest.raises(UsageError, match="over 64,000,000"):
+            ask_sql(store, f"{many_rows} SELECT repeat('x', 8000000) FROM n", timeout_s=30)
     many = endless.replace("FROM n)", "FROM n WHERE i < 50)").replace("count(*)", "i")
     answer = ask_sql(store, many, max_rows=10)
     assert (len(answer.rows), answer.is_cut, answer.columns) == (10, True, ["i"])
