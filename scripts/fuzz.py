@@ -434,7 +434,7 @@ def fuzz(num: int, seconds: float, number: int, doors: Sequence[str] = ()) -> Ta
     chosen = [(i, door) for i, door in enumerate(DOORS) if not doors or door.__name__ in doors]
     for i, door in chosen:
         own = settings(
-            max_examples=max(1, num // len(chosen)),
+            max_examples=-(-num // len(chosen)),
             deadline=None,
             database=None,
             phases=[Phase.generate],

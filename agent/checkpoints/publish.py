@@ -82,7 +82,7 @@ def publish(
         version = verify_checkpoint(scratch).version
         final = folder / f"{role}-{version}"
         if not (final.exists() and is_sound(final, version)):
-            _put(scratch, final)
+            take_place(scratch, final)
         return verify_checkpoint(final)
     except (OSError, SafetensorError) as error:
         what = f"the {role} checkpoint"
@@ -133,8 +133,8 @@ def _write(
 ) -> None:
     """All files of a checkpoint, the manifest last, flushed to disk."""
     save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
-    _dump(path / "config.json", config)
-    _dump(path / "ratchet.json", notes)
+    dump(path / "config.json", config)
+    dump(path / "ratchet.json", notes)
     # safetensors lets only the owner read what it writes; the other files go by the umask.
     (path / "model.safetensors").chmod((path / "config.json").stat().st_mode & 0o777)
     for pattern in (*_COPIED, *([DEMONSTRATIONS] if notes["role"] == "policy" else [])):
@@ -144,16 +144,16 @@ def _write(
     num_parameters = sum(tensor.numel() for tensor in tensors.values())
     facts = {"dtype": config["dtype"], "is_finite": True, "num_parameters": num_parameters}
     write_manifest(path, facts)
-    _flush_all(path)
+    flush_all(path)
 
 
-def _flush_all(path: Path) -> None:
+def flush_all(path: Path) -> None:
     for file in path.iterdir():
         _flush(file)
     _flush(path)
 
 
-def _dump(file: Path, value: Mapping[str, Any]) -> None:
+def dump(file: Path, value: Mapping[str, Any]) -> None:
     file.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -175,8 +175,8 @@ def copied(checkpoint: Checkpoint, folder: Path, role: str) -> Checkpoint:
             shutil.copytree(checkpoint.path, scratch)
             if not (scratch / MANIFEST).is_file():
                 write_manifest(scratch, {})
-            _flush_all(scratch)
-            _put(scratch, final)
+            flush_all(scratch)
+            take_place(scratch, final)
         except OSError as error:
             what = f"the {role} checkpoint"
             raise unwritable(folder, what, error, "--checkpoints", checkpoint.num_bytes) from error
@@ -185,7 +185,7 @@ def copied(checkpoint: Checkpoint, folder: Path, role: str) -> Checkpoint:
     return verify_checkpoint(final)
 
 
-def _put(scratch: Path, final: Path) -> None:
+def take_place(scratch: Path, final: Path) -> None:
     """A flushed directory takes its name, of which a damaged one is relieved first."""
     set_aside(final)
     os.replace(scratch, final)

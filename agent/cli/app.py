@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from agent.cli.inspect_app import inspect_app
+from agent.cli.models_app import models_app
 from agent.cli.options import (
     MAX_NUMBER,
     ConfigFile,
@@ -45,6 +46,7 @@ config_app = typer.Typer(no_args_is_help=True, help="Show the settings in force.
 app.add_typer(inspect_app, name="inspect")
 app.add_typer(store_app, name="store")
 app.add_typer(config_app, name="config")
+app.add_typer(models_app, name="models")
 
 
 def _show_version(is_wanted: bool) -> None:
@@ -260,22 +262,6 @@ def evaluate_command(
 def _most(settings: Config) -> int:
     """Held-out problems where nobody says how many."""
     return settings.num_held_out if settings.held_out else 200
-
-
-@app.command("models")
-def models_command(store: StoreUrl = None, config: ConfigFile = "", as_json: Json = False) -> None:
-    """List the checkpoints with their lineage and what was measured of them.
-
-    Examples:
-
-        ratchet models
-
-        ratchet models --json
-    """
-    settings = settings_of(flags_of(None, store=store), config)
-    from agent.cli.commands import models as command
-
-    command.run(settings, as_json)
 
 
 @app.command("status")

@@ -17,6 +17,7 @@ import pytest
 from agent.checkpoints.embedded import EMBEDDED
 from agent.cli.app import app, config_app, inspect_app, store_app
 from agent.cli.main import main
+from agent.cli.models_app import models_app
 from agent.config.load import load_config
 from tests.agent.conftest import write_checkpoint
 from tests.agent.rounds.small import ROOT, SMALL, improve, places
@@ -71,6 +72,7 @@ def test_every_command_has_two_examples_in_its_help() -> None:
         *inspect_app.registered_commands,
         *config_app.registered_commands,
         *store_app.registered_commands,
+        *models_app.registered_commands,
     ]
     assert len(commands) >= 14
     for command in commands:
