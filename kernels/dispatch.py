@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from kernels import arguments, reference
+from kernels import arguments, block_choice, reference
 from kernels.reference import Verified
 
 SWITCH = "RATCHET_KERNELS"
@@ -169,4 +169,6 @@ def verify_draft(
         from kernels.verify_draft import coupled
 
         return coupled(*inputs)
+    if V >= block_choice.LARGE:
+        return block_choice.verify_draft(*inputs)
     return reference.verify_draft(*inputs)

@@ -8,6 +8,7 @@ other weights than pickled ones, is refused; other files that lie in it are igno
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,11 @@ class Header:
     """Of all shards."""
     config_raw: bytes = field(repr=False)
     """The bytes of config.json that were read."""
+
+    @property
+    def num_parameters(self) -> int:
+        shapes = parameter_shapes(self.architecture, self.is_critic).values()
+        return sum(prod(shape) for shape in shapes)
 
     @property
     def is_critic(self) -> bool:

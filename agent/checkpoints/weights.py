@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from agent.checkpoints.checkpoint import Checkpoint
 from agent.checkpoints.files import opened
@@ -75,9 +75,14 @@ def load_model(
     checkpoint: Checkpoint, dtype: torch.dtype = torch.float32, device: str = "cpu"
 ) -> LanguageModel:
     """The network with its weights, in evaluation mode."""
-    with tensors_of(checkpoint) as tensors:
+    with torch.device("meta"):  # no random weights are made first
         model = build(checkpoint.architecture, checkpoint.is_critic)
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.copy_(tensors[name])
-    return model.to(device=device, dtype=dtype).eval()
+    with tensors_of(checkpoint) as tensors:
+        loaded: dict[int, nn.Parameter] = {}
+        for name, empty in list(model.named_parameters(remove_duplicate=False)):
+            if id(empty) not in loaded:  # a tied head is its embedding under another name
+                weight = tensors[name].to(device=device, dtype=dtype, copy=True)
+                loaded[id(empty)] = nn.Parameter(weight.contiguous())
+            owner, _, leaf = name.rpartition(".")
+            model.get_submodule(owner).register_parameter(leaf, loaded[id(empty)])
+    return model.to(device=device).eval()

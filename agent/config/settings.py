@@ -215,6 +215,11 @@ class HostingSettings(Section):
         1, ge=1, le=1_024, description="torch threads of each actor and of training"
     )
     device: str = Field("auto", description="auto, cpu or cuda")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="what weights are held in; auto: bfloat16 on a GPU, and on a CPU that "
+        "multiplies it for models from ten million parameters on",
+    )
     engine: Literal["torch", "vllm"] = Field("torch", description="what runs the policy")
     batch_rows: int = Field(512, ge=1, le=65_536, description="rows of one forward, at most")
     cohort: int = Field(250, ge=1, le=MANY, description="searches that step together")

@@ -138,7 +138,7 @@ class CompletionBatch:
         choices, raw = found.tokens.tolist(), found.logprob.tolist()
         processed = found.processed_logprob.tolist()
         # Places behind a shorter draft hold zeros.
-        is_bad = (~torch.isfinite(logits_NQV).flatten(1).all(dim=1)).tolist()
+        is_bad = (~torch.isfinite(logits_NQV.flatten(1).sum(dim=1))).tolist()
         accepted = found.num_accepted.tolist() if drafts.tokens else []
         if self.drafter and accepted:
             self.drafter.note(drafts, accepted)

@@ -20,6 +20,7 @@ from agent.engine.feed import Where, placed, prefill, within
 from agent.engine.job_cache import Ids
 from agent.engine.prefix_cache import KeptWork, Prefix, Segment, Workspace
 from agent.engine.requests import Generated, OptionRequest, Options
+from kernels.block_choice import LARGE
 from kernels.noise import follow, gumbel
 
 NEVER = float("-inf")
@@ -193,17 +194,22 @@ class OptionBatch:
 
     def _note(self, fed: Sequence[tuple[Enumeration, Partial]], logits_RV: Tensor) -> None:
         """Tell each enumeration how the partial options that were fed may go on."""
-        is_finite = torch.isfinite(logits_RV).all(dim=-1).tolist()
+        is_finite = torch.isfinite(logits_RV.sum(dim=-1)).tolist()
         logprob_RV = torch.log_softmax(logits_RV, dim=-1).nan_to_num(NEVER)
+        num = min(CONTINUATIONS, logprob_RV.shape[1])
         streams: Ids | None = None
+        token_RC: Tensor | None = None
         if self.is_drawn:
             streams, rank_RV = self._perturbed([p for _, p in fed], logprob_RV)
         else:
+            if logprob_RV.shape[1] >= LARGE:  # the rest is done with those alone that count
+                logprob_RV, token_RC = logprob_RV.topk(num, dim=1)
             parent_R = torch.tensor([p.score for _, p in fed], dtype=torch.float64)
             rank_RV = parent_R.to(logprob_RV.device)[:, None] + logprob_RV.double()
             rank_RV = rank_RV.masked_fill(rank_RV < LEAST_LOGPROB, NEVER)
-        score_RC, token_RC = rank_RV.topk(min(CONTINUATIONS, rank_RV.shape[1]), dim=1)
-        logprobs = logprob_RV.gather(1, token_RC).double().cpu().numpy()
+        score_RC, at_RC = rank_RV.topk(num, dim=1)
+        logprobs = logprob_RV.gather(1, at_RC).double().cpu().numpy()
+        token_RC = at_RC if token_RC is None else token_RC.gather(1, at_RC)
         num_R = (score_RC > NEVER).sum(dim=1).tolist()
         scores, tokens = score_RC.cpu().numpy(), token_RC.cpu().numpy()
         for r, (work, partial) in enumerate(fed):

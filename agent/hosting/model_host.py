@@ -31,7 +31,7 @@ from agent.engine.requests import (
 from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
 from agent.engine.vllm_engine import VllmEngine
-from agent.networks.device import chosen_device
+from agent.networks.device import chosen_device, chosen_dtype
 from agent.networks.language_model import LanguageModel
 from critics.heads import log_odds
 
@@ -43,6 +43,8 @@ class HostSettings:
     threads: int = 1
     device: str = "auto"
     """`auto` takes cuda where there is one."""
+    dtype: str = "auto"
+    """float32, bfloat16, or `auto`: see `chosen_dtype`."""
     engine: str = "torch"
     """Of the policy: torch or vllm."""
     batch_rows: int = 512
@@ -56,6 +58,7 @@ class HostSettings:
         return cls(
             threads=hosting.threads,
             device=hosting.device,
+            dtype=hosting.dtype,
             engine=hosting.engine,
             batch_rows=hosting.batch_rows,
             kv_bytes=hosting.kv_mib * 2**20,
@@ -73,6 +76,8 @@ class Host(ABC):
         self.device = chosen_device(settings.device)
         self.num_calls = 0
         self._models: dict[str, tuple[Checkpoint, Any]] = {}
+        self.dtypes: dict[str, str] = {}
+        """What each version's weights are held in."""
 
     def load(self, ref: ModelRef) -> str:
         """Make the weights ready; returns their version. Raises CheckpointError."""
@@ -83,6 +88,7 @@ class Host(ABC):
         return {
             "versions": list(self._models),
             "device": self.device,
+            "dtypes": dict(self.dtypes),
             "calls": self.num_calls,
         }
 
@@ -92,10 +98,12 @@ class Host(ABC):
             self._models[ref.version] = self._models.pop(ref.version)
             return self._models[ref.version][1]
         checkpoint = verify_ref(ref)
-        dtype = torch.bfloat16 if self.device.startswith("cuda") else torch.float32
+        dtype = chosen_dtype(self.settings.dtype, self.device, ref.header.num_parameters)
+        self.dtypes[ref.version] = str(dtype).removeprefix("torch.")
         model = self._wrap(checkpoint, load_model(checkpoint, dtype, self.device))
         self._models[ref.version] = (checkpoint, model)
         while len(self._models) > KEPT_MODELS:
+            self.dtypes.pop(next(iter(self._models)), None)
             self._models.pop(next(iter(self._models)))
         return model
 

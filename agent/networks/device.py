@@ -1,8 +1,16 @@
-"""Which device a network computes on."""
+"""Which device a network computes on, and in which floating-point type."""
+
+from functools import cache
+from pathlib import Path
 
 import torch
 
 from search.errors import ResourceError
+
+LARGE = 10_000_000
+"""Parameters from which on `auto` takes bfloat16: below, few products are large enough to gain."""
+BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16", "bf16", "svebf16"}
+"""Of /proc/cpuinfo: processors that multiply bfloat16 natively (x86, then ARM)."""
 
 
 def chosen_device(name: str) -> str:
@@ -15,3 +23,23 @@ def chosen_device(name: str) -> str:
     if name != "auto":
         return name
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def chosen_dtype(name: str, device: str, num_parameters: int) -> torch.dtype:
+    """float32 or bfloat16; `auto` takes bfloat16 on a GPU, and on a CPU for a model of at least
+    `LARGE` parameters where the processor multiplies it natively."""
+    if name != "auto":
+        return torch.bfloat16 if name == "bfloat16" else torch.float32
+    is_fast = device.startswith("cuda") or (num_parameters >= LARGE and multiplies_bfloat16())
+    return torch.bfloat16 if is_fast else torch.float32
+
+
+@cache
+def multiplies_bfloat16() -> bool:
+    """Whether this processor has instructions for products of bfloat16."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+    return bool(BFLOAT16_FLAGS & set(flags.split()))

@@ -122,7 +122,8 @@ class Decoder(LanguageModel):
             self.lm_head = nn.Linear(arch.hidden_size, arch.vocab_size, bias=False)
             if arch.is_tied:
                 self.lm_head.weight = self.model.embed_tokens.weight
-        self.register_buffer("frequencies", rope_frequencies(arch), persistent=False)
+        with torch.device("cpu"):  # where the weights are to be loaded later, on none (meta)
+            self.register_buffer("frequencies", rope_frequencies(arch), persistent=False)
 
     @property
     def head(self) -> Tensor:
