@@ -46,7 +46,7 @@ def refusal(command: str) -> str:
     """Why a command line cannot be typed; empty when it can. Only its shape is looked at."""
     found: Any = typer.main.get_command(app)
     words = shlex.split(command.replace("|", " ").replace("...", ""))
-    while words and hasattr(found, "commands"):
+    while words and hasattr(found, "commands") and not words[0].startswith("--"):
         name = words.pop(0)
         if name not in found.commands:
             return f"no command {name!r}"
