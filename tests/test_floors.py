@@ -48,6 +48,10 @@ ROOMS = {
     },
     "solve": {"search_models", "tasks"},
     "evaluation": {"engine", "imagination", "search_models", "tasks"},
+    "teach": {
+        *("checkpoints", "config", "engine", "evaluation", "hosting", "progress", "prompts"),
+        *("search_models", "tasks", "training"),
+    },
     "reports": {"checkpoints", "evaluation"},
     "rounds": {
         *("checkpoints", "config", "engine", "evaluation", "hosting", "imagination"),
@@ -56,7 +60,7 @@ ROOMS = {
     "cli": {
         *("checkpoints", "config", "evaluation", "hosting", "imagination", "lengths"),
         *("open_models", "signals", "visible"),
-        *("progress", "prompts", "reports", "rounds", "search_models", "solve", "tasks"),
+        *("progress", "prompts", "reports", "rounds", "search_models", "solve", "tasks", "teach"),
     },
     "__main__": {"cli", "signals"},
 }

@@ -9,7 +9,7 @@ import re
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +27,12 @@ from agent.checkpoints.publish import dump, flush_all, sweep, take_place
 from agent.networks.architecture import SIZES, Architecture
 from agent.networks.llama import rope_frequencies
 from agent.networks.shapes import parameter_shapes
-from agent.progress import Progress
 from search.errors import CheckpointError, UsageError
 from store.disks import unwritable
 from store.leases import owner_name
 
+OnTensor = Callable[[int, int], None]
+"""Called with (tensors done, tensors in all)."""
 FAMILIES = ("llama", "qwen2", "qwen3")
 EXACT = ("F32", "F16", "BF16")
 SHARD_BYTES = 2 * 2**30
@@ -70,7 +71,7 @@ class Imported:
         return not set(self.kinds) <= set(EXACT)
 
 
-def import_gguf(file: Path, folder: Path, progress: Progress) -> Imported:
+def import_gguf(file: Path, folder: Path, on_tensor: OnTensor = lambda done, num: None) -> Imported:
     """Write the model of a GGUF file, in bfloat16, to a new folder.
 
     The folder appears when it is whole; what a killed import left is swept. Raises UsageError for a
@@ -85,10 +86,9 @@ def import_gguf(file: Path, folder: Path, progress: Progress) -> Imported:
         found = _sources(opened, config)
         num_bytes = 2 * sum(int(np.prod(t.shape)) for t in found.values())
         kinds = Counter(tensor.kind for tensor in found.values())
-        progress.stage("importing", len(found), "tensors")
         try:
             scratch.mkdir(parents=True)
-            _write_weights(opened, found, config, scratch, progress)
+            _write_weights(opened, found, config, scratch, on_tensor)
             _write_texts(opened, config, scratch, file, kinds)
             flush_all(scratch)
             version = verify_checkpoint(scratch).version
@@ -251,7 +251,7 @@ def _write_weights(
     found: Mapping[str, GgufTensor],
     config: Mapping[str, Any],
     folder: Path,
-    progress: Progress,
+    on_tensor: OnTensor,
 ) -> None:
     """bfloat16 in shards, so that no more than one of them is in memory."""
     groups: list[list[str]] = [[]]
@@ -275,7 +275,7 @@ def _write_weights(
             tensors[name] = _weight(opened, name, found[name], config)
             index[name] = file
             done += 1
-            progress.update(done)
+            on_tensor(done, len(found))
         save_file(tensors, folder / file, metadata={"format": "pt"})
     if len(groups) > 1:
         dump(folder / "model.safetensors.index.json", {"weight_map": index})

@@ -22,11 +22,13 @@ from agent.cli.options import (
     Simulations,
     StoreUrl,
     TaskName,
+    finite,
     flags_of,
     settings_of,
 )
 from agent.cli.store_app import store_app
 from agent.cli.streams import standard_input
+from agent.config.paths import path_of
 from agent.config.settings import MANY, Config
 from agent.rounds.code_version import code_version
 from search.errors import UsageError
@@ -262,6 +264,86 @@ def evaluate_command(
 def _most(settings: Config) -> int:
     """Held-out problems where nobody says how many."""
     return settings.num_held_out if settings.held_out else 200
+
+
+@app.command("teach")
+def teach_command(
+    out: Annotated[str, typer.Option("--out", metavar="DIR", help="new folder of the policy")],
+    policy: Policy = None,
+    task: TaskName = None,
+    problems: Problems = None,
+    held_out: HeldOut = None,
+    epochs: Annotated[
+        float,
+        typer.Option("--epochs", min=0.01, max=100.0, callback=finite, help="passes over the rows"),
+    ] = 2.0,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", min=1, max=65_536, help="rows a step")
+    ] = 32,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            "--learning-rate",
+            min=1e-9,
+            max=1.0,
+            callback=finite,
+            help="AdamW's; unset: by the size of the model",
+        ),
+    ] = None,
+    trainer: Annotated[str | None, typer.Option("--trainer", help="own (our loop) or trl")] = None,
+    lora_rank: Annotated[
+        int | None, typer.Option("--lora-rank", min=0, max=4_096, help="LoRA, by trl; 0: none")
+    ] = None,
+    num_problems: Annotated[
+        int,
+        typer.Option(
+            "--num-problems",
+            min=0,
+            max=MANY,
+            help="held-out problems answered before and after; 0: none",
+        ),
+    ] = 200,
+    store: StoreUrl = None,
+    seed: Seed = None,
+    config: ConfigFile = "",
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Teach a policy the form of answers: fine-tune it on the worked answers of a file.
+
+    Run the same command again after it was stopped: it goes on. The result is what
+    `ratchet improve --policy` takes.
+
+    Examples:
+
+        ratchet teach --problems train.jsonl --policy ./smollm2 --out ./taught
+
+        ratchet teach --problems train.jsonl --held-out dev.jsonl --policy ./smollm2 \\
+          --out ./taught --epochs 3 --num-problems 300
+
+        ratchet teach --problems train.jsonl --policy ./llama --out ./taught --trainer trl \\
+          --lora-rank 16
+    """
+    flags = flags_of(
+        set_,
+        policy=policy,
+        task=task,
+        problems=problems,
+        held_out=held_out,
+        store=store,
+        seed=seed,
+        training__trainer=trainer,
+        training__lora_rank=lora_rank,
+    )
+    settings = settings_of(flags, config, INLINE | {"task": "jsonl"})
+    if not settings.policy:
+        raise UsageError("no policy is named", "add --policy DIR, a transformers folder")
+    folder = path_of(out, "--out")
+    from agent.cli.commands import teach as command
+    from agent.teach import Course
+
+    course = Course(epochs, batch_size, learning_rate, num_problems)
+    command.run(settings, folder, course, as_json)
 
 
 @app.command("status")

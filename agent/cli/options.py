@@ -17,15 +17,16 @@ MAX_ID = 2**63 - 1
 """Of a search, as databases count."""
 
 
-def _finite(value: float) -> float:
-    if value != value:  # NaN, which no bound keeps out
+def finite(value: float | None) -> float | None:
+    """The value. Raises BadParameter for NaN, which no bound keeps out."""
+    if value is not None and value != value:
         raise typer.BadParameter("is no number")
     return value
 
 
 Timeout = Annotated[
     float,
-    typer.Option("--timeout", min=0.01, max=3600.0, callback=_finite, help="seconds"),
+    typer.Option("--timeout", min=0.01, max=3600.0, callback=finite, help="seconds"),
 ]
 ConfigFile = Annotated[str, typer.Option("--config", help="TOML file; ratchet.toml if it is there")]
 Set = Annotated[

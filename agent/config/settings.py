@@ -121,6 +121,11 @@ class PolicyTraining(Section):
     position_span: int | None = Field(
         None, ge=0, le=TOKENS, description="range of random positions"
     )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="what products of training are made in, weights being float32; auto: as "
+        "hosting.dtype",
+    )
     replay_share: float = Field(
         0.35, ge=0, lt=1, description="share of demonstrations among the training texts"
     )

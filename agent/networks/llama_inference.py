@@ -26,6 +26,8 @@ from kernels import dispatch
 
 ALIGNMENT = 64
 MIN_ROWS = 4
+LOGIT_ROWS = 512
+"""Rows whose logits are in memory together where they are made in bfloat16."""
 QUERY_BLOCK = 32
 """Queries that torch's CPU attention multiplies at once."""
 
@@ -100,7 +102,19 @@ class LlamaInference:
 
     def logprobs_of(self, hidden_RE: Tensor, target_M: Tensor, rows_M: Tensor) -> Tensor:
         """log p(target) after the state of each wanted row, float32 [M]."""
+        if self.dtype == torch.bfloat16 and self.device.type == "cpu":
+            return self._low_logprobs(hidden_RE, target_M, rows_M)
         return dispatch.linear_logprob(hidden_RE, self.head.t(), target_M, rows_M=rows_M)
+
+    def _low_logprobs(self, hidden_RE: Tensor, target_M: Tensor, rows_M: Tensor) -> Tensor:
+        """By the logits that decoding makes: no float32 copy of the head is made for each part."""
+        found = torch.empty(len(target_M), dtype=torch.float32)
+        for start in range(0, len(target_M), LOGIT_ROWS):
+            part = slice(start, start + LOGIT_ROWS)
+            z_PV = self.logits(hidden_RE[rows_M[part]])
+            picked_P = z_PV.gather(1, target_M[part, None].clamp(min=0))[:, 0]
+            found[part] = picked_P - torch.logsumexp(z_PV, dim=1)
+        return found.masked_fill_(target_M < 0, 0.0)
 
     def forward(self, tokens_R: Tensor, places: Places, cache: list[Tensor]) -> Tensor:
         """Hidden states [R, E] after the last norm; writes the rows' keys and values.

@@ -6,6 +6,7 @@ math-verify.
 """
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ from search.errors import TaskError
 from search.score import Finding
 from search.state import Problem
 
+ANNOTATION = re.compile(r"<<[^<>\n]{0,200}>>")
+"""What GSM8K puts before each result for a calculator that fills it in."""
 INSTRUCTION = (
     "Solve the problem step by step, one step a line. "
     "End with a line '#### ' followed by the answer."
@@ -200,6 +203,20 @@ class Jsonl(Task):
             for row in self.rows
             if row.worked is not None and not self.keeps_out(self.key(row.text))
         ]
+
+    def lessons(self) -> list[Demonstration]:
+        """The worked answers that may be learned from, without the calculator's annotations
+        (`<<48/2=24>>`), and with a last line that says the answer where only the row does."""
+        found = []
+        for row in self.rows:
+            if row.worked is None or self.keeps_out(self.key(row.text)):
+                continue
+            worked = ANNOTATION.sub("", row.worked).rstrip()
+            if row.answer is not None and final_answer(worked) is None:
+                worked += f"\n#### {row.answer.strip()}"
+            steps = tuple(worked.splitlines(keepends=True))
+            found.append(Demonstration(self.new_problem(row.text, row.answer, "given"), steps))
+        return found
 
     def given(self, seed: int) -> list[Problem]:
         """The file's own problems."""

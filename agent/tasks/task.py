@@ -141,6 +141,10 @@ class Task:
         Empty where there are none."""
         return []
 
+    def lessons(self) -> list[Demonstration]:
+        """Worked problems that a policy may be taught the form of answers with; empty without."""
+        return []
+
     def demonstrations(self, num: int, seed: int) -> list[Demonstration]:
         """Worked problems to replay in training; empty where there are none."""
         return []

@@ -1,7 +1,7 @@
 """Early stopping: the weights that did best on texts that no step learned from."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -10,6 +10,9 @@ MOST_MEASURED = 512
 """Held-out rows looked at each time."""
 OVERFITTED = 1.1
 """A policy's last weights are kept unless their loss is this many times the best one's."""
+
+
+SEEN = ("first_loss", "best_loss", "best_step", "last_loss", "last_step")
 
 
 class Snapshot:
@@ -70,6 +73,16 @@ class Snapshot:
             self.best_loss, self.best_step = self.last_loss, self.last_step
         elif self._best:
             self.model.load_state_dict(self._best)
+
+    def state(self) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+        """What it has seen, and the best weights so far."""
+        return {name: getattr(self, name) for name in SEEN}, self._best
+
+    def load(self, seen: Mapping[str, float], best: Mapping[str, torch.Tensor]) -> None:
+        """Take up what `state` gave."""
+        for name in SEEN:
+            setattr(self, name, seen[name])
+        self._best = dict(best)
 
     def report(self, losses: Sequence[float]) -> dict[str, float]:
         """Last training loss, held-out loss before and of the weights kept, and their step."""

@@ -1,18 +1,21 @@
 """The loop that every training job on stored rows shares: batches, steps, looks, progress."""
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from agent.networks.device import LARGE, chosen_dtype
 from agent.networks.language_model import LanguageModel
 from agent.training.early_stop import Snapshot
 from agent.training.examples import batches, stretched_positions
-from agent.training.optimizer import Optimizer, TrainingSettings
+from agent.training.optimizer import MICRO_TOKENS, Optimizer, TrainingSettings
 from agent.training.ranks import add_gradients, own_rows, rank, total, world_size
+from agent.training.resume import Resume
 from search.errors import RatchetError
 
 OnStep = Callable[[int, int, float], None]
@@ -51,6 +54,11 @@ class FitPlan:
     num_steps: int
     settings: TrainingSettings
     seed: int
+    is_additive: bool = False
+    """Whether the loss of a batch is the sum of those of its rows: then it may be lowered a part of
+    the rows at a time, within the memory of `micro_tokens`."""
+    resume: Resume | None = None
+    """Where the state is kept, to go on after a kill; None: nowhere."""
 
 
 def fit(
@@ -70,21 +78,34 @@ def fit(
     rng = np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed)
     optimizer = Optimizer(model, settings, num_steps)
-    losses: list[float] = []
+    dtype = product_dtype(model, settings)
+    usual = MICRO_TOKENS if num_parameters(model) >= LARGE else 0
+    most_tokens = (settings.micro_tokens or usual) if plan.is_additive else 0
+    losses = plan.resume.load(model, optimizer, snapshot) if plan.resume else []
+    taken = len(losses)
     model.train()
     for step, rows in enumerate(batches(lengths, plan.batch_size, num_steps, rng), 1):
         positions = None
         if settings.position_span:
             longest = max(lengths[i] for i in rows)
             positions = stretched_positions(len(rows), longest, settings.position_span, generator)
+        if step <= taken:  # before the process was killed
+            continue
+        mine = own_rows(rows)
+        if positions is not None:
+            positions = positions[rank() :: world_size()]
         own = 0.0
-        if mine := own_rows(rows):
+        for start, end in _micro_batches([lengths[i] for i in mine], most_tokens):
+            part = mine[start:end]
             if positions is not None:
-                longest = max(lengths[i] for i in mine)
-                positions = positions[rank() :: world_size(), :longest]
-            loss = loss_of(Batch(mine, rows, positions))
+                longest = max(lengths[i] for i in part)
+                batch = Batch(part, rows, positions[start:end, :longest])
+            else:
+                batch = Batch(part, rows, None)
+            with products_in(dtype, model.device):
+                loss = loss_of(batch)
             loss.backward()
-            own = float(loss.detach())
+            own += float(loss.detach())
         add_gradients(optimizer.parameters)
         optimizer.step(step - 1)
         losses.append(total(own))
@@ -98,10 +119,40 @@ def fit(
         if snapshot is not None:
             snapshot.after(step, num_steps)
         after_step(step)
+        if plan.resume is not None:
+            plan.resume.save(model, optimizer, snapshot, losses)
     if snapshot is not None:
         snapshot.restore()
     model.eval()
     return losses
+
+
+def num_parameters(model: LanguageModel) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def product_dtype(model: LanguageModel, settings: TrainingSettings) -> torch.dtype:
+    """What the products of a model's training are made in."""
+    return chosen_dtype(settings.dtype, model.device.type, num_parameters(model))
+
+
+@contextlib.contextmanager
+def products_in(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
+    """Products of this type and all else in float32, for as long as the block."""
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        yield
+
+
+def _micro_batches(lengths: Sequence[int], most_tokens: int) -> Iterator[tuple[int, int]]:
+    """Runs (start, end) of rows that have at most so many tokens when padded; 0: all of them."""
+    start = longest = 0
+    for i, length in enumerate(lengths):
+        longest = max(longest, length)
+        if most_tokens and i > start and longest * (i + 1 - start) > most_tokens:
+            yield start, i
+            start, longest = i, length
+    if lengths:
+        yield start, len(lengths)
 
 
 def ends_of(losses: Sequence[float]) -> tuple[float, float]:

@@ -1,8 +1,12 @@
 """Optimisers and the learning-rate schedule that every training job shares."""
 
+from collections.abc import Mapping
+
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
+
+MICRO_TOKENS = 2048
 
 
 class TrainingSettings(BaseModel):
@@ -10,6 +14,11 @@ class TrainingSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    dtype: str = Field("auto", pattern="^(auto|float32|bfloat16)$")
+    """Of products; weights, gradients and the optimiser's state are float32 (autocast)."""
+    micro_tokens: int = Field(0, ge=0)
+    """Tokens, padding included, whose activations are in memory together; 0: `MICRO_TOKENS` for a
+    model from `device.LARGE` parameters on, else all of a batch."""
     num_steps: int = Field(400, ge=1)
     batch_size: int = Field(48, ge=1)
     optimizer: str = Field("adamw", pattern="^(adamw|muon)$")
@@ -64,6 +73,25 @@ class Optimizer:
             part.step()
             part.zero_grad(set_to_none=True)
         return float(norm)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The tensors that later steps depend on, by part, parameter and name."""
+        return {
+            f"{number}.{index}.{name}": value
+            for number, (part, _) in enumerate(self.parts)
+            for index, values in part.state_dict()["state"].items()
+            for name, value in values.items()
+        }
+
+    def load(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take up what `state` gave."""
+        for number, (part, _) in enumerate(self.parts):
+            values: dict[int, dict[str, torch.Tensor]] = {}
+            for key, value in state.items():
+                of_part, index, name = key.split(".", 2)
+                if int(of_part) == number:
+                    values.setdefault(int(index), {})[name] = value
+            part.load_state_dict(part.state_dict() | {"state": values})
 
     def _factor(self, index: int) -> float:
         warmup = max(1, round(self.settings.warmup_share * self.num_steps))

@@ -10,6 +10,9 @@ from agent.training.optimizer import TrainingSettings
 from search.errors import CheckpointError
 from search.randomness import derive_seed
 
+FULL_RATE = 3e-4
+FULL_SIZE = 135_000_000
+
 
 def policy_settings(config: PolicyTraining, checkpoint: Header) -> TrainingSettings:
     """Settings of the policy's job: what is set, else what the checkpoint's notes recommend.
@@ -17,6 +20,7 @@ def policy_settings(config: PolicyTraining, checkpoint: Header) -> TrainingSetti
     Raises CheckpointError for notes that recommend what cannot be.
     """
     values: dict[str, Any] = dict(checkpoint.notes.get("training", {}))
+    values["dtype"] = config.dtype
     for name in ("learning_rate", "matrix_learning_rate", "optimizer", "position_span"):
         if getattr(config, name) is not None:
             values[name] = getattr(config, name)
@@ -35,6 +39,15 @@ def policy_settings(config: PolicyTraining, checkpoint: Header) -> TrainingSetti
             f"{first['msg'].lower()}",
             "mend or remove the file's 'training'",
         ) from error
+
+
+def pretrained_rate(checkpoint: Header, lora_rank: int = 0) -> float:
+    """AdamW's rate for a pretrained model: 3e-4 up to 135 million parameters, from there falling
+    with the root of their number, which is where published recipes of 1 to 8 billion are. LoRA
+    takes the whole of it: few numbers move."""
+    if lora_rank:
+        return FULL_RATE
+    return float(min(FULL_RATE, FULL_RATE * (FULL_SIZE / checkpoint.num_parameters) ** 0.5))
 
 
 def critic_settings(

@@ -1,8 +1,10 @@
 """Running training jobs: as Ray tasks beside the actors, or one after the other in this process."""
 
+import contextlib
 import json
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -90,6 +92,34 @@ class TrainingRunner:
             return train_together(job, place, self.workers)
         except FAILED_TRAINING as error:
             return error
+
+
+def run_job(job: TrainingJob, place: Place, progress: Progress) -> Trained:
+    """One job in this process, its progress told step by step."""
+    with scratch_folder("jobs") as scratch:
+        own = replace(place, progress_file=str(scratch / "job.json"))
+        progress.stage("training", job.settings.num_steps, "steps")
+        with _shown(own, progress):
+            return job.run(own)
+
+
+@contextlib.contextmanager
+def _shown(place: Place, progress: Progress) -> Iterator[None]:
+    """What the job writes to its progress file, told once a second for as long as the block."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(1.0):
+            _show(place, progress)
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+        _show(place, progress)
 
 
 def _run(job: TrainingJob, place: Place) -> Trained:

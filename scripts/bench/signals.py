@@ -38,6 +38,11 @@ def command(folder: Path, hosting: str) -> list[str]:
     return [sys.executable, "-m", "agent", "improve", "--hosting", hosting, *places, *sets]
 
 
+def _listening() -> None:
+    """A hang-up that whoever started us ignores (nohup) would stay ignored."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def left(mark: str) -> list[int]:
     """Processes that were begun by a command with this mark."""
     found = []
@@ -62,6 +67,7 @@ def one(hosting: str, stage: str, number: signal.Signals, is_twice: bool) -> dic
             text=True,
             env=os.environ | {MARK: mark, "PYTHONUNBUFFERED": "1"},
             start_new_session=True,
+            preexec_fn=_listening,
         )
         said: list[str] = []
         assert process.stderr is not None

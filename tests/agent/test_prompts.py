@@ -165,6 +165,9 @@ def test_marks_that_are_no_special_tokens_are_not_read_from_a_users_text(tmp_pat
     fast = FastTokenizer.from_file(str(model / "tokenizer.json"))
     fast.add_tokens([AddedToken("<think>", normalized=False), AddedToken("</think>")])
     fast.save(str(model / "tokenizer.json"))
+    config = json.loads((model / "config.json").read_text())
+    config["vocab_size"] = fast.get_vocab_size()  # the model has rows for them
+    (model / "config.json").write_text(json.dumps(config))
     marks = {fast.token_to_id("<think>"), fast.token_to_id("</think>")}
     for style in ("plain", "chat"):
         ours = prompts(task_of(tmp_path), model, style=style)

@@ -10,8 +10,14 @@ from agent.progress import make_progress
 
 def run(file: str, folder: str, as_json: bool) -> None:
     progress = make_progress(quiet=as_json)
+
+    def told(done: int, num: int) -> None:
+        if done == 1:
+            progress.stage("importing", num, "tensors")
+        progress.update(done)
+
     try:
-        found = import_gguf(path_of(file, "FILE"), path_of(folder, "DIR"), progress)
+        found = import_gguf(path_of(file, "FILE"), path_of(folder, "DIR"), told)
     finally:
         progress.close()
     if as_json:

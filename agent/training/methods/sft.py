@@ -1,7 +1,9 @@
 """Supervised fine-tuning: lower the negative log-likelihood of texts (also: distil a drafter)."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -11,12 +13,22 @@ from agent.checkpoints.checkpoint import Checkpoint
 from agent.networks.language_model import LanguageModel
 from agent.training.early_stop import Snapshot
 from agent.training.examples import Example
-from agent.training.fit import Batch, FitPlan, OnStep, ends_of, fit, planned_steps
+from agent.training.fit import (
+    Batch,
+    FitPlan,
+    OnStep,
+    ends_of,
+    fit,
+    planned_steps,
+    product_dtype,
+    products_in,
+)
 from agent.training.job import LoopJob
 from agent.training.lesson import Lesson
 from agent.training.logprobs import counted_logprobs
 from agent.training.mixture import with_dev
 from agent.training.optimizer import TrainingSettings
+from agent.training.resume import Resume
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +52,22 @@ class SftJob(LoopJob):
     dev: Sequence[Example] = ()
     """Texts that training stops early by; none where there are too few."""
 
+    resume_file: str = ""
+    """Where the state of the training is kept, to go on after a kill; empty: nowhere."""
+
     can_be_shared: ClassVar[bool] = True
 
     def train(
         self, model: LanguageModel, parent: Checkpoint, progress: OnStep
     ) -> tuple[LanguageModel, dict[str, Any]]:
-        report = train_on_texts(model, self.examples, self.settings, self.seed, progress, self.dev)
+        resume = None
+        if self.resume_file:
+            depends = (parent.version, self.settings.model_dump_json(), self.seed)
+            told = repr((*depends, [(e.tokens, e.num_prompt) for e in (*self.examples, *self.dev)]))
+            resume = Resume(Path(self.resume_file), hashlib.sha256(told.encode()).hexdigest())
+        report = train_on_texts(
+            model, self.examples, self.settings, self.seed, progress, self.dev, resume
+        )
         return model, asdict(report) | {"method": "sft"}
 
 
@@ -56,6 +78,7 @@ def train_on_texts(
     seed: int,
     progress: OnStep | None = None,
     dev: Sequence[Example] = (),
+    resume: Resume | None = None,
 ) -> SftReport:
     """Lower the mean negative log-likelihood of the learned tokens, in place.
 
@@ -65,8 +88,13 @@ def train_on_texts(
     Raises DivergedError when the loss stops being finite; the model is then of no use.
     """
     num_steps = planned_steps(len(examples), settings)
-    measure = (lambda: mean_loss(model, dev)) if dev else None
-    snapshot = Snapshot(model, measure, num_steps, may_stay=False)
+    dtype = product_dtype(model, settings)
+
+    def measured() -> float:
+        with products_in(dtype, model.device):
+            return mean_loss(model, dev)
+
+    snapshot = Snapshot(model, measured if dev else None, num_steps, may_stay=False)
 
     def loss_of(batch: Batch) -> Tensor:
         num_learned = sum(
@@ -76,7 +104,7 @@ def train_on_texts(
         return -learned_logprobs(model, part, batch.positions_BT).sum() / num_learned
 
     lengths = [len(e.tokens) for e in examples]
-    plan = FitPlan(lengths, settings.batch_size, num_steps, settings, seed)
+    plan = FitPlan(lengths, settings.batch_size, num_steps, settings, seed, True, resume)
     losses = fit(model, plan, loss_of, progress, snapshot)
     return SftReport(
         num_steps,

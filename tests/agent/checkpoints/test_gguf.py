@@ -22,7 +22,6 @@ from agent.networks.architecture import Architecture
 from agent.networks.language_model import LanguageModel
 from agent.networks.llama import rope_frequencies
 from agent.networks.registry import build
-from agent.progress import Silent
 from search.errors import CheckpointError, UsageError
 from tests.agent.chat import byte_level
 
@@ -127,7 +126,7 @@ def random_model(family: str = "llama", **config: Any) -> LanguageModel:
 
 
 def imported(file: Path, folder: Path) -> Imported:
-    return import_gguf(file, folder, Silent())
+    return import_gguf(file, folder)
 
 
 @pytest.mark.parametrize(
