@@ -165,10 +165,6 @@ def lessons_of(task: Task, prompts: Prompts, max_positions: int) -> Lessons:
 def job_of(config: Config, course: Course, parent: Checkpoint, texts: list[Example]) -> TrainingJob:
     """The training job: our loop or TRL, all weights or LoRA."""
     training = config.training
-    if training.lora_rank and training.trainer != "trl":
-        raise UsageError(
-            f"LoRA (rank {training.lora_rank}) is TRL's", "add --trainer trl, or --lora-rank 0"
-        )
     rate = course.learning_rate or pretrained_rate(parent, training.lora_rank)
     learned, dev = (texts, []) if training.trainer == "trl" else with_dev(texts)
     settings = TrainingSettings(

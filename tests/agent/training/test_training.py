@@ -33,6 +33,7 @@ from agent.training.logprobs import counted_logprobs
 from agent.training.methods.sft import SftJob, train_on_texts
 from agent.training.mixture import mixed_examples, rows_to_train, with_dev
 from agent.training.optimizer import TrainingSettings
+from agent.training.resume import Resume
 from agent.training.stored_examples import as_examples
 from agent.training.token_critics import measure_token_critic, train_token_critic
 from search.interfaces import Rollout
@@ -316,3 +317,69 @@ def test_few_finds_mean_few_steps() -> None:
     assert rows_to_train(config, 50, False) == (20, 200)
     assert rows_to_train(config, 100_000, True) == (400, 4000)
     assert rows_to_train(config, 1, True)[0] == 1
+
+
+def test_parts_of_a_batch_add_up_to_the_batch(checkpoint: Path) -> None:
+    states = []
+    for micro_tokens in (0, 7, 24):
+        decoder = load_model(verify_checkpoint(checkpoint))
+        settings = SETTINGS.model_copy(update={"num_steps": 3, "micro_tokens": micro_tokens})
+        report = train_on_texts(decoder, ROWS, settings, seed=0)
+        states.append((report.first_loss, decoder.state_dict()))
+    for loss, state in states[1:]:
+        assert loss == pytest.approx(states[0][0], rel=1e-5)
+        for name, weight in state.items():
+            assert torch.allclose(weight, states[0][1][name], atol=1e-5), name
+
+
+def test_products_in_bfloat16_leave_weights_in_float32_and_lower_the_loss(checkpoint: Path) -> None:
+    decoder = load_model(verify_checkpoint(checkpoint))
+    settings = SETTINGS.model_copy(update={"dtype": "bfloat16"})
+    report = train_on_texts(decoder, ROWS, settings, seed=0, dev=ROWS[:4])
+    assert {p.dtype for p in decoder.parameters()} == {torch.float32}
+    assert report.last_loss < 0.5 * report.first_loss
+    whole = load_model(verify_checkpoint(checkpoint))
+    same = train_on_texts(whole, ROWS, SETTINGS.model_copy(update={"dtype": "float32"}), seed=0)
+    assert report.first_loss == pytest.approx(same.first_loss, rel=0.05)
+    assert report.first_loss != same.first_loss
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("has_dev", [False, True])
+def test_a_training_that_is_killed_goes_on_to_the_same_weights(
+    checkpoint: Path, tmp_path: Path, optimizer: str, has_dev: bool
+) -> None:
+    settings = SETTINGS.model_copy(
+        update={"num_steps": 20, "optimizer": optimizer, "position_span": 20}
+    )
+    dev = ROWS[:6] if has_dev else []
+    whole = load_model(verify_checkpoint(checkpoint))
+    report = train_on_texts(whole, ROWS, settings, 3, dev=dev)
+
+    class Killed(Exception):
+        pass
+
+    def killed(step: int, num: int, loss: float) -> None:
+        if step == 10:
+            raise Killed
+
+    file = tmp_path / "state.safetensors"
+    with pytest.raises(Killed):
+        train_on_texts(
+            load_model(verify_checkpoint(checkpoint)),
+            *(ROWS, settings, 3, killed, dev, Resume(file, "job", every_s=0.0)),
+        )
+    assert file.is_file()
+    decoder, steps = load_model(verify_checkpoint(checkpoint)), []
+    again = train_on_texts(
+        decoder,
+        *(ROWS, settings, 3, lambda step, num, loss: steps.append(step), dev),
+        Resume(file, "job", every_s=0.0),
+    )
+    assert steps == [10, 20] and again == report  # nine steps were not taken again
+    for name, weight in decoder.state_dict().items():
+        assert torch.equal(weight, whole.state_dict()[name]), name
+    other = Resume(file, "another job")
+    started = load_model(verify_checkpoint(checkpoint))
+    train_on_texts(started, ROWS, settings, 3, dev=dev, resume=other)
+    assert torch.equal(started.head, whole.head)  # the file of another job is not used

@@ -1,0 +1,401 @@
+"""A pretrained model on this machine: fetched, taught, measured, searched.
+
+    python -m scripts.bench.real --data DATA --work DIR                 # about two hours, two cores
+    python -m scripts.bench.real --data DATA --work DIR --quick         # under ten minutes
+    python -m scripts.bench.real --data DATA --work DIR --section engine agreement
+
+DATA holds mawps/{train,dev}.jsonl, gsm8k/{train,test}.jsonl and svamp/test.jsonl; DIR keeps the
+model, the rows and what was taught, and is used again.
+
+base       SmolLM2-135M-Instruct, fetched and taught worked answers of MAWPS and short ones of
+           GSM8K; greedy accuracy before and after on MAWPS dev, SVAMP and short GSM8K problems
+training   tokens a CPU second of our loop in both types, beside a plain transformers loop
+engine     tokens a CPU second of decoding in both types, beside transformers' generate; where the
+           time goes
+agreement  bfloat16 beside float32: log-probabilities, greedy texts, accuracy
+round      one round of `ratchet improve` on the taught policy with default settings: stages, peak
+           memory, the plan beside it
+"""
+
+import argparse
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agent.checkpoints.checkpoint import verify_checkpoint
+from agent.checkpoints.model_refs import ModelSet
+from agent.checkpoints.weights import load_model
+from agent.config.load import load_config
+from agent.config.settings import Config
+from agent.engine.requests import CompletionRequest, ScoreRequest
+from agent.engine.tokenizer import Tokenizer
+from agent.engine.torch_engine import TorchEngine
+from agent.evaluation.answering import Plan, evaluate
+from agent.hosting.inline_hosts import InlineHosts
+from agent.hosting.model_host import HostSettings
+from agent.progress import Terminal
+from agent.prompts import prompts_at
+from agent.search_models import Models, ModelSettings
+from agent.tasks.jsonl import Files, Jsonl
+from agent.teach import Course, lessons_of, teach
+from agent.training.examples import Example
+from agent.training.methods.sft import train_on_texts
+from agent.training.optimizer import TrainingSettings
+from scripts.bench.report import Row, counted, missing, repeats, share, show, write
+from scripts.get_smollm2 import fetch
+from store.database import open_store
+
+SECTIONS = ("base", "training", "engine", "agreement", "round")
+SEED = 18
+MAWPS_ROWS, GSM8K_ROWS = 700, 350
+SHORT = 3
+"""Steps of a short GSM8K problem, at most."""
+N = 300
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+Line = dict[str, Any]
+
+
+class World:
+    """Where everything lies, and how much of it is used."""
+
+    def __init__(self, data: Path, work: Path, is_quick: bool) -> None:
+        self.data, self.work, self.is_quick = data, work, is_quick
+        work.mkdir(parents=True, exist_ok=True)
+        self.model, self.taught = (
+            work / "smollm2",
+            work / ("taught-quick" if is_quick else "taught"),
+        )
+        self.store = f"sqlite:///{work}/real.db"
+        self.rows = work / ("train-quick.jsonl" if is_quick else "train.jsonl")
+        self.num = 24 if is_quick else N
+
+    def lines(self, name: str) -> list[Line]:
+        text = (self.data / f"{name}.jsonl").read_text(encoding="utf-8")
+        return [json.loads(line) for line in text.splitlines()]
+
+    def prepare(self) -> None:
+        """The model, the rows to teach and the three held-out sets."""
+        fetch(self.model)
+        rng = random.Random(SEED)
+        short = [r for r in self.lines("gsm8k/train") if is_short(r)]
+        rows = rng.sample(self.lines("mawps/train"), MAWPS_ROWS) + rng.sample(short, GSM8K_ROWS)
+        rng.shuffle(rows)
+        put(self.rows, rows[:96] if self.is_quick else rows)
+        for name, lines in (
+            ("mawps", self.lines("mawps/dev")),
+            ("svamp", self.lines("svamp/test")),
+            ("gsm8k", [r for r in self.lines("gsm8k/test") if is_short(r)]),
+        ):
+            put(self.held_out(name), rng.sample(lines, min(self.num, len(lines))))
+
+    def held_out(self, name: str) -> Path:
+        return self.work / f"held-out-{name}{'-quick' if self.is_quick else ''}.jsonl"
+
+    def config(self, **more: Any) -> Config:
+        flags = {
+            "task": "jsonl",
+            "problems": str(self.rows),
+            "held_out": str(self.held_out("mawps")),
+            "policy": str(self.model),
+            "store": self.store,
+            "hosting.hosting": "inline",
+        }
+        return load_config(flags | more)[0]
+
+    def task(self, name: str) -> Jsonl:
+        return Jsonl(Files(str(self.rows), str(self.held_out(name))))
+
+
+def is_short(row: Line) -> bool:
+    return len(row["answer"].split("####")[0].strip().splitlines()) <= SHORT
+
+
+def put(file: Path, rows: Sequence[Line]) -> None:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def accuracy(world: World, folder: Path, name: str, dtype: str) -> tuple[int, int, float, float]:
+    """(right, n, tokens a problem, CPU seconds), greedily."""
+    task = world.task(name)
+    hosts = InlineHosts(HostSettings(dtype=dtype))
+    refs = ModelSet({"policy": verify_checkpoint(folder).ref("policy")})
+    models = Models(hosts, refs, task, ModelSettings.of(world.config()))
+    start = time.process_time()
+    found = evaluate(models, task.held_out(world.num, 0), Plan("greedy"), 128)
+    hosts.close()
+    return found.num_correct, found.n, found.num_tokens / found.n, time.process_time() - start
+
+
+def base(world: World) -> Iterator[Row]:
+    sets = ("mawps", "svamp", "gsm8k")
+    for name in sets:
+        right, n, tokens, _ = accuracy(world, world.model, name, "auto")
+        yield share(f"greedy_before_{name}", right, n, "as fetched", tokens=tokens)
+    if not world.taught.exists():
+        store, progress = open_store(world.store), Terminal()
+        course = Course(epochs=1.0 if world.is_quick else 2.0, num_problems=0)
+        cpu = time.process_time()
+        try:
+            found = teach(world.config(), world.taught, course, store, progress)
+        finally:
+            progress.close()
+            store.close()
+        cpu = time.process_time() - cpu
+        steps = found.report["num_steps"]
+        yield counted("teach_minutes", found.seconds / 60, "min", steps, "steps; one thread", 15)
+        yield counted(
+            "teach_tokens_per_cpu_s",
+            found.num_tokens / cpu,
+            "tokens/s",
+            found.num_tokens,
+            "tokens read, load and early stopping included",
+            250,
+        )
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        yield counted("teach_peak_gib", peak, "GiB", 1, "of the process", 8)
+    for name in sets:
+        right, n, tokens, cpu = accuracy(world, world.taught, name, "auto")
+        yield share(f"greedy_after_{name}", right, n, "taught", tokens=tokens, cpu_s=cpu)
+
+
+def training_rates(world: World) -> Iterator[Row]:
+    prompts = prompts_at(world.model, world.task("mawps"), world.config().prompt)
+    texts = lessons_of(prompts.task, prompts, 8192).texts[: 32 if world.is_quick else 64]
+    num_tokens = sum(len(t.tokens) for t in texts)
+    found: dict[str, list[float]] = {}
+    for _ in range(1 if world.is_quick else 3):
+        for dtype in DTYPES:
+            model = load_model(verify_checkpoint(world.model))
+            settings = TrainingSettings(
+                num_steps=len(texts) // 16, batch_size=16, learning_rate=1e-5, dtype=dtype
+            )
+            start = time.process_time()
+            train_on_texts(model, texts, settings, 0)
+            found.setdefault(dtype, []).append(num_tokens / (time.process_time() - start))
+        found.setdefault("plain", []).append(num_tokens / plain_loop(world.model, texts))
+    for dtype in DTYPES:
+        why = f"plain transformers loop, bfloat16 autocast: {_middle(found['plain']):.0f}"
+        yield repeats(f"training_tokens_per_cpu_s_{dtype}", found[dtype], "tokens/s", why)
+
+
+def plain_loop(path: Path, texts: Sequence[Example]) -> float:
+    """CPU seconds of the loop that one would write by hand: pad, forward, loss, step."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    start = time.process_time()
+    for at in range(0, len(texts), 16):
+        part = texts[at : at + 16]
+        longest = max(len(t.tokens) for t in part)
+        rows = torch.zeros((len(part), longest), dtype=torch.long)
+        labels = torch.full((len(part), longest), -100)
+        mask = torch.zeros_like(rows)
+        for i, text in enumerate(part):
+            rows[i, : len(text.tokens)] = torch.tensor(text.tokens)
+            labels[i, text.num_prompt : len(text.tokens)] = torch.tensor(
+                text.tokens[text.num_prompt :]
+            )
+            mask[i, : len(text.tokens)] = 1
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(input_ids=rows, attention_mask=mask, labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return time.process_time() - start
+
+
+def _middle(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
+def engine(world: World) -> Iterator[Row]:
+    sizes = (1, 16) if world.is_quick else (1, 16, 64, 256)
+    new = 16
+    checkpoint, tokenizer = verify_checkpoint(world.model), Tokenizer(world.model)
+    rows = [world.lines("mawps/dev")[i % 371]["question"] for i in range(max(sizes))]
+    prompts = [tuple(tokenizer.encode(text))[:32] for text in rows]
+    for name, dtype in DTYPES.items():
+        ours = TorchEngine(load_model(checkpoint, dtype), tokenizer.steps, (49_151,))
+        theirs = _generate(world.model, dtype)
+        rates: dict[tuple[str, int], list[float]] = {}
+        for repeat in range(2 if world.is_quick else 4):
+            for num in sizes:
+                for arm, run in (("ours", _decoding(ours)), ("generate", theirs)):
+                    rate = run(prompts[:num], new)
+                    if repeat:
+                        rates.setdefault((arm, num), []).append(rate)
+        for num in sizes:
+            other = _middle(rates["generate", num])
+            yield repeats(
+                f"decode_tokens_per_cpu_s_{name}@{num}",
+                rates["ours", num],
+                "tokens/s",
+                f"transformers' generate in {name}: {other:.0f}",
+                target=700 if (name, num) == ("bfloat16", 64) else 0,
+            )
+        yield from _shares(ours, prompts[: min(64, max(sizes))], new, name)
+
+
+def _decoding(ours: TorchEngine) -> Callable[[Sequence[tuple[int, ...]], int], float]:
+    def run(prompts: Sequence[tuple[int, ...]], new: int) -> float:
+        ours.forget()
+        start = time.process_time()
+        found = ours.completions([CompletionRequest(p, new, 1.0, i) for i, p in enumerate(prompts)])
+        num = sum(len(text.generated.tokens) for text in found)
+        return num / (time.process_time() - start)
+
+    return run
+
+
+def _generate(path: Path, dtype: torch.dtype) -> Callable[[Sequence[tuple[int, ...]], int], float]:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval()
+    model.generation_config.pad_token_id = 0
+
+    def run(prompts: Sequence[tuple[int, ...]], new: int) -> float:
+        longest = max(map(len, prompts))
+        rows = torch.tensor([[0] * (longest - len(p)) + list(p) for p in prompts])
+        mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
+        torch.manual_seed(0)
+        start = time.process_time()
+        with torch.inference_mode():
+            model.generate(
+                rows,
+                attention_mask=mask,
+                do_sample=True,
+                top_k=0,
+                min_new_tokens=new,
+                max_new_tokens=new,
+            )
+        return len(prompts) * new / (time.process_time() - start)
+
+    return run
+
+
+KINDS = {
+    "products": ("aten::mm", "aten::addmm", "aten::linear", "aten::bmm"),
+    "attention": ("scaled_dot_product", "_flash_attention"),
+}
+
+
+def _shares(
+    ours: TorchEngine, prompts: Sequence[tuple[int, ...]], new: int, name: str
+) -> Iterator[Row]:
+    """Where decoding's time goes, by torch's profiler: what is in no operation is Python's."""
+    run = _decoding(ours)
+    run(prompts, new)
+    began = time.perf_counter()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        run(prompts, new)
+    whole = time.perf_counter() - began
+    parts = dict.fromkeys((*KINDS, "other operations"), 0.0)
+    for event in seen.key_averages():
+        kind = next((k for k, ns in KINDS.items() if any(n in event.key for n in ns)), "")
+        parts[kind or "other operations"] += event.self_cpu_time_total / 1e6
+    parts["python"] = max(0.0, whole - sum(parts.values()))
+    for kind, seconds in parts.items():
+        label = kind.replace(" ", "_")
+        why = f"of decoding {len(prompts)} texts, under the profiler"
+        yield counted(f"share_{label}_{name}", seconds / whole, "share", len(prompts), why)
+
+
+def agreement(world: World) -> Iterator[Row]:
+    folder = world.taught if world.taught.exists() else world.model
+    task, num = world.task("mawps"), 24 if world.is_quick else 200
+    prompts = prompts_at(folder, task, world.config().prompt)
+    texts = lessons_of(task, prompts, 8192).texts[:num]
+    asked = [prompts.tokens(p.text) for p in task.held_out(num, 0)]
+    scores, written = {}, {}
+    for name, dtype in DTYPES.items():
+        tokenizer = Tokenizer(folder)
+        ours = TorchEngine(
+            load_model(verify_checkpoint(folder), dtype), tokenizer.steps, tokenizer.end_ids
+        )
+        found = ours.score([ScoreRequest(t.tokens, t.num_prompt) for t in texts])
+        scores[name] = torch.tensor([x for row in found for x in row])
+        made = ours.completions([CompletionRequest(tuple(p), 96, 0.0, 0) for p in asked])
+        written[name] = [text.generated.tokens for text in made]
+    gap = (scores["bfloat16"] - scores["float32"]).abs()
+    why = "bfloat16 against float32, worked answers"
+    yield counted("logprob_gap_mean", float(gap.mean()), "nats a token", len(gap), why)
+    yield counted("logprob_gap_worst", float(gap.max()), "nats a token", len(gap), why)
+    same = sum(a == b for a, b in zip(*written.values(), strict=True))
+    yield share("greedy_texts_equal", same, len(asked), "bfloat16 against float32")
+    for name in DTYPES:
+        right, n, _, cpu = accuracy(world, folder, "mawps", name)
+        yield share(f"greedy_mawps_{name}", right, n, "same problems", cpu_s=cpu)
+
+
+def one_round(world: World) -> Iterator[Row]:
+    if not world.taught.exists():
+        yield missing("round", "nothing was taught yet: --section base")
+        return
+    given = [
+        *("--task", "jsonl", "--problems", str(world.rows), "--policy", str(world.taught)),
+        *("--held-out", str(world.held_out("mawps")), "--store", world.store),
+        *("--checkpoints", str(world.work / "checkpoints"), "--run", "real", "--json"),
+    ]
+    command = [sys.executable, "-m", "agent", "improve", *given]
+    told = subprocess.run([*command, "--dry-run"], capture_output=True, text=True, check=False)
+    (world.work / "plan.json").write_text(told.stdout)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    start = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    minutes = (time.monotonic() - start) / 60
+    peak = max(before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 2**20
+    (world.work / "round.json").write_text(done.stdout)
+    (world.work / "round.log").write_text(done.stderr)
+    if done.returncode:
+        yield missing("round_minutes", f"exit {done.returncode}: {done.stderr.strip()[-200:]}")
+        return
+    why = "one round, default settings; the plan is in plan.json"
+    yield counted("round_minutes", minutes, "min", 1, why)
+    yield counted("round_peak_gib", peak, "GiB", 1, "of the largest process", 8)
+
+
+RUN = {
+    "base": base,
+    "training": training_rates,
+    "engine": engine,
+    "agreement": agreement,
+    "round": one_round,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--section", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--json", type=Path, default=None)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    world = World(given.data, given.work, given.quick)
+    world.prepare()
+    rows: list[Row] = []
+    settings = {"sections": given.section, "quick": given.quick, "model": world.model.name}
+    for name in given.section:
+        for row in RUN[name](world):
+            rows.append(row)
+            show(row)
+            write(given.json, "real", settings, [SEED], rows)
+
+
+if __name__ == "__main__":
+    main()
