@@ -59,7 +59,7 @@ ROOMS = {
     },
     "cli": {
         *("checkpoints", "config", "evaluation", "hosting", "imagination", "lengths"),
-        *("open_models", "signals", "visible"),
+        *("networks", "open_models", "signals", "visible"),
         *("progress", "prompts", "reports", "rounds", "search_models", "solve", "tasks", "teach"),
     },
     "__main__": {"cli", "signals"},

@@ -34,6 +34,19 @@ def chosen_dtype(name: str, device: str, num_parameters: int) -> torch.dtype:
     return torch.bfloat16 if is_fast else torch.float32
 
 
+def precision(name: str, device: str, num_parameters: int) -> str:
+    """The type that `chosen_dtype` takes, and why, for people."""
+    found = str(chosen_dtype(name, device, num_parameters)).removeprefix("torch.")
+    if name != "auto":
+        return f"{found} (set)"
+    if device.startswith("cuda"):
+        return f"{found} (on a GPU)"
+    if num_parameters < LARGE:
+        return f"{found} ({num_parameters:,} parameters, under {LARGE:,})"
+    does = "multiplies" if multiplies_bfloat16() else "does not multiply"
+    return f"{found} ({num_parameters:,} parameters; this processor {does} bfloat16 natively)"
+
+
 @cache
 def multiplies_bfloat16() -> bool:
     """Whether this processor has instructions for products of bfloat16."""

@@ -132,8 +132,11 @@ def num_parameters(model: LanguageModel) -> int:
 
 
 def product_dtype(model: LanguageModel, settings: TrainingSettings) -> torch.dtype:
-    """What the products of a model's training are made in."""
-    return chosen_dtype(settings.dtype, model.device.type, num_parameters(model))
+    """What the products of a model's training are made in; `auto` leaves small models in float32
+    on any device, for their recipes are tuned to it."""
+    size = num_parameters(model)
+    name = "float32" if settings.dtype == "auto" and size < LARGE else settings.dtype
+    return chosen_dtype(name, model.device.type, size)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import psutil
 from agent.checkpoints.base_models import base_checkpoints
 from agent.cli.output import emit, table
 from agent.config.settings import Config
+from agent.networks.device import multiplies_bfloat16
 from kernels.dispatch import OPERATIONS, implementation
 from search.errors import RatchetError
 from store.address import sqlite_path
@@ -79,6 +80,8 @@ def _machine(store: str) -> Iterator[Check]:
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU only"
     yield _check("device", True, device)
+    does = "multiplies" if multiplies_bfloat16() else "does not multiply"
+    yield _check("bfloat16", True, f"the processor {does} it natively")
     yield _check("kernels", True, ", ".join(map(implementation, OPERATIONS)))
     path = sqlite_path(store)
     folder = (path.parent if path else Path()).absolute()

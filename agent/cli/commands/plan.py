@@ -12,6 +12,7 @@ from agent.config.settings import Config
 from agent.evaluation.gate import detectable, least_gained
 from agent.imagination.imagine import Imagination
 from agent.lengths import Lengths
+from agent.networks.device import chosen_device, precision
 from agent.rounds.inputs import RunInputs, checked_inputs
 from agent.search_models import ModelSettings, lengths_of
 from search.errors import NotFoundError, ResourceError
@@ -81,6 +82,11 @@ def _what(config: Config, inputs: RunInputs, rounds: int) -> dict[str, Any]:
         "store": config.shown_store,
         "policy": str(inputs.policy.path),
         "policy_version": inputs.policy.version,
+        "weights_in": precision(
+            config.hosting.dtype,
+            chosen_device(config.hosting.device),
+            inputs.policy.num_parameters,
+        ),
         "rounds": rounds,
         "problems": rounds * config.problems_per_round,
     }
