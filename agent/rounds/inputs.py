@@ -6,10 +6,13 @@ from pathlib import Path
 from agent.checkpoints.base_models import base_checkpoints, policy_at
 from agent.checkpoints.checkpoint import Checkpoint
 from agent.config.settings import Config
+from agent.defaults import Default, fitted
 from agent.engine.tokenizer import Tokenizer
 from agent.evaluation.gate import least_gained
 from agent.hosting.open_hosts import check_hosting
+from agent.networks.device import chosen_device
 from agent.prompts import Prompts, check_prompts
+from agent.search_models import ModelSettings, lengths_of
 from agent.tasks.registry import open_task
 from agent.tasks.rewards import own_reward
 from agent.tasks.task import Task
@@ -30,6 +33,8 @@ class RunInputs:
     prompts: Prompts
     demonstrations: tuple[Example, ...]
     """What the base policy was taught with, as far as that is known."""
+    defaults: tuple[Default, ...] = ()
+    """Settings that follow the model, already in `config`."""
 
     @property
     def policy(self) -> Checkpoint:
@@ -49,6 +54,7 @@ def checked_inputs(config: Config) -> RunInputs:
     policy = base["policy"]
     prompts = check_prompts(task, Tokenizer(policy.path), config.prompt)
     longest = policy.architecture.max_positions
+    config, defaults = _fitted(config, prompts, policy)
     policy_settings(config.training, policy)
     _check_writer(config, policy)
     _check_problems(config, prompts, longest)
@@ -60,7 +66,13 @@ def checked_inputs(config: Config) -> RunInputs:
     if config.selection.reward:
         own_reward(config.selection.reward)
     demonstrations = read_demonstrations(policy.path, prompts, longest)
-    return RunInputs(config, task, base, prompts, demonstrations)
+    return RunInputs(config, task, base, prompts, demonstrations, tuple(defaults))
+
+
+def _fitted(config: Config, prompts: Prompts, policy: Checkpoint) -> tuple[Config, list[Default]]:
+    limits = lengths_of(prompts, policy.ref("policy"), ModelSettings.of(config))
+    device = chosen_device(config.hosting.device)
+    return fitted(config, policy, prompts.task, limits.text_tokens, device)
 
 
 def _check_gate(config: Config, task: Task) -> None:

@@ -53,9 +53,9 @@ class Improver:
 
         `is_fresh` says that an unfinished round will be given up.
         """
-        self.config = config
         self.progress = progress
         self.inputs = checked_inputs(config)
+        self.config = config = self.inputs.config
         self.store: Store = open_store(
             config.store, patience_s=min(START_PATIENCE_S, config.hosting.store_wait_s)
         )
@@ -125,6 +125,8 @@ class Improver:
             self.progress.close()
             for note in [*self.inputs.task.notes(), *self._news()]:
                 self.progress.say(f"note: {note}")
+            for default in self.inputs.defaults:
+                self.progress.say(f"by the model: {default}")
             self.models = self._sound_models() or first_models(self.context(), self.inputs.base)
             for ref in self.models.values():
                 self.hosts.load(ref)

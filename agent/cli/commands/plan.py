@@ -1,20 +1,24 @@
 """`ratchet improve --dry-run`: what rounds would do and cost; no model is loaded."""
 
 import contextlib
+import sys
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from agent.checkpoints.model_refs import ROLES
 from agent.cli.output import emit
 from agent.config.settings import Config
 from agent.evaluation.gate import detectable, least_gained
 from agent.imagination.imagine import Imagination
 from agent.lengths import Lengths
-from agent.networks.device import chosen_device, precision
+from agent.networks.device import LARGE, chosen_device, precision
 from agent.rounds.inputs import RunInputs, checked_inputs
 from agent.search_models import ModelSettings, lengths_of
+from agent.trial import measured, shortage
+from critics.registry import CRITICS
 from search.errors import NotFoundError, ResourceError
 from store.address import sqlite_path
 from store.database import read_store
@@ -26,6 +30,8 @@ from store.disks import free_bytes
 TOKENS_PER_SIMULATION = 40
 TOKENS_PER_TEXT = 40
 BYTES_PER_SEARCH = 12_000
+BYTES_PER_TOKEN = 60
+"""Stored of a search, for each token that it generates."""
 RESERVE_BYTES = 200_000_000
 TOKENS_PER_S = 4_000
 TRAINED_TOKENS_PER_S = 12_000
@@ -49,6 +55,7 @@ def check_room(config: Config) -> None:
 def run(config: Config, rounds: int, as_json: bool) -> None:
     check_room(config)
     inputs = checked_inputs(config)
+    config = inputs.config
     with contextlib.suppress(NotFoundError):  # the run makes its store
         read_store(config.store).close()
     limits = lengths_of(inputs.prompts, inputs.policy.ref("policy"), ModelSettings.of(config))
@@ -56,6 +63,7 @@ def run(config: Config, rounds: int, as_json: bool) -> None:
         _what(config, inputs, rounds)
         | _problems(config, inputs)
         | _lengths(inputs, limits)
+        | {"by_the_model": [str(default) for default in inputs.defaults]}
         | _cost(config, inputs, limits, rounds)
     )
     if as_json:
@@ -65,6 +73,50 @@ def run(config: Config, rounds: int, as_json: bool) -> None:
     for key, value in plan.items():
         grid.add_row(key, _cell(value))
     Console().print(grid)
+
+
+def _measured_cost(
+    config: Config,
+    inputs: RunInputs,
+    written: dict[str, int],
+    steps: dict[str, int],
+    text: int,
+) -> dict[str, Any]:
+    """Seconds by what this machine does with this model."""
+    policy = inputs.policy
+    if why := shortage(policy, config):
+        raise ResourceError(
+            f"{policy.path} with {policy.num_parameters:,} parameters does not fit: {why}",
+            "use a machine with more memory, a smaller model, or --set training.trainer=trl "
+            "--set training.lora_rank=16",
+        )
+    with contextlib.redirect_stdout(sys.stderr):
+        rates = measured(policy, config)
+    searched = written["searching"]
+    prompt = sum(len(inputs.prompts.tokens(p.text)) for p in inputs.task.seeds(20, 0)) / 20
+    row = prompt + text
+    seconds = {
+        # Two critics in the form of language models and the value critic read what was written.
+        "searching": searched / rates.decoded + len(CRITICS) * searched / rates.read,
+        "labelling": written["labelling"] / rates.decoded,
+        "evaluating": written["evaluating"] / rates.decoded,
+        "training": sum(steps.values()) * config.training.batch_size * row / rates.trained,
+    }
+    told = {stage: round(value) for stage, value in seconds.items()}
+    roles = len(ROLES)
+    return {
+        "tokens_about": written,
+        "training_steps_at_most": steps,
+        "tokens_per_s": {
+            "written": round(rates.decoded),
+            "read": round(rates.read),
+            "trained": round(rates.trained),
+        },
+        "seconds_about": told | {"all": sum(told.values())},
+        "memory_bytes_about": max(roles * rates.serving_bytes, rates.training_bytes),
+        "disk_bytes_about": written["searching"] * BYTES_PER_TOKEN + 10 * policy.num_bytes,
+        "note": "by a trial of this policy on this machine, one process",
+    }
 
 
 def _cell(value: Any) -> str:
@@ -139,6 +191,8 @@ def _cost(config: Config, inputs: RunInputs, limits: Lengths, rounds: int) -> di
         "critics": rounds * 3 * critics.steps,
         "drafter": rounds * training.drafter_steps,
     }
+    if inputs.policy.num_parameters >= LARGE:
+        return _measured_cost(config, inputs, written, steps, text)
     architecture = inputs.policy.architecture
     size = max(1.0, architecture.hidden_size * architecture.num_layers / EMBEDDED_SIZE) ** 2
     trained = sum(steps.values()) * training.batch_size * text

@@ -1,0 +1,106 @@
+"""A short trial of a model on this machine: what a round's hours are estimated from."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import psutil
+import torch
+
+from agent.checkpoints.checkpoint import Checkpoint
+from agent.checkpoints.weights import load_model
+from agent.config.settings import Config
+from agent.engine.option_ends import Steps
+from agent.engine.requests import CompletionRequest, ScoreRequest
+from agent.engine.torch_engine import TorchEngine
+from agent.networks.device import chosen_device, chosen_dtype
+from agent.networks.language_model import LanguageModel
+from agent.training.examples import Example
+from agent.training.methods.sft import train_on_texts
+from agent.training.optimizer import MICRO_TOKENS, TrainingSettings
+
+TEXTS, PROMPT, NEW = 32, 64, 6
+SCORED, TRAINED = 8, 16
+"""Rows that are scored, and learned from."""
+BYTES_TRAINED = 16
+"""Of a parameter that trains: weight, gradient and two moments of AdamW, in float32."""
+ACTIVATION_BYTES = 84
+"""Of a token, layer and unit of width, kept for the backward pass; measured on a model of 135
+million parameters (docs/results/real-2026-11-26.md)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Tokens a second of one process, and bytes."""
+
+    decoded: float
+    """Generated, `TEXTS` texts at once."""
+    read: float
+    """Scored, or read for the first time."""
+    trained: float
+    """Forward and backward."""
+    serving_bytes: int
+    """Of one role's weights, as they are held."""
+    training_bytes: int
+    """Of a training job of the policy: weights, gradients, optimiser, activations."""
+
+
+def measured(policy: Checkpoint, config: Config) -> Rates:
+    """Write, read and learn a few random tokens; some ten seconds for 135 million parameters."""
+    device = chosen_device(config.hosting.device)
+    dtype = chosen_dtype(config.hosting.dtype, device, policy.num_parameters)
+    torch.set_num_threads(config.hosting.threads)
+    arch = policy.architecture
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(4, arch.vocab_size, (TEXTS, PROMPT), generator=generator).tolist()
+    rows = [tuple(row) for row in drawn]
+    decoded, read = _engine_rates(
+        TorchEngine(load_model(policy, dtype, device), Steps.none, ()), rows
+    )
+    trained = _training_rate(load_model(policy, device=device), rows, config.training.dtype)
+    activations = MICRO_TOKENS * arch.num_layers * arch.hidden_size * ACTIVATION_BYTES
+    return Rates(
+        decoded=decoded,
+        read=read,
+        trained=trained,
+        serving_bytes=policy.num_parameters * dtype.itemsize,
+        training_bytes=policy.num_parameters * BYTES_TRAINED + activations,
+    )
+
+
+def _engine_rates(engine: TorchEngine, rows: Sequence[tuple[int, ...]]) -> tuple[float, float]:
+    """(written, read) tokens a second."""
+    asked = [CompletionRequest(row, 1 + NEW, 1.0, i) for i, row in enumerate(rows)]
+    read = _seconds(lambda: engine.completions([replace(a, max_tokens=1) for a in asked]))
+    both = _seconds(lambda: engine.completions(asked))  # what was read is kept
+    scored = [ScoreRequest(row, 1) for row in rows[:SCORED]]
+    read += _seconds(lambda: engine.score(scored))
+    return len(rows) * NEW / both, (len(rows) + len(scored)) * PROMPT / read
+
+
+def _training_rate(model: LanguageModel, rows: Sequence[tuple[int, ...]], dtype: str) -> float:
+    """Tokens a second, padding not counted."""
+    texts = [Example(row, PROMPT // 2) for row in rows[:TRAINED]]
+    settings = TrainingSettings(num_steps=1, batch_size=len(texts), learning_rate=1e-9, dtype=dtype)
+    return len(texts) * PROMPT / _seconds(lambda: train_on_texts(model, texts, settings, 0))
+
+
+def shortage(policy: Checkpoint, config: Config) -> str:
+    """Why a trial, or the round, does not fit this machine's memory; empty when it does."""
+    device = chosen_device(config.hosting.device)
+    if device != "cpu":
+        return ""
+    needed = policy.num_parameters * BYTES_TRAINED
+    free = psutil.virtual_memory().available
+    if needed < free:
+        return ""
+    return (
+        f"training needs {needed / 2**30:,.1f} GiB for weights, gradients and moments; "
+        f"{free / 2**30:,.1f} GiB are free"
+    )
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return max(1e-6, time.perf_counter() - start)

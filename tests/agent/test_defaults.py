@@ -1,0 +1,89 @@
+"""Defaults that follow the model, and the trial that hours are estimated from."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.checkpoints.checkpoint import verify_checkpoint
+from agent.config.load import load_config
+from agent.config.settings import Config
+from agent.defaults import fitted
+from agent.networks.device import LARGE
+from agent.tasks.jsonl import Files, Jsonl
+from agent.trial import BYTES_TRAINED, measured, shortage
+from tests.agent.chat import write_chat_model
+from tests.agent.test_teach import files
+
+
+@dataclass
+class Policy:
+    """A header as far as defaults look at it."""
+
+    num_parameters: int
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def fit(policy: Policy, folder: Path, device: str = "cpu", **flags: Any) -> tuple[Config, set[str]]:
+    problems, _ = files(folder)
+    config = load_config(flags)[0]
+    found, told = fitted(config, policy, Jsonl(Files(str(problems))), 216, device)  # type: ignore[arg-type]
+    assert all(default.reason for default in told)
+    return found, {default.key for default in told}
+
+
+def test_a_large_policy_gets_settings_of_its_own_where_nobody_set_any(tmp_path: Path) -> None:
+    config, keys = fit(Policy(135_000_000), tmp_path)
+    assert config.problems_per_round == 200 and config.tokens_per_problem == 600
+    assert config.training.learning_rate == 3e-5 and config.training.num_steps == 60
+    assert config.critics.num_labelled < 50  # as many as the file has
+    assert {"problems_per_round", "training.learning_rate", "hosting.cohort"} <= keys
+    mine, keys = fit(Policy(135_000_000), tmp_path, **{"training.num_steps": 600, "seed": 3})
+    assert mine.training.num_steps == 600 and "training.num_steps" not in keys
+    assert mine.seed == 3 and mine.problems_per_round == 200
+
+
+def test_the_same_settings_come_out_each_time_and_of_what_came_out(tmp_path: Path) -> None:
+    once, _ = fit(Policy(135_000_000), tmp_path)
+    again, _ = fit(Policy(135_000_000), tmp_path)
+    assert once.digest() == again.digest()
+    problems, _ = files(tmp_path)
+    task = Jsonl(Files(str(problems)))
+    kept, told = fitted(once, Policy(135_000_000), task, 216, "cpu")  # type: ignore[arg-type]
+    assert kept == once and told == []
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        Policy(LARGE - 1),
+        Policy(135_000_000, {"training": {"learning_rate": 1e-3}}),
+        Policy(135_000_000, {"task": "jsonl"}),
+    ],
+)
+def test_small_policies_and_those_with_a_recipe_keep_the_defaults(
+    policy: Policy, tmp_path: Path
+) -> None:
+    config, keys = fit(policy, tmp_path)
+    assert keys == set() and config == load_config({})[0]
+
+
+def test_a_larger_model_learns_slower_and_a_gpu_does_more(tmp_path: Path) -> None:
+    small, _ = fit(Policy(135_000_000), tmp_path)
+    large, _ = fit(Policy(8_000_000_000), tmp_path, "cuda")
+    assert (large.training.learning_rate or 1) < 0.2 * (small.training.learning_rate or 0)
+    assert large.problems_per_round == 5 * small.problems_per_round
+
+
+def test_a_trial_writes_reads_and_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = verify_checkpoint(write_chat_model(tmp_path / "model"))
+    config = load_config({})[0]
+    rates = measured(policy, config)
+    assert min(rates.decoded, rates.read, rates.trained) > 10
+    assert rates.serving_bytes == 4 * policy.num_parameters
+    assert rates.training_bytes > BYTES_TRAINED * policy.num_parameters
+    assert shortage(policy, config) == ""
+    memory = type("Memory", (), {"available": 1000})
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+    assert "training needs" in shortage(policy, config)
