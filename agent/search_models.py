@@ -12,6 +12,7 @@ from agent.engine.tokenizer import Tokenizer
 from agent.hosting.hosts import Hosts
 from agent.hosting.policy_host import Speculation
 from agent.lengths import Lengths, lengths
+from agent.networks.device import chosen_dtype, expected_device
 from agent.prompts import Prompts
 from agent.tasks.task import Task
 from critics.blend import blend
@@ -48,6 +49,9 @@ class ModelSettings:
     text_tokens: int | None = None
     """Longest completion; None: by the worked answers."""
     prompt: PromptSettings = PLAIN_PROMPT
+    dtype: str = "auto"
+    """Of the weights, on `device`: results in bfloat16 are others than in float32."""
+    device: str = "auto"
     use_tool: bool = True
     speculation: Speculation = PLAIN
     min_auc: float = 0.0
@@ -63,6 +67,8 @@ class ModelSettings:
             hosting.option_tokens,
             hosting.text_tokens,
             config.prompt,
+            hosting.dtype,
+            hosting.device,
             config.critics.use_tool,
             Speculation(hosting.speculation, hosting.draft_tokens, hosting.draft_source),
             config.critics.min_auc,
@@ -89,6 +95,10 @@ class Models:
         self.task = task
         self.settings = settings = given.search
         self.weights = given.weights
+        device = expected_device(given.device)
+        dtype = chosen_dtype(given.dtype, device, models.policy.header.num_parameters)
+        self.dtype = str(dtype).removeprefix("torch.")
+        """What the policy's weights are held in."""
         self.limits = lengths_of(self.prompts, models.policy, given)
         self.use_tool = given.use_tool and bool(task.tool)
         self.speculation = given.speculation

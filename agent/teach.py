@@ -38,6 +38,7 @@ from agent.training.recipe import pretrained_rate
 from agent.training.rehearsal import demonstration_example, write_demonstrations
 from agent.training.runner import run_job
 from agent.training.trl_trainer import AdapterSettings
+from agent.trial import check_memory
 from search.errors import TaskError, UsageError
 from search.randomness import derive_seed
 from store.checkpoints import register
@@ -91,6 +92,7 @@ def teach(config: Config, folder: Path, course: Course, store: Store, progress: 
         raise UsageError(f"{folder} is already there", "give a new folder with --out, or remove it")
     task = open_task(config)
     parent = policy_at(Path(config.policy).expanduser())
+    check_memory(parent, config)
     prompts = check_prompts(task, Tokenizer(parent.path), config.prompt)
     lessons = lessons_of(task, prompts, parent.architecture.max_positions)
     problems = _problems(task, course, config)

@@ -13,11 +13,12 @@ from agent.config.settings import Config
 from agent.engine.option_ends import Steps
 from agent.engine.requests import CompletionRequest, ScoreRequest
 from agent.engine.torch_engine import TorchEngine
-from agent.networks.device import chosen_device, chosen_dtype
+from agent.networks.device import LARGE, chosen_device, chosen_dtype, expected_device
 from agent.networks.language_model import LanguageModel
 from agent.training.examples import Example
 from agent.training.methods.sft import train_on_texts
 from agent.training.optimizer import MICRO_TOKENS, TrainingSettings
+from search.errors import ResourceError
 
 TEXTS, PROMPT, NEW = 32, 64, 6
 SCORED, TRAINED = 8, 16
@@ -85,19 +86,21 @@ def _training_rate(model: LanguageModel, rows: Sequence[tuple[int, ...]], dtype:
     return len(texts) * PROMPT / _seconds(lambda: train_on_texts(model, texts, settings, 0))
 
 
-def shortage(policy: Checkpoint, config: Config) -> str:
-    """Why a trial, or the round, does not fit this machine's memory; empty when it does."""
-    device = chosen_device(config.hosting.device)
-    if device != "cpu":
-        return ""
-    needed = policy.num_parameters * BYTES_TRAINED
-    free = psutil.virtual_memory().available
-    if needed < free:
-        return ""
-    return (
-        f"training needs {needed / 2**30:,.1f} GiB for weights, gradients and moments; "
-        f"{free / 2**30:,.1f} GiB are free"
-    )
+def check_memory(policy: Checkpoint, config: Config) -> None:
+    """Raises ResourceError where training all weights of a large policy does not fit the memory of
+    this machine, before anything is loaded."""
+    is_elsewhere = expected_device(config.hosting.device) != "cpu" or config.training.lora_rank
+    if is_elsewhere or policy.num_parameters < LARGE:
+        return
+    needed, free = policy.num_parameters * BYTES_TRAINED, psutil.virtual_memory().available
+    if needed > free:
+        raise ResourceError(
+            f"{policy.path} has {policy.num_parameters:,} parameters; to train them takes "
+            f"{needed / 2**30:,.1f} GiB for weights, gradients and moments, and "
+            f"{free / 2**30:,.1f} GiB are free",
+            "use a machine with more memory, a smaller model, or an adapter: --set "
+            "training.trainer=trl --set training.lora_rank=16",
+        )
 
 
 def _seconds(run: Callable[[], object]) -> float:

@@ -255,6 +255,8 @@ class EvaluationSettings(TypedDict):
     """Digest of what is put around a problem; missing for the plain style as it comes."""
     answers: str
     """Rule by which answers are equal; missing for `auto`."""
+    dtype: str
+    """What weights were held in; missing for float32."""
 
 
 class CriticWeights(TypedDict):

@@ -36,7 +36,7 @@ ROOMS = {
     "hosting": {"checkpoints", "config", "engine", "networks", "signals"},
     "prompts": {"config", "engine", "tasks"},
     "search_models": {
-        *("checkpoints", "config", "engine", "hosting", "lengths", "prompts", "tasks"),
+        *("checkpoints", "config", "engine", "hosting", "lengths", "networks", "prompts", "tasks"),
     },
     "training": {
         *("checkpoints", "config", "engine", "hosting", "networks", "progress"),
@@ -48,40 +48,21 @@ ROOMS = {
     },
     "solve": {"search_models", "tasks"},
     "evaluation": {"engine", "imagination", "search_models", "tasks"},
-    "teach": {
-        *("checkpoints", "config", "engine", "evaluation", "hosting", "progress", "prompts"),
-        *("search_models", "tasks", "training"),
-    },
     "reports": {"checkpoints", "evaluation"},
     "defaults": {"checkpoints", "config", "networks", "tasks", "training"},
     "trial": {"checkpoints", "config", "engine", "networks", "training"},
+    "teach": {
+        *("checkpoints", "config", "engine", "evaluation", "hosting", "progress", "prompts"),
+        *("search_models", "tasks", "training", "trial"),
+    },
     "rounds": {
-        *(
-            "checkpoints",
-            "config",
-            "defaults",
-            "engine",
-            "networks",
-            "evaluation",
-            "hosting",
-            "imagination",
-        ),
-        *("progress", "prompts", "search_models", "tasks", "training"),
+        *("checkpoints", "config", "defaults", "engine", "evaluation", "hosting", "imagination"),
+        *("networks", "progress", "prompts", "search_models", "tasks", "training", "trial"),
     },
     "cli": {
         *("checkpoints", "config", "evaluation", "hosting", "imagination", "lengths"),
-        *("networks", "open_models", "signals", "visible"),
-        *(
-            "progress",
-            "prompts",
-            "reports",
-            "rounds",
-            "search_models",
-            "solve",
-            "tasks",
-            "teach",
-            "trial",
-        ),
+        *("networks", "open_models", "progress", "prompts", "reports", "rounds"),
+        *("search_models", "signals", "solve", "tasks", "teach", "trial", "visible"),
     },
     "__main__": {"cli", "signals"},
 }

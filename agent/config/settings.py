@@ -355,6 +355,10 @@ class Config(Section):
         for name in ("must_be_correct", "reward", "min_reward"):
             if getattr(self.selection, name) == SelectionSettings.model_fields[name].default:
                 kept["selection"].pop(name)
+        if self.training.dtype == "auto":
+            kept["training"].pop("dtype")
+        if self.hosting.dtype != "auto":
+            kept["dtype"] = self.hosting.dtype
         kept["evaluation"]["num_problems"] = self.num_held_out
         kept["limits"] = [
             *self._lengths(),

@@ -38,6 +38,8 @@ class Plan:
         limits: dict[str, Any] = {"text_tokens": models.limits.text_tokens}
         if models.prompts.digest:
             limits["prompt"] = models.prompts.digest
+        if models.dtype != "float32":
+            limits["dtype"] = models.dtype
         if models.task.answer_rule != "auto":
             limits["answers"] = models.task.answer_rule
         if self.mode == "greedy":

@@ -25,6 +25,12 @@ def chosen_device(name: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def expected_device(name: str) -> str:
+    """What `chosen_device` will say where the models run, as far as this process can know: a driver
+    may have no GPU though its cluster has."""
+    return "cuda" if name.startswith("cuda") else chosen_device(name)
+
+
 def chosen_dtype(name: str, device: str, num_parameters: int) -> torch.dtype:
     """float32 or bfloat16; `auto` takes bfloat16 on a GPU, and on a CPU for a model of at least
     `LARGE` parameters where the processor multiplies it natively."""

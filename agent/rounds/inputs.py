@@ -10,7 +10,7 @@ from agent.defaults import Default, fitted
 from agent.engine.tokenizer import Tokenizer
 from agent.evaluation.gate import least_gained
 from agent.hosting.open_hosts import check_hosting
-from agent.networks.device import chosen_device
+from agent.networks.device import expected_device
 from agent.prompts import Prompts, check_prompts
 from agent.search_models import ModelSettings, lengths_of
 from agent.tasks.registry import open_task
@@ -19,6 +19,7 @@ from agent.tasks.task import Task
 from agent.training.examples import Example
 from agent.training.recipe import policy_settings
 from agent.training.rehearsal import read_demonstrations
+from agent.trial import check_memory
 from search.errors import CheckpointError, TaskError, UsageError
 
 
@@ -56,6 +57,8 @@ def checked_inputs(config: Config) -> RunInputs:
     longest = policy.architecture.max_positions
     config, defaults = _fitted(config, prompts, policy)
     policy_settings(config.training, policy)
+    if not config.hosting.ray_address:
+        check_memory(policy, config)
     _check_writer(config, policy)
     _check_problems(config, prompts, longest)
     _check_gate(config, task)
@@ -71,7 +74,7 @@ def checked_inputs(config: Config) -> RunInputs:
 
 def _fitted(config: Config, prompts: Prompts, policy: Checkpoint) -> tuple[Config, list[Default]]:
     limits = lengths_of(prompts, policy.ref("policy"), ModelSettings.of(config))
-    device = chosen_device(config.hosting.device)
+    device = expected_device(config.hosting.device)
     return fitted(config, policy, prompts.task, limits.text_tokens, device)
 
 

@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 
+from agent import trial
 from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.config.load import load_config
 from agent.config.settings import Config
 from agent.defaults import fitted
 from agent.networks.device import LARGE
 from agent.tasks.jsonl import Files, Jsonl
-from agent.trial import BYTES_TRAINED, measured, shortage
+from agent.trial import BYTES_TRAINED, check_memory, measured
+from search.errors import ResourceError
 from tests.agent.chat import write_chat_model
 from tests.agent.test_teach import files
 
@@ -76,14 +78,24 @@ def test_a_larger_model_learns_slower_and_a_gpu_does_more(tmp_path: Path) -> Non
     assert large.problems_per_round == 5 * small.problems_per_round
 
 
-def test_a_trial_writes_reads_and_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_writes_reads_and_learns(tmp_path: Path) -> None:
     policy = verify_checkpoint(write_chat_model(tmp_path / "model"))
     config = load_config({})[0]
     rates = measured(policy, config)
     assert min(rates.decoded, rates.read, rates.trained) > 10
     assert rates.serving_bytes == 4 * policy.num_parameters
     assert rates.training_bytes > BYTES_TRAINED * policy.num_parameters
-    assert shortage(policy, config) == ""
+
+
+def test_a_policy_that_cannot_be_trained_here_is_refused_with_the_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = verify_checkpoint(write_chat_model(tmp_path / "model"))
+    config = load_config({})[0]
     memory = type("Memory", (), {"available": 1000})
     monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
-    assert "training needs" in shortage(policy, config)
+    check_memory(policy, config)  # small ones always fit
+    monkeypatch.setattr(trial, "LARGE", 1)
+    with pytest.raises(ResourceError, match="GiB are free"):
+        check_memory(policy, config)
+    check_memory(policy, load_config({"training.trainer": "trl", "training.lora_rank": 4})[0])

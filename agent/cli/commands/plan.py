@@ -1,4 +1,7 @@
-"""`ratchet improve --dry-run`: what rounds would do and cost; no model is loaded."""
+"""`ratchet improve --dry-run`: what rounds would do and cost.
+
+No model is loaded, but a large one, for a trial.
+"""
 
 import contextlib
 import sys
@@ -14,10 +17,10 @@ from agent.config.settings import Config
 from agent.evaluation.gate import detectable, least_gained
 from agent.imagination.imagine import Imagination
 from agent.lengths import Lengths
-from agent.networks.device import LARGE, chosen_device, precision
+from agent.networks.device import LARGE, expected_device, precision
 from agent.rounds.inputs import RunInputs, checked_inputs
 from agent.search_models import ModelSettings, lengths_of
-from agent.trial import measured, shortage
+from agent.trial import measured
 from critics.registry import CRITICS
 from search.errors import NotFoundError, ResourceError
 from store.address import sqlite_path
@@ -84,12 +87,6 @@ def _measured_cost(
 ) -> dict[str, Any]:
     """Seconds by what this machine does with this model."""
     policy = inputs.policy
-    if why := shortage(policy, config):
-        raise ResourceError(
-            f"{policy.path} with {policy.num_parameters:,} parameters does not fit: {why}",
-            "use a machine with more memory, a smaller model, or --set training.trainer=trl "
-            "--set training.lora_rank=16",
-        )
     with contextlib.redirect_stdout(sys.stderr):
         rates = measured(policy, config)
     searched = written["searching"]
@@ -136,7 +133,7 @@ def _what(config: Config, inputs: RunInputs, rounds: int) -> dict[str, Any]:
         "policy_version": inputs.policy.version,
         "weights_in": precision(
             config.hosting.dtype,
-            chosen_device(config.hosting.device),
+            expected_device(config.hosting.device),
             inputs.policy.num_parameters,
         ),
         "rounds": rounds,
