@@ -7,7 +7,7 @@ from typing import Any
 from agent.checkpoints.checkpoint import Checkpoint
 from agent.networks.language_model import LanguageModel
 from agent.training.examples import CriticExample, judged_rows, scalar_rows
-from agent.training.fit import OnStep
+from agent.training.fit import OnStep, measured_in
 from agent.training.head_critics import measure_critic, train_critic
 from agent.training.job import LoopJob
 from agent.training.labelling import Split
@@ -22,11 +22,14 @@ class CriticJob(LoopJob):
     def train(
         self, model: LanguageModel, parent: Checkpoint, progress: OnStep
     ) -> tuple[LanguageModel, dict[str, Any]]:
-        before = measured_critic(model, self.split.held_out)
+        measure = measured_in(
+            model, self.settings, lambda: measured_critic(model, self.split.held_out)
+        )
+        before = measure()
         report: dict[str, Any] = trained_critic(
             model, self.split, self.settings, self.seed, progress
         )
-        report |= measured_critic(model, self.split.held_out)
+        report |= measure()
         return model, report | {
             "num_examples": len(self.split.train),
             "parent_auc": before["auc"],

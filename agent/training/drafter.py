@@ -33,6 +33,10 @@ class DrafterJob(LoopJob):
         return drafter, report
 
 
+MOST_LOGITS = 200_000
+"""Places of a vocabulary, times texts, that are compared at once."""
+
+
 def cut_drafter(policy: LanguageModel, share: float = 0.5) -> LanguageModel:
     """The first layers of the policy, `share` of them, and its embeddings, norm and head."""
     return policy.first_layers(max(1, round(share * policy.arch.num_layers)))
@@ -45,8 +49,9 @@ def expected_acceptance(
     """Mean overlap sum min(p, q) of the two distributions, at temperature 1, over the texts."""
     total, count = 0.0, 0
     device = policy.device
-    for start in range(0, len(examples), 64):
-        part = examples[start : start + 64]
+    step = max(1, min(64, MOST_LOGITS // policy.arch.vocab_size))
+    for start in range(0, len(examples), step):
+        part = examples[start : start + step]
         tokens_BT, lengths_B = padded([e.tokens for e in part])
         tokens_BT, lengths_B = tokens_BT.to(device), lengths_B.to(device)
         given_B = torch.tensor([e.num_prompt for e in part], device=device)

@@ -4,6 +4,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from agent.training.ranks import add_gradients, own_rows, rank, total, world_siz
 from agent.training.resume import Resume
 from search.errors import RatchetError
 
+T = TypeVar("T")
 OnStep = Callable[[int, int, float], None]
 """Called with (steps done, steps in all, mean loss of the last steps)."""
 
@@ -144,6 +146,18 @@ def products_in(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
     """Products of this type and all else in float32, for as long as the block."""
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         yield
+
+
+def measured_in(
+    model: LanguageModel, settings: TrainingSettings, measure: Callable[[], T]
+) -> Callable[[], T]:
+    """The measure, its products made in the type of the model's training."""
+
+    def run() -> T:
+        with products_in(product_dtype(model, settings), model.device):
+            return measure()
+
+    return run
 
 
 def _micro_batches(lengths: Sequence[int], most_tokens: int) -> Iterator[tuple[int, int]]:

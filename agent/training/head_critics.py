@@ -10,7 +10,7 @@ from agent.engine.batch import padded
 from agent.networks.language_model import LanguageModel
 from agent.training.early_stop import MOST_MEASURED, Snapshot
 from agent.training.examples import LabelledExample
-from agent.training.fit import Batch, FitPlan, OnStep, fit, planned_steps
+from agent.training.fit import Batch, FitPlan, OnStep, fit, measured_in, planned_steps
 from agent.training.optimizer import TrainingSettings
 from critics.calibration import (
     auc,
@@ -56,17 +56,21 @@ def train_critic(
             count += len(target)
         return total / count
 
-    snapshot = Snapshot(critic, held_out_loss if looked_at else None, num_steps)
+    measure = measured_in(critic, settings, held_out_loss)
+    snapshot = Snapshot(critic, measure if looked_at else None, num_steps)
 
     def loss_of(batch: Batch) -> torch.Tensor:
         chosen = [examples[i] for i in batch.rows]
         tokens_BT, _ = padded([e.tokens for e in chosen])
         logits, target = _places(critic, chosen, tokens_BT, batch.positions_BT, device)
         weight = torch.where(target > 0.5, good_weight, bad_weight)
-        return F.binary_cross_entropy_with_logits(logits, target, weight=weight)
+        if len(batch.rows) == len(batch.all_rows):
+            return F.binary_cross_entropy_with_logits(logits, target, weight=weight)
+        total = F.binary_cross_entropy_with_logits(logits, target, weight=weight, reduction="sum")
+        return total / sum(len(examples[i].places) for i in batch.all_rows)
 
     lengths = [len(e.tokens) for e in examples]
-    plan = FitPlan(lengths, settings.batch_size, num_steps, settings, seed)
+    plan = FitPlan(lengths, settings.batch_size, num_steps, settings, seed, is_additive=True)
     losses = fit(critic, plan, loss_of, progress, snapshot)
     return snapshot.report(losses)
 

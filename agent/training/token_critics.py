@@ -18,7 +18,7 @@ from torch import Tensor
 from agent.networks.language_model import LanguageModel
 from agent.training.early_stop import MOST_MEASURED, Snapshot
 from agent.training.examples import JudgedExample
-from agent.training.fit import Batch, FitPlan, OnStep, fit, planned_steps
+from agent.training.fit import Batch, FitPlan, OnStep, fit, measured_in, planned_steps
 from agent.training.head_critics import measured
 from agent.training.logprobs import counted_logprobs, counted_mask
 from agent.training.optimizer import TrainingSettings
@@ -57,14 +57,14 @@ def _logprobs(critic: LanguageModel, batch: _Batch, positions_BT: Tensor | None)
     return counted_logprobs(critic, batch.rows, batch.given, positions_BT).per_token()
 
 
-def _loss(logprob_BT: Tensor, batch: _Batch) -> Tensor:
-    """Binary cross-entropy, nats a row."""
+def _loss(logprob_BT: Tensor, batch: _Batch, num_rows: int) -> Tensor:
+    """Binary cross-entropy of these rows over `num_rows`, nats."""
     sure_BT = logprob_BT.clamp(max=-LEAST_DOUBT)
     loss = -sure_BT[batch.good_BT].sum()
     loss = loss - torch.log(-torch.expm1(sure_BT[batch.wrong_BT])).sum()
     whole_B = logprob_BT.sum(dim=1)[batch.unplaced_B].clamp(max=-LEAST_DOUBT)
     loss = loss - torch.log(-torch.expm1(whole_B)).sum()
-    return loss / len(logprob_BT)
+    return loss / num_rows
 
 
 def train_token_critic(
@@ -82,16 +82,16 @@ def train_token_critic(
     num_steps = planned_steps(len(examples), settings)
     device = critic.device
     looked_at = held_out[:MOST_MEASURED]
-    snapshot = Snapshot(
-        critic, (lambda: _mean_loss(critic, looked_at)) if looked_at else None, num_steps
-    )
+    measure = measured_in(critic, settings, lambda: _mean_loss(critic, looked_at))
+    snapshot = Snapshot(critic, measure if looked_at else None, num_steps)
 
     def loss_of(part: Batch) -> Tensor:
         batch = _batch([examples[i] for i in part.rows], device)
-        return _loss(_logprobs(critic, batch, part.positions_BT), batch)
+        found = _logprobs(critic, batch, part.positions_BT)
+        return _loss(found, batch, len(part.all_rows))
 
     lengths = [len(e.tokens) for e in examples]
-    plan = FitPlan(lengths, settings.batch_size, num_steps, settings, seed)
+    plan = FitPlan(lengths, settings.batch_size, num_steps, settings, seed, is_additive=True)
     losses = fit(critic, plan, loss_of, progress, snapshot)
     return snapshot.report(losses)
 
@@ -102,7 +102,8 @@ def _mean_loss(critic: LanguageModel, examples: Sequence[JudgedExample]) -> floa
     total = 0.0
     for start in range(0, len(examples), 128):
         batch = _batch(examples[start : start + 128], device)
-        total += float(_loss(_logprobs(critic, batch, None), batch)) * len(batch.rows)
+        found = _loss(_logprobs(critic, batch, None), batch, len(batch.rows))
+        total += float(found) * len(batch.rows)
     return total / len(examples)
 
 

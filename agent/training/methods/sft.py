@@ -19,9 +19,8 @@ from agent.training.fit import (
     OnStep,
     ends_of,
     fit,
+    measured_in,
     planned_steps,
-    product_dtype,
-    products_in,
 )
 from agent.training.job import LoopJob
 from agent.training.lesson import Lesson
@@ -88,13 +87,8 @@ def train_on_texts(
     Raises DivergedError when the loss stops being finite; the model is then of no use.
     """
     num_steps = planned_steps(len(examples), settings)
-    dtype = product_dtype(model, settings)
-
-    def measured() -> float:
-        with products_in(dtype, model.device):
-            return mean_loss(model, dev)
-
-    snapshot = Snapshot(model, measured if dev else None, num_steps, may_stay=False)
+    measure = measured_in(model, settings, lambda: mean_loss(model, dev)) if dev else None
+    snapshot = Snapshot(model, measure, num_steps, may_stay=False)
 
     def loss_of(batch: Batch) -> Tensor:
         num_learned = sum(

@@ -383,3 +383,26 @@ def test_a_training_that_is_killed_goes_on_to_the_same_weights(
     started = load_model(verify_checkpoint(checkpoint))
     train_on_texts(started, ROWS, settings, 3, dev=dev, resume=other)
     assert torch.equal(started.head, whole.head)  # the file of another job is not used
+
+
+def test_parts_of_a_critics_batch_add_up_to_the_batch(checkpoint: Path) -> None:
+    judged = [
+        JudgedExample((3 + i, 13, 3 + j, 2, 3 + i, 1), 4, is_good=i == j, first_wrong=None)
+        for i in range(5)
+        for j in range(5)
+    ]
+    labelled = [LabelledExample(e.tokens, (3, 5), (0.5, float(e.is_good))) for e in judged]
+    policy = load_model(verify_checkpoint(checkpoint))
+    for has_head in (False, True):
+        found = []
+        for micro_tokens in (0, 13):
+            settings = SETTINGS.model_copy(update={"num_steps": 3, "micro_tokens": micro_tokens})
+            critic = policy.as_critic() if has_head else load_model(verify_checkpoint(checkpoint))
+            if has_head:
+                report = train_critic(critic, labelled, (), settings, 0)
+            else:
+                report = train_token_critic(critic, judged, (), settings, 0)
+            found.append((report["loss"], critic.state_dict()))
+        assert found[0][0] == pytest.approx(found[1][0], rel=1e-4)
+        for name, weight in found[0][1].items():
+            assert torch.allclose(weight, found[1][1][name], atol=1e-4), name
