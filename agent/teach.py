@@ -16,7 +16,8 @@ from typing import Any
 from agent.checkpoints.base_models import policy_at
 from agent.checkpoints.checkpoint import Checkpoint, verify_checkpoint
 from agent.checkpoints.custody import as_new, trained_as_new
-from agent.checkpoints.manifest import write_manifest
+from agent.checkpoints.files import read_json
+from agent.checkpoints.manifest import MANIFEST, write_manifest
 from agent.checkpoints.model_refs import ModelSet
 from agent.checkpoints.trained import Trained
 from agent.config.settings import Config
@@ -88,41 +89,63 @@ def teach(config: Config, folder: Path, course: Course, store: Store, progress: 
     last state that was written, and comes to the same weights. Raises UsageError, TaskError,
     CheckpointError, ResourceError, DivergedError.
     """
-    if folder.exists():
-        raise UsageError(f"{folder} is already there", "give a new folder with --out, or remove it")
     task = open_task(config)
     parent = policy_at(Path(config.policy).expanduser())
     check_memory(parent, config)
     prompts = check_prompts(task, Tokenizer(parent.path), config.prompt)
     lessons = lessons_of(task, prompts, parent.architecture.max_positions)
     problems = _problems(task, course, config)
+    job = job_of(config, course, parent, lessons.texts)
+    digest = _digest(job)
+    is_there = folder.exists()
+    if is_there and _job_of(folder) != digest:
+        raise UsageError(f"{folder} is already there", "give a new folder with --out, or remove it")
     for note in (*task.notes(), *lessons.notes):
         progress.say(note)
     with store.session() as session:
         register(session, as_new("policy", parent, None))
     before = _measured(config, task, parent, problems, store, progress)
-    job = job_of(config, course, parent, lessons.texts)
-    work = folder.parent / f".teaching {_digest(job)}"
-    work.mkdir(parents=True, exist_ok=True)
-    if isinstance(job, SftJob):
-        job = replace(job, resume_file=str(work / "state.safetensors"))
     began = time.monotonic()
-    trained = run_job(
-        job, Place(str(work), config.hosting.threads, config.hosting.device), progress
-    )
+    curve = [] if is_there else _trained(job, digest, lessons, folder, config, progress)
     seconds = time.monotonic() - began
-    made = Path(trained.path)
-    write_demonstrations(made, lessons.demonstrations, config.seed)
-    write_manifest(made, {"taught": True})
-    os.replace(made, folder)
-    shutil.rmtree(work, ignore_errors=True)
     checkpoint = verify_checkpoint(folder)
     with store.session() as session:
-        new = Trained.of("policy", checkpoint, parent.version, trained.report, trained.curve)
+        new = Trained.of("policy", checkpoint, parent.version, checkpoint.report, curve)
         register(session, trained_as_new(new))
     after = _measured(config, task, checkpoint, problems, store, progress)
     num_tokens = round(course.epochs * sum(len(text.tokens) for text in lessons.texts))
-    return Taught(checkpoint, trained.report, before, after, lessons.notes, seconds, num_tokens)
+    return Taught(checkpoint, checkpoint.report, before, after, lessons.notes, seconds, num_tokens)
+
+
+def _trained(
+    job: TrainingJob,
+    digest: str,
+    lessons: Lessons,
+    folder: Path,
+    config: Config,
+    progress: Progress,
+) -> list[tuple[int, float]]:
+    """Run the job and give its checkpoint the folder's name; the loss by step."""
+    work = folder.parent / f".teaching {digest}"
+    work.mkdir(parents=True, exist_ok=True)
+    if isinstance(job, SftJob):
+        job = replace(job, resume_file=str(work / "state.safetensors"))
+    place = Place(str(work), config.hosting.threads, config.hosting.device)
+    trained = run_job(job, place, progress)
+    made = Path(trained.path)
+    write_demonstrations(made, lessons.demonstrations, config.seed)
+    facts = {k: v for k, v in read_json(made, MANIFEST).items() if k != "files"}
+    write_manifest(made, facts | {"taught": digest})
+    os.replace(made, folder)
+    shutil.rmtree(work, ignore_errors=True)
+    return trained.curve
+
+
+def _job_of(folder: Path) -> str:
+    """Digest of the job that a folder is the result of; empty for any other folder."""
+    if not (folder / MANIFEST).is_file():
+        return ""
+    return str(read_json(folder, MANIFEST).get("taught", ""))
 
 
 def lessons_of(task: Task, prompts: Prompts, max_positions: int) -> Lessons:

@@ -83,6 +83,10 @@ def test_a_taught_policy_finds_worked_answers_likely_and_its_lineage_is_stored(
         texts = samples_of(session, checkpoint.version, "greedy", None, 10)
     assert len(texts) == 4
     assert not list(tmp_path.glob(".teaching*"))
+    same = taught(tmp_path, course)  # the command again: nothing is left to do
+    assert same.checkpoint.version == checkpoint.version and same.seconds < 1
+    with pytest.raises(UsageError, match="already there"):
+        taught(tmp_path, Course(epochs=7, batch_size=8, learning_rate=3e-3, num_problems=4))
     again = taught(tmp_path, course, "again")
     assert again.checkpoint.version == checkpoint.version  # the same arguments, the same weights
 
