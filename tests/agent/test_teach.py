@@ -24,14 +24,15 @@ from tests.agent.chat import write_chat_model
 from tests.agent.cli.test_cli import typed
 
 __all__ = ["typed"]
-ROWS = [
-    {
-        "question": f"What is {a} plus {b}?",
-        "answer": f"{a} + {b} = <<{a}+{b}={a + b}>>{a + b}\n#### {a + b}",
-    }
-    for a in range(1, 8)
-    for b in range(1, 8)
-]
+
+
+def row(a: int, b: int) -> dict[str, Any]:
+    """A problem with a worked answer, as GSM8K writes them."""
+    worked = f"{a} + {b} = <<{a}+{b}={a + b}>>{a + b}"
+    return {"question": f"What is {a} plus {b}?", "answer": f"{worked}\n#### {a + b}"}
+
+
+ROWS = [row(a, b) for a in range(1, 8) for b in range(1, 8)]
 
 
 def files(folder: Path, rows: list[dict[str, Any]] = ROWS) -> tuple[Path, Path]:
