@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agent.visible import shown, visible
+from store.evaluations import Evaluation
 
 SCHEMA_VERSION = 1
 """Of what `--json` prints (docs/json.md); raised when a key changes its meaning or goes."""
@@ -82,3 +83,20 @@ def _one_line(value: Any) -> str:
 def share(num: int, n: int, low: float, high: float) -> str:
     """`37.2 % [33.4, 41.1]`"""
     return f"{100 * num / n if n else 0:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def figures(found: Evaluation | None) -> dict[str, Any] | None:
+    """An evaluation for programs; None where nothing was measured."""
+    if found is None:
+        return None
+    low, high = found.interval
+    return {
+        "n": found.n,
+        "correct": found.num_correct,
+        "low": low,
+        "high": high,
+        "unanswered": found.num_unanswered,
+        "cut_by_length": found.num_cut,
+        "tokens": found.num_tokens,
+        "seconds": found.seconds,
+    }

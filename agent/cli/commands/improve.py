@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agent.cli.commands import plan
-from agent.cli.output import emit, share
+from agent.cli.output import emit, figures, share
 from agent.config.settings import Config
 from agent.progress import make_progress
 from agent.rounds.evaluation_stage import Figures
@@ -45,20 +45,6 @@ def run(config: Config, rounds: int, dry_run: bool, fresh: bool, as_json: bool) 
         raise SystemExit(NOTHING_DONE)
 
 
-def _figures(report: Evaluation | None) -> dict[str, Any] | None:
-    if report is None:
-        return None
-    low, high = report.interval
-    return {
-        "n": report.n,
-        "correct": report.num_correct,
-        "low": low,
-        "high": high,
-        "tokens": report.num_tokens,
-        "seconds": report.seconds,
-    }
-
-
 def _other_settings(config: Config) -> list[str]:
     """`key=value` of what results depend on and no flag of its own sets."""
     plain = Config().model_dump(mode="json")
@@ -79,13 +65,13 @@ def _other_settings(config: Config) -> list[str]:
 
 
 def _document(outcome: Outcome, start_s: float) -> dict[str, Any]:
-    def side(figures: Figures | None) -> dict[str, Any] | None:
-        if figures is None:
+    def side(measured: Figures | None) -> dict[str, Any] | None:
+        if measured is None:
             return None
         return {
-            "policy": figures.policy,
-            "greedy": _figures(figures.greedy),
-            "search": _figures(figures.search),
+            "policy": measured.policy,
+            "greedy": figures(measured.greedy),
+            "search": figures(measured.search),
         }
 
     return {

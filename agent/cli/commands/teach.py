@@ -3,14 +3,12 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
-from agent.cli.output import emit, share, table
+from agent.cli.output import emit, figures, share, table
 from agent.config.settings import Config
 from agent.progress import make_progress
 from agent.teach import Course, teach
 from store.database import open_store
-from store.evaluations import Evaluation
 
 
 def run(config: Config, folder: Path, course: Course, as_json: bool) -> None:
@@ -29,8 +27,8 @@ def run(config: Config, folder: Path, course: Course, as_json: bool) -> None:
                 "version": found.checkpoint.version,
                 "parent": found.checkpoint.notes.get("parent"),
                 "report": found.report,
-                "before": _figures(found.before),
-                "after": _figures(found.after),
+                "before": figures(found.before),
+                "after": figures(found.after),
                 "seconds": found.seconds,
                 "tokens_per_s": rate,
                 "notes": found.notes,
@@ -65,19 +63,3 @@ def run(config: Config, folder: Path, course: Course, as_json: bool) -> None:
         *("--store", config.shown_store),
     ]
     print(f"  ratchet improve {shlex.join(given)} --dry-run")
-
-
-def _figures(found: Evaluation | None) -> dict[str, Any] | None:
-    if found is None:
-        return None
-    low, high = found.interval
-    return {
-        "n": found.n,
-        "correct": found.num_correct,
-        "low": low,
-        "high": high,
-        "unanswered": found.num_unanswered,
-        "cut_by_length": found.num_cut,
-        "tokens": found.num_tokens,
-        "seconds": found.seconds,
-    }
