@@ -26,6 +26,10 @@ from kernels import dispatch
 
 ALIGNMENT = 64
 MIN_ROWS = 4
+REFINED = 4.0
+"""Nats under the best logit within which logits are made again in float32."""
+MOST_REFINED = 256
+"""Of a row on average; more are left as they are."""
 LOGIT_ROWS = 512
 """Rows whose logits are in memory together where they are made in bfloat16."""
 QUERY_BLOCK = 32
@@ -98,11 +102,30 @@ class LlamaInference:
 
     def logits(self, hidden_RE: Tensor) -> Tensor:
         """Float32 logits [R, V] (a critic's: [R, 1])."""
-        return _product(hidden_RE, self.head, None).float()
+        z_RV = _product(hidden_RE, self.head, None).float()
+        return self._refined(z_RV, hidden_RE) if self.is_rounded else z_RV
+
+    @property
+    def is_rounded(self) -> bool:
+        """Whether products are rounded to bfloat16, with no way to have them in float32."""
+        return self.dtype == torch.bfloat16 and self.device.type == "cpu"
+
+    def _refined(self, z_RV: Tensor, hidden_RE: Tensor) -> Tensor:
+        """The likeliest tokens' logits again, in float32.
+
+        A logit of 20 is rounded to an eighth in bfloat16, which leaves many pairs of tokens equal
+        and lets the lower number win. Tokens whose chance is under e^-4 of the best one's keep the
+        rounded logit; so do all where a distribution is too flat for that to be a few.
+        """
+        row_K, token_K = (z_RV >= z_RV.amax(dim=1, keepdim=True) - REFINED).nonzero(as_tuple=True)
+        if len(row_K) <= MOST_REFINED * len(z_RV):
+            weight_KE = self.head.t()[token_K].float()
+            z_RV[row_K, token_K] = (hidden_RE[row_K].float() * weight_KE).sum(dim=1)
+        return z_RV
 
     def logprobs_of(self, hidden_RE: Tensor, target_M: Tensor, rows_M: Tensor) -> Tensor:
         """log p(target) after the state of each wanted row, float32 [M]."""
-        if self.dtype == torch.bfloat16 and self.device.type == "cpu":
+        if self.is_rounded:
             return self._low_logprobs(hidden_RE, target_M, rows_M)
         return dispatch.linear_logprob(hidden_RE, self.head.t(), target_M, rows_M=rows_M)
 

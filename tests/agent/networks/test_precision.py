@@ -96,3 +96,15 @@ def test_loading_makes_no_weights_of_its_own(model: Path) -> None:
     assert config["tie_word_embeddings"]
     again = load_model(verify_checkpoint(tied))
     assert again.head is again.model.embed_tokens.weight
+
+
+def test_the_likeliest_logits_are_those_of_float32(model: Path) -> None:
+    network = engine(model, torch.bfloat16).network
+    hidden = torch.randn(6, network.arch.hidden_size).bfloat16() * 4
+    found = network.logits(hidden)
+    exact = hidden.float() @ network.head.float()
+    near = exact >= exact.amax(dim=1, keepdim=True) - 3.5
+    assert torch.allclose(found[near], exact[near], atol=1e-4)
+    assert torch.equal(found.argmax(dim=1), exact.argmax(dim=1))
+    flat = network.logits(torch.zeros(2, network.arch.hidden_size).bfloat16())
+    assert torch.equal(flat, torch.zeros_like(flat))  # nothing is a few: left as it is
