@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from agent.checkpoints.checkpoint import verify_checkpoint
@@ -93,7 +94,7 @@ def import_gguf(file: Path, folder: Path, on_tensor: OnTensor = lambda done, num
             flush_all(scratch)
             version = verify_checkpoint(scratch).version
             take_place(scratch, folder)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise unwritable(folder.parent, "the checkpoint", error, "DIR", num_bytes) from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -109,6 +110,11 @@ def _named(file: Path) -> Iterator[None]:
         if str(file) in error.message:
             raise
         raise CheckpointError(f"{file}: {error.message}", error.fix) from error
+    except (TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise CheckpointError(
+            f"{file} holds a value that cannot be: {type(error).__name__}: {error}",
+            "use a file that llama.cpp's converter wrote",
+        ) from error
 
 
 def _config(opened: GgufFile) -> dict[str, Any]:
@@ -183,7 +189,8 @@ def _scaling(opened: GgufFile, family: str, config: Mapping[str, Any]) -> dict[s
     are the same in all of its models but for the factor, are checked against that."""
     kind = opened.metadata.get(f"{family}.rope.scaling.type", "none")
     if kind == "linear":
-        return {"rope_type": "linear", "factor": opened.metadata[f"{family}.rope.scaling.factor"]}
+        factor = opened.metadata.get(f"{family}.rope.scaling.factor")
+        return {"rope_type": "linear", "factor": factor}
     if kind not in ("none", "llama3") and kind is not None:
         raise CheckpointError(
             f"{opened.path} scales its positions by {kind!r:.40}", "use none, linear or llama3"
@@ -308,7 +315,7 @@ def _write_texts(
         raise CheckpointError(
             f"{opened.path} names no token that ends a text", "use a file with its tokenizer in it"
         )
-    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     dump(folder / "tokenizer_config.json", tokenizer_config)
     dump(folder / "config.json", {k: v for k, v in config.items() if v is not None})
     dump(folder / "generation_config.json", {"eos_token_id": config["eos_token_id"]})
@@ -320,3 +327,7 @@ def _write_texts(
     }
     imported = {"file": file.name, "sha256": sha, "tensors": dict(sorted(kinds.items()))}
     dump(folder / "ratchet.json", {"imported": imported | about})
+    # safetensors lets only the owner read what it writes; the other files go by the umask.
+    mode = (folder / "config.json").stat().st_mode & 0o777
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod(mode)

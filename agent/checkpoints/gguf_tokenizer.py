@@ -113,11 +113,10 @@ def _byte_level(metadata: Mapping[str, Any], tokens: Sequence[str]) -> Tokenizer
         raise CheckpointError("it has no list of merges", "use a file with its tokenizer in it")
     vocab = {token: number for number, token in enumerate(tokens)}
     pairs = [_pair(merge, vocab) for merge in merges]
-    tokenizer = Tokenizer(
-        models.BPE(vocab=vocab, merges=pairs, ignore_merges=_cut(metadata) in PATTERNS)
-    )
-    whole = pre_tokenizers.ByteLevel(add_prefix_space=False)
     name = _cut(metadata)
+    # Llama 3 takes a word that is a token whole, without asking its merges.
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=pairs, ignore_merges=name == "llama-bpe"))
+    whole = pre_tokenizers.ByteLevel(add_prefix_space=False)
     if name in BY_DIGIT:
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), whole]

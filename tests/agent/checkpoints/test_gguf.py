@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType, GGUFWriter
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
 from agent.checkpoints.checkpoint import verify_checkpoint
@@ -22,7 +23,7 @@ from agent.networks.architecture import Architecture
 from agent.networks.language_model import LanguageModel
 from agent.networks.llama import rope_frequencies
 from agent.networks.registry import build
-from search.errors import CheckpointError, UsageError
+from search.errors import CheckpointError, ResourceError, UsageError
 from tests.agent.chat import byte_level
 
 SIZES: dict[str, Any] = {
@@ -220,6 +221,9 @@ def test_sentencepiece_joins_the_best_scored_neighbours() -> None:
         ({"leave_out": "model.layers.1.mlp.up_proj.weight"}, "not there"),
         ({"expert_count": 8}, "experts"),
         ({"rope.scaling.type": "yarn"}, "'yarn'"),
+        ({"rope.scaling.type": "linear"}, "without 'factor'"),
+        ({"embedding_length": "wide"}, "its width"),
+        ({"attention.key_length": "16"}, "head_dim"),
         ({"attention.head_count_kv": 3}, "key-value heads"),
         ({"block_count": 3}, "not there"),
         ({"block_count": 100_000}, "num_hidden_layers"),
@@ -278,3 +282,17 @@ def test_a_folder_that_is_there_is_not_written_to(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="already there"):
         imported(file, tmp_path / "m")
     assert list((tmp_path / "m").iterdir()) == []
+
+
+def test_a_disk_without_room_is_said_with_the_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = written(tmp_path / "m.gguf", random_model())
+
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("agent.checkpoints.gguf_import.save_file", full)
+    with pytest.raises(ResourceError, match="bytes"):
+        imported(file, tmp_path / "m")
+    assert list(tmp_path.iterdir()) == [file]
