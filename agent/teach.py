@@ -1,7 +1,7 @@
 """Teaching a policy the form of answers: supervised fine-tuning on the worked answers of a file.
 
 A pretrained model that was never shown how answers are to be written gives a round nothing to
-start from. AlphaLLM's own base was taught so (Tian et al., arXiv 2404.12253, section 5.1).
+start from. AlphaLLM's own base was taught so (Tian et al., arXiv 2404.12253).
 """
 
 import hashlib
@@ -137,6 +137,8 @@ def _trained(
     facts = {k: v for k, v in read_json(made, MANIFEST).items() if k != "files"}
     write_manifest(made, facts | {"taught": digest})
     os.replace(made, folder)
+    for adapter in work.glob("adapter-*"):
+        os.replace(adapter, folder.with_name(f"{folder.name}-adapter"))
     shutil.rmtree(work, ignore_errors=True)
     return trained.curve
 

@@ -1,5 +1,6 @@
 """A short trial of a model on this machine: what a round's hours are estimated from."""
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -89,8 +90,11 @@ def _training_rate(model: LanguageModel, rows: Sequence[tuple[int, ...]], dtype:
 def check_memory(policy: Checkpoint, config: Config) -> None:
     """Raises ResourceError where training all weights of a large policy does not fit the memory of
     this machine, before anything is loaded."""
-    is_elsewhere = expected_device(config.hosting.device) != "cpu" or config.training.lora_rank
-    if is_elsewhere or policy.num_parameters < LARGE:
+    is_on_cluster = bool(config.hosting.ray_address or os.environ.get("RAY_ADDRESS"))
+    is_on_gpu = expected_device(config.hosting.device) != "cpu"
+    if is_on_cluster or is_on_gpu or config.training.lora_rank:
+        return
+    if policy.num_parameters < LARGE:
         return
     needed, free = policy.num_parameters * BYTES_TRAINED, psutil.virtual_memory().available
     if needed > free:

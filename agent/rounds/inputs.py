@@ -57,8 +57,7 @@ def checked_inputs(config: Config) -> RunInputs:
     longest = policy.architecture.max_positions
     config, defaults = _fitted(config, prompts, policy)
     policy_settings(config.training, policy)
-    if not config.hosting.ray_address:
-        check_memory(policy, config)
+    check_memory(policy, config)
     _check_writer(config, policy)
     _check_problems(config, prompts, longest)
     _check_gate(config, task)

@@ -92,6 +92,16 @@ def test_a_taught_policy_finds_worked_answers_likely_and_its_lineage_is_stored(
     assert again.checkpoint.version == checkpoint.version  # the same arguments, the same weights
 
 
+@pytest.mark.round
+def test_an_adapter_is_taught_through_trl_and_kept_beside_the_policy(tmp_path: Path) -> None:
+    course = Course(epochs=1, batch_size=8, learning_rate=3e-3, num_problems=0)
+    more = {"training.trainer": "trl", "training.lora_rank": 4}
+    found = taught(tmp_path, course, **more)
+    assert found.report["trainer"] == "trl" and found.report["lora_rank"] == 4
+    assert (tmp_path / "out-adapter" / "adapter_model.safetensors").is_file()
+    assert not list(tmp_path.glob(".teaching*"))
+
+
 def test_what_was_begun_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     course = Course(epochs=4, batch_size=8, learning_rate=3e-3, num_problems=0)
     whole = taught(tmp_path, course, "whole")

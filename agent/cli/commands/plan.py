@@ -4,7 +4,6 @@ No model is loaded, but a large one, for a trial.
 """
 
 import contextlib
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +32,6 @@ from store.disks import free_bytes
 TOKENS_PER_SIMULATION = 40
 TOKENS_PER_TEXT = 40
 BYTES_PER_SEARCH = 12_000
-BYTES_PER_TOKEN = 60
-"""Stored of a search, for each token that it generates."""
 RESERVE_BYTES = 200_000_000
 TOKENS_PER_S = 4_000
 TRAINED_TOKENS_PER_S = 12_000
@@ -87,8 +84,7 @@ def _measured_cost(
 ) -> dict[str, Any]:
     """Seconds by what this machine does with this model."""
     policy = inputs.policy
-    with contextlib.redirect_stdout(sys.stderr):
-        rates = measured(policy, config)
+    rates = measured(policy, config)
     searched = written["searching"]
     prompt = sum(len(inputs.prompts.tokens(p.text)) for p in inputs.task.seeds(20, 0)) / 20
     row = prompt + text
@@ -102,8 +98,6 @@ def _measured_cost(
     told = {stage: round(value) for stage, value in seconds.items()}
     roles = len(ROLES)
     return {
-        "tokens_about": written,
-        "training_steps_at_most": steps,
         "tokens_per_s": {
             "written": round(rates.decoded),
             "read": round(rates.read),
@@ -111,7 +105,6 @@ def _measured_cost(
         },
         "seconds_about": told | {"all": sum(told.values())},
         "memory_bytes_about": max(roles * rates.serving_bytes, rates.training_bytes),
-        "disk_bytes_about": written["searching"] * BYTES_PER_TOKEN + 10 * policy.num_bytes,
         "note": "by a trial of this policy on this machine, one process",
     }
 
@@ -188,20 +181,21 @@ def _cost(config: Config, inputs: RunInputs, limits: Lengths, rounds: int) -> di
         "critics": rounds * 3 * critics.steps,
         "drafter": rounds * training.drafter_steps,
     }
+    common = {
+        "simulations_at_most": searches * config.search.simulations,
+        "tokens_about": written,
+        "training_steps_at_most": steps,
+        "disk_bytes_about": searches * BYTES_PER_SEARCH + rounds * 10 * inputs.policy.num_bytes,
+        "checkpoints_to_write": rounds * 5 + (0 if len(inputs.base) == 5 else 7),
+    }
     if inputs.policy.num_parameters >= LARGE:
-        return _measured_cost(config, inputs, written, steps, text)
+        return common | _measured_cost(config, inputs, written, steps, text)
     architecture = inputs.policy.architecture
     size = max(1.0, architecture.hidden_size * architecture.num_layers / EMBEDDED_SIZE) ** 2
     trained = sum(steps.values()) * training.batch_size * text
     seconds = {stage: round(num / TOKENS_PER_S * size) for stage, num in written.items()}
     seconds["training"] = round(trained / TRAINED_TOKENS_PER_S * size)
-    num_bytes = inputs.policy.num_bytes
-    return {
-        "simulations_at_most": searches * config.search.simulations,
-        "tokens_about": written,
-        "training_steps_at_most": steps,
+    return common | {
         "seconds_about": seconds | {"all": sum(seconds.values())},
-        "disk_bytes_about": searches * BYTES_PER_SEARCH + rounds * 10 * num_bytes,
-        "checkpoints_to_write": rounds * 5 + (0 if len(inputs.base) == 5 else 7),
         "note": "estimates from the embedded default on one CPU thread",
     }
