@@ -77,7 +77,7 @@ class Taught:
     after: Evaluation | None
     notes: list[str]
     seconds: float
-    """Of the training alone."""
+    """Of the training alone; 0 where the folder held its result already."""
     num_tokens: int
     """That the training read, all epochs together."""
 
@@ -105,9 +105,11 @@ def teach(config: Config, folder: Path, course: Course, store: Store, progress: 
     with store.session() as session:
         register(session, as_new("policy", parent, None))
     before = _measured(config, task, parent, problems, store, progress)
-    began = time.monotonic()
-    curve = [] if is_there else _trained(job, digest, lessons, folder, config, progress)
-    seconds = time.monotonic() - began
+    curve, seconds = [], 0.0
+    if not is_there:
+        began = time.monotonic()
+        curve = _trained(job, digest, lessons, folder, config, progress)
+        seconds = time.monotonic() - began
     checkpoint = verify_checkpoint(folder)
     with store.session() as session:
         new = Trained.of("policy", checkpoint, parent.version, checkpoint.report, curve)

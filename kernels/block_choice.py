@@ -17,7 +17,7 @@ from torch import Tensor
 from kernels.noise import PART, follow, gumbel
 from kernels.reference import Verified
 
-LARGE = 8192
+LARGE_VOCABULARY = 8192
 """Tokens of a vocabulary from which on this is how a token is chosen on a CPU."""
 BLOCK = 64
 PART_SIZE = 4 * PART

@@ -169,6 +169,6 @@ def verify_draft(
         from kernels.verify_draft import coupled
 
         return coupled(*inputs)
-    if V >= block_choice.LARGE:
+    if V >= block_choice.LARGE_VOCABULARY:
         return block_choice.verify_draft(*inputs)
     return reference.verify_draft(*inputs)

@@ -20,7 +20,7 @@ from agent.engine.feed import Where, placed, prefill, within
 from agent.engine.job_cache import Ids
 from agent.engine.prefix_cache import KeptWork, Prefix, Segment, Workspace
 from agent.engine.requests import Generated, OptionRequest, Options
-from kernels.block_choice import LARGE
+from kernels.block_choice import LARGE_VOCABULARY
 from kernels.noise import follow, gumbel
 
 NEVER = float("-inf")
@@ -202,7 +202,9 @@ class OptionBatch:
         if self.is_drawn:
             streams, rank_RV = self._perturbed([p for _, p in fed], logprob_RV)
         else:
-            if logprob_RV.shape[1] >= LARGE:  # the rest is done with those alone that count
+            if (
+                logprob_RV.shape[1] >= LARGE_VOCABULARY
+            ):  # the rest is done with those alone that count
                 logprob_RV, token_RC = logprob_RV.topk(num, dim=1)
             parent_R = torch.tensor([p.score for _, p in fed], dtype=torch.float64)
             rank_RV = parent_R.to(logprob_RV.device)[:, None] + logprob_RV.double()

@@ -19,7 +19,7 @@ def run(config: Config, folder: Path, course: Course, as_json: bool) -> None:
     finally:
         progress.close()
         store.close()
-    rate = found.num_tokens / max(1e-9, found.seconds)
+    rate = found.num_tokens / found.seconds if found.seconds else None
     if as_json:
         emit(
             {
@@ -51,9 +51,11 @@ def run(config: Config, folder: Path, course: Course, as_json: bool) -> None:
         ]
     )
     steps, loss = found.report["num_steps"], found.report["last_loss"]
+    took = (
+        "before" if rate is None else f"in {found.seconds / 60:.1f} minutes, {rate:,.0f} tokens/s"
+    )
     print(
-        f"{steps} steps in {found.seconds / 60:.1f} minutes, {rate:,.0f} tokens/s, "
-        f"loss {found.report['first_loss']:.3f} -> {loss:.3f}",
+        f"{steps} steps {took}, loss {found.report['first_loss']:.3f} -> {loss:.3f}",
         file=sys.stderr,
     )
     print(f"\n{found.checkpoint.path}: version {found.checkpoint.version}\n\nNext:")
