@@ -4,7 +4,6 @@ Text from users is encoded with special tokens switched off: `</s>` typed in a q
 characters, never the end of the text.
 """
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 
 from tokenizers import Tokenizer as FastTokenizer
 
+from agent.checkpoints.files import read_json
 from agent.engine.option_ends import Steps
 from search.boundary import Boundary
 from search.errors import CheckpointError, RatchetError, TaskError
@@ -203,15 +203,8 @@ def _told(kind: type[RatchetError], message: str, fix: str) -> Iterator[None]:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except (ValueError, OSError) as error:
-        raise CheckpointError(
-            f"{file} is not JSON: {error}", "save it again, or remove it"
-        ) from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{file} is not a JSON object", "save it again, or remove it")
-    return value
+    """A JSON object of the folder, bounded; empty where it has none."""
+    return read_json(file.parent, file.name) if file.is_file() else {}
 
 
 def _end_ids(path: Path, fast: Any, vocab_size: int) -> tuple[int, ...]:
