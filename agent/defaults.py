@@ -23,6 +23,8 @@ ON_A_GPU = 5
 LONGEST_TO_TYPICAL = 3.0
 """How much longer the longest text that is allowed is than a usual one: lengths leave half as much
 again, and one answer in fifty is twice as long as the others."""
+TUNED_PART = 5
+"""Of a pretrained critic's blocks one in so many is trained."""
 ROUND_RATE = 0.1
 """A round's rate as a share of teaching's: its texts are the policy's own, near to what it says."""
 
@@ -67,6 +69,8 @@ def _defaults(policy: Header, task: Task, text_tokens: int, device: str) -> Iter
     if labelled:
         yield Default("critics.num_labelled", labelled, "problems with answers, as far as needed")
     yield Default("critics.samples", 4, f"{size} on {where}")
+    tuned = max(1, policy.architecture.num_layers // TUNED_PART)
+    yield Default("critics.tuned_layers", tuned, "the blocks below are held once for all critics")
     yield Default("critics.steps", 30 * more, f"{size}: a pretrained critic needs few steps")
     yield Default("training.num_steps", 60 * more, f"{size}: more would forget")
     yield Default("training.batch_size", 16, f"{size} on {where}")

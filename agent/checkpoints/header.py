@@ -31,6 +31,7 @@ COMPANIONS = (
     *("generation_config.json", "tokenizer_config.json", "special_tokens_map.json"),
     "added_tokens.json",
 )
+INDEX = "model.safetensors.index.json"
 MAX_SHARDS = 2_000
 CODE_KEYS = ("auto_map", "custom_pipelines", "quantization_config")
 
@@ -218,7 +219,7 @@ def _check_file(path: Path, file: Path, has_weights: bool) -> None:
 
 def _shards(path: Path) -> tuple[str, ...]:
     """As transformers: a whole model.safetensors counts, whatever an index beside it says."""
-    index = path / "model.safetensors.index.json"
+    index = path / INDEX
     if (path / "model.safetensors").is_file() or not index.is_file():
         names = ["model.safetensors"]
     else:

@@ -18,14 +18,15 @@ from search.errors import CheckpointError
 MANIFEST = "manifest.json"
 
 
-_Identity = tuple[int, int, int, int, int]
-_known: dict[_Identity, str] = {}
+Identity = tuple[int, int, int, int, int]
+"""Device, number, size, and times of the last writing and of the last change of any kind."""
+_known: dict[Identity, str] = {}
 """SHA-256 of files that this process hashed, by what changes when a file is written to."""
 RACY_NS = 20_000_000
 """A file that changed this recently may change again within one tick of the file system's clock."""
 
 
-def identity_of(handle: int) -> _Identity:
+def identity_of(handle: int) -> Identity:
     """What changes when an opened file is written to."""
     seen = os.fstat(handle)
     return (seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)

@@ -4,12 +4,13 @@ Files are written into a directory of their own, flushed, checked for non-finite
 directory is renamed into place; its name carries the digest, which is the version.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from agent.checkpoints.checkpoint import Checkpoint, verify_checkpoint
-from agent.checkpoints.manifest import MANIFEST, write_manifest
+from agent.checkpoints.header import INDEX
+from agent.checkpoints.manifest import MANIFEST, file_sha, write_manifest
 from agent.checkpoints.model_refs import CRITIC_ROLES
 from agent.networks.language_model import LanguageModel
 from agent.networks.registry import class_name
@@ -42,6 +44,9 @@ _COPIED = (
 )
 """Patterns of what a policy's descendants keep: all that its tokenizer consists of, its end tokens
 and its licence."""
+WHOLE = "model.safetensors"
+FROZEN, TUNED = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+"""Weights that a training left as they were, and the others: where there are any of the first."""
 DEMONSTRATIONS = "demonstrations.jsonl"
 """What a policy was taught with; goes from version to version (agent.training.rehearsal)."""
 
@@ -57,12 +62,15 @@ def publish(
     role: str,
     notes: dict[str, Any],
     dtype: torch.dtype | None = None,
+    alike: Sequence[Checkpoint] = (),
 ) -> Checkpoint:
     """Write a checkpoint below `folder` and return it. Raises NonFiniteError or ResourceError.
 
     config.json and the tokenizer are the parent's; the number of layers and the kind of head are
     the model's. Without `dtype` the weights are written as the parent's are (`dtype_on_disk`). The
-    same weights and notes published twice give the same directory.
+    same weights and notes published twice give the same directory. Frozen weights are a file of
+    their own: one that the parent or one of those `alike` has already is linked, so that the disk
+    holds it once.
     """
     dtype = dtype_on_disk(parent) if dtype is None else dtype
     tensors = {
@@ -78,6 +86,12 @@ def publish(
         scratch.mkdir(parents=True)
         kept = {k: parent.notes[k] for k in ("task", "training") if k in parent.notes}
         own = kept | {"role": role, "parent": parent.version} | notes
+        frozen = {name for name, _ in model.frozen()}
+        for name, part in _files(tensors, frozen).items():
+            save_file(part, scratch / name, metadata={"format": "pt"})
+        if frozen:
+            dump(scratch / INDEX, _index(tensors, frozen))
+            _link(scratch, (parent, *alike))
         _write(scratch, parent, _config(model, parent, role, notes, dtype), own, tensors)
         version = verify_checkpoint(scratch).version
         final = folder / f"{role}-{version}"
@@ -89,6 +103,37 @@ def publish(
         raise unwritable(folder, what, error, "--checkpoints", num_bytes) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _files(
+    tensors: Mapping[str, torch.Tensor], frozen: Set[str]
+) -> dict[str, dict[str, torch.Tensor]]:
+    """Tensors by the file that they are written to."""
+    if not frozen:
+        return {WHOLE: dict(tensors)}
+    return {
+        FROZEN: {name: tensor for name, tensor in tensors.items() if name in frozen},
+        TUNED: {name: tensor for name, tensor in tensors.items() if name not in frozen},
+    }
+
+
+def _index(tensors: Mapping[str, torch.Tensor], frozen: Set[str]) -> dict[str, Any]:
+    return {
+        "metadata": {"total_size": sum(tensor.nbytes for tensor in tensors.values())},
+        "weight_map": {name: FROZEN if name in frozen else TUNED for name in tensors},
+    }
+
+
+def _link(scratch: Path, others: Sequence[Checkpoint]) -> None:
+    """Put another checkpoint's file of frozen weights in the place of an equal one just written."""
+    own = file_sha(scratch, FROZEN, is_own=True)
+    for other in others:
+        # Nobody writes to our own files; those of a user's folder may change.
+        if other.path.parent == scratch.parent and other.shas.get(FROZEN) == own:
+            with contextlib.suppress(OSError):  # of another file system, or one without links
+                os.link(other.path / FROZEN, scratch / "linked")
+                os.replace(scratch / "linked", scratch / FROZEN)
+                return
 
 
 def dtype_on_disk(parent: Checkpoint) -> torch.dtype:
@@ -131,12 +176,13 @@ def _write(
     notes: Mapping[str, Any],
     tensors: dict[str, torch.Tensor],
 ) -> None:
-    """All files of a checkpoint, the manifest last, flushed to disk."""
-    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    """All files beside the weights, the manifest last, flushed to disk."""
     dump(path / "config.json", config)
     dump(path / "ratchet.json", notes)
     # safetensors lets only the owner read what it writes; the other files go by the umask.
-    (path / "model.safetensors").chmod((path / "config.json").stat().st_mode & 0o777)
+    for file in path.glob("*.safetensors"):
+        if file.stat().st_nlink == 1:
+            file.chmod((path / "config.json").stat().st_mode & 0o777)
     for pattern in (*_COPIED, *([DEMONSTRATIONS] if notes["role"] == "policy" else [])):
         for file in sorted(parent.path.glob(pattern)):
             if file.is_file():

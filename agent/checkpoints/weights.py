@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from agent.checkpoints.checkpoint import Checkpoint
 from agent.checkpoints.files import opened
 from agent.checkpoints.header import check_shapes, listed_in
-from agent.checkpoints.manifest import identity_of, sha_of
+from agent.checkpoints.manifest import Identity, digest_of, identity_of, sha_of
 from agent.networks.language_model import LanguageModel
 from agent.networks.registry import build
 from search.errors import CheckpointError
@@ -40,8 +40,15 @@ def tensors_of(checkpoint: Checkpoint) -> Iterator[dict[str, Tensor]]:
             tensors |= _mapped(checkpoint, name, handle)
         yield tensors
         for name, handle in files.items():
-            if identity_of(handle) != before[name]:
+            if not _is_as_before(handle, before[name], checkpoint.shas[name]):
                 raise _changed(checkpoint, name)
+
+
+def _is_as_before(handle: int, before: Identity, sha: str) -> bool:
+    """Whether an opened file was not written to. A link to it, made meanwhile, changes the time of
+    its last change and nothing else: it is hashed again."""
+    now = identity_of(handle)
+    return now == before or (now[:-1] == before[:-1] and digest_of(handle) == sha)
 
 
 def _mapped(checkpoint: Checkpoint, name: str, handle: int) -> dict[str, Tensor]:

@@ -70,6 +70,13 @@ class CriticSettings(Section):
     steps: int = Field(
         120, ge=0, le=STEPS, description="training steps of each critic a round; 0 keeps them"
     )
+    tuned_layers: int = Field(
+        0,
+        ge=0,
+        le=LARGE,
+        description="last blocks of a critic that training changes; those below stay the policy's "
+        "and are held once; 0: all are trained",
+    )
     rate_share: float = Field(
         0.17, gt=0, le=1, description="learning rate of token critics as a share of the policy's"
     )

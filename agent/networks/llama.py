@@ -7,11 +7,13 @@ Shapes: B rows, T tokens, H query heads, G key heads, D head width, E hidden wid
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from agent.networks.architecture import Architecture
 from agent.networks.language_model import LanguageModel
@@ -110,6 +112,10 @@ class Backbone(nn.Module):
         self.norm = RMSNorm(arch.hidden_size, arch.norm_eps)
 
 
+def _copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in weights.items()}
+
+
 class Decoder(LanguageModel):
     """A policy (`lm_head`) or, with `is_critic`, a scalar critic (`score`) on the same backbone."""
 
@@ -132,16 +138,22 @@ class Decoder(LanguageModel):
 
     def as_critic(self) -> "Decoder":
         """A scalar critic on a copy of the backbone; its head starts at zero."""
-        critic = Decoder(self.arch, is_critic=True)
-        critic.model.load_state_dict(self.model.state_dict())
-        nn.init.zeros_(critic.score.weight)
+        with torch.device("meta"):  # no random weights are made first
+            critic = Decoder(self.arch, is_critic=True)
+        critic.model.load_state_dict(_copied(self.model.state_dict()), assign=True)
+        head_1E = torch.zeros((1, self.arch.hidden_size), dtype=self.head.dtype, device=self.device)
+        critic.score.weight = nn.Parameter(head_1E)
         return critic
 
     def first_layers(self, num_layers: int) -> "Decoder":
         """A smaller network: the first blocks, embeddings, last norm and head, copied."""
-        cut = Decoder(replace(self.arch, num_layers=num_layers))
+        with torch.device("meta"):
+            cut = Decoder(replace(self.arch, num_layers=num_layers))
         wanted = cut.state_dict()
-        cut.load_state_dict({k: v for k, v in self.state_dict().items() if k in wanted})
+        weights = {k: v for k, v in self.state_dict().items() if k in wanted}
+        cut.load_state_dict(_copied(weights), assign=True)
+        if self.arch.is_tied:
+            cut.lm_head.weight = cut.model.embed_tokens.weight
         return cut
 
     def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,22 +161,43 @@ class Decoder(LanguageModel):
         angles = torch.cat((angles, angles), dim=-1)
         return angles.cos(), angles.sin()
 
-    def forward(self, tokens_BT: Tensor, positions_BT: Tensor | None = None) -> Tensor:
-        """Hidden states [B, T, E] after the last norm; rows are right-padded and causal."""
-        if positions_BT is None:
-            positions_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)[None]
-        cos, sin = self._angles(positions_BT)
-        x = self.model.embed_tokens(tokens_BT)
-        for block in self.model.layers:
-            assert isinstance(block, Block)
-            q, k, v = (
-                t.transpose(1, 2)
-                for t in block.self_attn.project(block.input_layernorm(x), cos, sin)
-            )
-            out = F.scaled_dot_product_attention(
-                q, k, v, is_causal=True, enable_gqa=self.arch.num_kv_heads != self.arch.num_heads
-            )
-            x = x + block.self_attn.o_proj(out.transpose(1, 2).flatten(2))
-            x = x + block.mlp(block.post_attention_layernorm(x))
+    def block_of(self, name: str) -> int:
+        if name.startswith("model.embed_tokens."):
+            return -1
+        if name.startswith("model.layers."):
+            return int(name.split(".")[2])
+        return self.arch.num_layers
+
+    def lower(self, tokens_BT: Tensor, positions_BT: Tensor | None = None) -> Tensor:
+        x: Tensor = self.model.embed_tokens(tokens_BT)
+        return self._through(x, positions_BT, 0, self.num_frozen)
+
+    def upper(self, x_BTE: Tensor, positions_BT: Tensor | None = None) -> Tensor:
+        x = self._through(x_BTE, positions_BT, self.num_frozen, self.arch.num_layers)
         hidden: Tensor = self.model.norm(x)
         return hidden
+
+    def _through(self, x: Tensor, positions_BT: Tensor | None, start: int, end: int) -> Tensor:
+        """States after the blocks from `start` to `end`."""
+        if start == end:
+            return x
+        if positions_BT is None:
+            positions_BT = torch.arange(x.shape[1], device=x.device)[None]
+        cos, sin = self._angles(positions_BT)
+        for block in self.model.layers[start:end]:
+            assert isinstance(block, Block)
+            if self.is_checkpointed and torch.is_grad_enabled() and start >= self.num_frozen:
+                x = checkpoint(self._block, block, x, cos, sin, use_reentrant=False)
+            else:
+                x = self._block(block, x, cos, sin)
+        return x
+
+    def _block(self, block: Block, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        q, k, v = (
+            t.transpose(1, 2) for t in block.self_attn.project(block.input_layernorm(x), cos, sin)
+        )
+        out = F.scaled_dot_product_attention(
+            q, k, v, is_causal=True, enable_gqa=self.arch.num_kv_heads != self.arch.num_heads
+        )
+        x = x + block.self_attn.o_proj(out.transpose(1, 2).flatten(2))
+        return x + block.mlp(block.post_attention_layernorm(x))

@@ -89,6 +89,7 @@ class CriticLessons:
                     settings=critic_settings(self.config.critics, self.base, has_head),
                     seed=derive_seed(self.config.seed, self.number, "critics") % 2**31,
                     split=split,
+                    tuned_layers=self.config.critics.tuned_layers,
                 )
             )
         return jobs

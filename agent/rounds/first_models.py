@@ -30,7 +30,7 @@ def first_models(context: RunContext, base: Mapping[str, Checkpoint]) -> dict[st
         for role, checkpoint in base.items():
             register(session, as_new(role, checkpoint, _known_parent(role, base)))
     if not set(ROLES) <= refs.keys():
-        refs |= _registered(context, initial_models(refs["policy"], context.trainer.place))
+        refs |= _registered(context, _initial(context, refs["policy"]))
         if config.critics.steps and config.critics.num_labelled:
             stage = TrainingStage(context, refs, BEFORE_THE_FIRST)
             refs |= _registered(context, list(stage.critics_alone().values()))
@@ -38,6 +38,10 @@ def first_models(context: RunContext, base: Mapping[str, Checkpoint]) -> dict[st
         versions = {role: ref.version for role, ref in refs.items()}
         add_event(session, context.lease.run_id, EventKind.MODELS, versions)
     return refs
+
+
+def _initial(context: RunContext, policy: ModelRef) -> list[Trained]:
+    return initial_models(policy, context.trainer.place, context.config.critics.tuned_layers)
 
 
 def _known_parent(role: str, base: Mapping[str, Checkpoint]) -> str | None:

@@ -18,10 +18,14 @@ from agent.training.token_critics import measure_token_critic, train_token_criti
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CriticJob(LoopJob):
     split: Split
+    tuned_layers: int = 0
+    """Blocks that training changes, the last ones; 0: all, and the embeddings."""
 
     def train(
         self, model: LanguageModel, parent: Checkpoint, progress: OnStep
     ) -> tuple[LanguageModel, dict[str, Any]]:
+        if self.tuned_layers:
+            model.freeze(self.tuned_layers)
         measure = measured_in(
             model, self.settings, lambda: measured_critic(model, self.split.held_out)
         )

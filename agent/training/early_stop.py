@@ -65,14 +65,18 @@ class Snapshot:
         self.last_loss, self.last_step = loss, step
         if loss < self.best_loss:
             self.best_loss, self.best_step = loss, step
-            self._best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+            self._best = {
+                name: parameter.detach().clone()
+                for name, parameter in self.model.named_parameters()
+                if parameter.requires_grad
+            }
 
     def restore(self) -> None:
         """Give the model its best weights back; without a finite look it stays as it is."""
         if self.last_loss <= self.tolerance * self.best_loss:
             self.best_loss, self.best_step = self.last_loss, self.last_step
         elif self._best:
-            self.model.load_state_dict(self._best)
+            self.model.load_state_dict(self._best, strict=False)
 
     def state(self) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
         """What it has seen, and the best weights so far."""

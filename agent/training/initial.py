@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 
-from agent.checkpoints.checkpoint import verify_ref
+from agent.checkpoints.checkpoint import Checkpoint, verify_ref
 from agent.checkpoints.model_refs import ModelRef
-from agent.checkpoints.publish import publish
+from agent.checkpoints.publish import dtype_on_disk, publish
 from agent.checkpoints.trained import Trained
 from agent.checkpoints.weights import load_model
 from agent.training.drafter import cut_drafter
@@ -14,20 +14,24 @@ from agent.training.job import Place
 from critics.registry import CRITICS
 
 
-def initial_models(policy_ref: ModelRef, place: Place) -> list[Trained]:
+def initial_models(policy_ref: ModelRef, place: Place, tuned_layers: int = 0) -> list[Trained]:
     """Publish a drafter (the policy's first half) and critics: with a scalar head that is zero, or
     as the policy itself where the critic is a language model.
+
+    With `tuned_layers` the blocks below the critics' last ones are one file on disk.
     """
     torch.set_num_threads(place.threads)
     parent = verify_ref(policy_ref)
-    policy = load_model(parent)
-    models = {"drafter": cut_drafter(policy)} | {
-        name: policy.as_critic() if kind.form == "head" else policy
-        for name, kind in CRITICS.items()
-    }
-    made = []
-    for role, model in models.items():
+    policy = load_model(parent, dtype_on_disk(parent))  # written as they are
+    made: dict[str, Checkpoint] = {}
+    for role in ("drafter", *CRITICS):
+        if role == "drafter":
+            model = cut_drafter(policy)
+        else:
+            model = policy.as_critic() if CRITICS[role].form == "head" else policy
+            if tuned_layers:
+                model.freeze(tuned_layers)
         notes = {"report": {}, "made_from": "policy"}
-        child = publish(model, parent, Path(place.folder), role, notes)
-        made.append(Trained.of(role, child, parent.version, {}))
-    return made
+        folder, alike = Path(place.folder), list(made.values())
+        made[role] = publish(model, parent, folder, role, notes, alike=alike)
+    return [Trained.of(role, child, parent.version, {}) for role, child in made.items()]

@@ -54,6 +54,6 @@ def counted_logprobs(
     mask_BT = counted_mask(lengths_B, given, tokens_BT.shape[1]).to(device)
     tokens_BT = tokens_BT.to(device)
     positions = None if positions_BT is None else positions_BT.to(device)
-    hidden_NE = model(tokens_BT, positions)[:, :-1][mask_BT]
+    hidden_NE = model.of_rows(rows, tokens_BT, positions)[:, :-1][mask_BT]
     logprob_N = dispatch.linear_logprob(hidden_NE, model.head, tokens_BT[:, 1:][mask_BT])
     return Counted(logprob_N, mask_BT)
