@@ -25,6 +25,8 @@ LONGEST_TO_TYPICAL = 3.0
 again, and one answer in fifty is twice as long as the others."""
 TUNED_PART = 5
 """Of a pretrained critic's blocks one in so many is trained."""
+KV_BYTES = 2**31
+"""Of the texts that are written at once, in bfloat16, prompts as long as texts."""
 ROUND_RATE = 0.1
 """A round's rate as a share of teaching's: its texts are the policy's own, near to what it says."""
 
@@ -60,12 +62,17 @@ def _defaults(policy: Header, task: Task, text_tokens: int, device: str) -> Iter
     size = f"{policy.num_parameters / 1e6:,.0f} million parameters"
     more = ON_A_GPU if device.startswith("cuda") else 1
     where = "a GPU" if more > 1 else "a CPU"
-    yield Default("problems_per_round", 200 * more, f"{size} on {where}")
+    yield Default("problems_per_round", 150 * more, f"{size} on {where}")
     typical = text_tokens / LONGEST_TO_TYPICAL
     most = 50 * -(-int(8 * typical) // 50)
     yield Default("tokens_per_problem", max(200, most), f"eight texts of {typical:.0f} tokens")
     yield Default("hosting.cohort", 64, f"keys and values of {size}")
-    labelled = len(task.labelled(200 * more, 0))
+    arch = policy.architecture
+    token = 2 * 2 * arch.num_layers * arch.num_kv_heads * arch.head_dim
+    fitting = KV_BYTES // (token * 2 * text_tokens)
+    rows = 2 ** max(4, min(9, fitting.bit_length() - 1))
+    yield Default("hosting.batch_rows", rows, f"{token:,} bytes of keys and values a token")
+    labelled = len(task.labelled(150 * more, 0))
     if labelled:
         yield Default("critics.num_labelled", labelled, "problems with answers, as far as needed")
     yield Default("critics.samples", 4, f"{size} on {where}")
@@ -78,7 +85,7 @@ def _defaults(policy: Header, task: Task, text_tokens: int, device: str) -> Iter
     rate = float(f"{ROUND_RATE * pretrained_rate(policy):.2g}")
     yield Default("training.learning_rate", rate, "a tenth of what teaching takes")
     yield Default("training.drafter_steps", 20 * more, f"{size} on {where}")
-    yield Default("evaluation.num_search_problems", 60 * more, f"{size} on {where}")
+    yield Default("evaluation.num_search_problems", 50 * more, f"{size} on {where}")
 
 
 def _parts(key: str) -> tuple[str, str]:

@@ -25,6 +25,8 @@ class Lengths:
     """Longest completion."""
     reason: str
     """Where they come from."""
+    usual_text: int = 0
+    """Tokens of a worked answer, on average; 0 where there are none."""
 
 
 def lengths(
@@ -35,11 +37,10 @@ def lengths(
     text_tokens: int | None = None,
 ) -> Lengths:
     """The lengths in force. `count` says how many tokens a text has; set ones stay as they are."""
-    if option_tokens is not None and text_tokens is not None:
-        return Lengths(option_tokens, text_tokens, "set")
     shown = worked[:: max(1, len(worked) // ENOUGH)][:ENOUGH]
     if shown:
         texts = [count(text) for text in shown]
+        usual = round(sum(texts) / len(texts))
         lines = [count(line) for text in shown for line in text.splitlines() if line.strip()]
         option = _within(ROOM * _quantile(lines), LEAST_OPTION, MOST_OPTION)
         text = _within(ROOM * _quantile(texts), LEAST_TEXT, MOST_TEXT)
@@ -50,8 +51,11 @@ def lengths(
         option = min(option, text)
     else:
         option, text, reason = USUAL_OPTION, USUAL_TEXT, "usual: there are no worked answers"
+        usual = 0
+    if option_tokens is not None and text_tokens is not None:
+        reason = "set"
     text = text_tokens or text
-    return Lengths(option_tokens or min(option, text), text, reason)
+    return Lengths(option_tokens or min(option, text), text, reason, usual)
 
 
 def _quantile(values: Sequence[int]) -> float:

@@ -18,17 +18,17 @@ from agent.networks.device import LARGE, chosen_device, chosen_dtype, expected_d
 from agent.networks.language_model import LanguageModel
 from agent.training.examples import Example
 from agent.training.methods.sft import train_on_texts
-from agent.training.optimizer import MICRO_TOKENS, TrainingSettings
+from agent.training.optimizer import (
+    ACTIVATION_BYTES,
+    BYTES_TRAINED,
+    MICRO_TOKENS,
+    TrainingSettings,
+)
 from search.errors import ResourceError
 
 TEXTS, PROMPT, NEW = 32, 64, 6
 SCORED, TRAINED = 8, 16
 """Rows that are scored, and learned from."""
-BYTES_TRAINED = 16
-"""Of a parameter that trains: weight, gradient and two moments of AdamW, in float32."""
-ACTIVATION_BYTES = 84
-"""Of a token, layer and unit of width, kept for the backward pass; measured on a model of 135
-million parameters (docs/results/real-2026-11-26.md)."""
 
 
 @dataclass(frozen=True, slots=True)

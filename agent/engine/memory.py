@@ -1,5 +1,8 @@
-"""Going on when memory runs out: smaller batches, then one request at a time."""
+"""Memory: giving back what is free, and going on when it runs out: with smaller batches, then one
+request at a time."""
 
+import contextlib
+import ctypes
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -9,6 +12,14 @@ Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 NUM_SMALLER = 2
 """Times that the batch is halved before requests go alone."""
+
+
+def return_freed() -> None:
+    """Give the system what was freed. The C library keeps blocks of up to 32 MB for later, which
+    after a large model was read are hundreds of megabytes. Does nothing where it is another one.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -35,6 +35,7 @@ from agent.engine.requests import (
 from agent.engine.selftest import run_selftest
 from agent.networks.language_model import LanguageModel
 from agent.networks.registry import laid_out
+from agent.networks.shared_blocks import SharedBlocks
 from search.boundary import Boundary
 from search.errors import TaskError
 from search.settings import ProposalRule
@@ -52,9 +53,11 @@ class TorchEngine:
         batch_rows: int = 512,
         version: str = "",
         kv_bytes: int = 2**28,
+        shared: SharedBlocks | None = None,
     ) -> None:
-        """`steps` finds a boundary in the vocabulary; `kv_bytes` bounds the kept prefixes."""
-        self.network = laid_out(model)
+        """`steps` finds a boundary in the vocabulary; `kv_bytes` bounds the kept prefixes; blocks
+        that other engines have too are in `shared`."""
+        self.network = laid_out(model, shared)
         self.version = version
         self.kv_bytes = kv_bytes
         self.tree = KVTree(self.network, version, kv_bytes)

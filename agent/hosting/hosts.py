@@ -56,6 +56,11 @@ class Hosts(Protocol):
         """Raw logit of each row by critic, all critics asked at the same time."""
         ...
 
+    def release(self) -> None:
+        """Give back what large models hold, before something else needs the memory; each is read
+        again when it is asked next."""
+        ...
+
     def health(self) -> dict[str, dict[str, Any]]:
         """By actor: state, pid, restarts and what its host says of itself."""
         ...

@@ -16,6 +16,7 @@ from agent.engine.requests import (
 from agent.hosting.hosts import Asked
 from agent.hosting.model_host import CriticHost, GeneratorHost, Host, HostSettings
 from agent.hosting.policy_host import PolicyHost, Speculation
+from agent.networks.shared_blocks import SharedBlocks
 from store.states import ActorState
 
 
@@ -23,9 +24,10 @@ class InlineHosts:
     """Quick to start; one model call at a time for each role."""
 
     def __init__(self, settings: HostSettings) -> None:
-        self._policy = PolicyHost("policy", settings)
-        self._drafter = GeneratorHost("drafter", settings)
-        self._critics = {role: CriticHost(role, settings) for role in CRITIC_ROLES}
+        shared = SharedBlocks()
+        self._policy = PolicyHost("policy", settings, shared)
+        self._drafter = GeneratorHost("drafter", settings, shared)
+        self._critics = {role: CriticHost(role, settings, shared) for role in CRITIC_ROLES}
         self._locks = {role: threading.Lock() for role in ROLES}
 
     def _hosts(self) -> dict[str, Host]:
@@ -73,6 +75,11 @@ class InlineHosts:
             with self._locks[role]:
                 found[role] = self._critics[role].logits(ref, requests)
         return found
+
+    def release(self) -> None:
+        for role, host in self._hosts().items():
+            with self._locks[role]:
+                host.release()
 
     def health(self) -> dict[str, dict[str, Any]]:
         own = {"pid": os.getpid(), "state": ActorState.ALIVE, "restarts": 0}

@@ -8,6 +8,7 @@ checkpoint. Two versions are kept, so that old and new can be compared without r
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from agent.config.settings import HostingSettings
 from agent.engine.backend import RolloutBackend
 from agent.engine.draft_choice import Drafter
 from agent.engine.drafting import ModelDrafts
+from agent.engine.memory import return_freed
 from agent.engine.option_ends import Steps
 from agent.engine.prefix_cache import Prefix
 from agent.engine.requests import (
@@ -31,8 +33,9 @@ from agent.engine.requests import (
 from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
 from agent.engine.vllm_engine import VllmEngine
-from agent.networks.device import chosen_device, chosen_dtype
+from agent.networks.device import LARGE, chosen_device, chosen_dtype
 from agent.networks.language_model import LanguageModel
+from agent.networks.shared_blocks import SharedBlocks
 from critics.heads import log_odds
 
 KEPT_MODELS = 2
@@ -50,6 +53,8 @@ class HostSettings:
     batch_rows: int = 512
     kv_bytes: int = 2**28
     """Of kept prefixes, for each set of weights."""
+    shared_folder: str = ""
+    """Where processes of this machine hold blocks of equal weights once; empty: each its own."""
     workers: int = 1
     """Hosts of the policy; each answers whole calls, so how many there are changes no answer."""
 
@@ -69,10 +74,15 @@ class HostSettings:
 class Host(ABC):
     """Loads models on demand and keeps the last two."""
 
-    def __init__(self, role: str, settings: HostSettings) -> None:
+    def __init__(
+        self, role: str, settings: HostSettings, shared: SharedBlocks | None = None
+    ) -> None:
         torch.set_num_threads(settings.threads)
         self.role = role
         self.settings = settings
+        self.shared = shared or SharedBlocks(
+            Path(folder) if (folder := settings.shared_folder) else None
+        )
         self.device = chosen_device(settings.device)
         self.num_calls = 0
         self._models: dict[str, tuple[Checkpoint, Any]] = {}
@@ -105,11 +115,24 @@ class Host(ABC):
         while len(self._models) > KEPT_MODELS:
             self.dtypes.pop(next(iter(self._models)), None)
             self._models.pop(next(iter(self._models)))
+        return_freed()
         return model
+
+    def _blocks(self, checkpoint: Checkpoint) -> SharedBlocks | None:
+        """Where blocks are shared: those of large models, in the memory of processors."""
+        is_large = checkpoint.num_parameters >= LARGE
+        return self.shared if is_large and self.device == "cpu" else None
+
+    def release(self) -> None:
+        """Drop large models and all that they have read."""
+        if any(checkpoint.num_parameters >= LARGE for checkpoint, _ in self._models.values()):
+            self.close()
+            return_freed()
 
     def close(self) -> None:
         """Drop all models."""
         self._models.clear()
+        self.dtypes.clear()
 
     @abstractmethod
     def _wrap(self, checkpoint: Checkpoint, model: LanguageModel) -> TorchEngine:
@@ -119,8 +142,10 @@ class Host(ABC):
 class GeneratorHost(Host):
     """Hosts the policy or the drafter."""
 
-    def __init__(self, role: str, settings: HostSettings) -> None:
-        super().__init__(role, settings)
+    def __init__(
+        self, role: str, settings: HostSettings, shared: SharedBlocks | None = None
+    ) -> None:
+        super().__init__(role, settings, shared)
         self._sessions: dict[str, ModelDrafts] = {}
         self._vllm: VllmEngine | None = None
 
@@ -134,6 +159,7 @@ class GeneratorHost(Host):
             settings.batch_rows,
             checkpoint.version,
             settings.kv_bytes,
+            self._blocks(checkpoint),
         )
 
     def _engine(self, ref: ModelRef) -> RolloutBackend:
@@ -170,6 +196,10 @@ class GeneratorHost(Host):
         engine = self._engine(ref)
         return engine.score(requests)
 
+    def close(self) -> None:
+        super().close()
+        self._sessions.clear()
+
     def draft(
         self,
         ref: ModelRef,
@@ -192,7 +222,13 @@ class CriticHost(Host):
     def _wrap(self, checkpoint: Checkpoint, model: LanguageModel) -> TorchEngine:
         settings = self.settings
         return TorchEngine(
-            model, Steps.none, (), settings.batch_rows, checkpoint.version, settings.kv_bytes
+            model,
+            Steps.none,
+            (),
+            settings.batch_rows,
+            checkpoint.version,
+            settings.kv_bytes,
+            self._blocks(checkpoint),
         )
 
     def logits(self, ref: ModelRef, requests: Sequence[ScoreRequest]) -> list[float]:

@@ -10,6 +10,7 @@ from agent.engine.draft_costs import measured_costs
 from agent.engine.lookup import LookupDrafts
 from agent.engine.requests import Completion, CompletionRequest
 from agent.hosting.model_host import KEPT_MODELS, GeneratorHost, HostSettings
+from agent.networks.shared_blocks import SharedBlocks
 from search.errors import CheckpointError
 
 COST_ROWS = (1, 4, 16, 64)
@@ -28,8 +29,10 @@ class Speculation:
 class PolicyHost(GeneratorHost):
     """The policy's host, which knows how to reach the drafter."""
 
-    def __init__(self, role: str, settings: HostSettings) -> None:
-        super().__init__(role, settings)
+    def __init__(
+        self, role: str, settings: HostSettings, shared: SharedBlocks | None = None
+    ) -> None:
+        super().__init__(role, settings, shared)
         self._drafters: dict[tuple[str, str], Drafter] = {}
 
     def drafted_completions(
@@ -80,6 +83,10 @@ class PolicyHost(GeneratorHost):
         if speculation.mode == "auto":
             made.costs = measured_costs(engine, sources, COST_ROWS, speculation.draft_tokens)
         return made
+
+    def close(self) -> None:
+        super().close()
+        self._drafters.clear()  # each knows its engine
 
     def health(self) -> dict[str, Any]:
         last = next(reversed(self._drafters.values()), None) if self._drafters else None

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from agent.hosting.gpu_share import gpu_share
 from agent.hosting.hosts import Asked
 from agent.hosting.model_host import CriticHost, GeneratorHost, Host, HostSettings
 from agent.hosting.policy_host import PolicyHost, Speculation
+from agent.scratch import scratch_folder
 from search.errors import ResourceError, UsageError
 from store.states import ActorState
 
@@ -162,6 +163,9 @@ class RayHosts:
                 f"device {settings.device!r} is asked for, but the cluster has no GPU",
                 "leave hosting.device at auto, or set it to cpu",
             )
+        self._scratch = contextlib.ExitStack()
+        folder = self._scratch.enter_context(scratch_folder("weights"))
+        settings = replace(settings, shared_folder=str(folder))
         names = [*ROLES, *(f"policy-{i}" for i in range(1, settings.workers))]
         share = gpu_share(gpus, len(names), settings.device)
         threads = str(settings.threads)
@@ -269,6 +273,11 @@ class RayHosts:
                 pause = min(2 * pause, 4.0)
                 pending = self._send(worker, call[1], call[2])
 
+    def release(self) -> None:
+        calls = [(name, "release", ()) for name in self._handles]
+        for worker, call in zip(self._handles.values(), calls, strict=True):
+            self._wait(worker, call, self._send(worker, "release", ()))
+
     def health(self) -> dict[str, dict[str, Any]]:
         """State, pid and number of restarts of each actor; a silent one is `unreachable`."""
         pending = {role: h.actor.health.remote() for role, h in self._handles.items()}
@@ -298,5 +307,6 @@ class RayHosts:
         """Stop the actors, and the cluster if this process started it."""
         for handle in self._handles.values():
             self._ray.kill(handle.actor, no_restart=True)
+        self._scratch.close()
         if self.owns_cluster:
             self._ray.shutdown()

@@ -14,7 +14,9 @@ Shapes: R rows (tokens), N jobs, M queries of a job, C columns of a job's cache,
 G key heads, D head width, E hidden width, I inner width, V vocabulary.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +24,7 @@ from torch import Tensor
 
 from agent.networks.inference import Places
 from agent.networks.llama import Block, Decoder, rope_frequencies
+from agent.networks.shared_blocks import SharedBlocks
 from kernels import dispatch
 
 ALIGNMENT = 64
@@ -36,7 +39,13 @@ QUERY_BLOCK = 32
 """Queries that torch's CPU attention multiplies at once."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class _Embedding:
+    weight: Tensor
+    """[V, E]"""
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class _Layer:
     attention_norm: Tensor | None
     """None where it is folded into the matrix that follows."""
@@ -56,25 +65,40 @@ class _Layer:
 class LlamaInference:
     reads_attachments = False
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder, shared: SharedBlocks | None = None) -> None:
+        """Blocks and embeddings are taken from `shared`, if it is given."""
         arch = decoder.arch
         self.arch = arch
         self.is_critic = decoder.is_critic
         weight = decoder.model.norm.weight
         self.device, self.dtype = weight.device, weight.dtype
-        self.embedding = decoder.model.embed_tokens.weight.detach()
         self.is_folded = self.dtype == torch.float32 and self.device.type == "cpu"
         """Norm weights are multiplied into the matrices that follow: torch's norm is ten small
         operations on a CPU. In bfloat16 that would round the weights once more."""
         self.floor = torch.tensor(arch.hidden_size * arch.norm_eps, device=self.device).sqrt()
         self.norm = None if self.is_folded else weight.detach()
-        self.head = self.after_norm(decoder.head.detach().t(), weight)
-        self.layers = [_laid_out(block, self) for block in decoder.model.layers]  # type: ignore[arg-type]
+        embedding = decoder.model.embed_tokens.weight.detach()
+        blocks = cast(Iterable[Block], decoder.model.layers)
+        if shared is None:
+            self.embedding = embedding
+            self.layers = [_laid_out(block, self) for block in blocks]
+        else:
+            held = shared.get(_Embedding, [embedding], "", lambda: _Embedding(embedding))
+            self._held = held
+            self.embedding = held.weight
+            self.layers = [self._shared(block, shared) for block in blocks]
+        head = self.embedding if decoder.head is decoder.model.embed_tokens.weight else decoder.head
+        self.head = self.after_norm(head.detach().t(), weight)
         angles = torch.outer(
             torch.arange(arch.max_positions, dtype=torch.float32), rope_frequencies(arch)
         )
         self.turns = torch.polar(torch.ones_like(angles), angles).to(self.device)
         """Rotations by position and pair, complex [positions, D / 2]."""
+
+    def _shared(self, block: Block, shared: SharedBlocks) -> _Layer:
+        arch = self.arch
+        layout = f"{self.is_folded} {arch.num_heads} {arch.num_kv_heads} {arch.head_dim}"
+        return shared.get(_Layer, block.parameters(), layout, lambda: _laid_out(block, self))
 
     def after_norm(self, matrix_EO: Tensor, norm_E: Tensor) -> Tensor:
         """A matrix that multiplies normed states, with the norm's weight in it where folded."""

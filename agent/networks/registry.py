@@ -16,6 +16,7 @@ from agent.networks.inference import InferenceNetwork
 from agent.networks.language_model import LanguageModel
 from agent.networks.llama import Decoder
 from agent.networks.llama_inference import LlamaInference
+from agent.networks.shared_blocks import SharedBlocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class Family:
     """What transformers' class names begin with: `Llama` of LlamaForCausalLM."""
     build: Callable[[Architecture, bool], LanguageModel]
     """The network for training, its weights not set yet; True for a scalar critic."""
-    lay_out: Callable[[Any], InferenceNetwork]
+    lay_out: Callable[[Any, SharedBlocks | None], InferenceNetwork]
     """The same weights for inference."""
 
 
@@ -41,9 +42,9 @@ def build(arch: Architecture, is_critic: bool = False) -> LanguageModel:
     return FAMILIES[arch.model_type].build(arch, is_critic)
 
 
-def laid_out(model: LanguageModel) -> InferenceNetwork:
-    """The model's weights as the engine uses them."""
-    return FAMILIES[model.arch.model_type].lay_out(model)
+def laid_out(model: LanguageModel, shared: SharedBlocks | None = None) -> InferenceNetwork:
+    """The model's weights as the engine uses them, those that others have too from `shared`."""
+    return FAMILIES[model.arch.model_type].lay_out(model, shared)
 
 
 def class_name(model: LanguageModel) -> str:

@@ -68,6 +68,7 @@ class TrainingStage:
         """Critics by role, taught from labelled texts; those that could not be are left out."""
         jobs = self.lessons.jobs(self.lessons.labelled())
         self.context.progress.stage("critics", self.config.critics.steps, "steps")
+        self.context.hosts.release()
         return self._succeeded(self.context.trainer.run(jobs, self.context.progress))
 
     def run(self, round_id: int) -> Taught:
@@ -89,6 +90,7 @@ class TrainingStage:
         policy = policy_job(self.lesson(kept, right))
         num_steps = self._announced(policy)
         failpoints.hit("while-training")
+        self.context.hosts.release()
         results = self.context.trainer.run([policy, *critics], self.context.progress)
         failpoints.hit("after-policy")
         self.context.progress.update(num_steps)

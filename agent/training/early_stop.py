@@ -6,13 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import nn
 
-MOST_MEASURED = 512
-"""Held-out rows looked at each time."""
+from agent.networks.device import LARGE
+
+MOST_MEASURED, MOST_OF_LARGE = 512, 128
+"""Held-out rows looked at each time, and those of a model that takes long to look."""
 OVERFITTED = 1.1
 """A policy's last weights are kept unless their loss is this many times the best one's."""
 
 
 SEEN = ("first_loss", "best_loss", "best_step", "last_loss", "last_step")
+
+
+def most_measured(model: nn.Module) -> int:
+    size = sum(parameter.numel() for parameter in model.parameters())
+    return MOST_OF_LARGE if size >= LARGE else MOST_MEASURED
 
 
 class Snapshot:

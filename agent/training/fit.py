@@ -14,7 +14,13 @@ from agent.networks.device import LARGE, chosen_dtype
 from agent.networks.language_model import LanguageModel
 from agent.training.early_stop import Snapshot
 from agent.training.examples import batches, stretched_positions
-from agent.training.optimizer import MICRO_TOKENS, Optimizer, TrainingSettings
+from agent.training.optimizer import (
+    ACTIVATION_BYTES,
+    BYTES_TRAINED,
+    MICRO_TOKENS,
+    Optimizer,
+    TrainingSettings,
+)
 from agent.training.ranks import add_gradients, own_rows, rank, total, world_size
 from agent.training.resume import Resume
 from search.errors import RatchetError
@@ -83,6 +89,7 @@ def fit(
     dtype = product_dtype(model, settings)
     usual = MICRO_TOKENS if num_parameters(model) >= LARGE else 0
     most_tokens = (settings.micro_tokens or usual) if plan.is_additive else 0
+    model.is_checkpointed = needs_checkpoints(model, _at_once(plan, most_tokens))
     losses = plan.resume.load(model, optimizer, snapshot) if plan.resume else []
     taken = len(losses)
     model.train()
@@ -126,7 +133,25 @@ def fit(
     if snapshot is not None:
         snapshot.restore()
     model.eval()
+    model.is_checkpointed = False
     return losses
+
+
+def _at_once(plan: FitPlan, most_tokens: int) -> int:
+    """Tokens whose activations may be in memory together."""
+    longest = max(plan.lengths, default=0)
+    return max(most_tokens, longest) if most_tokens else plan.batch_size * longest
+
+
+def needs_checkpoints(model: LanguageModel, num_tokens: int) -> bool:
+    """Whether what so many tokens leave for the backward pass would take more memory than weights,
+    gradients and the optimiser's state do."""
+    arch = model.arch
+    num_blocks = arch.num_layers - model.num_frozen
+    activations = num_tokens * num_blocks * arch.hidden_size * ACTIVATION_BYTES
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    size = num_parameters(model)
+    return size >= LARGE and activations > trained * BYTES_TRAINED
 
 
 def num_parameters(model: LanguageModel) -> int:

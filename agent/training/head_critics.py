@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from agent.engine.batch import padded
 from agent.networks.language_model import LanguageModel
-from agent.training.early_stop import MOST_MEASURED, Snapshot
+from agent.training.early_stop import Snapshot, most_measured
 from agent.training.examples import LabelledExample
 from agent.training.fit import Batch, FitPlan, OnStep, fit, measured_in, planned_steps
 from agent.training.optimizer import TrainingSettings
@@ -41,7 +41,7 @@ def train_critic(
     good_weight, bad_weight = 0.5 / max(share, 1e-3), 0.5 / max(1 - share, 1e-3)
     num_steps = planned_steps(len(examples), settings)
     device = critic.device
-    looked_at = held_out[:MOST_MEASURED]
+    looked_at = held_out[: most_measured(critic)]
 
     def held_out_loss() -> float:
         total, count = 0.0, 0

@@ -9,6 +9,7 @@ from agent.checkpoints.model_refs import ModelRef
 from agent.checkpoints.publish import dtype_on_disk, publish
 from agent.checkpoints.trained import Trained
 from agent.checkpoints.weights import load_model
+from agent.engine.memory import return_freed
 from agent.training.drafter import cut_drafter
 from agent.training.job import Place
 from critics.registry import CRITICS
@@ -34,4 +35,6 @@ def initial_models(policy_ref: ModelRef, place: Place, tuned_layers: int = 0) ->
         notes = {"report": {}, "made_from": "policy"}
         folder, alike = Path(place.folder), list(made.values())
         made[role] = publish(model, parent, folder, role, notes, alike=alike)
+    del policy, model
+    return_freed()
     return [Trained.of(role, child, parent.version, {}) for role, child in made.items()]

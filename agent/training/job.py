@@ -19,6 +19,7 @@ from agent.checkpoints.checkpoint import Checkpoint, verify_checkpoint
 from agent.checkpoints.publish import publish
 from agent.checkpoints.trained import Trained
 from agent.checkpoints.weights import load_model
+from agent.engine.memory import return_freed
 from agent.networks.device import chosen_device
 from agent.networks.language_model import LanguageModel
 from agent.training.fit import OnStep
@@ -94,8 +95,12 @@ class LoopJob(TrainingJob):
         parent = verify_checkpoint(self.parent)
         model = load_model(parent, device=chosen_device(place.device))
         curve = Curve(place)
-        model, report = self.train(model, parent, curve.report)
-        return self.published(model, parent, report, curve)
+        try:
+            model, report = self.train(model, parent, curve.report)
+            return self.published(model, parent, report, curve)
+        finally:
+            del model
+            return_freed()
 
     @abstractmethod
     def train(

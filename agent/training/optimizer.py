@@ -6,7 +6,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-MICRO_TOKENS = 2048
+MICRO_TOKENS = 512
+BYTES_TRAINED = 16
+"""Of a parameter that trains: weight, gradient and two moments of AdamW, in float32."""
+ACTIVATION_BYTES = 84
+"""Of a token, block and unit of width, kept for the backward pass; measured on a model of 135
+million parameters (docs/results/real-2026-11-26.md)."""
 
 
 class TrainingSettings(BaseModel):

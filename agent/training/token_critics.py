@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from agent.networks.language_model import LanguageModel
-from agent.training.early_stop import MOST_MEASURED, Snapshot
+from agent.training.early_stop import Snapshot, most_measured
 from agent.training.examples import JudgedExample
 from agent.training.fit import Batch, FitPlan, OnStep, fit, measured_in, planned_steps
 from agent.training.head_critics import measured
@@ -81,7 +81,7 @@ def train_token_critic(
     """
     num_steps = planned_steps(len(examples), settings)
     device = critic.device
-    looked_at = held_out[:MOST_MEASURED]
+    looked_at = held_out[: most_measured(critic)]
     measure = measured_in(critic, settings, lambda: _mean_loss(critic, looked_at))
     snapshot = Snapshot(critic, measure if looked_at else None, num_steps)
 

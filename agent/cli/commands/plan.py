@@ -166,7 +166,7 @@ def _cost(config: Config, inputs: RunInputs, limits: Lengths, rounds: int) -> di
     searches = rounds * config.problems_per_round
     each = config.search.simulations * TOKENS_PER_SIMULATION
     searched = min(each, config.tokens_per_problem or each)
-    text = TOKENS_PER_TEXT if not inputs.task.worked_texts() else limits.text_tokens // 2
+    text = limits.usual_text or TOKENS_PER_TEXT
     evaluation, critics, training = config.evaluation, config.critics, config.training
     n = len(inputs.task.held_out(config.num_held_out, evaluation.seed))
     # The old policy's figures are read again where a round before measured them.
