@@ -11,8 +11,8 @@ import torch
 from agent.checkpoints.checkpoint import Checkpoint
 from agent.checkpoints.weights import load_model
 from agent.config.settings import Config
-from agent.engine.option_ends import Steps
-from agent.engine.requests import CompletionRequest, ScoreRequest
+from agent.engine.requests import CompletionRequest, OptionRequest, Options, ScoreRequest
+from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
 from agent.networks.device import LARGE, chosen_device, chosen_dtype, expected_device
 from agent.networks.language_model import LanguageModel
@@ -27,6 +27,8 @@ from agent.training.optimizer import (
 from search.errors import ResourceError
 
 TEXTS, PROMPT, NEW = 32, 64, 6
+PROPOSED = 2
+"""Options of each problem."""
 SCORED, TRAINED = 8, 16
 """Rows that are scored, and learned from."""
 
@@ -37,18 +39,21 @@ class Rates:
 
     decoded: float
     """Generated, `TEXTS` texts at once."""
+    proposed: float
+    """Fed to find different options of `TEXTS` problems."""
     read: float
     """Scored, or read for the first time."""
     trained: float
     """Forward and backward."""
     serving_bytes: int
     """Of one role's weights, as they are held."""
-    training_bytes: int
-    """Of a training job of the policy: weights, gradients, optimiser, activations."""
+    activation_bytes: int
+    """Of a training job: what is kept for the backward pass."""
 
 
-def measured(policy: Checkpoint, config: Config) -> Rates:
-    """Write, read and learn a few random tokens; some ten seconds for 135 million parameters."""
+def measured(policy: Checkpoint, config: Config, asked: Sequence[OptionRequest]) -> Rates:
+    """Propose what is `asked`, and write, read and learn a few random tokens; some half a minute
+    for 135 million parameters."""
     device = chosen_device(config.hosting.device)
     dtype = chosen_dtype(config.hosting.dtype, device, policy.num_parameters)
     torch.set_num_threads(config.hosting.threads)
@@ -56,17 +61,19 @@ def measured(policy: Checkpoint, config: Config) -> Rates:
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(4, arch.vocab_size, (TEXTS, PROMPT), generator=generator).tolist()
     rows = [tuple(row) for row in drawn]
-    decoded, read = _engine_rates(
-        TorchEngine(load_model(policy, dtype, device), Steps.none, ()), rows
-    )
+    tokenizer = Tokenizer(policy.path)
+    engine = TorchEngine(load_model(policy, dtype, device), tokenizer.steps, tokenizer.end_ids)
+    decoded, read = _engine_rates(engine, rows)
+    proposed = _proposing_rate(engine, asked) if asked else decoded
     trained = _training_rate(load_model(policy, device=device), rows, config.training.dtype)
     activations = MICRO_TOKENS * arch.num_layers * arch.hidden_size * ACTIVATION_BYTES
     return Rates(
         decoded=decoded,
+        proposed=proposed,
         read=read,
         trained=trained,
         serving_bytes=policy.num_parameters * dtype.itemsize,
-        training_bytes=policy.num_parameters * BYTES_TRAINED + activations,
+        activation_bytes=activations,
     )
 
 
@@ -78,6 +85,13 @@ def _engine_rates(engine: TorchEngine, rows: Sequence[tuple[int, ...]]) -> tuple
     scored = [ScoreRequest(row, 1) for row in rows[:SCORED]]
     read += _seconds(lambda: engine.score(scored))
     return len(rows) * NEW / both, (len(rows) + len(scored)) * PROMPT / read
+
+
+def _proposing_rate(engine: TorchEngine, asked: Sequence[OptionRequest]) -> float:
+    """Tokens a second, those of options that were not settled among them."""
+    found: list[Options] = []
+    spent_s = _seconds(lambda: found.extend(engine.options(asked)))
+    return sum(options.num_tokens for options in found) / spent_s
 
 
 def _training_rate(model: LanguageModel, rows: Sequence[tuple[int, ...]], dtype: str) -> float:

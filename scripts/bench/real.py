@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from agent.checkpoints.checkpoint import verify_checkpoint
@@ -350,19 +351,48 @@ def one_round(world: World) -> Iterator[Row]:
     command = [sys.executable, "-m", "agent", "improve", *given]
     told = subprocess.run([*command, "--dry-run"], capture_output=True, text=True, check=False)
     (world.work / "plan.json").write_text(told.stdout)
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     start = time.monotonic()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    code, peak = _watched(command, world.work / "round")
     minutes = (time.monotonic() - start) / 60
-    peak = max(before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 2**20
-    (world.work / "round.json").write_text(done.stdout)
-    (world.work / "round.log").write_text(done.stderr)
-    if done.returncode:
-        yield missing("round_minutes", f"exit {done.returncode}: {done.stderr.strip()[-200:]}")
+    if code:
+        said = (world.work / "round.log").read_text().strip()
+        yield missing("round_minutes", f"exit {code}: {said[-200:]}")
         return
-    why = "one round, default settings; the plan is in plan.json"
-    yield counted("round_minutes", minutes, "min", 1, why)
-    yield counted("round_peak_gib", peak, "GiB", 1, "of the largest process", 8)
+    plan = json.loads(told.stdout)
+    done = json.loads((world.work / "round.json").read_text())
+    yield counted("round_minutes", minutes, "min", 1, "one round to its verdict, default settings")
+    for stage, spent in done["seconds"].items():
+        planned = plan["seconds_about"].get(stage)
+        yield counted(f"round_{stage}_s", spent, "s", 1, f"the plan said {planned}")
+    said_gib = plan["memory_bytes_about"] / 2**30
+    why = f"all processes together, shared pages once; the plan said {said_gib:.1f}"
+    yield counted("round_peak_gib", peak, "GiB", 1, why, 8)
+
+
+def _watched(command: Sequence[str], place: Path) -> tuple[int, float]:
+    """(exit code, GiB at the peak of all processes, pages that several share counted once)."""
+    peak = 0.0
+    with open(f"{place}.json", "w") as out, open(f"{place}.log", "w") as log:
+        running = subprocess.Popen(command, stdout=out, stderr=log)
+        root = psutil.Process(running.pid)
+        while running.poll() is None:
+            peak = max(peak, sum(map(_bytes, [root, *_below(root)])) / 2**30)
+            time.sleep(2)
+    return running.returncode, peak
+
+
+def _below(root: psutil.Process) -> list[psutil.Process]:
+    try:
+        return list(root.children(recursive=True))
+    except psutil.Error:
+        return []
+
+
+def _bytes(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_full_info().pss)
+    except psutil.Error:
+        return 0
 
 
 RUN = {

@@ -11,9 +11,10 @@ from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.config.load import load_config
 from agent.config.settings import Config
 from agent.defaults import fitted
+from agent.engine.requests import OptionRequest
 from agent.networks.device import LARGE
 from agent.tasks.jsonl import Files, Jsonl
-from agent.trial import BYTES_TRAINED, check_memory, measured
+from agent.trial import check_memory, measured
 from search.errors import ResourceError
 from tests.agent.chat import write_chat_model
 from tests.agent.test_teach import files
@@ -81,10 +82,11 @@ def test_a_larger_model_learns_slower_and_a_gpu_does_more(tmp_path: Path) -> Non
 def test_a_trial_writes_reads_and_learns(tmp_path: Path) -> None:
     policy = verify_checkpoint(write_chat_model(tmp_path / "model"))
     config = load_config({})[0]
-    rates = measured(policy, config)
-    assert min(rates.decoded, rates.read, rates.trained) > 10
+    asked = [OptionRequest((5, 6, 7 + i), 2, 8) for i in range(4)]
+    rates = measured(policy, config, asked)
+    assert min(rates.decoded, rates.proposed, rates.read, rates.trained) > 10
     assert rates.serving_bytes == 4 * policy.num_parameters
-    assert rates.training_bytes > BYTES_TRAINED * policy.num_parameters
+    assert rates.activation_bytes > 0
 
 
 def test_a_policy_that_cannot_be_trained_here_is_refused_with_the_bytes(

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from agent.checkpoints.model_refs import ROLES
+from agent.cli.commands.trial_cost import trial_cost
 from agent.cli.output import emit
 from agent.config.settings import Config
 from agent.evaluation.gate import detectable, least_gained
@@ -19,8 +19,6 @@ from agent.lengths import Lengths
 from agent.networks.device import LARGE, expected_device, precision
 from agent.rounds.inputs import RunInputs, checked_inputs
 from agent.search_models import ModelSettings, lengths_of
-from agent.trial import measured
-from critics.registry import CRITICS
 from search.errors import NotFoundError, ResourceError
 from store.address import sqlite_path
 from store.database import read_store
@@ -73,40 +71,6 @@ def run(config: Config, rounds: int, as_json: bool) -> None:
     for key, value in plan.items():
         grid.add_row(key, _cell(value))
     Console().print(grid)
-
-
-def _measured_cost(
-    config: Config,
-    inputs: RunInputs,
-    written: dict[str, int],
-    steps: dict[str, int],
-    text: int,
-) -> dict[str, Any]:
-    """Seconds by what this machine does with this model."""
-    policy = inputs.policy
-    rates = measured(policy, config)
-    searched = written["searching"]
-    prompt = sum(len(inputs.prompts.tokens(p.text)) for p in inputs.task.seeds(20, 0)) / 20
-    row = prompt + text
-    seconds = {
-        # Two critics in the form of language models and the value critic read what was written.
-        "searching": searched / rates.decoded + len(CRITICS) * searched / rates.read,
-        "labelling": written["labelling"] / rates.decoded,
-        "evaluating": written["evaluating"] / rates.decoded,
-        "training": sum(steps.values()) * config.training.batch_size * row / rates.trained,
-    }
-    told = {stage: round(value) for stage, value in seconds.items()}
-    roles = len(ROLES)
-    return {
-        "tokens_per_s": {
-            "written": round(rates.decoded),
-            "read": round(rates.read),
-            "trained": round(rates.trained),
-        },
-        "seconds_about": told | {"all": sum(told.values())},
-        "memory_bytes_about": max(roles * rates.serving_bytes, rates.training_bytes),
-        "note": "by a trial of this policy on this machine, one process",
-    }
 
 
 def _cell(value: Any) -> str:
@@ -189,7 +153,7 @@ def _cost(config: Config, inputs: RunInputs, limits: Lengths, rounds: int) -> di
         "checkpoints_to_write": rounds * 5 + (0 if len(inputs.base) == 5 else 7),
     }
     if inputs.policy.num_parameters >= LARGE:
-        return common | _measured_cost(config, inputs, written, steps, text)
+        return common | trial_cost(config, inputs, limits, rounds)
     architecture = inputs.policy.architecture
     size = max(1.0, architecture.hidden_size * architecture.num_layers / EMBEDDED_SIZE) ** 2
     trained = sum(steps.values()) * training.batch_size * text

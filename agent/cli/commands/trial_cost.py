@@ -1,0 +1,131 @@
+"""What rounds of a large model would cost on this machine, by a trial of it."""
+
+import os
+from typing import Any
+
+from agent.checkpoints.model_refs import CRITIC_ROLES, ROLES
+from agent.config.settings import Config
+from agent.engine.requests import OptionRequest
+from agent.lengths import Lengths
+from agent.networks.language_model import KEPT_BYTES
+from agent.rounds.inputs import RunInputs
+from agent.rounds.label_sampling import HELD_OUT_SHARE
+from agent.training.early_stop import MOST_OF_LARGE
+from agent.training.optimizer import BYTES_TRAINED
+from agent.trial import PROPOSED, TEXTS, Rates, measured
+
+TOKENS_PER_SIMULATION = 25
+"""Mean over searches of a taught model of 135 million parameters."""
+SHARE_RIGHT = 0.4
+"""Of labelled problems that some sampled text solves, whose options are judged."""
+LOOKS = 7
+"""Times that held-out rows are looked at while a critic trains."""
+PROCESS_BYTES = 2**28
+"""Of a process that has loaded torch, and of Ray's own all together twice as much."""
+
+
+def trial_cost(config: Config, inputs: RunInputs, limits: Lengths, rounds: int) -> dict[str, Any]:
+    """Seconds by stage, under the names that a round's own timings have, and bytes at the peak."""
+    rates = measured(inputs.policy, config, _asked(config, inputs, limits))
+    seconds = _seconds(config, inputs, limits, rounds, rates)
+    told = {stage: round(value) for stage, value in seconds.items()}
+    return {
+        "tokens_per_s": {
+            "written": round(rates.decoded),
+            "proposed": round(rates.proposed),
+            "read": round(rates.read),
+            "trained": round(rates.trained),
+        },
+        "seconds_about": told | {"all": sum(told.values())},
+        "memory_bytes_about": round(_memory(config, inputs, rates)),
+        "note": "by a trial of this policy on this machine",
+    }
+
+
+def _asked(config: Config, inputs: RunInputs, limits: Lengths) -> list[OptionRequest]:
+    search = config.search
+    return [
+        OptionRequest(
+            tuple(inputs.prompts.tokens(problem.text)),
+            PROPOSED,
+            limits.option_tokens,
+            search.proposal,
+            search.temperature,
+            number,
+            inputs.task.boundary,
+        )
+        for number, problem in enumerate(inputs.task.seeds(TEXTS, 0))
+    ]
+
+
+def _processes(config: Config) -> int:
+    """Training jobs and critics that work at the same time."""
+    return len(os.sched_getaffinity(0)) if config.hosting.hosting == "ray" else 1
+
+
+def _tuned_share(config: Config, inputs: RunInputs) -> float:
+    """Of a critic's blocks that training changes."""
+    num_layers = inputs.policy.architecture.num_layers
+    return min(1.0, (config.critics.tuned_layers or num_layers) / num_layers)
+
+
+def _seconds(
+    config: Config, inputs: RunInputs, limits: Lengths, rounds: int, rates: Rates
+) -> dict[str, float]:
+    critics, training, evaluation = config.critics, config.training, config.evaluation
+    shown = inputs.task.seeds(20, 0)
+    prompt = sum(len(inputs.prompts.tokens(p.text)) for p in shown) / max(1, len(shown))
+    text = limits.usual_text or limits.text_tokens / 2
+    row, step = prompt + text, text / 2
+    jobs = _processes(config)
+
+    def searched_s(num: int, most: int) -> float:
+        each = config.search.simulations * TOKENS_PER_SIMULATION
+        tokens = num * min(each, most or each)
+        reading = len(CRITIC_ROLES) * tokens / rates.read / min(jobs, len(CRITIC_ROLES))
+        return tokens / rates.proposed + reading
+
+    judged = SHARE_RIGHT * critics.states * critics.options
+    labelling = critics.num_labelled * (
+        critics.samples * text / rates.decoded + judged * step / rates.proposed
+    )
+    tuned = _tuned_share(config, inputs)
+    held_out = critics.num_labelled / HELD_OUT_SHARE * (2 * critics.samples + judged)
+    looked_at = held_out + LOOKS * tuned * min(held_out, MOST_OF_LARGE)
+    batch = training.batch_size
+    critic = (
+        critics.steps * batch * row * (1 + 2 * tuned) / 3 / rates.trained
+        + looked_at * row / 3 / rates.trained
+    )
+    own = training.num_steps * batch * row / rates.trained
+    n = len(inputs.task.held_out(config.num_held_out, evaluation.seed))
+    measuring = n * text / rates.decoded + searched_s(min(n, evaluation.num_search_problems), 0)
+    has_critics = bool(critics.num_labelled and critics.steps)
+    all_critics = len(CRITIC_ROLES) * critic if has_critics else 0.0
+    first = has_critics and len(inputs.base) < len(ROLES)
+    return {
+        "starting": (labelling + all_critics / min(jobs, len(CRITIC_ROLES))) if first else 0.0,
+        "searching": rounds * searched_s(config.problems_per_round, config.tokens_per_problem),
+        "training": rounds
+        * (
+            (labelling if has_critics else 0.0)
+            + max(own, (own + all_critics) / jobs)
+            + training.drafter_steps * batch * row / 2 / rates.trained
+        ),
+        "evaluating": (rounds + 1) * measuring,
+    }
+
+
+def _memory(config: Config, inputs: RunInputs, rates: Rates) -> float:
+    """Bytes of all processes at the peak: while texts are written, or while models train."""
+    size, tuned = inputs.policy.num_parameters, _tuned_share(config, inputs)
+    is_ray = config.hosting.hosting == "ray"
+    processes = (len(ROLES) + 3 if is_ray else 1) * PROCESS_BYTES
+    kept = len(ROLES) * config.hosting.kv_mib * 2**20
+    # Blocks of equal weights are held once; critics have their last ones apart.
+    serving = (1 + len(CRITIC_ROLES) * tuned) * rates.serving_bytes + kept
+    # Beside its own state a job holds its best weights so far, and a copy of all for products.
+    policy = size * (BYTES_TRAINED + 4 + 2) + rates.activation_bytes
+    critic = size * (4 + 2) + tuned * size * BYTES_TRAINED + KEPT_BYTES
+    others = min(_processes(config), len(ROLES)) - 1
+    return processes + max(serving, policy + others * critic)
