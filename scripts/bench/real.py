@@ -359,7 +359,7 @@ def one_round(world: World) -> Iterator[Row]:
         yield missing("round_minutes", f"exit {code}: {said[-200:]}")
         return
     plan = json.loads(told.stdout)
-    done = json.loads((world.work / "round.json").read_text())
+    done = json.loads((world.work / "round.json").read_text())["rounds"][0]
     yield counted("round_minutes", minutes, "min", 1, "one round to its verdict, default settings")
     for stage, spent in done["seconds"].items():
         planned = plan["seconds_about"].get(stage)
