@@ -38,6 +38,7 @@ from agent.checkpoints.weights import load_model
 from agent.config.load import load_config
 from agent.config.settings import Config
 from agent.engine.requests import CompletionRequest, ScoreRequest
+from agent.engine.sampling import SamplingParameters
 from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
 from agent.evaluation.answering import Plan, evaluate
@@ -51,10 +52,13 @@ from agent.teach import Course, lessons_of, teach
 from agent.training.examples import Example
 from agent.training.methods.sft import train_on_texts
 from agent.training.optimizer import TrainingSettings
-from scripts.bench.report import Row, counted, missing, repeats, share, show, write
+from scripts.bench.report import Row, counted, missing, share, show, write
+from scripts.bench.report import repeats as repeats_of
 from scripts.get_smollm2 import fetch
 from store.database import open_store
 
+HERE = Path(__file__).resolve().parent.parent.parent
+SIZES = (1, 16, 64, 256)
 SECTIONS = ("base", "training", "engine", "agreement", "round")
 SEED = 18
 MAWPS_ROWS, GSM8K_ROWS = 700, 350
@@ -68,8 +72,8 @@ Line = dict[str, Any]
 class World:
     """Where everything lies, and how much of it is used."""
 
-    def __init__(self, data: Path, work: Path, is_quick: bool) -> None:
-        self.data, self.work, self.is_quick = data, work, is_quick
+    def __init__(self, data: Path, work: Path, is_quick: bool, before: Path | None) -> None:
+        self.data, self.work, self.is_quick, self.before = data, work, is_quick, before
         work.mkdir(parents=True, exist_ok=True)
         self.model, self.taught = (
             work / "smollm2",
@@ -78,6 +82,11 @@ class World:
         self.store = f"sqlite:///{work}/real.db"
         self.rows = work / ("train-quick.jsonl" if is_quick else "train.jsonl")
         self.num = 24 if is_quick else N
+
+    @property
+    def before_version(self) -> str:
+        asked = ["git", "-C", str(self.before), "describe", "--always"]
+        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
 
     def lines(self, name: str) -> list[Line]:
         text = (self.data / f"{name}.jsonl").read_text(encoding="utf-8")
@@ -185,7 +194,7 @@ def training_rates(world: World) -> Iterator[Row]:
         found.setdefault("plain", []).append(num_tokens / plain_loop(world.model, texts))
     for dtype in DTYPES:
         why = f"plain transformers loop, bfloat16 autocast: {_middle(found['plain']):.0f}"
-        yield repeats(f"training_tokens_per_cpu_s_{dtype}", found[dtype], "tokens/s", why)
+        yield repeats_of(f"training_tokens_per_cpu_s_{dtype}", found[dtype], "tokens/s", why)
 
 
 def plain_loop(path: Path, texts: Sequence[Example]) -> float:
@@ -221,7 +230,7 @@ def _middle(values: Sequence[float]) -> float:
 
 
 def engine(world: World) -> Iterator[Row]:
-    sizes = (1, 16) if world.is_quick else (1, 16, 64, 256)
+    sizes = (1, 16) if world.is_quick else SIZES
     new = 16
     checkpoint, tokenizer = verify_checkpoint(world.model), Tokenizer(world.model)
     rows = [world.lines("mawps/dev")[i % 371]["question"] for i in range(max(sizes))]
@@ -230,7 +239,7 @@ def engine(world: World) -> Iterator[Row]:
         ours = TorchEngine(load_model(checkpoint, dtype), tokenizer.steps, (49_151,))
         theirs = _generate(world.model, dtype)
         rates: dict[tuple[str, int], list[float]] = {}
-        for repeat in range(2 if world.is_quick else 4):
+        for repeat in range(2 if world.is_quick else 3):
             for num in sizes:
                 for arm, run in (("ours", _decoding(ours)), ("generate", theirs)):
                     rate = run(prompts[:num], new)
@@ -238,7 +247,7 @@ def engine(world: World) -> Iterator[Row]:
                         rates.setdefault((arm, num), []).append(rate)
         for num in sizes:
             other = _middle(rates["generate", num])
-            yield repeats(
+            yield repeats_of(
                 f"decode_tokens_per_cpu_s_{name}@{num}",
                 rates["ours", num],
                 "tokens/s",
@@ -246,6 +255,7 @@ def engine(world: World) -> Iterator[Row]:
                 target=700 if (name, num) == ("bfloat16", 64) else 0,
             )
         yield from _shares(ours, prompts[: min(64, max(sizes))], new, name)
+    yield from _embedded(world)
 
 
 def _decoding(ours: TorchEngine) -> Callable[[Sequence[tuple[int, ...]], int], float]:
@@ -285,6 +295,73 @@ def _generate(path: Path, dtype: torch.dtype) -> Callable[[Sequence[tuple[int, .
     return run
 
 
+EMBEDDED = HERE / "agent" / "embedded" / "expressions" / "policy"
+DECODE_EMBEDDED = """
+import json, sys, time
+import torch
+from agent.checkpoints.checkpoint import verify_checkpoint
+from agent.checkpoints.weights import load_model
+from agent.engine.requests import CompletionRequest
+from agent.engine.tokenizer import Tokenizer
+from agent.engine.torch_engine import TorchEngine
+
+torch.set_num_threads(1)
+folder, new, repeats = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+tokenizer = Tokenizer(folder)
+engine = TorchEngine(load_model(verify_checkpoint(folder)), tokenizer.steps, (0,))
+for num in map(int, sys.argv[4:]):
+    asked = [CompletionRequest((2 + i % 9, 3, 4), new, 1.0, i) for i in range(num)]
+    rates = []
+    for repeat in range(repeats + 1):
+        start = time.process_time()
+        found = engine.completions(asked)
+        rates.append(sum(len(t.generated.tokens) for t in found) / (time.process_time() - start))
+    print(json.dumps([num, rates[1:]]), flush=True)
+"""
+"""Runs on any version of the product: 0 is padding there, which no text ends with."""
+
+
+def _embedded(world: World) -> Iterator[Row]:
+    """The embedded policy, by this version and by the one in `before`, and transformers' generate;
+    the arms take turns."""
+    new, repeats = 32, 2 if world.is_quick else 5
+    sizes = (16,) if world.is_quick else SIZES
+    theirs = _generate(EMBEDDED, torch.float32)
+    found: dict[tuple[str, int], list[float]] = {}
+    arms = {"ours": HERE} | ({"before": world.before} if world.before else {})
+    for _ in range(1 if world.is_quick else 3):
+        for arm, place in arms.items():
+            for num, rates in _decoded_by(place, new, repeats, sizes):
+                found.setdefault((arm, num), []).extend(rates)
+        for num in sizes:
+            prompts = [(2 + i % 9, 3, 4) for i in range(num)]
+            rates = [theirs(prompts, new) for _ in range(repeats + 1)][1:]
+            found.setdefault(("generate", num), []).extend(rates)
+    for num in sizes:
+        told = [f"transformers' generate: {_middle(found['generate', num]):,.0f}"]
+        if world.before:
+            told.append(f"{world.before_version}: {_middle(found['before', num]):,.0f}")
+        key = f"embedded_decode_tokens_per_cpu_s@{num}"
+        yield repeats_of(key, found["ours", num], "tokens/s", "; ".join(told))
+
+
+def _decoded_by(
+    place: Path, new: int, repeats: int, sizes: Sequence[int]
+) -> Iterator[tuple[int, list[float]]]:
+    arguments = [str(EMBEDDED), str(new), str(repeats), *map(str, sizes)]
+    done = subprocess.run(
+        [sys.executable, "-c", DECODE_EMBEDDED, *arguments],
+        cwd=place,
+        env=os.environ | {"PYTHONPATH": str(place)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for line in done.stdout.splitlines():
+        num, rates = json.loads(line)
+        yield num, rates
+
+
 KINDS = {
     "products": ("aten::mm", "aten::addmm", "aten::linear", "aten::bmm"),
     "attention": ("scaled_dot_product", "_flash_attention"),
@@ -297,12 +374,24 @@ def _shares(
     """Where decoding's time goes, by torch's profiler: what is in no operation is Python's."""
     run = _decoding(ours)
     run(prompts, new)
+    choose = SamplingParameters.choose
+
+    def chosen(*given: Any) -> Any:
+        with torch.profiler.record_function("sampling"):
+            return choose(*given)
+
+    SamplingParameters.choose = chosen  # type: ignore[assignment,method-assign]
     began = time.perf_counter()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
         run(prompts, new)
     whole = time.perf_counter() - began
-    parts = dict.fromkeys((*KINDS, "other operations"), 0.0)
+    SamplingParameters.choose = choose  # type: ignore[method-assign]
+    parts = dict.fromkeys((*KINDS, "sampling", "other operations"), 0.0)
     for event in seen.key_averages():
+        if event.key == "sampling":  # what it calls is among the other operations
+            parts["sampling"] += event.cpu_time_total / 1e6
+            parts["other operations"] -= (event.cpu_time_total - event.self_cpu_time_total) / 1e6
+            continue
         kind = next((k for k, ns in KINDS.items() if any(n in event.key for n in ns)), "")
         parts[kind or "other operations"] += event.self_cpu_time_total / 1e6
     parts["python"] = max(0.0, whole - sum(parts.values()))
@@ -412,11 +501,14 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--section", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument(
+        "--before", type=Path, help="a checkout of an older version; the embedded policy is its too"
+    )
     parser.add_argument("--json", type=Path, default=None)
     given = parser.parse_args()
     torch.set_num_threads(1)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    world = World(given.data, given.work, given.quick)
+    world = World(given.data, given.work, given.quick, given.before)
     world.prepare()
     rows: list[Row] = []
     settings = {"sections": given.section, "quick": given.quick, "model": world.model.name}

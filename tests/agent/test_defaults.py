@@ -12,12 +12,27 @@ from agent.config.load import load_config
 from agent.config.settings import Config
 from agent.defaults import fitted
 from agent.engine.requests import OptionRequest
+from agent.networks.architecture import Architecture
 from agent.networks.device import LARGE
 from agent.tasks.jsonl import Files, Jsonl
 from agent.trial import check_memory, measured
 from search.errors import ResourceError
 from tests.agent.chat import write_chat_model
 from tests.agent.test_teach import files
+
+SMOLLM2 = Architecture.from_config(
+    {
+        "model_type": "llama",
+        "vocab_size": 49_152,
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": True,
+    }
+)
 
 
 @dataclass
@@ -26,6 +41,7 @@ class Policy:
 
     num_parameters: int
     notes: dict[str, Any] = field(default_factory=dict)
+    architecture: Architecture = SMOLLM2
 
 
 def fit(policy: Policy, folder: Path, device: str = "cpu", **flags: Any) -> tuple[Config, set[str]]:
@@ -38,13 +54,16 @@ def fit(policy: Policy, folder: Path, device: str = "cpu", **flags: Any) -> tupl
 
 def test_a_large_policy_gets_settings_of_its_own_where_nobody_set_any(tmp_path: Path) -> None:
     config, keys = fit(Policy(135_000_000), tmp_path)
-    assert config.problems_per_round == 200 and config.tokens_per_problem == 600
+    assert config.problems_per_round == 150 and config.tokens_per_problem == 600
     assert config.training.learning_rate == 3e-5 and config.training.num_steps == 60
     assert config.critics.num_labelled < 50  # as many as the file has
+    assert config.critics.tuned_layers == 6
+    # 2 GiB of keys and values of 23,040 bytes a token, prompts and texts of 216 tokens each.
+    assert config.hosting.batch_rows == 128
     assert {"problems_per_round", "training.learning_rate", "hosting.cohort"} <= keys
     mine, keys = fit(Policy(135_000_000), tmp_path, **{"training.num_steps": 600, "seed": 3})
     assert mine.training.num_steps == 600 and "training.num_steps" not in keys
-    assert mine.seed == 3 and mine.problems_per_round == 200
+    assert mine.seed == 3 and mine.problems_per_round == 150
 
 
 def test_the_same_settings_come_out_each_time_and_of_what_came_out(tmp_path: Path) -> None:
