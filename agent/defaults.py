@@ -76,7 +76,7 @@ def _defaults(policy: Header, task: Task, text_tokens: int, device: str) -> Iter
     if labelled:
         yield Default("critics.num_labelled", labelled, "problems with answers, as far as needed")
     yield Default("critics.samples", 4, f"{size} on {where}")
-    tuned = max(1, policy.architecture.num_layers // TUNED_PART)
+    tuned = tuned_layers(policy)
     yield Default("critics.tuned_layers", tuned, "the blocks below are held once for all critics")
     yield Default("critics.steps", 30 * more, f"{size}: a pretrained critic needs few steps")
     yield Default("training.num_steps", 60 * more, f"{size}: more would forget")
@@ -86,6 +86,14 @@ def _defaults(policy: Header, task: Task, text_tokens: int, device: str) -> Iter
     yield Default("training.learning_rate", rate, "a tenth of what teaching takes")
     yield Default("training.drafter_steps", 20 * more, f"{size} on {where}")
     yield Default("evaluation.num_search_problems", 50 * more, f"{size} on {where}")
+
+
+def tuned_layers(policy: Header) -> int:
+    """Last blocks of a critic of this policy that training changes; 0, which is all, where it is
+    small."""
+    if policy.num_parameters < LARGE:
+        return 0
+    return max(1, policy.architecture.num_layers // TUNED_PART)
 
 
 def _parts(key: str) -> tuple[str, str]:

@@ -9,12 +9,14 @@ from agent.checkpoints.custody import current_models
 from agent.checkpoints.model_refs import ROLES, ModelRef, ModelSet
 from agent.config.settings import Config
 from agent.config.stored import with_problems_of
+from agent.defaults import tuned_layers
 from agent.hosting.open_hosts import open_hosts
 from agent.scratch import scratch_folder
 from agent.search_models import Models, ModelSettings
 from agent.tasks.registry import open_task
 from agent.training.initial import initial_models
 from agent.training.job import Place
+from agent.trial import check_serving
 from search.errors import NotFoundError, UsageError
 from store.address import sqlite_path
 from store.database import read_store
@@ -23,7 +25,11 @@ from store.runs import find_run
 
 
 def models_over(config: Config, refs: Mapping[str, ModelRef]) -> Models:
-    """These weights on hosts of their own, which the caller closes (`models.hosts.close()`)."""
+    """These weights on hosts of their own, which the caller closes (`models.hosts.close()`).
+
+    Raises ResourceError for weights that do not fit the memory, before they are loaded.
+    """
+    check_serving(refs["policy"].header, config)
     task = open_task(config)
     hosts = open_hosts(config.hosting)
     try:
@@ -91,7 +97,10 @@ def _warn(text: str) -> None:
 
 def _base_models(config: Config, scratch: str) -> dict[str, ModelRef]:
     refs = base_refs(config)
+    check_serving(refs["policy"].header, config)
     if not set(ROLES) <= refs.keys():
         place = Place(scratch, config.hosting.threads)
-        refs |= {made.role: made.ref() for made in initial_models(refs["policy"], place)}
+        tuned = config.critics.tuned_layers or tuned_layers(refs["policy"].header)
+        made = initial_models(refs["policy"], place, tuned)
+        refs |= {each.role: each.ref() for each in made}
     return refs

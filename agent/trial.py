@@ -9,6 +9,7 @@ import psutil
 import torch
 
 from agent.checkpoints.checkpoint import Checkpoint
+from agent.checkpoints.header import Header
 from agent.checkpoints.weights import load_model
 from agent.config.settings import Config
 from agent.engine.requests import CompletionRequest, OptionRequest, Options, ScoreRequest
@@ -101,23 +102,44 @@ def _training_rate(model: LanguageModel, rows: Sequence[tuple[int, ...]], dtype:
     return len(texts) * PROMPT / _seconds(lambda: train_on_texts(model, texts, settings, 0))
 
 
-def check_memory(policy: Checkpoint, config: Config) -> None:
+def check_memory(policy: Header, config: Config) -> None:
     """Raises ResourceError where training all weights of a large policy does not fit the memory of
     this machine, before anything is loaded."""
-    is_on_cluster = bool(config.hosting.ray_address or os.environ.get("RAY_ADDRESS"))
-    is_on_gpu = expected_device(config.hosting.device) != "cpu"
-    if is_on_cluster or is_on_gpu or config.training.lora_rank:
-        return
-    if policy.num_parameters < LARGE:
-        return
-    needed, free = policy.num_parameters * BYTES_TRAINED, psutil.virtual_memory().available
-    if needed > free:
-        raise ResourceError(
-            f"{policy.path} has {policy.num_parameters:,} parameters; to train them takes "
-            f"{needed / 2**30:,.1f} GiB for weights, gradients and moments, and "
-            f"{free / 2**30:,.1f} GiB are free",
+    check_serving(policy, config)
+    if not config.training.lora_rank:
+        _check_fits(
+            policy,
+            config,
+            policy.num_parameters * BYTES_TRAINED,
+            "to train them takes {} for weights, gradients and moments",
             "use a machine with more memory, a smaller model, or an adapter: --set "
             "training.trainer=trl --set training.lora_rank=16",
+        )
+
+
+def check_serving(policy: Header, config: Config) -> None:
+    """Raises ResourceError where the weights of a large policy do not fit the memory of this
+    machine: twice, for while they are laid out they are there in two forms."""
+    dtype = chosen_dtype(config.hosting.dtype, "cpu", policy.num_parameters)
+    name = str(dtype).removeprefix("torch.")
+    fix = "use a machine with more memory, or a smaller model"
+    if dtype == torch.float32:
+        fix += ", or half the bytes: --set hosting.dtype=bfloat16"
+    needed = 2 * policy.num_parameters * dtype.itemsize
+    _check_fits(policy, config, needed, f"to load them in {name} takes {{}}", fix)
+
+
+def _check_fits(policy: Header, config: Config, needed: int, what: str, fix: str) -> None:
+    is_on_cluster = bool(config.hosting.ray_address or os.environ.get("RAY_ADDRESS"))
+    is_on_gpu = expected_device(config.hosting.device) != "cpu"
+    if is_on_cluster or is_on_gpu or policy.num_parameters < LARGE:
+        return
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise ResourceError(
+            f"{policy.path} has {policy.num_parameters:,} parameters; "
+            f"{what.format(f'{needed / 2**30:,.1f} GiB')}, and {free / 2**30:,.1f} GiB are free",
+            fix,
         )
 
 

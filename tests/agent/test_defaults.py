@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from agent.engine.requests import OptionRequest
 from agent.networks.architecture import Architecture
 from agent.networks.device import LARGE
 from agent.tasks.jsonl import Files, Jsonl
-from agent.trial import check_memory, measured
+from agent.trial import check_memory, check_serving, measured
 from search.errors import ResourceError
 from tests.agent.chat import write_chat_model
 from tests.agent.test_teach import files
@@ -113,10 +114,18 @@ def test_a_policy_that_cannot_be_trained_here_is_refused_with_the_bytes(
 ) -> None:
     policy = verify_checkpoint(write_chat_model(tmp_path / "model"))
     config = load_config({})[0]
-    memory = type("Memory", (), {"available": 1000})
+    memory = SimpleNamespace(available=1000)
     monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
     check_memory(policy, config)  # small ones always fit
     monkeypatch.setattr(trial, "LARGE", 1)
     with pytest.raises(ResourceError, match="GiB are free"):
         check_memory(policy, config)
+    memory.available = 10 * policy.num_parameters  # enough to serve them, not to train them
+    with pytest.raises(ResourceError, match="to train them takes"):
+        check_memory(policy, config)
     check_memory(policy, load_config({"training.trainer": "trl", "training.lora_rank": 4})[0])
+    memory.available = 7 * policy.num_parameters
+    with pytest.raises(ResourceError, match="to load them in float32 takes") as error:
+        check_serving(policy, load_config({"hosting.dtype": "float32"})[0])
+    assert "hosting.dtype=bfloat16" in error.value.fix
+    check_serving(policy, load_config({"hosting.dtype": "bfloat16"})[0])
