@@ -33,7 +33,7 @@ ROOMS = {
     "tasks": {"config", "scratch"},
     "checkpoints": {"config", "networks"},
     "engine": {"checkpoints", "networks"},
-    "hosting": {"checkpoints", "config", "engine", "networks", "signals"},
+    "hosting": {"checkpoints", "config", "engine", "networks", "scratch", "signals"},
     "prompts": {"config", "engine", "tasks"},
     "search_models": {
         *("checkpoints", "config", "engine", "hosting", "lengths", "networks", "prompts", "tasks"),
@@ -43,26 +43,28 @@ ROOMS = {
         *("prompts", "scratch", "tasks"),
     },
     "imagination": {"checkpoints", "engine", "search_models", "tasks"},
-    "open_models": {
-        *("checkpoints", "config", "hosting", "scratch", "search_models", "tasks", "training"),
-    },
     "solve": {"search_models", "tasks"},
     "evaluation": {"engine", "imagination", "search_models", "tasks"},
     "reports": {"checkpoints", "evaluation"},
     "defaults": {"checkpoints", "config", "networks", "tasks", "training"},
     "trial": {"checkpoints", "config", "engine", "networks", "training"},
+    "open_models": {
+        *("checkpoints", "config", "defaults", "hosting", "scratch", "search_models", "tasks"),
+        *("training", "trial"),
+    },
     "teach": {
         *("checkpoints", "config", "engine", "evaluation", "hosting", "progress", "prompts"),
         *("search_models", "tasks", "training", "trial"),
     },
     "rounds": {
         *("checkpoints", "config", "defaults", "engine", "evaluation", "hosting", "imagination"),
-        *("networks", "progress", "prompts", "search_models", "tasks", "training", "trial"),
+        *("lengths", "networks", "progress", "prompts", "search_models", "tasks", "training"),
+        "trial",
     },
     "cli": {
         *("checkpoints", "config", "evaluation", "hosting", "imagination", "lengths"),
         *("networks", "open_models", "progress", "prompts", "reports", "rounds"),
-        *("search_models", "signals", "solve", "tasks", "teach", "trial", "visible"),
+        *("search_models", "signals", "solve", "tasks", "teach", "visible"),
     },
     "__main__": {"cli", "signals"},
 }

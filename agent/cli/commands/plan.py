@@ -10,13 +10,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from agent.cli.commands.trial_cost import trial_cost
 from agent.cli.output import emit
 from agent.config.settings import Config
 from agent.evaluation.gate import detectable, least_gained
 from agent.imagination.imagine import Imagination
 from agent.lengths import Lengths
 from agent.networks.device import LARGE, expected_device, precision
+from agent.rounds.cost import cost_by_trial
 from agent.rounds.inputs import RunInputs, checked_inputs
 from agent.search_models import ModelSettings, lengths_of
 from search.errors import NotFoundError, ResourceError
@@ -153,7 +153,7 @@ def _cost(config: Config, inputs: RunInputs, limits: Lengths, rounds: int) -> di
         "checkpoints_to_write": rounds * 5 + (0 if len(inputs.base) == 5 else 7),
     }
     if inputs.policy.num_parameters >= LARGE:
-        return common | trial_cost(config, inputs, limits, rounds)
+        return common | cost_by_trial(config, inputs, limits, rounds)
     architecture = inputs.policy.architecture
     size = max(1.0, architecture.hidden_size * architecture.num_layers / EMBEDDED_SIZE) ** 2
     trained = sum(steps.values()) * training.batch_size * text

@@ -21,10 +21,12 @@ SHARE_RIGHT = 0.4
 LOOKS = 7
 """Times that held-out rows are looked at while a critic trains."""
 PROCESS_BYTES = 2**28
-"""Of a process that has loaded torch, and of Ray's own all together twice as much."""
+"""Of a process that has loaded torch; Ray's own processes take some two more."""
 
 
-def trial_cost(config: Config, inputs: RunInputs, limits: Lengths, rounds: int) -> dict[str, Any]:
+def cost_by_trial(
+    config: Config, inputs: RunInputs, limits: Lengths, rounds: int
+) -> dict[str, Any]:
     """Seconds by stage, under the names that a round's own timings have, and bytes at the peak."""
     rates = measured(inputs.policy, config, _asked(config, inputs, limits))
     seconds = _seconds(config, inputs, limits, rounds, rates)
