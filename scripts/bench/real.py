@@ -44,6 +44,7 @@ from agent.engine.torch_engine import TorchEngine
 from agent.evaluation.answering import Plan, evaluate
 from agent.hosting.inline_hosts import InlineHosts
 from agent.hosting.model_host import HostSettings
+from agent.networks import llama_inference
 from agent.progress import Terminal
 from agent.prompts import prompts_at
 from agent.search_models import Models, ModelSettings
@@ -298,6 +299,7 @@ def _generate(path: Path, dtype: torch.dtype) -> Callable[[Sequence[tuple[int, .
 EMBEDDED = HERE / "agent" / "embedded" / "expressions" / "policy"
 DECODE_EMBEDDED = """
 import json, sys, time
+from pathlib import Path
 import torch
 from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.checkpoints.weights import load_model
@@ -306,7 +308,7 @@ from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
 
 torch.set_num_threads(1)
-folder, new, repeats = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+folder, new, repeats = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 tokenizer = Tokenizer(folder)
 engine = TorchEngine(load_model(verify_checkpoint(folder)), tokenizer.steps, (0,))
 for num in map(int, sys.argv[4:]):
@@ -365,7 +367,23 @@ def _decoded_by(
 KINDS = {
     "products": ("aten::mm", "aten::addmm", "aten::linear", "aten::bmm"),
     "attention": ("scaled_dot_product", "_flash_attention"),
+    "norms": ("rms_norm", "vector_norm", "aten::hypot"),
 }
+
+
+LABELLED = (
+    ("sampling", SamplingParameters, "choose"),
+    ("rotary", llama_inference, "_turn"),
+)
+"""What torch's profiler has no name for: a label, and the function that does it."""
+
+
+def _labelled(label: str, run: Callable[..., Any]) -> Callable[..., Any]:
+    def labelled(*given: Any) -> Any:
+        with torch.profiler.record_function(label):
+            return run(*given)
+
+    return labelled
 
 
 def _shares(
@@ -374,22 +392,20 @@ def _shares(
     """Where decoding's time goes, by torch's profiler: what is in no operation is Python's."""
     run = _decoding(ours)
     run(prompts, new)
-    choose = SamplingParameters.choose
-
-    def chosen(*given: Any) -> Any:
-        with torch.profiler.record_function("sampling"):
-            return choose(*given)
-
-    SamplingParameters.choose = chosen  # type: ignore[assignment,method-assign]
+    kept = [(owner, name, getattr(owner, name)) for _, owner, name in LABELLED]
+    for label, owner, name in LABELLED:
+        setattr(owner, name, _labelled(label, getattr(owner, name)))
     began = time.perf_counter()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
         run(prompts, new)
     whole = time.perf_counter() - began
-    SamplingParameters.choose = choose  # type: ignore[method-assign]
-    parts = dict.fromkeys((*KINDS, "sampling", "other operations"), 0.0)
+    for owner, name, plain in kept:
+        setattr(owner, name, plain)
+    labels = [label for label, _, _ in LABELLED]
+    parts = dict.fromkeys((*KINDS, *labels, "other operations"), 0.0)
     for event in seen.key_averages():
-        if event.key == "sampling":  # what it calls is among the other operations
-            parts["sampling"] += event.cpu_time_total / 1e6
+        if event.key in labels:  # what it calls is among the other operations
+            parts[event.key] += event.cpu_time_total / 1e6
             parts["other operations"] -= (event.cpu_time_total - event.self_cpu_time_total) / 1e6
             continue
         kind = next((k for k, ns in KINDS.items() if any(n in event.key for n in ns)), "")
