@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from agent.engine.memory import return_freed
 from agent.networks.inference import InferenceNetwork
 
 Ids = NDArray[np.int64]
@@ -48,6 +49,7 @@ class Cache:
         self.lengths = self.lengths[:0]
         if self.num_bytes > KEPT_BYTES:
             self.layers = []
+            return_freed()
 
     def reserve(self, num_jobs: int, num_columns: int) -> None:
         """Room for this many jobs and columns, at least; doubles, so that growing stays cheap."""
@@ -66,6 +68,8 @@ class Cache:
                 self.layers[i] = grown
             else:
                 self.layers.append(grown)
+        if have_jobs and self.num_bytes > KEPT_BYTES:
+            return_freed()
 
     def expect(self, num_jobs: int, num_columns: int) -> None:
         """Reserve at once what jobs may come to need, as far as that is little."""

@@ -18,6 +18,9 @@ TOKENS_PER_SIMULATION = 25
 """Mean over searches of a taught model of 135 million parameters."""
 SHARE_RIGHT = 0.4
 """Of labelled problems that some sampled text solves, whose options are judged."""
+THINNER = 1.4
+"""Times that searches take longer than the trial's full batches: they end one after the other, and
+those that are left share smaller ones."""
 LOOKS = 7
 """Times that held-out rows are looked at while a critic trains."""
 PROCESS_BYTES = 2**28
@@ -85,7 +88,7 @@ def _seconds(
         each = config.search.simulations * TOKENS_PER_SIMULATION
         tokens = num * min(each, most or each)
         reading = len(CRITIC_ROLES) * tokens / rates.read / min(jobs, len(CRITIC_ROLES))
-        return tokens / rates.proposed + reading
+        return THINNER * tokens / rates.proposed + reading
 
     judged = SHARE_RIGHT * critics.states * critics.options
     labelling = critics.num_labelled * (
