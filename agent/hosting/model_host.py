@@ -5,6 +5,7 @@ a promotion yet, loads them by itself: calls are idempotent and hosts hold nothi
 checkpoint. Two versions are kept, so that old and new can be compared without reloading.
 """
 
+import gc
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -127,6 +128,7 @@ class Host(ABC):
         """Drop large models and all that they have read."""
         if any(checkpoint.num_parameters >= LARGE for checkpoint, _ in self._models.values()):
             self.close()
+            gc.collect()  # engines and their drafters know each other
             return_freed()
 
     def close(self) -> None:
