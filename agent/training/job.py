@@ -5,6 +5,7 @@ in another process. Run again after a crash it writes the same weights.
 """
 
 import contextlib
+import gc
 import json
 import os
 from abc import ABC, abstractmethod
@@ -100,6 +101,7 @@ class LoopJob(TrainingJob):
             return self.published(model, parent, report, curve)
         finally:
             del model
+            gc.collect()  # what measures a model knows it, and is known by it
             return_freed()
 
     @abstractmethod
