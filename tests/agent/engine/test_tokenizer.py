@@ -104,6 +104,12 @@ def test_a_token_beyond_the_rows_of_the_model_is_refused_before_weights_are_read
     config.write_text(json.dumps({"eos_token_id": 1, "vocab_size": size - 1}))
     with pytest.raises(CheckpointError, match=f"{size} tokens, the model {size - 1}"):
         Tokenizer(tmp_path)
+    config.write_text(json.dumps({"eos_token_id": 1, "vocab_size": 2 * size}))
+    assert Tokenizer(tmp_path).vocab_size == size  # rows that pad
+    config.write_text(json.dumps({"eos_token_id": 1, "vocab_size": 2 * size + 1}))
+    with pytest.raises(CheckpointError, match=f"{size} tokens, the model {2 * size + 1}"):
+        Tokenizer(tmp_path)  # another model's
+    config.write_text(json.dumps({"eos_token_id": 1, "vocab_size": size}))
     # One token whose number is far beyond their count.
     content = json.loads((tmp_path / "tokenizer.json").read_text())
     content["model"]["vocab"]["zz"] = 5_000
