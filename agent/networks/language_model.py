@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from agent.networks.architecture import Architecture
 
-KEPT_BYTES = 2**29
+KEPT_BYTES = 2**28
 """Of the frozen blocks' states that are kept, for each model."""
 
 
@@ -45,12 +45,14 @@ class LanguageModel(nn.Module, ABC):
     def upper(self, x_BTE: Tensor, positions_BT: Tensor | None = None) -> Tensor:
         """What `forward` gives, from what `lower` gave."""
 
-    def freeze(self, num_tuned: int) -> None:
+    def freeze(self, num_tuned: int, dtype: torch.dtype = torch.float32) -> None:
         """Leave all but the last `num_tuned` blocks, the last norm and a head of their own as they
-        are from now on."""
+        are from now on; the frozen blocks' matrices are held in `dtype`."""
         self.num_frozen = max(0, self.arch.num_layers - num_tuned)
-        for _, parameter in self.frozen():
+        for name, parameter in self.frozen():
             parameter.requires_grad_(False)
+            if parameter.ndim == 2 and self.block_of(name) >= 0 and dtype != torch.float32:
+                parameter.data = parameter.data.to(dtype)
 
     def of_rows(
         self, rows: Sequence[Sequence[int]], tokens_BT: Tensor, positions_BT: Tensor | None = None
@@ -64,14 +66,17 @@ class LanguageModel(nn.Module, ABC):
             new = [i for i, row in enumerate(rows) if tuple(row) not in self._kept]
             made = self.lower(tokens_BT[new]) if new else tokens_BT.new_empty(0)
             found = {i: made[at, : len(rows[i])] for at, i in enumerate(new)}
+            kind = self.device.type
+            dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
             for i, state in found.items():
+                found[i] = state = state.to(dtype or state.dtype)
                 if self._kept_bytes + state.nbytes <= KEPT_BYTES:
                     self._kept[tuple(rows[i])] = state.clone()
                     self._kept_bytes += state.nbytes
             states = [
                 found[i] if i in found else self._kept[tuple(row)] for i, row in enumerate(rows)
             ]
-            x_BTE = nn.utils.rnn.pad_sequence(states, batch_first=True)
+            x_BTE = nn.utils.rnn.pad_sequence(states, batch_first=True).float()
             missing = tokens_BT.shape[1] - x_BTE.shape[1]
             x_BTE = nn.functional.pad(x_BTE, (0, 0, 0, missing))
         return self.upper(x_BTE)

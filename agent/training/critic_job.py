@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from agent.checkpoints.checkpoint import Checkpoint
+from agent.checkpoints.publish import dtype_on_disk
 from agent.networks.language_model import LanguageModel
 from agent.training.examples import CriticExample, judged_rows, scalar_rows
-from agent.training.fit import OnStep, measured_in
+from agent.training.fit import OnStep, measured_in, product_dtype
 from agent.training.head_critics import measure_critic, train_critic
 from agent.training.job import LoopJob
 from agent.training.labelling import Split
@@ -25,7 +28,10 @@ class CriticJob(LoopJob):
         self, model: LanguageModel, parent: Checkpoint, progress: OnStep
     ) -> tuple[LanguageModel, dict[str, Any]]:
         if self.tuned_layers:
-            model.freeze(self.tuned_layers)
+            # In bfloat16 where products are made in it anyway, and no bit on disk is lost by it.
+            dtype = product_dtype(model, self.settings)
+            is_exact = dtype_on_disk(parent) == dtype
+            model.freeze(self.tuned_layers, dtype if is_exact else torch.float32)
         measure = measured_in(
             model, self.settings, lambda: measured_critic(model, self.split.held_out)
         )

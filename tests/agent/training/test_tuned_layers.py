@@ -1,9 +1,11 @@
 """Critics of which only the last blocks train: the rest stays, once on disk and once read."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from agent.checkpoints.checkpoint import Checkpoint, verify_checkpoint
 from agent.checkpoints.publish import FROZEN, TUNED
@@ -69,6 +71,38 @@ def test_training_changes_the_last_blocks_alone(
         f".{last}." in name or name in ("model.norm.weight", "score.weight") for name in changed
     )
     assert child.report["num_examples"] == 8
+
+
+@pytest.mark.parametrize("is_bfloat16", [False, True])
+def test_products_in_bfloat16_leave_the_frozen_file_as_it_is(
+    checkpoint: Path, tmp_path: Path, is_bfloat16: bool
+) -> None:
+    if is_bfloat16:  # as a user's policy is saved
+        config = json.loads((checkpoint / "config.json").read_text()) | {"dtype": "bfloat16"}
+        weights = load_file(checkpoint / "model.safetensors")
+        save_file(
+            {name: w.to(torch.bfloat16) for name, w in weights.items()},
+            checkpoint / "model.safetensors",
+        )
+        (checkpoint / "config.json").write_text(json.dumps(config))
+        (checkpoint / "ratchet.json").unlink(missing_ok=True)
+        (checkpoint / "manifest.json").unlink(missing_ok=True)
+    policy = verify_checkpoint(checkpoint).ref("policy")
+    made = initial_models(policy, Place(str(tmp_path)), tuned_layers=1)
+    parent = {each.role: Path(each.path) for each in made}["process"]
+    job = CriticJob(
+        role="process",
+        parent=str(parent),
+        settings=SETTINGS.model_copy(update={"dtype": "bfloat16"}),
+        seed=0,
+        split=Split(train=list(JUDGED), held_out=list(JUDGED)),
+        tuned_layers=1,
+    )
+    child = Path(job.run(Place(str(tmp_path))).path)
+    assert (child / FROZEN).samefile(parent / FROZEN)
+    kept = load_file(child / FROZEN)
+    expected = torch.bfloat16 if is_bfloat16 else torch.float32
+    assert {w.dtype for w in kept.values()} == {expected}
 
 
 def test_a_taught_critic_outlives_the_folder_that_it_shares_a_file_with(
