@@ -19,12 +19,7 @@ from agent.networks.device import LARGE, chosen_device, chosen_dtype, expected_d
 from agent.networks.language_model import LanguageModel
 from agent.training.examples import Example
 from agent.training.methods.sft import train_on_texts
-from agent.training.optimizer import (
-    ACTIVATION_BYTES,
-    BYTES_TRAINED,
-    MICRO_TOKENS,
-    TrainingSettings,
-)
+from agent.training.optimizer import BYTES_TRAINED, TrainingSettings
 from search.errors import ResourceError
 
 TEXTS, PROMPT, NEW = 32, 64, 6
@@ -48,8 +43,6 @@ class Rates:
     """Forward and backward."""
     serving_bytes: int
     """Of one role's weights, as they are held."""
-    activation_bytes: int
-    """Of a training job: what is kept for the backward pass."""
 
 
 def measured(policy: Checkpoint, config: Config, asked: Sequence[OptionRequest]) -> Rates:
@@ -67,14 +60,12 @@ def measured(policy: Checkpoint, config: Config, asked: Sequence[OptionRequest])
     decoded, read = _engine_rates(engine, rows)
     proposed = _proposing_rate(engine, asked) if asked else decoded
     trained = _training_rate(load_model(policy, device=device), rows, config.training.dtype)
-    activations = MICRO_TOKENS * arch.num_layers * arch.hidden_size * ACTIVATION_BYTES
     return Rates(
         decoded=decoded,
         proposed=proposed,
         read=read,
         trained=trained,
         serving_bytes=policy.num_parameters * dtype.itemsize,
-        activation_bytes=activations,
     )
 
 

@@ -7,11 +7,10 @@ from agent.checkpoints.model_refs import CRITIC_ROLES, ROLES
 from agent.config.settings import Config
 from agent.engine.requests import OptionRequest
 from agent.lengths import Lengths
-from agent.networks.language_model import KEPT_BYTES
 from agent.rounds.inputs import RunInputs
 from agent.rounds.label_sampling import HELD_OUT_SHARE
 from agent.training.early_stop import MOST_OF_LARGE
-from agent.training.optimizer import BYTES_TRAINED
+from agent.training.job_memory import PROCESS_BYTES, training_bytes
 from agent.trial import PROPOSED, TEXTS, Rates, measured
 
 TOKENS_PER_SIMULATION = 25
@@ -23,8 +22,6 @@ THINNER = 1.4
 those that are left share smaller ones."""
 LOOKS = 7
 """Times that held-out rows are looked at while a critic trains."""
-PROCESS_BYTES = 2**28
-"""Of a process that has loaded torch; Ray's own processes take some two more."""
 
 
 def cost_by_trial(
@@ -123,14 +120,13 @@ def _seconds(
 
 def _memory(config: Config, inputs: RunInputs, rates: Rates) -> float:
     """Bytes of all processes at the peak: while texts are written, or while models train."""
-    size, tuned = inputs.policy.num_parameters, _tuned_share(config, inputs)
+    tuned = _tuned_share(config, inputs)
     is_ray = config.hosting.hosting == "ray"
+    # Ray's own processes take as much as two of ours.
     processes = (len(ROLES) + 3 if is_ray else 1) * PROCESS_BYTES
     kept = len(ROLES) * config.hosting.kv_mib * 2**20
     # Blocks of equal weights are held once; critics have their last ones apart.
     serving = (1 + len(CRITIC_ROLES) * tuned) * rates.serving_bytes + kept
-    # Beside its own state a job holds its best weights so far, and a copy of all for products.
-    policy = size * (BYTES_TRAINED + 4 + 2) + rates.activation_bytes
-    critic = size * (4 + 2) + tuned * size * BYTES_TRAINED + KEPT_BYTES
+    critic = training_bytes(inputs.policy, config.critics.tuned_layers)
     others = min(_processes(config), len(ROLES)) - 1
-    return processes + max(serving, policy + others * critic)
+    return processes + max(serving, training_bytes(inputs.policy) + others * critic)

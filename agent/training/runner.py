@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from agent.checkpoints.header import read_header
 from agent.checkpoints.model_refs import ROLES
 from agent.checkpoints.publish import NonFiniteError
 from agent.checkpoints.trained import Trained
@@ -19,6 +20,7 @@ from agent.progress import Progress
 from agent.scratch import scratch_folder
 from agent.training.fit import DivergedError
 from agent.training.job import Place, TrainingJob
+from agent.training.job_memory import training_bytes
 from agent.training.ray_runner import train_together
 from search.errors import RatchetError, ResourceError
 
@@ -80,7 +82,11 @@ class TrainingRunner:
             max_retries=3,
             runtime_env={"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
         )
-        pending = {job.role: remote.remote(job, place) for job, place in placed}
+        most = max(node["Resources"].get("memory", 0.0) for node in ray.nodes())
+        pending = {
+            job.role: remote.options(memory=min(_bytes_of(job), most) or None).remote(job, place)
+            for job, place in placed
+        }
         left = list(pending.values())
         while left:
             _, left = ray.wait(left, num_returns=len(left), timeout=0.5)
@@ -92,6 +98,11 @@ class TrainingRunner:
             return train_together(job, place, self.workers)
         except FAILED_TRAINING as error:
             return error
+
+
+def _bytes_of(job: TrainingJob) -> int:
+    """Memory that a job asks for: those that do not fit beside others wait for them."""
+    return training_bytes(read_header(job.parent), getattr(job, "tuned_layers", 0))
 
 
 def run_job(job: TrainingJob, place: Place, progress: Progress) -> Trained:

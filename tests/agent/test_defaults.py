@@ -16,6 +16,7 @@ from agent.engine.requests import OptionRequest
 from agent.networks.architecture import Architecture
 from agent.networks.device import LARGE
 from agent.tasks.jsonl import Files, Jsonl
+from agent.training.job_memory import training_bytes
 from agent.trial import check_memory, check_serving, measured
 from search.errors import ResourceError
 from tests.agent.chat import write_chat_model
@@ -106,7 +107,14 @@ def test_a_trial_writes_reads_and_learns(tmp_path: Path) -> None:
     rates = measured(policy, config, asked)
     assert min(rates.decoded, rates.proposed, rates.read, rates.trained) > 10
     assert rates.serving_bytes == 4 * policy.num_parameters
-    assert rates.activation_bytes > 0
+
+
+def test_a_critic_that_trains_its_last_blocks_takes_less_than_half() -> None:
+    policy = Policy(134_515_008)
+    whole, tuned = (training_bytes(policy, n) for n in (0, 6))  # type: ignore[arg-type]
+    assert 3.8e9 < whole < 4.5e9  # 4.07 GiB were measured
+    assert tuned < 0.5 * whole
+    assert training_bytes(Policy(LARGE - 1)) == 0  # type: ignore[arg-type]
 
 
 def test_a_policy_that_cannot_be_trained_here_is_refused_with_the_bytes(
