@@ -17,6 +17,8 @@ TOKENS_PER_SIMULATION = 25
 """Mean over searches of a taught model of 135 million parameters."""
 SHARE_RIGHT = 0.4
 """Of labelled problems that some sampled text solves, whose options are judged."""
+DRAFTER_SHARE = 0.6
+"""Of the policy's bytes: half of its blocks, and all embeddings."""
 THINNER = 1.4
 """Times that searches take longer than the trial's full batches: they end one after the other, and
 those that are left share smaller ones."""
@@ -42,6 +44,16 @@ def cost_by_trial(
         "memory_bytes_about": round(_memory(config, inputs, rates)),
         "note": "by a trial of this policy on this machine",
     }
+
+
+def checkpoint_bytes(config: Config, inputs: RunInputs, rounds: int) -> int:
+    """That rounds write: critics which train their last blocks have those below in one file."""
+    whole, tuned = inputs.policy.num_bytes, _tuned_share(config, inputs)
+    if tuned == 1.0:
+        return rounds * 10 * whole
+    critics = len(CRITIC_ROLES) * tuned
+    first = 0.0 if len(inputs.base) == len(ROLES) else DRAFTER_SHARE + 1.0 - tuned + 2 * critics
+    return round(whole * (first + rounds * (1.0 + DRAFTER_SHARE + critics)))
 
 
 def _asked(config: Config, inputs: RunInputs, limits: Lengths) -> list[OptionRequest]:

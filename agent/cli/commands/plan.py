@@ -16,7 +16,7 @@ from agent.evaluation.gate import detectable, least_gained
 from agent.imagination.imagine import Imagination
 from agent.lengths import Lengths
 from agent.networks.device import LARGE, expected_device, precision
-from agent.rounds.cost import cost_by_trial
+from agent.rounds.cost import checkpoint_bytes, cost_by_trial
 from agent.rounds.inputs import RunInputs, checked_inputs
 from agent.search_models import ModelSettings, lengths_of
 from search.errors import NotFoundError, ResourceError
@@ -149,7 +149,7 @@ def _cost(config: Config, inputs: RunInputs, limits: Lengths, rounds: int) -> di
         "simulations_at_most": searches * config.search.simulations,
         "tokens_about": written,
         "training_steps_at_most": steps,
-        "disk_bytes_about": searches * BYTES_PER_SEARCH + rounds * 10 * inputs.policy.num_bytes,
+        "disk_bytes_about": searches * BYTES_PER_SEARCH + checkpoint_bytes(config, inputs, rounds),
         "checkpoints_to_write": rounds * 5 + (0 if len(inputs.base) == 5 else 7),
     }
     if inputs.policy.num_parameters >= LARGE:
