@@ -392,15 +392,15 @@ def _shares(
     """Where decoding's time goes, by torch's profiler: what is in no operation is Python's."""
     run = _decoding(ours)
     run(prompts, new)
-    kept = [(owner, name, getattr(owner, name)) for _, owner, name in LABELLED]
-    for label, owner, name in LABELLED:
-        setattr(owner, name, _labelled(label, getattr(owner, name)))
+    kept = [(owner, method, getattr(owner, method)) for _, owner, method in LABELLED]
+    for label, owner, method in LABELLED:
+        setattr(owner, method, _labelled(label, getattr(owner, method)))
     began = time.perf_counter()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
         run(prompts, new)
     whole = time.perf_counter() - began
-    for owner, name, plain in kept:
-        setattr(owner, name, plain)
+    for owner, method, plain in kept:
+        setattr(owner, method, plain)
     labels = [label for label, _, _ in LABELLED]
     parts = dict.fromkeys((*KINDS, *labels, "other operations"), 0.0)
     for event in seen.key_averages():
