@@ -28,6 +28,7 @@ from agent.hosting.gpu_share import gpu_share
 from agent.hosting.hosts import Asked
 from agent.hosting.model_host import CriticHost, GeneratorHost, Host, HostSettings
 from agent.hosting.policy_host import PolicyHost, Speculation
+from agent.networks import shared_blocks
 from agent.scratch import scratch_folder
 from search.errors import ResourceError, UsageError
 from store.states import ActorState
@@ -164,8 +165,8 @@ class RayHosts:
                 "leave hosting.device at auto, or set it to cpu",
             )
         self._scratch = contextlib.ExitStack()
-        folder = self._scratch.enter_context(scratch_folder("weights"))
-        settings = replace(settings, shared_folder=str(folder))
+        self._shared = self._scratch.enter_context(scratch_folder("weights"))
+        settings = replace(settings, shared_folder=str(self._shared))
         names = [*ROLES, *(f"policy-{i}" for i in range(1, settings.workers))]
         share = gpu_share(gpus, len(names), settings.device)
         threads = str(settings.threads)
@@ -277,6 +278,7 @@ class RayHosts:
         calls = [(name, "release", ()) for name in self._handles]
         for worker, call in zip(self._handles.values(), calls, strict=True):
             self._wait(worker, call, self._send(worker, "release", ()))
+        shared_blocks.clear(self._shared)  # those of replaced models would pile up
 
     def health(self) -> dict[str, dict[str, Any]]:
         """State, pid and number of restarts of each actor; a silent one is `unreachable`."""

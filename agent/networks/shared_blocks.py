@@ -63,6 +63,12 @@ class SharedBlocks:
             return make()
 
 
+def clear(folder: Path) -> None:
+    """Remove the files of a folder; who has mapped them keeps them, and others make them again."""
+    for file in folder.glob("*.safetensors"):
+        file.unlink(missing_ok=True)
+
+
 def _digest(said: str, weights: Iterable[Tensor]) -> str:
     digest = hashlib.sha256(said.encode())
     for weight in weights:

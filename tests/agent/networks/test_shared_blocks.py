@@ -19,7 +19,7 @@ from agent.hosting.inline_hosts import InlineHosts
 from agent.hosting.model_host import HostSettings
 from agent.networks.llama import Decoder
 from agent.networks.llama_inference import LlamaInference
-from agent.networks.shared_blocks import SharedBlocks
+from agent.networks.shared_blocks import SharedBlocks, clear
 from agent.training.initial import initial_models
 from agent.training.job import Place
 from tests.agent.networks.llama import write_text_checkpoint
@@ -109,8 +109,8 @@ def test_another_process_maps_the_files_and_may_outlive_them(
     asked = [sys.executable, "-c", code, str(checkpoint), str(folder)]
     done = subprocess.run(asked, capture_output=True, text=True, check=True)
     assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} == before
-    for file in folder.iterdir():
-        file.unlink()
+    clear(folder)
+    assert list(folder.iterdir()) == []
     here = [text.generated.tokens for text in engine.completions(ASKED)]
     assert done.stdout.strip() == str(here)
 
