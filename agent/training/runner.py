@@ -76,15 +76,18 @@ class TrainingRunner:
             return {}
         gpus = float(ray.cluster_resources().get("GPU", 0))
         threads = str(self.place.threads)
-        remote = ray.remote(_run).options(
-            num_cpus=1,
-            num_gpus=gpu_share(gpus, self.num_actors, self.place.device),
-            max_retries=3,
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
-        )
+        options: dict[str, Any] = {
+            "num_cpus": 1,
+            "num_gpus": gpu_share(gpus, self.num_actors, self.place.device),
+            "max_retries": 3,
+            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
+        }
+        remote = ray.remote(_run)
         most = max(node["Resources"].get("memory", 0.0) for node in ray.nodes())
         pending = {
-            job.role: remote.options(memory=min(_bytes_of(job), most) or None).remote(job, place)
+            job.role: remote.options(**options, memory=min(_bytes_of(job), most) or None).remote(
+                job, place
+            )
             for job, place in placed
         }
         left = list(pending.values())
