@@ -83,7 +83,9 @@ class TrainingRunner:
             "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
         }
         remote = ray.remote(_run)
-        most = max(node["Resources"].get("memory", 0.0) for node in ray.nodes())
+        # What a job on a GPU holds is in the GPU's memory, which `num_gpus` shares out.
+        on_nodes = [node["Resources"].get("memory", 0.0) for node in ray.nodes()]
+        most = 0.0 if options["num_gpus"] else max(on_nodes)
         pending = {
             job.role: remote.options(**options, memory=min(_bytes_of(job), most) or None).remote(
                 job, place
