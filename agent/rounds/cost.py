@@ -10,7 +10,7 @@ from agent.lengths import Lengths
 from agent.rounds.inputs import RunInputs
 from agent.rounds.label_sampling import HELD_OUT_SHARE
 from agent.training.early_stop import MOST_OF_LARGE
-from agent.training.job_memory import PROCESS_BYTES, training_bytes
+from agent.training.job_memory import PROCESS_BYTES, training_bytes, tuned_share
 from agent.trial import PROPOSED, TEXTS, Rates, measured
 
 TOKENS_PER_SIMULATION = 25
@@ -48,7 +48,8 @@ def cost_by_trial(
 
 def checkpoint_bytes(config: Config, inputs: RunInputs, rounds: int) -> int:
     """That rounds write: critics which train their last blocks have those below in one file."""
-    whole, tuned = inputs.policy.num_bytes, _tuned_share(config, inputs)
+    whole = inputs.policy.num_bytes
+    tuned = tuned_share(inputs.policy, config.critics.tuned_layers)
     if tuned == 1.0:
         return rounds * 10 * whole
     critics = len(CRITIC_ROLES) * tuned
@@ -77,12 +78,6 @@ def _processes(config: Config) -> int:
     return len(os.sched_getaffinity(0)) if config.hosting.hosting == "ray" else 1
 
 
-def _tuned_share(config: Config, inputs: RunInputs) -> float:
-    """Of a critic's blocks that training changes."""
-    num_layers = inputs.policy.architecture.num_layers
-    return min(1.0, (config.critics.tuned_layers or num_layers) / num_layers)
-
-
 def _seconds(
     config: Config, inputs: RunInputs, limits: Lengths, rounds: int, rates: Rates
 ) -> dict[str, float]:
@@ -103,7 +98,7 @@ def _seconds(
     labelling = critics.num_labelled * (
         critics.samples * text / rates.decoded + judged * step / rates.proposed
     )
-    tuned = _tuned_share(config, inputs)
+    tuned = tuned_share(inputs.policy, config.critics.tuned_layers)
     held_out = critics.num_labelled / HELD_OUT_SHARE * (2 * critics.samples + judged)
     looked_at = held_out + LOOKS * tuned * min(held_out, MOST_OF_LARGE)
     batch = training.batch_size
@@ -132,7 +127,7 @@ def _seconds(
 
 def _memory(config: Config, inputs: RunInputs, rates: Rates) -> float:
     """Bytes of all processes at the peak: while texts are written, or while models train."""
-    tuned = _tuned_share(config, inputs)
+    tuned = tuned_share(inputs.policy, config.critics.tuned_layers)
     is_ray = config.hosting.hosting == "ray"
     # Ray's own processes take as much as two of ours.
     processes = (len(ROLES) + 3 if is_ray else 1) * PROCESS_BYTES

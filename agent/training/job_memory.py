@@ -11,6 +11,12 @@ HELD_BYTES = 6
 """Of a parameter beside its training: the best weights so far, and a copy for products."""
 
 
+def tuned_share(model: Header, tuned_layers: int) -> float:
+    """Of a critic's blocks that training changes; 0 layers are all."""
+    num_layers = model.architecture.num_layers
+    return min(1.0, (tuned_layers or num_layers) / num_layers)
+
+
 def training_bytes(model: Header, tuned_layers: int = 0) -> int:
     """Of a job's process at the peak; 0 for a model that is too small to matter.
 
@@ -20,8 +26,8 @@ def training_bytes(model: Header, tuned_layers: int = 0) -> int:
     size, arch = model.num_parameters, model.architecture
     if size < LARGE:
         return 0
-    share = tuned_layers / arch.num_layers if tuned_layers else 1.0
+    share = tuned_share(model, tuned_layers)
     activations = share * MICRO_TOKENS * arch.num_layers * arch.hidden_size * ACTIVATION_BYTES
     trained = share * size * (BYTES_TRAINED + HELD_BYTES)
-    frozen = (1.0 - share) * size * 4 + (KEPT_BYTES if tuned_layers else 0)
+    frozen = (1.0 - share) * size * 4 + (KEPT_BYTES if share < 1.0 else 0)
     return round(PROCESS_BYTES + trained + frozen + activations)
