@@ -33,6 +33,7 @@ import psutil
 import torch
 
 from agent.checkpoints.checkpoint import verify_checkpoint
+from agent.checkpoints.embedded import EMBEDDED
 from agent.checkpoints.model_refs import ModelSet
 from agent.checkpoints.weights import load_model
 from agent.config.load import load_config
@@ -53,8 +54,7 @@ from agent.teach import Course, lessons_of, teach
 from agent.training.examples import Example
 from agent.training.methods.sft import train_on_texts
 from agent.training.optimizer import TrainingSettings
-from scripts.bench.report import Row, counted, missing, share, show, write
-from scripts.bench.report import repeats as repeats_of
+from scripts.bench.report import Row, counted, missing, repeats, share, show, write
 from scripts.get_smollm2 import fetch
 from store.database import open_store
 
@@ -195,7 +195,7 @@ def training_rates(world: World) -> Iterator[Row]:
         found.setdefault("plain", []).append(num_tokens / plain_loop(world.model, texts))
     for dtype in DTYPES:
         why = f"plain transformers loop, bfloat16 autocast: {_middle(found['plain']):.0f}"
-        yield repeats_of(f"training_tokens_per_cpu_s_{dtype}", found[dtype], "tokens/s", why)
+        yield repeats(f"training_tokens_per_cpu_s_{dtype}", found[dtype], "tokens/s", why)
 
 
 def plain_loop(path: Path, texts: Sequence[Example]) -> float:
@@ -248,7 +248,7 @@ def engine(world: World) -> Iterator[Row]:
                         rates.setdefault((arm, num), []).append(rate)
         for num in sizes:
             other = _middle(rates["generate", num])
-            yield repeats_of(
+            yield repeats(
                 f"decode_tokens_per_cpu_s_{name}@{num}",
                 rates["ours", num],
                 "tokens/s",
@@ -296,7 +296,7 @@ def _generate(path: Path, dtype: torch.dtype) -> Callable[[Sequence[tuple[int, .
     return run
 
 
-EMBEDDED = HERE / "agent" / "embedded" / "expressions" / "policy"
+EXPRESSIONS = EMBEDDED / "expressions" / "policy"
 DECODE_EMBEDDED = """
 import json, sys, time
 from pathlib import Path
@@ -326,31 +326,31 @@ for num in map(int, sys.argv[4:]):
 def _embedded(world: World) -> Iterator[Row]:
     """The embedded policy, by this version and by the one in `before`, and transformers' generate;
     the arms take turns."""
-    new, repeats = 32, 2 if world.is_quick else 5
+    new, times = 32, 2 if world.is_quick else 5
     sizes = (16,) if world.is_quick else SIZES
-    theirs = _generate(EMBEDDED, torch.float32)
+    theirs = _generate(EXPRESSIONS, torch.float32)
     found: dict[tuple[str, int], list[float]] = {}
     arms = {"ours": HERE} | ({"before": world.before} if world.before else {})
     for _ in range(1 if world.is_quick else 3):
         for arm, place in arms.items():
-            for num, rates in _decoded_by(place, new, repeats, sizes):
+            for num, rates in _decoded_by(place, new, times, sizes):
                 found.setdefault((arm, num), []).extend(rates)
         for num in sizes:
             prompts = [(2 + i % 9, 3, 4) for i in range(num)]
-            rates = [theirs(prompts, new) for _ in range(repeats + 1)][1:]
+            rates = [theirs(prompts, new) for _ in range(times + 1)][1:]
             found.setdefault(("generate", num), []).extend(rates)
     for num in sizes:
         told = [f"transformers' generate: {_middle(found['generate', num]):,.0f}"]
         if world.before:
             told.append(f"{world.before_version}: {_middle(found['before', num]):,.0f}")
         key = f"embedded_decode_tokens_per_cpu_s@{num}"
-        yield repeats_of(key, found["ours", num], "tokens/s", "; ".join(told))
+        yield repeats(key, found["ours", num], "tokens/s", "; ".join(told))
 
 
 def _decoded_by(
-    place: Path, new: int, repeats: int, sizes: Sequence[int]
+    place: Path, new: int, times: int, sizes: Sequence[int]
 ) -> Iterator[tuple[int, list[float]]]:
-    arguments = [str(EMBEDDED), str(new), str(repeats), *map(str, sizes)]
+    arguments = [str(EXPRESSIONS), str(new), str(times), *map(str, sizes)]
     done = subprocess.run(
         [sys.executable, "-c", DECODE_EMBEDDED, *arguments],
         cwd=place,

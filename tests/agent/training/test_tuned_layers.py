@@ -17,6 +17,7 @@ from agent.training.initial import initial_models
 from agent.training.job import Place
 from agent.training.labelling import Split
 from agent.training.optimizer import TrainingSettings
+from search.errors import CheckpointError
 
 SETTINGS = TrainingSettings(num_steps=6, batch_size=4, learning_rate=3e-3, max_epochs=100)
 LABELLED = [LabelledExample((3 + i, 13, 4, 2), (2, 3), (float(i % 2), 1.0)) for i in range(8)]
@@ -123,7 +124,7 @@ def test_a_link_made_while_weights_are_read_is_no_change(first: dict[str, Checkp
 
 
 def test_a_file_changed_while_it_is_read_is_refused(first: dict[str, Checkpoint]) -> None:
-    with pytest.raises(Exception, match="is not the file"), tensors_of(first["value"]):
+    with pytest.raises(CheckpointError, match="is not the file"), tensors_of(first["value"]):
         file = first["value"].path / TUNED
         data = bytearray(file.read_bytes())
         data[-1] ^= 1
