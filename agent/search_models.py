@@ -93,7 +93,7 @@ class Models:
         self.prompts = prompts or Prompts(task, Tokenizer(Path(models.policy.path)), given.prompt)
         self.tokenizer = self.prompts.tokenizer
         self.task = task
-        self.settings = settings = given.search
+        self.settings = settings = _with_leaves(given, task)
         self.weights = given.weights
         device = expected_device(given.device)
         dtype = chosen_dtype(given.dtype, device, models.policy.header.num_parameters)
@@ -352,6 +352,14 @@ class Models:
     def checked(self, state: State, new: Sequence[Option]) -> Rollout:
         """The completed state as the tool finds it."""
         return checked_rollout(state, new, self.check, self.answer_of)
+
+
+def _with_leaves(given: ModelSettings, task: Task) -> SearchSettings:
+    """Settings whose leaves are chosen: texts where a tool checks steps."""
+    if given.search.leaves != "auto":
+        return given.search
+    is_checked = given.use_tool and bool(task.tool)
+    return replace(given.search, leaves="texts" if is_checked else "states")
 
 
 def lengths_of(prompts: Prompts, policy: ModelRef, given: ModelSettings) -> Lengths:

@@ -18,10 +18,10 @@ def finish(path: Iterable[Edge], value: float) -> None:
         edge.value_sum += value
 
 
-def note_dead_end(path: Iterable[Edge]) -> None:
-    """An expansion at the end of the path brought nothing that may be tried."""
+def note_dead_end(path: Iterable[Edge], share: float = 1.0) -> None:
+    """An expansion at the end of the path brought nothing that may be tried, or `share` of it."""
     for edge in path:
-        edge.dead_ends += 1
+        edge.dead_ends += share
 
 
 def cancel(path: Iterable[Edge]) -> None:

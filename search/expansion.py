@@ -45,12 +45,24 @@ def widened(node: Node, settings: SearchSettings) -> int:
     return min(max_width(node, settings), max(2 * node.num_drawn, min_width(node, settings)))
 
 
+def one_more(node: Node) -> int:
+    """Options after the next expansion of a node that widens as it needs to: one more, and of many
+    a quarter more."""
+    return node.num_drawn + max(1, node.num_drawn // 4)
+
+
 def num_wanted(node: Node, settings: SearchSettings) -> int:
     """Options to have drawn in all before selection may go on; `node.num_drawn` when enough.
 
-    Dead ends widen: when no option is open, twice as many are drawn, up to c_max.
+    Dead ends widen: when no option is open, twice as many are drawn, up to c_max; where texts are
+    the leaves, one more, without a bound.
     """
     drawn = node.num_drawn
+    if settings.leaves == "texts":
+        if drawn >= ALL_DRAWN or node.num_open:
+            return drawn
+        is_halved = node.parent is None and settings.root_selection == "gumbel"
+        return max(one_more(node), settings.num_considered if is_halved else 1)
     if drawn and node.num_open and settings.importance * node.importance < drawn:
         return (
             drawn  # c_min was drawn at first, and the importance asks for no more: the usual case

@@ -18,7 +18,7 @@ from operator import eq
 from search import backup
 from search.budget import Budget, StopReason
 from search.candidates import Candidate, Result, SameAnswer, judged
-from search.expansion import ALL_DRAWN, note_value, num_wanted, widened
+from search.expansion import ALL_DRAWN, note_value, num_wanted, one_more, widened
 from search.interfaces import EvaluateRequest, Evaluation, ExpandRequest, Proposal, Rollout
 from search.merge import join, rule_of
 from search.randomness import derive_seed, gamma, gumbel
@@ -68,7 +68,9 @@ class Search:
         self.error = ""
         """Why the search failed; empty otherwise."""
         self._merge = rule_of(settings)
-        self._rule = RULES[settings.selection]
+        self._is_texts = settings.leaves == "texts"
+        is_progressive = self._is_texts and settings.selection == "puct"
+        self._rule = RULES["progressive_puct" if is_progressive else settings.selection]
         self._root_rule = RULES["gumbel"] if settings.root_selection == "gumbel" else self._rule
         self._awaited: dict[int, Expansion | Leaf] = {}
         """Requests handed out and not yet answered, by identity: a second tell changes nothing."""
@@ -88,7 +90,8 @@ class Search:
             self.stop_reason = self.budget.exceeded(self.settings)
         if self.stop_reason:
             return None
-        if not self.root.num_evaluations and not self.root.is_closed:
+        is_first = not self._is_texts and not self.root.num_evaluations
+        if is_first and not self.root.is_closed:
             if self._awaited:
                 return None
             return self._lease(Leaf(self.root, (self.root.parent_edge,), self._request(self.root)))
@@ -111,10 +114,27 @@ class Search:
         self.budget.calls += proposal.num_calls
         num_open = node.num_open
         self._join(node, proposal.options, proposal.unsound)
-        if node.num_open == num_open:
+        if self._is_texts:
+            self._note_refuted(expansion, proposal)
+        elif node.num_open == num_open:
             backup.note_dead_end(expansion.path)
         if len(proposal.options) < expansion.request.count:
             node.num_drawn = ALL_DRAWN
+
+    def _note_refuted(self, expansion: Expansion, proposal: Proposal) -> None:
+        """Count new options that the tool refutes by the share that each had of what was left."""
+        node = expansion.node
+        known = expansion.request.known
+        new = [probability(option.logprob) for option in proposal.options[known:]]
+        left = node.unseen_mass + sum(new)
+        for i, prior in enumerate(new, known):
+            if proposal.unsound and proposal.unsound[i]:
+                share = min(1.0, prior / left) if left > 0.0 else 1.0
+                share = max(share, self.settings.refuted_visit)
+                node.refuted += share
+                backup.note_dead_end(expansion.path, share)
+            node.last_prior = prior
+            left -= prior
 
     def tell_evaluation(self, leaf: Leaf, evaluation: Evaluation) -> None:
         """Back the value up, or take the simulation back when the leaf stayed unscored.
@@ -167,7 +187,7 @@ class Search:
             wanted = num_wanted(node, settings)
             edge = None if wanted > node.num_drawn else rule(node, settings)
             if edge is UNSEEN:
-                wanted = widened(node, settings)
+                wanted = one_more(node) if self._is_texts else widened(node, settings)
             if wanted > node.num_drawn:
                 # The seed is of the node alone: asking again goes on with the same draws.
                 seed = derive_seed(self.seed, node.ix, "expand")
@@ -180,12 +200,16 @@ class Search:
                 node.close()
                 return node
             path.append(edge)
-            if edge.child is None:
-                child = self._grow(node, edge)
-                return Leaf(child, tuple(path), self._request(child))
-            node, rule = edge.child, self._rule
-            if node.num_failures and not node.edges and not node.num_evaluations:
+            is_new = edge.child is None
+            node, rule = edge.child or self._grow(node, edge), self._rule
+            if self._is_leaf(node, is_new):
                 return Leaf(node, tuple(path), self._request(node))
+
+    def _is_leaf(self, node: Node, is_new: bool) -> bool:
+        """Whether a simulation ends here, with the node's evaluation."""
+        if self._is_texts:
+            return node.state.is_terminal or node.depth >= self.settings.max_depth
+        return is_new or bool(node.num_failures and not node.edges and not node.num_evaluations)
 
     def _lease(self, request: Expansion | Leaf) -> Expansion | Leaf:
         self._awaited[id(request)] = request

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-from search.expansion import max_width
+from search.expansion import ALL_DRAWN, max_width
 from search.settings import SearchSettings
 from search.tree import NO_OPTION, Edge, Node
 
@@ -82,6 +82,35 @@ def puct(node: Node, settings: SearchSettings) -> Edge | None:
     return best
 
 
+def progressive_puct(node: Node, settings: SearchSettings) -> Edge | None:
+    """PUCT where a node draws its options one by one: those to come compete as one (`UNSEEN`).
+
+    Their prior is that of the next one, at most the last one's and what is left, times `widening`;
+    priors are shares of what no tool refuted. Refuted options count as visits of value 0: below an
+    option for all that leads to them, and at their node against those to come. Until a text was
+    finished nothing is known of values, and priors alone lead.
+    """
+    own = node.parent_edge
+    mean = own.value_sum / own.visits if own.visits else 0.0
+    first_play = max(0.0, mean - settings.first_play_reduction)
+    unseen = node.unseen_mass if node.num_drawn < ALL_DRAWN else 0.0
+    unit = settings.exploration * math.sqrt(max(1, own.visits + own.pending + own.dead_ends))
+    unit /= (node.prior_mass + unseen) or 1.0
+    coming = settings.widening * min(unseen, node.last_prior)
+    best, best_score, best_prior = None, -1.0, -1.0
+    if coming:
+        best, best_score = UNSEEN, (first_play + unit * coming) / (1 + node.refuted)
+    for edge in node.edges:
+        if edge.is_closed or (edge.pending and not edge.visits):
+            continue
+        count = edge.visits + edge.pending + edge.dead_ends
+        value = edge.value_sum / count if edge.visits else first_play / (1 + count)
+        score = value + unit * edge.prior / (1 + count)
+        if score > best_score or (score == best_score and edge.prior > best_prior):
+            best, best_score, best_prior = edge, score, edge.prior
+    return best
+
+
 def considered_visits(num_considered: int, simulations: int) -> list[int]:
     """For each simulation how often the option it takes has been visited: sequential halving.
 
@@ -133,4 +162,9 @@ def gumbel(node: Node, settings: SearchSettings) -> Edge | None:
     return max(even or edges, key=score)
 
 
-RULES: dict[str, Rule] = {"puct": puct, "ucb": ucb, "gumbel": gumbel}
+RULES: dict[str, Rule] = {
+    "puct": puct,
+    "progressive_puct": progressive_puct,
+    "ucb": ucb,
+    "gumbel": gumbel,
+}

@@ -8,6 +8,7 @@ from search.boundary import boundary_named
 from search.errors import SearchSettingsError
 
 TreePolicy = Literal["puct", "ucb"]
+LeafRule = Literal["auto", "states", "texts"]
 RootRule = Literal["same", "gumbel"]
 FinalRule = Literal["best", "vote", "visits"]
 ProposalRule = Literal["distinct", "drawn", "sampled"]
@@ -31,6 +32,8 @@ MOST = {
     "min_width": 10_000,
     "max_width": 10_000,
     "importance": 1e6,
+    "widening": 1.0,
+    "refuted_visit": 1.0,
     "temperature": 100.0,
     "merge_distance": 10_000,
     "num_rollouts": 1_000,
@@ -77,12 +80,22 @@ class SearchSettings:
     """Share of Dirichlet noise in the root's priors (PUCT only); 0 adds none."""
     noise_concentration: float = 0.3
     """alpha of that Dirichlet distribution."""
+    leaves: LeafRule = "auto"
+    """What a simulation evaluates: `states`: the first new state that it comes to; `texts`: the
+    finished text that it goes on to, an option at a time; `auto`: texts where a tool checks steps.
+    """
     min_width: Width = 4
-    """Options drawn when a node is first expanded (c_min)."""
+    """`states`: options drawn when a node is first expanded (c_min)."""
     max_width: Width = 32
-    """Options under a node, at most (c_max)."""
+    """`states`: options under a node, at most (c_max)."""
     importance: float = 8.0
-    """alpha: options per unit of importance max |v(child) - v(node)|."""
+    """`states`: alpha, options per unit of importance max |v(child) - v(node)|."""
+    widening: float = 0.3
+    """`texts`: how far options that a node has not drawn yet compete with those that it has, as a
+    share of their probability; at 0 a node draws more only when none is open."""
+    refuted_visit: float = 0.1
+    """`texts`: an option that the tool refutes counts as a visit of value 0 in the share that it
+    had of what was left, and as this much of one at least."""
     proposal: ProposalRule = "distinct"
     """`distinct`: the most probable different options; `drawn`: sampled without replacement;
     `sampled`: independent samples."""
@@ -143,6 +156,8 @@ class SearchSettings:
             "first_play_reduction": 0,
             "noise_fraction": 0,
             "importance": 0,
+            "widening": 0,
+            "refuted_visit": 0,
             "merge_distance": 0,
             "num_rollouts": 0,
             "rollout_temperature": 0,
@@ -193,6 +208,7 @@ class SearchSettings:
     def _choices(self) -> list[tuple[bool, str, str]]:
         known = {
             "selection": TreePolicy,
+            "leaves": LeafRule,
             "root_selection": RootRule,
             "proposal": ProposalRule,
             "merge": MergeRule,

@@ -30,7 +30,7 @@ class Edge:
     """No simulation may go this way: pruned, or nothing is left to try below."""
     unsound_reason: str = ""
     """What the task's tool finds wrong with the option; empty otherwise."""
-    dead_ends: int = 0
+    dead_ends: float = 0
     """Expansions below that brought no open option; selection counts each as a visit of value 0."""
     noise: float = 0.0
     """The option's draw at a noisy root, 0 elsewhere: Gumbel, or Gamma for Dirichlet noise."""
@@ -64,6 +64,11 @@ class Node:
     """Probability of all options drawn so far, pruned and merged ones included."""
     num_open: int = 0
     """Edges that are not closed."""
+    last_prior: float = 1.0
+    """Probability of the option that was drawn last: of the most probable different ones no later
+    one has more."""
+    refuted: float = 0.0
+    """Visits of value 0 that the refuted options count as."""
     value: float | None = None
     """Own evaluation v(s); None before it, or when it stayed unscored."""
     importance: float = 0.0
