@@ -120,6 +120,7 @@ class Search:
             backup.note_dead_end(expansion.path)
         if len(proposal.options) < expansion.request.count:
             node.num_drawn = ALL_DRAWN
+            node.explore(node.unseen_mass)
 
     def _note_refuted(self, expansion: Expansion, proposal: Proposal) -> None:
         """Count new options that the tool refutes by the share that each had of what was left."""
@@ -133,7 +134,8 @@ class Search:
                 share = max(share, self.settings.refuted_visit)
                 node.refuted += share
                 backup.note_dead_end(expansion.path, share)
-            node.last_prior = prior
+            if self.settings.proposal == "distinct":
+                node.last_prior = prior
             left -= prior
 
     def tell_evaluation(self, leaf: Leaf, evaluation: Evaluation) -> None:

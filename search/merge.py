@@ -117,6 +117,10 @@ def join(
         else:
             twin.alternatives.append(option)
             twin.prior += priors[i]
+            if twin.is_closed:
+                node.explore(priors[i])
+            else:
+                twin.mass += priors[i]
             if not twin.prune_reason:
                 node.prior_mass += priors[i]
         known[option.tokens] = twin

@@ -95,7 +95,7 @@ def progressive_puct(node: Node, settings: SearchSettings) -> Edge | None:
     first_play = max(0.0, mean - settings.first_play_reduction)
     unseen = node.unseen_mass if node.num_drawn < ALL_DRAWN else 0.0
     unit = settings.exploration * math.sqrt(max(1, own.visits + own.pending + own.dead_ends))
-    unit /= (node.prior_mass + unseen) or 1.0
+    unit /= node.mass or 1.0
     coming = settings.widening * min(unseen, node.last_prior)
     best, best_score, best_prior = None, -1.0, -1.0
     if coming:
@@ -105,9 +105,9 @@ def progressive_puct(node: Node, settings: SearchSettings) -> Edge | None:
             continue
         count = edge.visits + edge.pending + edge.dead_ends
         value = edge.value_sum / count if edge.visits else first_play / (1 + count)
-        score = value + unit * edge.prior / (1 + count)
-        if score > best_score or (score == best_score and edge.prior > best_prior):
-            best, best_score, best_prior = edge, score, edge.prior
+        score = value + unit * edge.mass / (1 + count)
+        if score > best_score or (score == best_score and edge.mass > best_prior):
+            best, best_score, best_prior = edge, score, edge.mass
     return best
 
 

@@ -19,6 +19,8 @@ class Edge:
     option: Option
     prior: float
     """P: probability under the proposer, merged alternatives added; siblings need not sum to 1."""
+    mass: float = 0.0
+    """What of P is still to explore: not refuted, and not that of texts found below."""
     visits: int = 0
     """N: finished simulations through this edge."""
     value_sum: float = 0.0
@@ -64,9 +66,11 @@ class Node:
     """Probability of all options drawn so far, pruned and merged ones included."""
     num_open: int = 0
     """Edges that are not closed."""
+    mass: float = 1.0
+    """What of the node's probability, 1, is still to explore, options not drawn yet included."""
     last_prior: float = 1.0
-    """Probability of the option that was drawn last: of the most probable different ones no later
-    one has more."""
+    """Of the most probable different options the last one's: no later one has more. 1 where options
+    come in another order."""
     refuted: float = 0.0
     """Visits of value 0 that the refuted options count as."""
     value: float | None = None
@@ -109,7 +113,20 @@ class Node:
     def add(self, edge: Edge) -> None:
         self.edges.append(edge)
         self.prior_mass += edge.prior
+        edge.mass = edge.prior
         self.num_open += 1
+
+    def explore(self, share: float) -> None:
+        """Take `share` of the node's probability off what is to explore, here and above."""
+        node = self
+        while True:
+            node.mass = max(0.0, node.mass - share)
+            if node.parent is None:
+                return
+            edge = node.parent_edge
+            share *= edge.prior
+            edge.mass = max(0.0, edge.mass - share)
+            node = node.parent
 
     def prune(self, edge: Edge) -> None:
         """Close an option that has no child."""
@@ -117,10 +134,13 @@ class Node:
             edge.is_closed = True
             self.prior_mass -= edge.prior
             self.num_open -= 1
+            edge.mass = 0.0
+            self.explore(edge.prior)
 
     def close(self) -> None:
         """No simulation comes here any more."""
         self.is_closed = True
+        self.explore(self.mass)
         if not self.parent_edge.is_closed:
             self.parent_edge.is_closed = True
             if self.parent is not None:

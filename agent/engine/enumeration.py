@@ -48,10 +48,10 @@ class Partial:
     """Of its continuations, best first."""
     next_tokens: NDArray[np.int64] = field(default_factory=lambda: NO_TOKENS)
     next_logprobs: NDArray[np.float64] = field(default_factory=lambda: NO_SCORES)
-
-    @property
-    def total(self) -> float:
-        return sum(self.logprobs)
+    next_drawn: NDArray[np.float64] = field(default_factory=lambda: NO_SCORES)
+    """Log-probabilities of the next tokens under the distribution that they are drawn from."""
+    total: float = 0.0
+    """Log-probability of its tokens under that distribution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +160,7 @@ class Enumeration:
             float(parent.scores[rank]),
             parent.stream,
             parent.columns,
+            total=parent.total + float(parent.next_drawn[rank]),
         )
 
     def _push(self, parent: Partial, rank: int) -> None:
@@ -175,11 +176,14 @@ class Enumeration:
         scores: NDArray[np.float64],
         tokens: NDArray[np.int64],
         logprobs: NDArray[np.float64],
+        drawn: NDArray[np.float64] | None = None,
     ) -> None:
-        """Note how a partial option that was fed may go on, best first."""
+        """Note how a partial option that was fed may go on, best first; `drawn` are the tokens'
+        log-probabilities under the distribution that they are drawn from, where it is another."""
         self.num_fed += 1
         insort(self._fed.setdefault(len(partial.tokens), []), partial.score)
         partial.scores, partial.next_tokens, partial.next_logprobs = scores, tokens, logprobs
+        partial.next_drawn = logprobs if drawn is None else drawn
         self._push(partial, 0)
 
     def best(self, count: int, by_logprob: bool) -> Sequence[FoundOption]:

@@ -8,7 +8,7 @@ Shapes: N jobs, M partial options of a job fed at once, C columns, R rows fed, V
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +39,7 @@ class _Job:
 
 
 class OptionBatch:
-    """Requests of one mode and boundary."""
+    """Requests of one mode, boundary and, where options are drawn, temperature."""
 
     def __init__(
         self,
@@ -52,6 +52,7 @@ class OptionBatch:
         self.network, self.tree, self.cache = space.network, space.tree, space.cache
         self.requests, self.limits, self.stop_of = requests, limits, stop_of
         self.is_drawn = requests[0].mode == "drawn"
+        self.temperature = requests[0].temperature if self.is_drawn else 1.0
         self.max_jobs = max_jobs
         self.jobs: list[_Job] = []
         self.answers: dict[int, Options] = {}
@@ -67,11 +68,11 @@ class OptionBatch:
     def _prefix(self, i: int) -> Prefix:
         return Prefix(self.requests[i].prefix, self.requests[i].attachments)
 
-    def _key(self, i: int) -> tuple[str, str, int, int]:
+    def _key(self, i: int) -> Hashable:
         """What an enumeration depends on beside its prefix."""
         request = self.requests[i]
         seed = request.seed if self.is_drawn else 0
-        return (request.mode, request.boundary.name, self.limits[i], seed)
+        return (request.mode, request.boundary.name, self.limits[i], seed, self.temperature)
 
     def _admit(self) -> None:
         """Take up waiting requests: those that were begun before, and new ones."""
@@ -199,8 +200,11 @@ class OptionBatch:
         num = min(CONTINUATIONS, logprob_RV.shape[1])
         streams: Ids | None = None
         token_RC: Tensor | None = None
+        drawn_RV = logprob_RV
         if self.is_drawn:
-            streams, rank_RV = self._perturbed([p for _, p in fed], logprob_RV)
+            if self.temperature != 1.0:
+                drawn_RV = torch.log_softmax(logprob_RV / self.temperature, dim=-1)
+            streams, rank_RV = self._perturbed([p for _, p in fed], drawn_RV)
         else:
             if (
                 logprob_RV.shape[1] >= LARGE_VOCABULARY
@@ -211,6 +215,9 @@ class OptionBatch:
             rank_RV = rank_RV.masked_fill(rank_RV < LEAST_LOGPROB, NEVER)
         score_RC, at_RC = rank_RV.topk(num, dim=1)
         logprobs = logprob_RV.gather(1, at_RC).double().cpu().numpy()
+        drawn = logprobs
+        if self.temperature != 1.0:
+            drawn = drawn_RV.gather(1, at_RC).double().cpu().numpy()
         token_RC = at_RC if token_RC is None else token_RC.gather(1, at_RC)
         num_R = (score_RC > NEVER).sum(dim=1).tolist()
         scores, tokens = score_RC.cpu().numpy(), token_RC.cpu().numpy()
@@ -221,7 +228,9 @@ class OptionBatch:
                 work.error = "the policy's logits are not finite"
                 num_R[r] = 0
             n = num_R[r]
-            work.fed(partial, scores[r, :n].copy(), tokens[r, :n].copy(), logprobs[r, :n].copy())
+            scores_n, logprobs_n = scores[r, :n].copy(), logprobs[r, :n].copy()
+            drawn_n = logprobs_n if drawn is logprobs else drawn[r, :n].copy()
+            work.fed(partial, scores_n, tokens[r, :n].copy(), logprobs_n, drawn_n)
 
     def _perturbed(self, partials: Sequence[Partial], logprob_RV: Tensor) -> tuple[Ids, Tensor]:
         """The partials' streams, and what their continuations are ordered by, [R, V].

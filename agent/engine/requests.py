@@ -26,7 +26,7 @@ class OptionRequest:
     """`distinct`: the most probable different ones; `drawn`: a sample without replacement, in the
     order drawn, so that a larger count begins with a smaller one's; `sampled`: independent."""
     temperature: float = 1.0
-    """Of `sampled` options."""
+    """Of `sampled` and `drawn` options, above 0."""
     seed: int = 0
     boundary: Boundary = NEWLINE
     known: int = 0

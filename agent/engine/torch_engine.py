@@ -108,12 +108,13 @@ class TorchEngine:
     def options(self, requests: Sequence[OptionRequest]) -> list[Options]:
         """Answer option requests, those of one mode and boundary in batches together."""
         self._check_attachments(requests)
-        groups: dict[tuple[str, str], list[int]] = {}
+        groups: dict[tuple[str, str, float], list[int]] = {}
         for i, r in enumerate(requests):
             self.room(r.prefix, r.max_tokens)
-            groups.setdefault((r.mode, r.boundary.name), []).append(i)
+            heat = r.temperature if r.mode == "drawn" else 1.0
+            groups.setdefault((r.mode, r.boundary.name, heat), []).append(i)
         answers: dict[int, Options] = {}
-        for (mode, _), group in sorted(groups.items()):
+        for (mode, *_), group in sorted(groups.items()):
             ask = self._sampled_options if mode == "sampled" else self._enumerated_options
             found = ask([requests[i] for i in group])
             answers.update(zip(group, found, strict=True))
