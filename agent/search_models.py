@@ -15,6 +15,7 @@ from agent.lengths import Lengths, lengths
 from agent.networks.device import chosen_dtype, expected_device
 from agent.prompts import Prompts
 from agent.tasks.task import Task
+from agent.tasks.wordings import wordings_of
 from critics.blend import blend
 from critics.heads import TrainedCritic
 from critics.registry import CRITICS
@@ -32,6 +33,9 @@ log = logging.getLogger("ratchet")
 NEUTRAL = 0.5
 """Value of a state of which no trusted critic says anything."""
 
+
+VIEWS = 8
+"""Wordings of a problem where nothing checks its steps."""
 
 PLAIN = Speculation()
 PLAIN_PROMPT = PromptSettings()
@@ -93,7 +97,7 @@ class Models:
         self.prompts = prompts or Prompts(task, Tokenizer(Path(models.policy.path)), given.prompt)
         self.tokenizer = self.prompts.tokenizer
         self.task = task
-        self.settings = settings = _with_leaves(given, task)
+        self.settings = settings = _resolved(given, task)
         self.weights = given.weights
         device = expected_device(given.device)
         dtype = chosen_dtype(given.dtype, device, models.policy.header.num_parameters)
@@ -116,9 +120,14 @@ class Models:
         """Whether two answers are equal: votes count values."""
         return self.task.same_answer(left, right)
 
-    def search(self, problem: Problem, seed: int) -> Search:
-        """A search for the problem's answer, to be run in a frontier."""
-        return Search(self.root(problem), self.settings, seed, self.same_answer)
+    def search(self, problem: Problem, seed: int, is_alone: bool = False) -> Search:
+        """A search for the problem's answer, to be run in a frontier; `is_alone` keeps it to the
+        problem's own wording."""
+        others: list[Problem] = []
+        if self.settings.views > 1 and not is_alone:
+            others = wordings_of(self.task, problem, self.settings.views - 1, seed)
+        views = [self.root(other) for other in others]
+        return Search(self.root(problem), self.settings, seed, self.same_answer, views)
 
     @property
     def policy(self) -> ModelRef:
@@ -354,12 +363,20 @@ class Models:
         return checked_rollout(state, new, self.check, self.answer_of)
 
 
-def _with_leaves(given: ModelSettings, task: Task) -> SearchSettings:
-    """Settings whose leaves are chosen: texts where a tool checks steps."""
-    if given.search.leaves != "auto":
-        return given.search
+def _resolved(given: ModelSettings, task: Task) -> SearchSettings:
+    """Settings in which what depends on the task and its tool is chosen."""
+    settings = given.search
     is_checked = given.use_tool and bool(task.tool)
-    return replace(given.search, leaves="texts" if is_checked else "states")
+    proves = task.proves if is_checked else "nothing"
+    if settings.order == "auto":
+        settings = replace(settings, order="depth" if proves == "steps" else "mass")
+    if proves == "nothing":
+        settings = replace(settings, stop_value=settings.stop_unchecked_value)
+    if not settings.views:
+        has_others = any(operator.keeps_answer for operator in task.operators)
+        is_viewed = has_others and not is_checked and settings.leaves == "texts"
+        settings = replace(settings, views=VIEWS if is_viewed else 1)
+    return settings
 
 
 def lengths_of(prompts: Prompts, policy: ModelRef, given: ModelSettings) -> Lengths:

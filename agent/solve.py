@@ -100,7 +100,7 @@ def solution_of(models: Models, question: str, search: Search) -> Solution:
 
 def _steps(search: Search, chosen: Candidate) -> tuple[SolutionStep, ...]:
     steps: list[SolutionStep] = []
-    node: Node | None = search.root
+    node: Node | None = chosen.node.root
     options = chosen.rollout.state.options
     for step, option in zip(trajectory(search, chosen).steps, options, strict=True):
         edges = node.edges if node else ()

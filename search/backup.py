@@ -18,10 +18,10 @@ def finish(path: Iterable[Edge], value: float) -> None:
         edge.value_sum += value
 
 
-def note_dead_end(path: Iterable[Edge], share: float = 1.0) -> None:
-    """An expansion at the end of the path brought nothing that may be tried, or `share` of it."""
+def note_dead_end(path: Iterable[Edge]) -> None:
+    """An expansion at the end of the path brought nothing that may be tried."""
     for edge in path:
-        edge.dead_ends += share
+        edge.dead_ends += 1
 
 
 def cancel(path: Iterable[Edge]) -> None:

@@ -6,7 +6,16 @@ from typing import Literal
 from search.settings import SearchSettings
 
 StopReason = Literal[
-    "", "simulations", "tokens", "calls", "seconds", "solved", "converged", "exhausted", "failed"
+    "",
+    "simulations",
+    "tokens",
+    "calls",
+    "seconds",
+    "solved",
+    "decided",
+    "converged",
+    "exhausted",
+    "failed",
 ]
 
 

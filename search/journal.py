@@ -53,7 +53,7 @@ def resume(search: Search, entries: Iterable[Entry]) -> None:
         if isinstance(found, Expansion):
             search.tell_options(found, _proposal(entry))
         elif isinstance(found, Leaf):
-            search.tell_evaluation(found, _evaluation(entry, search.root.state))
+            search.tell_evaluation(found, _evaluation(entry, found.node.state))
         else:
             raise StoreError(
                 f"journal entry {n} is for node {entry['ix']}, which the search did not ask about",
@@ -94,10 +94,10 @@ def _proposal(entry: Entry) -> Proposal:
     return Proposal(options, tuple(entry["unsound"]), entry["tokens"], entry["calls"])
 
 
-def _evaluation(entry: Entry, root: State) -> Evaluation:
+def _evaluation(entry: Entry, state: State) -> Evaluation:
     rollouts = tuple(
         Rollout(
-            replace(root, options=tuple(_option(o) for o in raw["options"])),
+            replace(state, options=tuple(_option(o) for o in raw["options"])),
             raw["given"],
             raw["sound"],
             raw["is_sound"],

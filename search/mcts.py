@@ -12,12 +12,14 @@ Where a tool can check steps, the sound beginning of a leaf's rollout joins the 
 the next options are drawn where the model first went wrong and not where it was right anyway.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import eq
 
 from search import backup
 from search.budget import Budget, StopReason
 from search.candidates import Candidate, Result, SameAnswer, judged
+from search.errors import SearchSettingsError
 from search.expansion import ALL_DRAWN, note_value, num_wanted, one_more, widened
 from search.interfaces import EvaluateRequest, Evaluation, ExpandRequest, Proposal, Rollout
 from search.merge import join, rule_of
@@ -27,6 +29,7 @@ from search.settings import SearchSettings
 from search.simulation_log import Simulation
 from search.state import Option, State, probability
 from search.tree import Edge, Node, new_root
+from search.votes import Votes
 
 
 @dataclass(slots=True, eq=False)
@@ -51,14 +54,29 @@ class Search:
     """One tree."""
 
     def __init__(
-        self, root: State, settings: SearchSettings, seed: int, same: SameAnswer = eq
+        self,
+        root: State,
+        settings: SearchSettings,
+        seed: int,
+        same: SameAnswer = eq,
+        views: Sequence[State] = (),
     ) -> None:
-        """`same` says whether two answers are equal."""
+        """`same` says whether two answers are equal; `views` are the same problem in other words.
+
+        Raises SearchSettingsError for views where states are the leaves.
+        """
+        if views and settings.leaves != "texts":
+            raise SearchSettingsError(
+                "search setting leaves is 'states', and other wordings are given",
+                "set leaves to texts, or views to 1",
+            )
         self.settings = settings
         self.same = same
         self.seed = seed
         self.root = new_root(root)
-        self.nodes = [self.root]
+        self.views = [self.root, *(new_root(state, ix) for ix, state in enumerate(views, 1))]
+        """Roots: the problem's own wording, and the others."""
+        self.nodes = list(self.views)
         self.budget = Budget()
         self.candidates: list[Candidate] = []
         self.log: list[Simulation] = []
@@ -69,13 +87,14 @@ class Search:
         """Why the search failed; empty otherwise."""
         self._merge = rule_of(settings)
         self._is_texts = settings.leaves == "texts"
-        is_progressive = self._is_texts and settings.selection == "puct"
-        self._rule = RULES["progressive_puct" if is_progressive else settings.selection]
+        is_by_mass = self._is_texts and settings.selection == "puct"
+        self._rule = RULES["mass_puct" if is_by_mass else settings.selection]
         self._root_rule = RULES["gumbel"] if settings.root_selection == "gumbel" else self._rule
         self._awaited: dict[int, Expansion | Leaf] = {}
         """Requests handed out and not yet answered, by identity: a second tell changes nothing."""
         self._texts: set[tuple[int, ...]] = set()
         """Tokens of the candidates: each text is one of them once."""
+        self._votes = Votes(same)
         self._steady = ("", 0)
         """The answer that the last simulations agreed on, and how many they were."""
 
@@ -95,7 +114,7 @@ class Search:
             if self._awaited:
                 return None
             return self._lease(Leaf(self.root, (self.root.parent_edge,), self._request(self.root)))
-        while not self.root.is_closed:
+        while any(not view.is_closed for view in self.views):
             found = self._descend()
             if isinstance(found, Node):
                 continue
@@ -114,29 +133,13 @@ class Search:
         self.budget.calls += proposal.num_calls
         num_open = node.num_open
         self._join(node, proposal.options, proposal.unsound)
-        if self._is_texts:
-            self._note_refuted(expansion, proposal)
-        elif node.num_open == num_open:
+        if self.settings.proposal == "distinct" and proposal.options:
+            node.last_prior = probability(proposal.options[-1].logprob)
+        if not self._is_texts and node.num_open == num_open:
             backup.note_dead_end(expansion.path)
         if len(proposal.options) < expansion.request.count:
             node.num_drawn = ALL_DRAWN
             node.explore(node.unseen_mass)
-
-    def _note_refuted(self, expansion: Expansion, proposal: Proposal) -> None:
-        """Count new options that the tool refutes by the share that each had of what was left."""
-        node = expansion.node
-        known = expansion.request.known
-        new = [probability(option.logprob) for option in proposal.options[known:]]
-        left = node.unseen_mass + sum(new)
-        for i, prior in enumerate(new, known):
-            if proposal.unsound and proposal.unsound[i]:
-                share = min(1.0, prior / left) if left > 0.0 else 1.0
-                share = max(share, self.settings.refuted_visit)
-                node.refuted += share
-                backup.note_dead_end(expansion.path, share)
-            if self.settings.proposal == "distinct":
-                node.last_prior = prior
-            left -= prior
 
     def tell_evaluation(self, leaf: Leaf, evaluation: Evaluation) -> None:
         """Back the value up, or take the simulation back when the leaf stayed unscored.
@@ -165,8 +168,14 @@ class Search:
             node.close()
         elif evaluation.rollouts:
             self._adopt(node, evaluation.rollouts[0])
+        if self._is_texts and self.settings.stop_decided and not self.stop_reason:
+            self._note_decided()
         if self.settings.patience and not self.stop_reason:
             self._watch()
+
+    def _note_decided(self) -> None:
+        if self._votes.is_decided(sum(view.mass for view in self.views)):
+            self.stop_reason = "decided"
 
     def fail(self, reason: str) -> None:
         """End the search with what was found so far: the outside cannot answer."""
@@ -180,7 +189,8 @@ class Search:
 
     def _descend(self) -> Expansion | Leaf | Node | None:
         """Walk down once. A node comes back when it was found closed and the walk starts anew."""
-        node, settings = self.root, self.settings
+        settings = self.settings
+        node = self.root if len(self.views) == 1 else self._view()
         path = [node.parent_edge]
         rule = self._root_rule
         while True:
@@ -206,6 +216,13 @@ class Search:
             node, rule = edge.child or self._grow(node, edge), self._rule
             if self._is_leaf(node, is_new):
                 return Leaf(node, tuple(path), self._request(node))
+
+    def _view(self) -> Node:
+        """The open wording with most probability to explore, by simulations that went there."""
+        return max(
+            (view for view in self.views if not view.is_closed),
+            key=lambda view: view.mass / (1 + view.visits + view.pending),
+        )
 
     def _is_leaf(self, node: Node, is_new: bool) -> bool:
         """Whether a simulation ends here, with the node's evaluation."""
@@ -296,6 +313,7 @@ class Search:
         if tokens not in self._texts:
             self._texts.add(tokens)
             self.candidates.append(candidate)
+            self._votes.add(candidate)
         score, is_sound = candidate.rollout.outcome.value, candidate.rollout.is_sound
         if score is None or is_sound is False:
             return

@@ -82,32 +82,32 @@ def puct(node: Node, settings: SearchSettings) -> Edge | None:
     return best
 
 
-def progressive_puct(node: Node, settings: SearchSettings) -> Edge | None:
-    """PUCT where a node draws its options one by one: those to come compete as one (`UNSEEN`).
+def mass_puct(node: Node, settings: SearchSettings) -> Edge | None:
+    """PUCT in which an option's prior is the probability that is still to explore behind it.
 
-    Their prior is that of the next one, at most the last one's and what is left, times `widening`;
-    priors are shares of what no tool refuted. Refuted options count as visits of value 0: below an
-    option for all that leads to them, and at their node against those to come. Until a text was
-    finished nothing is known of values, and priors alone lead.
+    What a tool refuted and what was finished no longer counts, so a simulation goes where most of
+    the policy's distribution is left: without values this is best-first search, and sampling
+    without replacement where options are drawn. By `order` mass the options to come compete as one
+    (`UNSEEN`), of most probable ones with no more than the last had; by `order` depth they wait
+    until none is open. Until a text was finished nothing is known of values: priors alone lead.
     """
     own = node.parent_edge
     mean = own.value_sum / own.visits if own.visits else 0.0
     first_play = max(0.0, mean - settings.first_play_reduction)
-    unseen = node.unseen_mass if node.num_drawn < ALL_DRAWN else 0.0
-    unit = settings.exploration * math.sqrt(max(1, own.visits + own.pending + own.dead_ends))
-    unit /= node.mass or 1.0
-    coming = settings.widening * min(unseen, node.last_prior)
-    best, best_score, best_prior = None, -1.0, -1.0
-    if coming:
-        best, best_score = UNSEEN, (first_play + unit * coming) / (1 + node.refuted)
+    unit = settings.exploration * math.sqrt(max(1, own.visits + own.pending)) / (node.mass or 1.0)
+    best, best_score, best_mass = None, -1.0, -1.0
+    if settings.order != "depth" and node.num_drawn < ALL_DRAWN:
+        best_mass = min(node.unseen_mass, node.last_prior)
+        if best_mass:
+            best, best_score = UNSEEN, first_play + unit * best_mass
     for edge in node.edges:
         if edge.is_closed or (edge.pending and not edge.visits):
             continue
-        count = edge.visits + edge.pending + edge.dead_ends
-        value = edge.value_sum / count if edge.visits else first_play / (1 + count)
+        count = edge.visits + edge.pending
+        value = edge.value_sum / count if edge.visits else first_play
         score = value + unit * edge.mass / (1 + count)
-        if score > best_score or (score == best_score and edge.mass > best_prior):
-            best, best_score, best_prior = edge, score, edge.mass
+        if score > best_score or (score == best_score and edge.mass > best_mass):
+            best, best_score, best_mass = edge, score, edge.mass
     return best
 
 
@@ -164,7 +164,7 @@ def gumbel(node: Node, settings: SearchSettings) -> Edge | None:
 
 RULES: dict[str, Rule] = {
     "puct": puct,
-    "progressive_puct": progressive_puct,
+    "mass_puct": mass_puct,
     "ucb": ucb,
     "gumbel": gumbel,
 }

@@ -8,7 +8,8 @@ from search.boundary import boundary_named
 from search.errors import SearchSettingsError
 
 TreePolicy = Literal["puct", "ucb"]
-LeafRule = Literal["auto", "states", "texts"]
+LeafRule = Literal["texts", "states"]
+OrderRule = Literal["auto", "mass", "depth"]
 RootRule = Literal["same", "gumbel"]
 FinalRule = Literal["best", "vote", "visits"]
 ProposalRule = Literal["distinct", "drawn", "sampled"]
@@ -32,8 +33,7 @@ MOST = {
     "min_width": 10_000,
     "max_width": 10_000,
     "importance": 1e6,
-    "widening": 1.0,
-    "refuted_visit": 1.0,
+    "views": 1_000,
     "temperature": 100.0,
     "merge_distance": 10_000,
     "num_rollouts": 1_000,
@@ -80,22 +80,22 @@ class SearchSettings:
     """Share of Dirichlet noise in the root's priors (PUCT only); 0 adds none."""
     noise_concentration: float = 0.3
     """alpha of that Dirichlet distribution."""
-    leaves: LeafRule = "auto"
-    """What a simulation evaluates: `states`: the first new state that it comes to; `texts`: the
-    finished text that it goes on to, an option at a time; `auto`: texts where a tool checks steps.
-    """
+    leaves: LeafRule = "texts"
+    """What a simulation evaluates: `texts`: the finished text that it goes on to, an option at a
+    time; `states`: the first new state that it comes to, by critics and rollouts."""
+    order: OrderRule = "auto"
+    """`texts`: where the next option is drawn: `mass`: where most probability is unexplored;
+    `depth`: below what the tool found sound, for as long as anything is left there; `auto`: depth
+    where what the tool finds sound leads to a right answer, else mass."""
+    views: int = 0
+    """`texts`: wordings of the problem that a search may look at, its own included; 0: eight where
+    no tool checks steps and the task has others, else one."""
     min_width: Width = 4
     """`states`: options drawn when a node is first expanded (c_min)."""
     max_width: Width = 32
     """`states`: options under a node, at most (c_max)."""
     importance: float = 8.0
     """`states`: alpha, options per unit of importance max |v(child) - v(node)|."""
-    widening: float = 0.3
-    """`texts`: how far options that a node has not drawn yet compete with those that it has, as a
-    share of their probability; at 0 a node draws more only when none is open."""
-    refuted_visit: float = 0.1
-    """`texts`: an option that the tool refutes counts as a visit of value 0 in the share that it
-    had of what was left, and as this much of one at least."""
     proposal: ProposalRule = "distinct"
     """`distinct`: the most probable different options; `drawn`: sampled without replacement;
     `sampled`: independent samples."""
@@ -103,7 +103,7 @@ class SearchSettings:
     """Where an option ends: newline, blank_line, formula_line, sentence, token, tokens:N; empty:
     as the task says."""
     temperature: float = 1.0
-    """Of `sampled` options; `drawn` ones come from the policy as it is."""
+    """Of `sampled` and `drawn` options."""
     merge: MergeRule = "text"
     """Which sibling options count as one."""
     merge_distance: int = 2
@@ -119,9 +119,12 @@ class SearchSettings:
     dead_end_patience: int = 2
     """PUCT: expansions without an open option below a node before it may draw others instead."""
     stop_value: float = 0.0
-    """End with a finished, tool-sound candidate of at least this outcome score; above 1 never."""
+    """End with a finished text that the task's tool proves right, of at least this outcome score;
+    above 1 never."""
     stop_unchecked_value: float = 2.0
-    """The same for a candidate that no tool can judge; above 1 never."""
+    """The same for a finished text that no tool proves or refutes; above 1 never."""
+    stop_decided: bool = True
+    """`texts`: end when all that is unexplored could not change the answer."""
     patience: int = 0
     """End when so many simulations in a row left the answer as it was; 0 never."""
     stop_confidence: float = 0.9
@@ -156,8 +159,7 @@ class SearchSettings:
             "first_play_reduction": 0,
             "noise_fraction": 0,
             "importance": 0,
-            "widening": 0,
-            "refuted_visit": 0,
+            "views": 0,
             "merge_distance": 0,
             "num_rollouts": 0,
             "rollout_temperature": 0,
@@ -209,6 +211,7 @@ class SearchSettings:
         known = {
             "selection": TreePolicy,
             "leaves": LeafRule,
+            "order": OrderRule,
             "root_selection": RootRule,
             "proposal": ProposalRule,
             "merge": MergeRule,

@@ -34,7 +34,7 @@ def trajectory(search: Search, candidate: Candidate) -> Trajectory:
     """The candidate's text with visit shares and Q where it runs through the tree."""
     state = candidate.rollout.state
     steps: list[Step] = []
-    node = search.root
+    node = candidate.node.root
     is_inside = True
     for option in state.options:
         edge = next((e for e in node.edges if e.option.tokens == option.tokens), None)

@@ -32,7 +32,7 @@ class Edge:
     """No simulation may go this way: pruned, or nothing is left to try below."""
     unsound_reason: str = ""
     """What the task's tool finds wrong with the option; empty otherwise."""
-    dead_ends: float = 0
+    dead_ends: int = 0
     """Expansions below that brought no open option; selection counts each as a visit of value 0."""
     noise: float = 0.0
     """The option's draw at a noisy root, 0 elsewhere: Gumbel, or Gamma for Dirichlet noise."""
@@ -71,8 +71,6 @@ class Node:
     last_prior: float = 1.0
     """Of the most probable different options the last one's: no later one has more. 1 where options
     come in another order."""
-    refuted: float = 0.0
-    """Visits of value 0 that the refuted options count as."""
     value: float | None = None
     """Own evaluation v(s); None before it, or when it stayed unscored."""
     importance: float = 0.0
@@ -155,6 +153,13 @@ class Node:
             node = node.parent
         return edges[::-1]
 
+    @property
+    def root(self) -> "Node":
+        node = self
+        while node.parent is not None:
+            node = node.parent
+        return node
 
-def new_root(state: State) -> Node:
-    return Node(state, 0, Edge(NO_OPTION, 1.0))
+
+def new_root(state: State, ix: int = 0) -> Node:
+    return Node(state, ix, Edge(NO_OPTION, 1.0))

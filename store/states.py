@@ -157,6 +157,7 @@ SEARCH_STOPS: Mapping[StopReason, str] = {
     "calls": "It had made as many requests to models as it may.",
     "seconds": "Its time was up.",
     "solved": "It came across a finished text with a high enough outcome score.",
+    "decided": "All that it had not explored could not have changed its answer.",
     "converged": "So many simulations in a row left its answer as it was.",
     "exhausted": "Nothing was left to try: every option was closed.",
     "failed": "It could not go on; `error` says why.",

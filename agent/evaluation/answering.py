@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from agent.evaluation.intervals import wilson
-from agent.imagination.imagine import wordings_of
 from agent.search_models import Models
+from agent.tasks.wordings import wordings_of
 from critics.rollout import scored
 from search import frontier
 from search.candidates import grouped

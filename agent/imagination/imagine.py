@@ -8,7 +8,7 @@ is known already, that falls into the held-out tenth, or that gives a held-out p
 
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from agent.imagination.decontamination import Decontamination
 from agent.imagination.written import Source, Written
 from agent.tasks.operators import Operator
 from agent.tasks.task import Task, generator
+from agent.tasks.wordings import wordings_of
 from search.errors import TaskError
 from search.state import Problem
 
@@ -205,27 +206,3 @@ class _ImaginationRun:
 def _weight(rate: float | None) -> float:
     """How often a parent is drawn, by its solve rate."""
     return BAND_WEIGHT if rate is not None and 0 < rate < 1 else 1.0
-
-
-def wordings_of(
-    task: Task,
-    problem: Problem,
-    num: int,
-    seed: int,
-    is_fitting: Callable[[Problem], bool] = lambda problem: True,
-) -> list[Problem]:
-    """At most `num` different other wordings of a problem, whose answers may be compared."""
-    keeping = [o for o in task.operators if o.keeps_answer]
-    rng = generator("wordings", seed, problem.id)
-    keys = {task.key(problem.text)}
-    found: list[Problem] = []
-    for _ in range(TRIES * num if keeping else 0):
-        if len(found) == num:
-            break
-        operator = rng.choice(keeping)
-        other = operator.apply(problem, rng)
-        if other is None or task.key(other.text) in keys or not is_fitting(other):
-            continue
-        keys.add(task.key(other.text))
-        found.append(replace(other, origin=f"{operator.name}:{problem.id}", family=problem.id))
-    return found

@@ -149,7 +149,7 @@ class _Cohort:
         self.listener = frontier.Listener(self._told, self._passed, self._done)
 
     def _started(self, row: Row, journals: dict[int, list[Entry]]) -> Search:
-        search = self.models.search(as_problem(row[1]), row[0].seed)
+        search = self.models.search(as_problem(row[1]), row[0].seed, is_alone=True)
         self.rows[id(search)] = row
         resume(search, journals.get(row[0].id, ()))
         return search

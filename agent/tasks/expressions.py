@@ -112,6 +112,7 @@ REWRITINGS: dict[str, tuple[Callable[[str, random.Random], str], int]] = {
 class Expressions(Task):
     name = "expressions"
     tool = "calculator"
+    proves = "steps"
 
     def read(self, text: str) -> str:
         text = "".join(text.split())

@@ -124,6 +124,7 @@ def _line(left: Fraction, sign: str, right: Fraction, after: Numbers) -> str:
 
 class Game24(Task):
     name = "game24"
+    proves = "texts"
     tool = "rules"
 
     @property

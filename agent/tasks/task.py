@@ -4,6 +4,7 @@ import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from agent.tasks.operators import Operator
 from critics.answer import final_answer
@@ -26,6 +27,9 @@ class Demonstration:
     steps: tuple[str, ...]
 
 
+Proves = Literal["nothing", "texts", "steps"]
+
+
 class Task:
     """A problem source, a step boundary, an answer checker and a tool for the critics.
 
@@ -39,6 +43,10 @@ class Task:
     """Where a step ends, unless the search's settings name another."""
     tool: str = ""
     """Name of the tool behind `check_step`; empty when there is none."""
+    proves: Proves = "nothing"
+    """What the tool proves where it finds something sound: `texts`: a finished text is right, so
+    that a search may end with it; `steps`: each step leads to a right answer, too, so that a search
+    has no reason to leave it."""
     answer_rule: str = "auto"
     """By which two answers are equal, where a user may choose."""
     instruction: str = ""

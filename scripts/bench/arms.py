@@ -261,7 +261,7 @@ def searched(
 ) -> tuple[Curves, Curves]:
     """Our search: after each simulation the answer it would give, and the one an oracle would."""
     own = models.with_search(settings)
-    searches = [Search(own.root(p), settings, derive_seed(seed, p.id, "bench")) for p in problems]
+    searches = [own.search(p, derive_seed(seed, p.id, "bench")) for p in problems]
     by_search = {id(s): p for s, p in zip(searches, problems, strict=True)}
     points: dict[int, list[Point]] = {id(s): [] for s in searches}
     oracle: dict[int, list[Point]] = {id(s): [] for s in searches}
