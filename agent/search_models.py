@@ -34,7 +34,7 @@ NEUTRAL = 0.5
 """Value of a state of which no trusted critic says anything."""
 
 
-VIEWS = 8
+VIEWS = 16
 """Wordings of a problem where nothing checks its steps."""
 
 PLAIN = Speculation()

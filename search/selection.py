@@ -96,10 +96,6 @@ def mass_puct(node: Node, settings: SearchSettings) -> Edge | None:
     first_play = max(0.0, mean - settings.first_play_reduction)
     unit = settings.exploration * math.sqrt(max(1, own.visits + own.pending)) / (node.mass or 1.0)
     best, best_score, best_mass = None, -1.0, -1.0
-    if settings.order != "depth" and node.num_drawn < ALL_DRAWN:
-        best_mass = min(node.unseen_mass, node.last_prior)
-        if best_mass:
-            best, best_score = UNSEEN, first_play + unit * best_mass
     for edge in node.edges:
         if edge.is_closed or (edge.pending and not edge.visits):
             continue
@@ -108,6 +104,10 @@ def mass_puct(node: Node, settings: SearchSettings) -> Edge | None:
         score = value + unit * edge.mass / (1 + count)
         if score > best_score or (score == best_score and edge.mass > best_mass):
             best, best_score, best_mass = edge, score, edge.mass
+    if settings.order != "depth" and node.num_drawn < ALL_DRAWN:
+        coming = min(node.unseen_mass, node.last_prior)
+        if coming and first_play + unit * coming > best_score:
+            return UNSEEN
     return best
 
 

@@ -88,7 +88,7 @@ class SearchSettings:
     `depth`: below what the tool found sound, for as long as anything is left there; `auto`: depth
     where what the tool finds sound leads to a right answer, else mass."""
     views: int = 0
-    """`texts`: wordings of the problem that a search may look at, its own included; 0: eight where
+    """`texts`: wordings of the problem that a search may look at, its own included; 0: 16 where
     no tool checks steps and the task has others, else one."""
     min_width: Width = 4
     """`states`: options drawn when a node is first expanded (c_min)."""

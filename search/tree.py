@@ -19,8 +19,6 @@ class Edge:
     option: Option
     prior: float
     """P: probability under the proposer, merged alternatives added; siblings need not sum to 1."""
-    mass: float = 0.0
-    """What of P is still to explore: not refuted, and not that of texts found below."""
     visits: int = 0
     """N: finished simulations through this edge."""
     value_sum: float = 0.0
@@ -36,6 +34,8 @@ class Edge:
     """Expansions below that brought no open option; selection counts each as a visit of value 0."""
     noise: float = 0.0
     """The option's draw at a noisy root, 0 elsewhere: Gumbel, or Gamma for Dirichlet noise."""
+    mass: float = 0.0
+    """What of P is still to explore: not refuted, and not that of texts found below."""
     alternatives: list[Option] = field(default_factory=list)
     """Equivalent options that were merged into this one."""
 

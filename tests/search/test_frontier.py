@@ -12,7 +12,7 @@ from search.mcts import Search
 from search.settings import SearchSettings
 from tests.fakes import DigitWorld, root
 
-SETTINGS = SearchSettings(simulations=8, stop_value=2.0)
+SETTINGS = SearchSettings(leaves="states", simulations=8, stop_value=2.0)
 
 
 def search(digits: str, seed: int = 0) -> Search:

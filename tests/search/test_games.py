@@ -12,6 +12,7 @@ from search.state import State
 from tests.games import NIM, TIC_TAC_TOE, Game, nim_reply, nim_sum, outcome, placed, winner
 
 SETTINGS = SearchSettings(
+    leaves="states",
     simulations=1500,
     max_tokens=0,
     min_width=16,

@@ -25,7 +25,9 @@ from search.state import Option, State
 from search.trajectory import trajectory
 from tests.fakes import DigitWorld, Refuted, root
 
-PLAIN = SearchSettings(simulations=40, min_width=4, max_width=4, stop_value=2.0, importance=0.0)
+PLAIN = SearchSettings(
+    leaves="states", simulations=40, min_width=4, max_width=4, stop_value=2.0, importance=0.0
+)
 
 
 def searched(

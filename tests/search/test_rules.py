@@ -21,7 +21,7 @@ from search.settings import SearchSettings
 from search.state import Option, State
 from search.tree import Edge, Node, new_root
 
-SETTINGS = SearchSettings(min_width=2, max_width=8, importance=10.0)
+SETTINGS = SearchSettings(leaves="states", min_width=2, max_width=8, importance=10.0)
 
 
 def node_with(*edges: tuple[float, int, float]) -> Node:

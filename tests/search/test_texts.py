@@ -10,19 +10,21 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from search import frontier
+from search.errors import SearchSettingsError
 from search.expansion import ALL_DRAWN
-from search.interfaces import Evaluation, Proposal
+from search.interfaces import Evaluation, Proposal, Rollout
 from search.journal import Entry, entry_of, resume
 from search.mcts import Expansion, Leaf, Search
 from search.score import Score
-from search.selection import UNSEEN, progressive_puct
+from search.selection import UNSEEN, mass_puct
 from search.settings import SearchSettings
 from search.simulation_log import rebuild
 from search.state import Option, State
-from search.tree import Edge, new_root
+from search.trajectory import trajectory
+from search.tree import Edge, Node, new_root
 from tests.fakes import DigitWorld, Refuted, root
 
-TEXTS = SearchSettings(simulations=100, leaves="texts", stop_value=2.0, max_tokens=0)
+TEXTS = SearchSettings(simulations=100, stop_value=2.0, stop_decided=False, max_tokens=0)
 
 
 class Long(DigitWorld):
@@ -59,7 +61,7 @@ def searched(world: DigitWorld, digits: str = "31", settings: SearchSettings = T
 
 def test_the_first_text_is_the_likeliest_line_that_no_tool_refutes_each_time() -> None:
     world = Refuted()
-    search = searched(world, "312", replace(TEXTS, simulations=1))
+    search = searched(world, "312", replace(TEXTS, simulations=1, order="depth"))
     assert search.result().chosen is not None
     assert [n.state.steps for n in search.nodes][-1] == ["3\n", "1\n", "2\n"]
     # Two lines a step: the refuted one, and the next. Nothing but the text was evaluated.
@@ -98,53 +100,170 @@ def test_what_is_not_drawn_yet_competes_with_its_likeliest_next_option() -> None
     node = new_root(State("p", (1,), "p"))
     node.add(Edge(Option((1,), "a", math.log(0.6), "boundary"), 0.6))
     node.num_drawn, node.drawn_mass, node.last_prior = 1, 0.6, 0.6
-    wide = replace(TEXTS, widening=1.0)
-    assert progressive_puct(node, wide) is node.edges[0]
-    node.edges[0].dead_ends = 1.0  # below it all was refuted once
-    assert progressive_puct(node, wide) is UNSEEN
-    assert progressive_puct(node, replace(wide, widening=0.5)) is node.edges[0]
-    node.refuted = 1.0  # those to come were refuted as often
-    assert progressive_puct(node, wide) is node.edges[0]
-    node.num_drawn = ALL_DRAWN
-    assert progressive_puct(node, wide) is node.edges[0]
-    assert progressive_puct(node, replace(wide, widening=0.0)) is node.edges[0]
+    by_mass, deep = replace(TEXTS, order="mass"), replace(TEXTS, order="depth")
+    assert mass_puct(node, by_mass) is node.edges[0]  # .6 against .4 that are left
+    node.edges[0].mass = 0.3  # half of what is behind it was refuted
+    assert mass_puct(node, by_mass) is UNSEEN
+    assert mass_puct(node, deep) is node.edges[0]
+    node.last_prior = 0.2  # no option to come is more probable
+    assert mass_puct(node, by_mass) is node.edges[0]
+    node.last_prior, node.num_drawn = 0.6, ALL_DRAWN
+    assert mass_puct(node, by_mass) is node.edges[0]
 
 
-def test_the_share_that_a_refuted_option_had_of_what_was_left_is_its_cost() -> None:
-    world = Long(sound=-1, share=0.8)
-    search = Search(root("7"), replace(TEXTS, refuted_visit=0.3), 0)
-    costs = []
-    for _ in range(3):
-        asked = search.ask()
-        assert isinstance(asked, Expansion)
-        search.tell_options(asked, world.propose([asked.request])[0])
-        costs.append(search.root.refuted)
-    assert costs == pytest.approx([0.8, 1.6, 2.4])  # four fifths of what was left each time
-    world = Long(sound=-1, share=0.1)
-    search = Search(root("7"), replace(TEXTS, refuted_visit=0.3), 0)
-    asked = search.ask()
-    assert isinstance(asked, Expansion)
-    search.tell_options(asked, world.propose([asked.request])[0])
-    assert search.root.refuted == pytest.approx(0.3)
-    assert search.root.parent_edge.dead_ends == pytest.approx(0.3)
+def test_values_draw_a_simulation_away_from_where_most_is_unexplored() -> None:
+    node = new_root(State("p", (1,), "p"))
+    for i, (mass, value) in enumerate([(0.5, 0.0), (0.3, 1.0)]):
+        node.add(Edge(Option((i,), "a", math.log(mass), "boundary"), mass))
+        node.edges[i].visits, node.edges[i].value_sum = 1, value
+    node.num_drawn, node.drawn_mass, node.last_prior = 2, 0.8, 0.01
+    node.parent_edge.visits, node.parent_edge.value_sum = 2, 1.0
+    assert mass_puct(node, TEXTS) is node.edges[1]
+    assert mass_puct(node, replace(TEXTS, exploration=100.0)) is node.edges[0]
+
+
+@pytest.mark.parametrize("order", ["mass", "depth"])
+def test_what_is_left_to_explore_is_what_was_neither_refuted_nor_finished(order: str) -> None:
+    search = searched(Refuted(), "312", replace(TEXTS, simulations=4, order=order))
+    finished = sum(math.exp(c.logprob) for c in search.candidates)
+
+    def refuted(node: Node) -> float:
+        """Of the node's probability."""
+        found = sum(e.prior for e in node.edges if e.prune_reason)
+        return found + sum(e.prior * refuted(e.child) for e in node.edges if e.child)
+
+    assert search.root.mass == pytest.approx(1.0 - finished - refuted(search.root))
+    for node in (n for n in search.nodes if not n.is_closed):
+        assert node.mass == pytest.approx(node.unseen_mass + sum(e.mass for e in node.edges))
+        assert node.parent is None or node.parent_edge.mass == pytest.approx(
+            node.mass * node.parent_edge.prior
+        )
+
+
+def test_options_that_no_proposer_gives_are_not_left_to_explore() -> None:
+    search = searched(DigitWorld(), "3", replace(TEXTS, simulations=1000))
+    assert search.stop_reason == "exhausted" and search.root.mass == pytest.approx(0.0)
+
+
+def test_a_search_leaves_a_way_of_which_little_is_left() -> None:
+    """Below the likelier step all but one text in a thousand is refuted or finished at once."""
+
+    class Spent(DigitWorld):
+        def _proposal(self, state: State, count: int) -> Proposal:
+            if state.depth == 0:
+                options = [(0, 0.7, "boundary"), (1, 0.3, "boundary")]
+            else:
+                options = [(2, 0.998, "end"), *((d, 0.0001, "end") for d in range(3, 13))]
+            found = tuple(Option((d,), str(d), math.log(p), s) for d, p, s in options[:count])
+            return Proposal(found, (), len(found))
+
+    search = searched(Spent(), "31", replace(TEXTS, simulations=2))
+    assert [c.rollout.state.tokens[2:] for c in search.candidates] == [(0, 2), (1, 2)]
+
+
+def test_a_search_ends_when_what_is_unexplored_could_not_change_its_answer() -> None:
+    class Sure(DigitWorld):
+        def _proposal(self, state: State, count: int) -> Proposal:
+            weights = [0.6, 0.25, 0.1, 0.05][:count]
+            found = tuple(Option((d,), f"{d}", math.log(p), "end") for d, p in enumerate(weights))
+            return Proposal(found, (), count)
+
+        def _evaluation(self, state: State) -> Evaluation:
+            found = super()._evaluation(state)
+            rollouts = (replace(found.rollouts[0], outcome=Score("outcome", "v", 1.0)),)
+            return replace(found, rollouts=rollouts)
+
+    search = searched(Sure(), "3", replace(TEXTS, stop_decided=True))
+    assert search.stop_reason == "decided" and search.budget.simulations == 1  # .6 against .4
+    whole = searched(Sure(), "3", replace(TEXTS, stop_decided=False))
+    assert whole.stop_reason == "exhausted" and whole.budget.simulations == 4
+    answers = [s.result().chosen.rollout.answer for s in (search, whole)]  # type: ignore[union-attr]
+    assert answers == ["0", "0"]
+
+
+@hypothesis_settings(max_examples=40, deadline=None)
+@given(
+    weights=st.lists(st.floats(0.01, 1.0), min_size=2, max_size=8),
+    scores=st.lists(st.floats(0.0, 1.0), min_size=8, max_size=8),
+    answers=st.lists(st.sampled_from("abc"), min_size=8, max_size=8),
+)
+def test_a_decided_answer_is_that_of_the_whole_search(
+    weights: list[float], scores: list[float], answers: list[str]
+) -> None:
+    priors = sorted((w / sum(weights) for w in weights), reverse=True)
+
+    class Vote(DigitWorld):
+        def _proposal(self, state: State, count: int) -> Proposal:
+            few = priors[:count]
+            found = tuple(Option((d,), f"{d}", math.log(p), "end") for d, p in enumerate(few))
+            return Proposal(found, (), len(found))
+
+        def _evaluation(self, state: State) -> Evaluation:
+            found = super()._evaluation(state)
+            d = state.options[-1].tokens[0]
+            rollout = replace(
+                found.rollouts[0], outcome=Score("outcome", "v", scores[d]), answer=answers[d]
+            )
+            return replace(found, rollouts=(rollout,))
+
+    early, whole = (
+        searched(Vote(), "3", replace(TEXTS, stop_decided=decided)).result()
+        for decided in (True, False)
+    )
+    assert early.chosen is not None and whole.chosen is not None
+    assert early.chosen.rollout.answer == whole.chosen.rollout.answer
+
+
+def test_other_wordings_are_roots_under_one_budget_and_one_vote() -> None:
+    """The own wording's likeliest text is wrong; two of three wordings find the same answer."""
+
+    class Worded(DigitWorld):
+        def _proposal(self, state: State, count: int) -> Proposal:
+            first = {"own": 1, "b": 2, "c": 2}[state.prompt]
+            found = (Option((first,), f"{first}", math.log(0.5), "end"),)
+            return Proposal(found[:count], (), 1)
+
+        def _evaluation(self, state: State) -> Evaluation:
+            score = Score("outcome", "v", 0.5)
+            answer = str(state.options[-1].tokens[0])
+            rollout = Rollout(state, 1, 0, None, score, answer)
+            return Evaluation(0.5, (), (rollout,), 1)
+
+    own, *others = (State("p", (i,), name) for i, name in enumerate(("own", "b", "c")))
+    search = Search(own, TEXTS, 0, views=others)
+    journal: list[Entry] = []
+    listener = frontier.Listener(told=lambda _, *told: journal.append(entry_of(*told)))
+    frontier.run([search], Worded(), Worded(), listener)
+    assert [c.rollout.state.prompt for c in search.candidates] == ["own", "b", "c"]
+    result = search.result()
+    assert result.chosen is not None and result.chosen.rollout.answer == "2"
+    assert result.budget.tokens == 9 and result.budget.simulations == 3
+    assert result.confidence == pytest.approx(2 / 3)
+    found = trajectory(search, result.chosen)
+    assert found.prompt_tokens == (1,) and found.steps[0].visit_share == 1.0
+    again = Search(own, TEXTS, 0, views=others)
+    resume(again, json.loads(json.dumps(journal)))
+    assert [n.state for n in again.nodes] == [n.state for n in search.nodes]
+    with pytest.raises(SearchSettingsError, match="wordings"):
+        Search(own, replace(TEXTS, leaves="states"), 0, views=others)
 
 
 @hypothesis_settings(max_examples=60, deadline=None)
 @given(
     digits=st.text("0123", min_size=1, max_size=4),
     simulations=st.integers(1, 40),
-    widening=st.sampled_from([0.0, 0.3, 1.0]),
+    order=st.sampled_from(["mass", "depth"]),
     in_flight=st.integers(1, 5),
     is_refuted=st.booleans(),
     rule=st.sampled_from(["same", "gumbel"]),
 )
 def test_visits_and_values_add_up_and_can_be_rebuilt(
-    digits: str, simulations: int, widening: float, in_flight: int, is_refuted: bool, rule: str
+    digits: str, simulations: int, order: str, in_flight: int, is_refuted: bool, rule: str
 ) -> None:
     settings = replace(
         TEXTS,
         simulations=simulations,
-        widening=widening,
+        order=order,
         in_flight=in_flight,
         root_selection=rule,
     )
@@ -169,9 +288,9 @@ def test_a_search_that_is_taken_up_again_is_the_one_that_was_left(in_flight: int
     listener = frontier.Listener(told=lambda _, *told: journal.append(entry_of(*told)))
     frontier.run([whole], Refuted(), Refuted(), listener)
     resume(again, json.loads(json.dumps(journal)))
-    assert [
-        (n.state.tokens, n.visits, n.parent_edge.dead_ends, n.refuted) for n in again.nodes
-    ] == [(n.state.tokens, n.visits, n.parent_edge.dead_ends, n.refuted) for n in whole.nodes]
+    assert [(n.state.tokens, n.visits, n.mass, n.last_prior) for n in again.nodes] == [
+        (n.state.tokens, n.visits, n.mass, n.last_prior) for n in whole.nodes
+    ]
 
 
 def test_a_depth_at_its_limit_is_a_leaf() -> None:
