@@ -127,7 +127,9 @@ class Models:
         if self.settings.views > 1 and not is_alone:
             others = wordings_of(self.task, problem, self.settings.views - 1, seed)
         views = [self.root(other) for other in others]
-        return Search(self.root(problem), self.settings, seed, self.same_answer, views)
+        return Search(
+            self.root(problem), self.settings, seed, self.same_answer, views, self.task.claim_of
+        )
 
     @property
     def policy(self) -> ModelRef:
@@ -196,9 +198,10 @@ class Models:
                 for r in requests
             ],
         )
-        return [self._proposal(r.state, found) for r, found in zip(requests, answers, strict=True)]
+        return [self._proposal(r, found) for r, found in zip(requests, answers, strict=True)]
 
-    def _proposal(self, state: State, found: Options) -> Proposal:
+    def _proposal(self, request: ExpandRequest, found: Options) -> Proposal:
+        state = request.state
         if found.error:
             log.warning("no options for problem %s: %s", state.problem_id, found.error)
         options = tuple(self._option(state, generated) for generated in found.options)
@@ -206,7 +209,8 @@ class Models:
         for option in options:
             finding = self.check(state.extended(option))
             unsound.append(finding.reason or "unsound" if finding.is_sound is False else "")
-        return Proposal(options, tuple(unsound), found.num_tokens)
+        is_read_first = not request.known and bool(state.options)
+        return Proposal(options, tuple(unsound), found.num_tokens + is_read_first)
 
     def _option(self, state: State, found: Generated) -> Option:
         text = self.tokenizer.decode_after(state.tokens, found.tokens)
@@ -317,8 +321,7 @@ class Models:
         )
         for (i, _), rollout in zip(needed, completed, strict=True):
             if rollout is not None:
-                new = rollout.state.options[rollout.num_given :]
-                spent[i] += sum(len(option.tokens) for option in new)
+                spent[i] += rollout.num_fed
                 groups[i].append(rollout)
         return groups, spent
 

@@ -1,5 +1,6 @@
 """The finished texts that a search came across, and which of them is its answer."""
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from operator import eq
@@ -24,8 +25,12 @@ class Candidate:
 
     @property
     def logprob(self) -> float:
-        """Log-probability of the text under the policy."""
-        return sum(option.logprob for option in self.rollout.state.options)
+        """Log-probability of the text under the policy, of each step with those that it stands for:
+        merged ones, and refuted ones that worked out the same."""
+        path = self.node.path()
+        rest = self.rollout.state.options[len(path) :]
+        known = (math.log(e.prior) if e.prior > 0.0 else e.option.logprob for e in path)
+        return sum(known) + sum(option.logprob for option in rest)
 
     @property
     def score(self) -> float:
@@ -55,8 +60,9 @@ def weights(candidates: Sequence[Candidate]) -> list[float]:
     Candidates are different texts, so each stands for all samples of it: the sum of weights
     behind an answer is what an ORM-weighted vote over endless samples would count.
     """
-    top = max((c.logprob for c in candidates), default=0.0)
-    return [c.score * probability(c.logprob - top) for c in candidates]
+    logprobs = [c.logprob for c in candidates]
+    top = max(logprobs, default=0.0)
+    return [c.score * probability(p - top) for c, p in zip(candidates, logprobs, strict=True)]
 
 
 def ranked(

@@ -19,7 +19,7 @@ class Proposal:
     unsound: tuple[str, ...] = ()
     """For each option why a tool finds it unsound, or an empty text; empty when no tool looked."""
     num_tokens: int = 0
-    """Tokens generated to find them, discarded ones included."""
+    """Tokens that the policy read to find them: those of discarded ones, and the state's last."""
     num_calls: int = 1
     """Requests to models."""
 
@@ -40,6 +40,13 @@ class Rollout:
     answer: str | None
     """Final answer in its normal form; None when the text has none."""
 
+    @property
+    def num_fed(self) -> int:
+        """Tokens that the policy read to write it: all new ones but the last, and the last of the
+        options before. The prompt, which every way to answer reads once, is left out."""
+        new = self.state.options[self.num_given :]
+        return max(0, sum(len(o.tokens) for o in new) - (not self.num_given))
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
@@ -51,7 +58,7 @@ class Evaluation:
     rollouts: tuple[Rollout, ...] = field(default=())
     """For a terminal state the state itself, once."""
     num_tokens: int = 0
-    """Tokens generated for the rollouts."""
+    """Tokens that the policy read for the rollouts."""
     num_calls: int = 1
     """Requests to models: rollouts and critics."""
 

@@ -19,17 +19,17 @@ from operator import eq
 from search import backup
 from search.budget import Budget, StopReason
 from search.candidates import Candidate, Result, SameAnswer, judged
+from search.decision import Decision
 from search.errors import SearchSettingsError
 from search.expansion import ALL_DRAWN, note_value, num_wanted, one_more, widened
 from search.interfaces import EvaluateRequest, Evaluation, ExpandRequest, Proposal, Rollout
-from search.merge import join, rule_of
+from search.merge import ClaimOf, join, rule_of
 from search.randomness import derive_seed, gamma, gumbel
 from search.selection import RULES, UNSEEN
 from search.settings import SearchSettings
 from search.simulation_log import Simulation
 from search.state import Option, State, probability
 from search.tree import Edge, Node, new_root
-from search.votes import Votes
 
 
 @dataclass(slots=True, eq=False)
@@ -60,8 +60,10 @@ class Search:
         seed: int,
         same: SameAnswer = eq,
         views: Sequence[State] = (),
+        claim_of: ClaimOf | None = None,
     ) -> None:
-        """`same` says whether two answers are equal; `views` are the same problem in other words.
+        """`same` says whether two answers are equal, `claim_of` what a step claims; `views` are the
+        same problem in other words.
 
         Raises SearchSettingsError for views where states are the leaves.
         """
@@ -85,7 +87,8 @@ class Search:
         self.num_unscored = 0
         self.error = ""
         """Why the search failed; empty otherwise."""
-        self._merge = rule_of(settings)
+        self._merge = rule_of(settings, claim_of)
+        self._claim_of = claim_of if settings.merge == "claims" else None
         self._is_texts = settings.leaves == "texts"
         is_by_mass = self._is_texts and settings.selection == "puct"
         self._rule = RULES["mass_puct" if is_by_mass else settings.selection]
@@ -94,7 +97,7 @@ class Search:
         """Requests handed out and not yet answered, by identity: a second tell changes nothing."""
         self._texts: set[tuple[int, ...]] = set()
         """Tokens of the candidates: each text is one of them once."""
-        self._votes = Votes(same)
+        self._decision = Decision(same)
         self._steady = ("", 0)
         """The answer that the last simulations agreed on, and how many they were."""
 
@@ -131,8 +134,10 @@ class Search:
         node.num_drawn = expansion.request.count
         self.budget.tokens += proposal.num_tokens
         self.budget.calls += proposal.num_calls
+        if node.parent is None and node is not self.root and not expansion.request.known:
+            self.budget.tokens += len(node.state.prompt_tokens)  # of another wording
         num_open = node.num_open
-        self._join(node, proposal.options, proposal.unsound)
+        self._join(node, proposal.options, proposal.unsound, expansion.request.known)
         if self.settings.proposal == "distinct" and proposal.options:
             node.last_prior = probability(proposal.options[-1].logprob)
         if not self._is_texts and node.num_open == num_open:
@@ -174,7 +179,7 @@ class Search:
             self._watch()
 
     def _note_decided(self) -> None:
-        if self._votes.is_decided(sum(view.mass for view in self.views)):
+        if self._decision.is_made(self.candidates, self.nodes):
             self.stop_reason = "decided"
 
     def fail(self, reason: str) -> None:
@@ -256,9 +261,14 @@ class Search:
         return EvaluateRequest(node.state, derive_seed(self.seed, node.ix, "rollout"), known)
 
     def _join(
-        self, node: Node, options: tuple[Option, ...], unsound: tuple[str, ...] = ()
+        self,
+        node: Node,
+        options: tuple[Option, ...],
+        unsound: tuple[str, ...] = (),
+        num_known: int = 0,
     ) -> list[Edge]:
-        """Take options into a node by the merge rule and the rule for unsound ones."""
+        """Take options, the first of them known before, into a node by the merge rule and the rule
+        for unsound ones."""
         settings = self.settings
         priors = [probability(option.logprob) for option in options]
         if unsound and settings.unsound == "discount":
@@ -270,7 +280,25 @@ class Search:
                 node.prune(edge)
             if node.parent is None and not edge.noise:
                 edge.noise = self._noise(edge.option)
+        if self._claim_of is not None and settings.unsound == "prune":
+            self._lend(node, edges[num_known:], priors[num_known:])
         return edges
+
+    def _lend(self, node: Node, edges: Sequence[Edge], priors: Sequence[float]) -> None:
+        """A step that the tool refutes counts for the one that works out the same and is right:
+        the policy meant to do that, and the tool keeps its slips away."""
+        for edge, prior in zip(edges, priors, strict=True):
+            claim = self._claim_of(edge.option.text) if self._claim_of else None
+            if claim is None:
+                continue
+            what = claim.what
+            if not edge.unsound_reason:
+                if node.sound.setdefault(what, edge) is edge:
+                    node.lend(edge, node.spare.pop(what, 0.0))
+            elif what in node.sound:
+                node.lend(node.sound[what], prior)
+            else:
+                node.spare[what] = node.spare.get(what, 0.0) + prior
 
     def _noise(self, option: Option) -> float:
         """A root option's draw: of its tokens alone, so it does not depend on when it was drawn."""
@@ -313,7 +341,6 @@ class Search:
         if tokens not in self._texts:
             self._texts.add(tokens)
             self.candidates.append(candidate)
-            self._votes.add(candidate)
         score, is_sound = candidate.rollout.outcome.value, candidate.rollout.is_sound
         if score is None or is_sound is False:
             return

@@ -16,6 +16,18 @@ Same = Callable[[Option, Option], bool]
 
 
 @dataclass(frozen=True, slots=True)
+class StepClaim:
+    """What a step claims: `15 - 9 = 6` works out 15-9, and finds 6."""
+
+    what: str
+    result: str
+
+
+ClaimOf = Callable[[str], StepClaim | None]
+"""What the text of a step claims, by the task; None where it cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
 class Merge:
     """One way to tell that two sibling options are equivalent: by a key, or pair by pair."""
 
@@ -73,9 +85,21 @@ def by_edit_distance(limit: int) -> Merge:
     return Merge(same=same)
 
 
-def rule_of(settings: SearchSettings) -> Merge:
+def by_claim(claim_of: ClaimOf) -> Merge:
+    """Equal claims, whatever the words around them; equal texts where none can be read."""
+
+    def key(option: Option) -> Hashable:
+        claim = claim_of(option.text)
+        return _stripped(option) if claim is None else (claim, option.stop)
+
+    return Merge(key=key)
+
+
+def rule_of(settings: SearchSettings, claim_of: ClaimOf | None = None) -> Merge:
     if settings.merge == "edit":
         return by_edit_distance(settings.merge_distance)
+    if settings.merge == "claims":
+        return by_claim(claim_of) if claim_of else BY_TEXT
     return {"tokens": BY_TOKENS, "text": BY_TEXT, "normalised": BY_NORMALISED_TEXT}[settings.merge]
 
 

@@ -13,7 +13,7 @@ OrderRule = Literal["auto", "mass", "depth"]
 RootRule = Literal["same", "gumbel"]
 FinalRule = Literal["best", "vote", "visits"]
 ProposalRule = Literal["distinct", "drawn", "sampled"]
-MergeRule = Literal["tokens", "text", "normalised", "edit"]
+MergeRule = Literal["claims", "tokens", "text", "normalised", "edit"]
 UnsoundRule = Literal["prune", "discount", "keep"]
 Width = int | tuple[int, ...]
 """One bound for all depths, or one for each depth from the root on, the last for all below."""
@@ -59,7 +59,7 @@ class SearchSettings:
     simulations: int = 16
     """Evaluated nodes, at most."""
     max_tokens: int = 1200
-    """Generated tokens of all models together, at most; 0 sets no bound."""
+    """Tokens that the policy reads, prompts left out, at most; 0 sets no bound."""
     max_calls: int = 0
     """Requests to models, at most; 0 sets no bound."""
     max_seconds: float = 0.0
@@ -104,8 +104,11 @@ class SearchSettings:
     as the task says."""
     temperature: float = 1.0
     """Of `sampled` and `drawn` options."""
-    merge: MergeRule = "text"
-    """Which sibling options count as one."""
+    merge: MergeRule = "claims"
+    """Which sibling options count as one: those of equal `claims`, as the task reads them, of the
+    same `tokens`, of equal `text` but for white space at its ends, of equal `normalised` text, or
+    of texts a few edits apart. Under `claims` a step also takes the probability of those that the
+    tool refuted and that worked out the same."""
     merge_distance: int = 2
     """Edits between texts that `edit` still counts as one."""
     num_rollouts: int = 1

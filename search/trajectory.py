@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from search.candidates import Candidate
+from search.interfaces import Rollout
 from search.mcts import Search
 from search.score import Score
 
@@ -28,6 +29,16 @@ class Trajectory:
     answer: str | None
     outcome: Score
     is_sound: bool | None
+
+
+def first_text(search: Search) -> Rollout | None:
+    """The text that the policy writes without search, as far as the search came to it."""
+    if search.root.rollouts:
+        return search.root.rollouts[0]
+    node = search.root
+    while node.edges and (child := node.edges[0].child) is not None:
+        node = child
+    return node.rollouts[0] if node.rollouts else None
 
 
 def trajectory(search: Search, candidate: Candidate) -> Trajectory:

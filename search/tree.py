@@ -68,6 +68,11 @@ class Node:
     """Edges that are not closed."""
     mass: float = 1.0
     """What of the node's probability, 1, is still to explore, options not drawn yet included."""
+    sound: "dict[str, Edge]" = field(default_factory=dict)
+    """By what a step works out, the option that no tool refuted."""
+    spare: dict[str, float] = field(default_factory=dict)
+    """By what a step works out, the probability of those that the tool refuted, as long as there is
+    none that it did not."""
     last_prior: float = 1.0
     """Of the most probable different options the last one's: no later one has more. 1 where options
     come in another order."""
@@ -118,13 +123,22 @@ class Node:
         """Take `share` of the node's probability off what is to explore, here and above."""
         node = self
         while True:
-            node.mass = max(0.0, node.mass - share)
+            node.mass = min(1.0, max(0.0, node.mass - share))
             if node.parent is None:
                 return
             edge = node.parent_edge
             share *= edge.prior
             edge.mass = max(0.0, edge.mass - share)
             node = node.parent
+
+    def lend(self, edge: Edge, prior: float) -> None:
+        """Let an open option stand for refuted ones of this probability, too."""
+        edge.prior += prior
+        self.prior_mass += prior
+        if not edge.is_closed:
+            share = prior * (edge.child.mass if edge.child else 1.0)
+            edge.mass += share
+            self.explore(-share)
 
     def prune(self, edge: Edge) -> None:
         """Close an option that has no child."""

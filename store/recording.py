@@ -14,7 +14,7 @@ from search.journal import Entry
 from search.mcts import Search
 from search.score import DOES_NOT_APPLY, Score
 from search.state import Problem
-from search.trajectory import trajectory
+from search.trajectory import first_text, trajectory
 from store.bulk import insert_rows
 from store.database import Store, now_us
 from store.partitions import add_partitions, lock_planning
@@ -191,7 +191,7 @@ def record_search(
     search_id = claimed.search_id
     result = search.result()
     chosen = result.chosen
-    root = search.root.rollouts[0] if search.root.rollouts else None
+    root = first_text(search)
     with store.session(patience_s) as session:
         ended = session.execute(
             _END,

@@ -174,7 +174,8 @@ class SearchRow(Base):
     num_simulations: Mapped[int | None]
     """Finished simulations; those whose node stayed unscored are not among them."""
     num_tokens: Mapped[int | None]
-    """Tokens that all models together generated for it, discarded ones included."""
+    """Tokens that the policy read for it, those of discarded options included, prompts left
+    out."""
     num_nodes: Mapped[int | None]
     """Rows that it wrote to `nodes`: the root, and every option whether visited or not."""
     num_unscored: Mapped[int | None]
@@ -194,8 +195,9 @@ class SearchRow(Base):
     """Whether the task's tool found every step of the chosen text sound; false if it refuted one,
     empty where it had nothing to say."""
     root_rollout_answer: Mapped[str | None]
-    """Answer of the first rollout from the root, which is what the policy answers without search:
-    greedily, unless `rollout_temperature` is above 0. Empty when that text has none."""
+    """What the policy answers without search: by the text of the most probable option each time,
+    or, where states are the leaves, by the first rollout from the root. Empty when the search did
+    not come to that text, such as where the tool refutes a step of it, or it has no answer."""
     root_rollout_correct: Mapped[bool | None]
     """That answer against the reference, by the rule of `is_correct`."""
     is_trimmed: Mapped[bool] = mapped_column(default=False, server_default=false())

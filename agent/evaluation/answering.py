@@ -151,7 +151,7 @@ def _sampled(models: Models, problems: Sequence[Problem], plan: Plan) -> list[_T
         groups = _with_outcomes(models, groups)
     found: list[_Told] = []
     for group in groups:
-        spent = sum(len(o.tokens) for r in group for o in r.state.options)
+        spent = sum(r.num_fed for r in group)
         answered = [r for r in group if r.answer is not None]
         if plan.mode == "majority":
             best = voted([r.answer for r in answered], [1.0] * len(answered), models.same_answer)
@@ -186,7 +186,7 @@ def _worded(models: Models, problems: Sequence[Problem], plan: Plan) -> list[_To
         spent = 0
         for group in (next(scored_texts) for _ in family):
             for r in group:
-                spent += sum(len(o.tokens) for o in r.state.options[r.num_given :])
+                spent += r.num_fed
                 if r.answer is not None:
                     answers.append(r.answer)
                     scores.append(0.5 if r.outcome.value is None else r.outcome.value)

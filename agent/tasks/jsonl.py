@@ -21,9 +21,12 @@ from critics.claims import Claim, claims, is_hedged
 from critics.equality import AnswerRule, normal_form, same_answer
 from critics.formulas import formula_claims, parted
 from search.errors import TaskError
+from search.merge import StepClaim
 from search.score import Finding
 from search.state import Problem
 
+_BLANK = re.compile(r"[\s$€£,]+")
+"""What equal equations may differ in."""
 ANNOTATION = re.compile(r"<<[^<>\n]{0,200}>>")
 """What GSM8K puts before each result for a calculator that fills it in."""
 INSTRUCTION = (
@@ -129,6 +132,18 @@ class Jsonl(Task):
                 return Finding(False, f"{claim.text} is false")
         known = [claim.text for claim in told if claim.holds]
         return Finding(True, f"{known[0]} holds") if known else Finding(None, "no equation")
+
+    def claim_of(self, step: str) -> StepClaim | None:
+        """Its equations: the last side is the result. A line that gives the answer claims that."""
+        if "=" not in step:
+            answer = final_answer(step)
+            return None if answer is None else StepClaim("answer", normal_form(answer, self.rule))
+        found = parted(step)
+        sides = [claim.text.split("=") for claim in claims(found.prose)] + [*found.chains]
+        if not sides:
+            return None
+        plain = [[_BLANK.sub("", side) for side in chain] for chain in sides]
+        return StepClaim(";".join("=".join(c[:-1]) for c in plain), ";".join(c[-1] for c in plain))
 
     # --- problems ---
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from agent.tasks.operators import Operator
 from agent.tasks.task import Demonstration, Task, check_text, generator, is_held_out, problem_id
 from critics.calculator import equation_holds
+from search.merge import StepClaim
 from search.score import Finding
 from search.state import Problem
 
@@ -194,6 +195,12 @@ class Stories(Task):
         if holds is None:
             return Finding(False, "not an equation")
         return Finding(holds, "the equation holds" if holds else "the equation is false")
+
+    def claim_of(self, step: str) -> StepClaim | None:
+        what, is_equation, result = step.strip().partition("=")
+        if is_equation:
+            return StepClaim(what, result)
+        return StepClaim("answer", what[1:]) if what.startswith("#") else None
 
     def problem(self, story: Story, origin: str) -> Problem:
         steps = story.steps() or ["#"]

@@ -11,6 +11,7 @@ from critics.answer import final_answer
 from critics.equality import normal_form, same_answer
 from search.boundary import NEWLINE, Boundary
 from search.errors import TaskError
+from search.merge import StepClaim
 from search.score import Finding
 from search.state import Problem
 
@@ -91,6 +92,10 @@ class Task:
     def check_step(self, text: str, steps: Sequence[str]) -> Finding:
         """What the tool says of the last of `steps`, given the problem and those before it."""
         return Finding(None, "no tool")
+
+    def claim_of(self, step: str) -> StepClaim | None:
+        """What a step claims; None where that cannot be read, and its words alone count."""
+        return None
 
     # --- problems ---
 

@@ -1,7 +1,9 @@
-"""Ways to answer held-out problems with a policy and critics, at budgets of generated tokens.
+"""Ways to answer held-out problems with a policy and critics, at budgets of tokens that the policy
+reads.
 
-Every arm is given the same problems and the same models. Tokens of all models count, discarded
-ones included. A budget bounds the mean over the problems: each arm is taken at the largest setting
+Every arm is given the same problems and the same models. All tokens count that the policy reads,
+discarded ones included; the problem's own prompt, which every arm reads once, is left out. A
+budget bounds the mean over the problems: each arm is taken at the largest setting
 (a cap on a problem's tokens for sampling and for the search, a width for beams and lines of play)
 whose mean cost is within it, so an arm that may end early on one problem has more for another.
 """
@@ -12,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from agent.evaluation.answering import sample_rollouts
 from agent.search_models import Models
+from agent.tasks.wordings import wordings_of
 from critics.rollout import scored
 from search import frontier
 from search.interfaces import ExpandRequest, Rollout
@@ -80,13 +83,9 @@ def _mean_tokens(points: Sequence[Point]) -> float:
     return sum(p.tokens for p in points) / len(points)
 
 
-def _num_tokens(rollout: Rollout) -> int:
-    return sum(len(o.tokens) for o in rollout.state.options)
-
-
 def greedy(models: Models, problems: Sequence[Problem]) -> Curves:
     groups = sample_rollouts(models, problems, 1, 0.0, 0)
-    return Curves([[Point(_num_tokens(r), r.answer) for r in group] for group in groups])
+    return Curves([[Point(r.num_fed, r.answer) for r in group] for group in groups])
 
 
 def sampled(
@@ -95,7 +94,7 @@ def sampled(
     """Scored samples of each problem, at least up to the budget."""
     groups: list[list[Rollout]] = [[] for _ in problems]
     for batch in range(64):
-        short = [i for i, g in enumerate(groups) if sum(map(_num_tokens, g)) < budget]
+        short = [i for i, g in enumerate(groups) if sum(r.num_fed for r in g) < budget]
         if not short:
             break
         found = sample_rollouts(
@@ -112,14 +111,20 @@ Weight = Callable[[Rollout], float | None]
 """None leaves a text out of the vote."""
 
 
-def vote(groups: Sequence[Sequence[Rollout]], weight: Weight) -> Curves:
+Cost = Callable[[Rollout, int], int]
+"""Tokens read for a text, the so-manyth of its problem."""
+
+
+def vote(
+    groups: Sequence[Sequence[Rollout]], weight: Weight, cost: Cost = lambda r, i: r.num_fed
+) -> Curves:
     """After each sample the answer with most weight behind it."""
     curves: list[list[Point]] = []
     for group in groups:
         votes: dict[str, float] = {}
         points, tokens = list[Point](), 0
-        for r in group:
-            tokens += _num_tokens(r)
+        for i, r in enumerate(group):
+            tokens += cost(r, i)
             share = weight(r)
             if r.answer is not None and share is not None:
                 votes[r.answer] = votes.get(r.answer, 0.0) + share
@@ -135,7 +140,7 @@ def best_of_n(groups: Sequence[Sequence[Rollout]]) -> Curves:
         best: tuple[float, str | None] = (-1.0, None)
         points, tokens = list[Point](), 0
         for r in group:
-            tokens += _num_tokens(r)
+            tokens += r.num_fed
             score = r.outcome.value
             # An unscored text is no worst one: it is out of the contest.
             if r.answer is not None and score is not None and score > best[0]:
@@ -166,12 +171,60 @@ def until_sound(models: Models, problems: Sequence[Problem], budget: int, seed: 
             for r in group:
                 if i in sound:
                     break
-                spent[i] += _num_tokens(r)
+                spent[i] += r.num_fed
                 curves[i].append(Point(spent[i], r.answer))
                 if r.is_sound:
                     sound.add(i)
         live = [i for i in live if i not in sound]
     return Curves(curves)
+
+
+def enumerated(models: Models, problems: Sequence[Problem], budget: int) -> Curves:
+    """Our own proposals without a tree: at each state the most probable different options, one
+    after the other, until the tool does not refute one."""
+    return _line_by_line(models, problems, budget, 0)
+
+
+def sampled_lines(models: Models, problems: Sequence[Problem], budget: int, seed: int) -> Curves:
+    """Sampled options, one after the other, each kept if the tool does not refute it."""
+    heat = replace(models.settings, proposal="sampled", temperature=TEMPERATURE)
+    return _line_by_line(models.with_search(heat), problems, budget, seed)
+
+
+def _line_by_line(models: Models, problems: Sequence[Problem], budget: int, seed: int) -> Curves:
+    states = [models.root(p) for p in problems]
+    known, tokens = [0] * len(states), [0] * len(states)
+    live = set(range(len(states)))
+    while live:
+        order = sorted(live)
+        asked = [
+            ExpandRequest(states[i], known[i] + 1, derive_seed(seed, i, states[i].depth), known[i])
+            for i in order
+        ]
+        for i, proposal in zip(order, models.propose(asked), strict=True):
+            tokens[i] += proposal.num_tokens
+            if len(proposal.options) <= known[i] or tokens[i] > budget:
+                live.discard(i)
+                continue
+            known[i] += 1
+            if proposal.unsound and proposal.unsound[-1]:
+                continue
+            states[i], known[i] = states[i].extended(proposal.options[-1]), 0
+            if states[i].is_terminal:
+                live.discard(i)
+    return Curves([[Point(t, _answer(models, s))] for t, s in zip(tokens, states, strict=True)])
+
+
+def worded(models: Models, problems: Sequence[Problem], num: int, seed: int) -> Curves:
+    """Greedy answers to several wordings of each problem, weighed by their outcome scores. The
+    prompts of the others count."""
+    families = [[p, *wordings_of(models.task, p, num - 1, seed)] for p in problems]
+    flat = [p for family in families for p in family]
+    texts = [group[0] for group in sample_rollouts(models, flat, 1, 0.0, seed)]
+    scores = models.outcome_scores([r.state for r in texts])
+    found = iter([scored(r, s) for r, s in zip(texts, scores, strict=True)])
+    groups = [[next(found) for _ in family] for family in families]
+    return vote(groups, orm, lambda r, i: r.num_fed + (len(r.state.prompt_tokens) if i else 0))
 
 
 def line_of_play(models: Models, problems: Sequence[Problem]) -> Widths:
@@ -245,7 +298,7 @@ def coverage(
         tokens, right = 0, None
         points = list[Point]()
         for r in group:
-            tokens += _num_tokens(r)
+            tokens += r.num_fed
             right = right or _if_right(models, problem, r.answer)
             points.append(Point(tokens, right))
         curves.append(points)

@@ -41,8 +41,12 @@ from search.randomness import derive_seed
 from search.settings import SearchSettings
 
 SECTIONS = ("speed", "batching", "quality", "ablation", "game24", "replay")
-BASELINES = ("tool_filtered", "best_of_n", "orm_vote", "line_of_play", "prm_beam")
+BASELINES = (
+    *("enumerated", "sampled_lines", "tool_filtered", "best_of_n", "orm_vote", "wordings"),
+    *("line_of_play", "prm_beam"),
+)
 BUDGETS = (64, 128, 256, 512, 1024)
+WORDINGS = 20
 HELD_OUT_SEED = 20_261_123
 
 
@@ -178,8 +182,12 @@ def measure_arms(
             groups = arms.sampled(own, problems, top, seed)
         if own is plain:
             note("majority", arms.vote(groups, lambda _: 1.0), own)
-        if not label:
+        if label:
+            note(f"wordings{label}", arms.worded(own, problems, WORDINGS, seed), own)
+        else:
             note("tool_filtered", arms.until_sound(own, problems, 4 * top, seed), own)
+            note("enumerated", arms.enumerated(own, problems, 4 * top), own)
+            note("sampled_lines", arms.sampled_lines(own, problems, 4 * top, seed), own)
         note(f"best_of_n{label}", arms.best_of_n(groups), own)
         note(f"orm_vote{label}", arms.vote(groups, arms.orm), own)
         note(f"coverage_of_samples{label}", arms.coverage(own, problems, groups), own)
@@ -187,8 +195,8 @@ def measure_arms(
             note(f"line_of_play{label}", arms.line_of_play(own, problems), own)
             note(f"prm_beam{label}", arms.prm_beam(own, problems), own)
         with timed(f"seed {seed}, search{label}"):
-            # With the tool a search ends early, so its mean is far below the cap.
-            settings = arms.unlimited(own.settings, top if label else 4 * top)
+            # A search ends early, so its mean is below the cap.
+            settings = arms.unlimited(own.settings, (2 if label else 4) * top)
             curves, oracle = arms.searched(own, problems, settings, seed)
             note(f"search{label}", curves, own)
             note(f"coverage_of_search{label}", oracle, own)
@@ -354,19 +362,15 @@ def game24(folder: Path | None, num: int, budgets: Sequence[int]) -> list[Row]:
     top = max(budgets)
     groups = arms.sampled(models, problems, top, 0)
     with timed("search"):
-        # Positions that cannot be won look sound: leave them early, and look at few options first.
-        settings = replace(
-            arms.unlimited(models.settings, 4 * top),
-            max_width=64,
-            min_width=2,
-            dead_end_patience=1,
-        )
+        settings = arms.unlimited(models.settings, 4 * top)
         curves, _ = arms.searched(models, problems, settings, 0)
     found: dict[str, arms.Arm] = {
         "greedy": arms.greedy(models, problems),
         "majority": arms.vote(groups, lambda _: 1.0),
         "best_of_n": arms.best_of_n(groups),
         "tool_filtered": arms.until_sound(models, problems, 4 * top, 0),
+        "enumerated": arms.enumerated(models, problems, 4 * top),
+        "sampled_lines": arms.sampled_lines(models, problems, 4 * top, 0),
         "line_of_play": arms.line_of_play(models, problems),
         "search": curves,
     }

@@ -237,7 +237,8 @@ def test_other_wordings_are_roots_under_one_budget_and_one_vote() -> None:
     assert [c.rollout.state.prompt for c in search.candidates] == ["own", "b", "c"]
     result = search.result()
     assert result.chosen is not None and result.chosen.rollout.answer == "2"
-    assert result.budget.tokens == 9 and result.budget.simulations == 3
+    assert result.budget.simulations == 3
+    assert result.budget.tokens == 9 + 2  # the other prompts have a token each
     assert result.confidence == pytest.approx(2 / 3)
     found = trajectory(search, result.chosen)
     assert found.prompt_tokens == (1,) and found.steps[0].visit_share == 1.0
