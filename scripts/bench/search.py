@@ -215,34 +215,35 @@ def accuracy_rows(found: Answers, task: str) -> list[Row]:
         for name, by_budget in found.items()
         for budget, cell in by_budget.items()
     ]
-    return rows + [
-        paired(found, task, label, budget)
-        for label in ("", "-without-tool")
-        if f"search{label}" in found
-        for budget in found["greedy"]
-    ]
+    for label in ("", "-without-tool"):
+        if f"search{label}" in found:
+            others = [*(f"{name}{label}" for name in BASELINES), "greedy", "majority"]
+            rows += paired_rows(found, task, others, f"search{label}")
+    return rows
 
 
-def paired(found: Answers, task: str, label: str, budget: int) -> Row:
-    """Search less the best other arm at a budget, problem by problem."""
-    others = [f"{n}{label}" for n in BASELINES if f"{n}{label}" in found]
-    others += ["greedy", "majority"]
-    best = max(others, key=lambda n: sum(s for s, _ in found[n][budget]))
-    ours = [s for s, _ in found[f"search{label}"][budget]]
-    theirs = [s for s, _ in found[best][budget]]
-    gained = sum(a and not b for a, b in zip(ours, theirs, strict=True))
-    lost = sum(b and not a for a, b in zip(ours, theirs, strict=True))
-    mean, low, high = paired_difference(gained, lost, len(ours))
-    return {
-        "name": f"search_less_best_baseline{label}@{budget}",
-        "value": mean,
-        "unit": "share",
-        "low": low,
-        "high": high,
-        "n": len(ours),
-        "baseline": best,
-        "task": task,
-    }
+def paired_rows(
+    found: Answers, task: str, others: Sequence[str], ours: str = "search"
+) -> Iterator[Row]:
+    """Our search less the best of the others at each budget, problem by problem."""
+    for budget, cell in found[ours].items():
+        best = max(
+            (n for n in others if n in found), key=lambda n: sum(s for s, _ in found[n][budget])
+        )
+        theirs = [s for s, _ in found[best][budget]]
+        pairs = list(zip([s for s, _ in cell], theirs, strict=True))
+        gained, lost = sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
+        mean, low, high = paired_difference(gained, lost, len(pairs))
+        yield {
+            "name": f"{ours}_less_best_baseline@{budget}",
+            "value": mean,
+            "unit": "share",
+            "low": low,
+            "high": high,
+            "n": len(pairs),
+            "baseline": best,
+            "task": task,
+        }
 
 
 def quality(
