@@ -24,6 +24,7 @@ from search.settings import SearchSettings
 from search.state import Problem, State
 
 TEMPERATURE = 0.8
+SAMPLED = "sampled"
 WIDTHS = (1, 2, 4, 8, 16, 32, 48)
 BEAMS = ((1, 2), (2, 2), (2, 4), (4, 4), (4, 8))
 """(states kept, options drawn for each)."""
@@ -193,26 +194,33 @@ def sampled_lines(models: Models, problems: Sequence[Problem], budget: int, seed
 
 def _line_by_line(models: Models, problems: Sequence[Problem], budget: int, seed: int) -> Curves:
     states = [models.root(p) for p in problems]
-    known, tokens = [0] * len(states), [0] * len(states)
-    live = set(range(len(states)))
+    tried, tokens = [0] * len(states), [0] * len(states)
+    live = list(range(len(states)))
     while live:
-        order = sorted(live)
-        asked = [
-            ExpandRequest(states[i], known[i] + 1, derive_seed(seed, i, states[i].depth), known[i])
-            for i in order
-        ]
-        for i, proposal in zip(order, models.propose(asked), strict=True):
-            tokens[i] += proposal.num_tokens
-            if len(proposal.options) <= known[i] or tokens[i] > budget:
-                live.discard(i)
+        proposals = models.propose([_next_line(models, states[i], tried[i], seed) for i in live])
+        going = []
+        for i, proposal in zip(live, proposals, strict=True):
+            is_read_again = tried[i] > 0 and bool(states[i].options)
+            tokens[i] += proposal.num_tokens - is_read_again * (models.settings.proposal == SAMPLED)
+            is_new = len(proposal.options) > (
+                tried[i] if models.settings.proposal != SAMPLED else 0
+            )
+            tried[i] += 1
+            if not is_new or tokens[i] > budget:
                 continue
-            known[i] += 1
-            if proposal.unsound and proposal.unsound[-1]:
-                continue
-            states[i], known[i] = states[i].extended(proposal.options[-1]), 0
-            if states[i].is_terminal:
-                live.discard(i)
+            if not proposal.unsound or not proposal.unsound[-1]:
+                states[i], tried[i] = states[i].extended(proposal.options[-1]), 0
+            if not states[i].is_terminal:
+                going.append(i)
+        live = going
     return Curves([[Point(t, _answer(models, s))] for t, s in zip(tokens, states, strict=True)])
+
+
+def _next_line(models: Models, state: State, tried: int, seed: int) -> ExpandRequest:
+    """One line more: the next most probable one, or a sample of its own."""
+    if models.settings.proposal == SAMPLED:
+        return ExpandRequest(state, 1, derive_seed(seed, state.key, tried, "line"))
+    return ExpandRequest(state, tried + 1, 0, tried)
 
 
 def worded(models: Models, problems: Sequence[Problem], num: int, seed: int) -> Curves:

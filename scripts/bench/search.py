@@ -186,8 +186,9 @@ def measure_arms(
             note(f"wordings{label}", arms.worded(own, problems, WORDINGS, seed), own)
         else:
             note("tool_filtered", arms.until_sound(own, problems, 4 * top, seed), own)
-            note("enumerated", arms.enumerated(own, problems, 4 * top), own)
-            note("sampled_lines", arms.sampled_lines(own, problems, 4 * top, seed), own)
+            with timed(f"seed {seed}, line by line"):
+                note("enumerated", arms.enumerated(own, problems, top), own)
+                note("sampled_lines", arms.sampled_lines(own, problems, top, seed), own)
         note(f"best_of_n{label}", arms.best_of_n(groups), own)
         note(f"orm_vote{label}", arms.vote(groups, arms.orm), own)
         note(f"coverage_of_samples{label}", arms.coverage(own, problems, groups), own)
@@ -370,8 +371,8 @@ def game24(folder: Path | None, num: int, budgets: Sequence[int]) -> list[Row]:
         "majority": arms.vote(groups, lambda _: 1.0),
         "best_of_n": arms.best_of_n(groups),
         "tool_filtered": arms.until_sound(models, problems, 4 * top, 0),
-        "enumerated": arms.enumerated(models, problems, 4 * top),
-        "sampled_lines": arms.sampled_lines(models, problems, 4 * top, 0),
+        "enumerated": arms.enumerated(models, problems, top),
+        "sampled_lines": arms.sampled_lines(models, problems, top, 0),
         "line_of_play": arms.line_of_play(models, problems),
         "search": curves,
     }
