@@ -44,7 +44,7 @@ ROOMS = {
     },
     "imagination": {"checkpoints", "engine", "search_models", "tasks"},
     "solve": {"search_models", "tasks"},
-    "evaluation": {"engine", "imagination", "search_models", "tasks"},
+    "evaluation": {"engine", "search_models", "tasks"},
     "reports": {"checkpoints", "evaluation"},
     "defaults": {"checkpoints", "config", "networks", "tasks", "training"},
     "trial": {"checkpoints", "config", "engine", "networks", "training"},

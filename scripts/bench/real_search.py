@@ -90,7 +90,7 @@ def one_set(world: World, name: str, num: int, budgets: Sequence[int]) -> Iterat
 
     def searches(models: Models, label: str) -> Callable[[], None]:
         def work() -> None:
-            settings = arms.unlimited(models.settings, 2 * top)
+            settings = arms.unlimited(models.settings, top)
             curves, oracle = searched(models, problems, settings)
             note(f"search{label}", curves)
             note(f"coverage_of_search{label}", oracle)

@@ -87,14 +87,14 @@ def test_a_critic_that_ranks_like_chance_gives_no_scores_and_says_why() -> None:
     frontier.run([search], models, models)
     scores = [s for n in search.nodes for s in n.scores if s.critic == "value"]
     assert scores and all(s.value is None and "under 0.9" in s.reason for s in scores)
-    assert search.root.value is not None
+    assert search.nodes[-1].value is not None
     everyone = models_with()
     assert not everyone.distrusted
     nobody = models_with(**{"critics.min_auc": 1.0})
     search = Search(nobody.root(Problem("p", "7+2*3-4+5*6-1")), nobody.settings, seed=0)
     frontier.run([search], nobody, nobody)
     chosen = search.result().chosen
-    assert search.root.value == NEUTRAL and chosen is not None and chosen.rollout.answer == "38"
+    assert search.nodes[-1].value == NEUTRAL and chosen is not None and chosen.rollout.answer == "38"
 
 
 def test_wordings_of_a_problem_answer_together_and_all_their_tokens_count() -> None:
@@ -113,7 +113,9 @@ def test_wordings_of_a_problem_answer_together_and_all_their_tokens_count() -> N
 
 def test_every_request_to_a_model_counts() -> None:
     """The root asks for a rollout, its value and the rollout's outcome: a budget of 3."""
-    models = models_with(**{"search.max_calls": 3, "search.stop_value": 2.0})
+    models = models_with(
+        **{"search.max_calls": 3, "search.stop_value": 2.0, "search.leaves": "states"}
+    )
     search = Search(models.root(Problem("p", "7+2*3-4+5*6-1")), models.settings, seed=0)
     frontier.run([search], models, models)
     assert (search.budget.calls, search.budget.simulations) == (3, 1)
