@@ -126,7 +126,9 @@ class Models:
         others: list[Problem] = []
         if self.settings.views > 1 and not is_alone:
             others = wordings_of(self.task, problem, self.settings.views - 1, seed)
-        views = [self.root(other) for other in others]
+        usual = self.limits.usual_text or self.limits.text_tokens
+        # A wording that takes longer to read than a text to write buys less than more texts do.
+        views = [view for other in others if len((view := self.root(other)).prompt_tokens) <= usual]
         return Search(
             self.root(problem), self.settings, seed, self.same_answer, views, self.task.claim_of
         )
@@ -372,7 +374,10 @@ def _resolved(given: ModelSettings, task: Task) -> SearchSettings:
     is_checked = given.use_tool and bool(task.tool)
     proves = task.proves if is_checked else "nothing"
     if settings.order == "auto":
-        settings = replace(settings, order="depth" if proves == "steps" else "mass")
+        is_deep = proves == "steps" and settings.unsound == "prune"
+        settings = replace(settings, order="depth" if is_deep else "mass")
+    if is_checked and settings.leaves == "texts":
+        settings = replace(settings, num_rollouts=0)
     if proves == "nothing":
         settings = replace(settings, stop_value=settings.stop_unchecked_value)
     if not settings.views:

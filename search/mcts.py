@@ -93,8 +93,11 @@ class Search:
         is_by_mass = self._is_texts and settings.selection == "puct"
         self._rule = RULES["mass_puct" if is_by_mass else settings.selection]
         self._root_rule = RULES["gumbel"] if settings.root_selection == "gumbel" else self._rule
+        self._begins_greedily = self._is_texts and settings.num_rollouts > 0
         self._awaited: dict[int, Expansion | Leaf] = {}
         """Requests handed out and not yet answered, by identity: a second tell changes nothing."""
+        self._read: set[int] = set()
+        """Other wordings whose prompts were read."""
         self._texts: set[tuple[int, ...]] = set()
         """Tokens of the candidates: each text is one of them once."""
         self._decision = Decision(same)
@@ -134,8 +137,8 @@ class Search:
         node.num_drawn = expansion.request.count
         self.budget.tokens += proposal.num_tokens
         self.budget.calls += proposal.num_calls
-        if node.parent is None and node is not self.root and not expansion.request.known:
-            self.budget.tokens += len(node.state.prompt_tokens)  # of another wording
+        if not expansion.request.known:
+            self._note_prompt(node)
         num_open = node.num_open
         self._join(node, proposal.options, proposal.unsound, expansion.request.known)
         if self.settings.proposal == "distinct" and proposal.options:
@@ -154,6 +157,7 @@ class Search:
         if not self._answered(leaf):
             return
         node, value = leaf.node, evaluation.value
+        self._note_prompt(node)
         self.budget.tokens += evaluation.num_tokens
         self.budget.calls += evaluation.num_calls
         if value is None or not 0.0 <= value <= 1.0:
@@ -172,7 +176,9 @@ class Search:
         if node.state.is_terminal or node.depth >= self.settings.max_depth:
             node.close()
         elif evaluation.rollouts:
-            self._adopt(node, evaluation.rollouts[0])
+            rollout = evaluation.rollouts[0]
+            num_new = len(rollout.state.options) - rollout.num_given
+            self._adopt(node, rollout, num_new if self._is_texts else rollout.num_sound)
         if self._is_texts and self.settings.stop_decided and not self.stop_reason:
             self._note_decided()
         if self.settings.patience and not self.stop_reason:
@@ -197,6 +203,8 @@ class Search:
         settings = self.settings
         node = self.root if len(self.views) == 1 else self._view()
         path = [node.parent_edge]
+        if self._begins_greedily and not node.num_evaluations and not node.num_failures:
+            return None if node.pending else Leaf(node, tuple(path), self._request(node))
         rule = self._root_rule
         while True:
             if node.is_expanding:
@@ -228,6 +236,12 @@ class Search:
             (view for view in self.views if not view.is_closed),
             key=lambda view: view.mass / (1 + view.visits + view.pending),
         )
+
+    def _note_prompt(self, node: Node) -> None:
+        """Another wording's prompt is read once."""
+        if node.parent is None and node is not self.root and node.ix not in self._read:
+            self._read.add(node.ix)
+            self.budget.tokens += len(node.state.prompt_tokens)
 
     def _is_leaf(self, node: Node, is_new: bool) -> bool:
         """Whether a simulation ends here, with the node's evaluation."""
@@ -315,10 +329,10 @@ class Search:
         self.nodes.append(child)
         return child
 
-    def _adopt(self, node: Node, rollout: Rollout) -> None:
-        """Grow the tool-checked beginning of a rollout as a chain of nodes without visits."""
+    def _adopt(self, node: Node, rollout: Rollout, num: int) -> None:
+        """Grow the first `num` options of a rollout as a chain of nodes without visits."""
         new = rollout.state.options[rollout.num_given :]
-        for option in new[: rollout.num_sound]:
+        for option in new[:num]:
             edge = self._join(node, (option,))[0]
             if edge.is_closed:
                 return

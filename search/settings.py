@@ -112,7 +112,8 @@ class SearchSettings:
     merge_distance: int = 2
     """Edits between texts that `edit` still counts as one."""
     num_rollouts: int = 1
-    """Completions of each evaluated state; 0 leaves values to the critics."""
+    """`states`: completions of each evaluated state; 0 leaves values to the critics. `texts`: 1
+    where a wording's first text takes the most probable token each time; never with a tool."""
     rollout_temperature: float = 0.0
     """Of these completions; 0 takes the most probable token each time."""
     unsound: UnsoundRule = "prune"
@@ -120,7 +121,8 @@ class SearchSettings:
     unsound_discount: float = 0.1
     """Factor on the prior of an unsound option under `discount`."""
     dead_end_patience: int = 2
-    """PUCT: expansions without an open option below a node before it may draw others instead."""
+    """`states`, PUCT: expansions without an open option below a node before it may draw others
+    instead."""
     stop_value: float = 0.0
     """End with a finished text that the task's tool proves right, of at least this outcome score;
     above 1 never."""

@@ -8,7 +8,7 @@ from agent.rounds.context import RunContext
 from agent.rounds.label_sampling import LabelSampling
 from agent.training.critic_job import CriticJob
 from agent.training.examples import CriticExample, PairExample
-from agent.training.labelling import Labelled, Split, tree_rows
+from agent.training.labelling import Labelled, Split, contrasted, tree_rows
 from agent.training.optimizer import TrainingSettings
 from agent.training.recipe import critic_settings
 from agent.training.stored_examples import pair_examples
@@ -113,4 +113,4 @@ class CriticLessons:
             for dataset_id in reversed(datasets):
                 verdicts += stored_verdicts(session, dataset_id, self.context.task.same_answer)
                 pairs += pair_examples(stored_pairs(session, dataset_id), self.context.prompts)
-        return tree_rows(verdicts, pairs)
+        return tree_rows(contrasted(verdicts), pairs)

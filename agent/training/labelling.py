@@ -17,6 +17,9 @@ from search.interfaces import Rollout
 from search.state import Option, State
 from store.verdicts import StoredVerdict
 
+ONE_KIND = 3
+"""Texts of stored trees of one verdict, for each of the other."""
+
 
 @dataclass(frozen=True, slots=True)
 class Split:
@@ -191,6 +194,23 @@ def tree_rows(
             ),
         ]
     return found
+
+
+def contrasted(verdicts: Iterable[StoredVerdict]) -> list[StoredVerdict]:
+    """The texts, at most `ONE_KIND` of one verdict for each of the other, the first ones.
+
+    Where searches end with the first text that a tool proves, trees hold right texts alone, and
+    critics would learn that a text of a tree is right.
+    """
+    found = list(verdicts)
+    num_good = sum(v.is_good for v in found)
+    left = {True: ONE_KIND * (len(found) - num_good), False: ONE_KIND * num_good}
+    kept: list[StoredVerdict] = []
+    for verdict in found:
+        if left[verdict.is_good]:
+            left[verdict.is_good] -= 1
+            kept.append(verdict)
+    return kept
 
 
 def sibling_examples(group: Siblings) -> list[JudgedExample]:

@@ -94,7 +94,9 @@ def test_a_critic_that_ranks_like_chance_gives_no_scores_and_says_why() -> None:
     search = Search(nobody.root(Problem("p", "7+2*3-4+5*6-1")), nobody.settings, seed=0)
     frontier.run([search], nobody, nobody)
     chosen = search.result().chosen
-    assert search.nodes[-1].value == NEUTRAL and chosen is not None and chosen.rollout.answer == "38"
+    assert (
+        search.nodes[-1].value == NEUTRAL and chosen is not None and chosen.rollout.answer == "38"
+    )
 
 
 def test_wordings_of_a_problem_answer_together_and_all_their_tokens_count() -> None:

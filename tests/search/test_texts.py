@@ -15,16 +15,19 @@ from search.expansion import ALL_DRAWN
 from search.interfaces import Evaluation, Proposal, Rollout
 from search.journal import Entry, entry_of, resume
 from search.mcts import Expansion, Leaf, Search
+from search.merge import StepClaim
 from search.score import Score
 from search.selection import UNSEEN, mass_puct
 from search.settings import SearchSettings
 from search.simulation_log import rebuild
 from search.state import Option, State
-from search.trajectory import trajectory
+from search.trajectory import first_text, trajectory
 from search.tree import Edge, Node, new_root
 from tests.fakes import DigitWorld, Refuted, root
 
-TEXTS = SearchSettings(simulations=100, stop_value=2.0, stop_decided=False, max_tokens=0)
+TEXTS = SearchSettings(
+    simulations=100, stop_value=2.0, stop_decided=False, max_tokens=0, num_rollouts=0
+)
 
 
 class Long(DigitWorld):
@@ -326,3 +329,78 @@ def test_a_leaf_that_stays_unscored_is_closed_in_the_end() -> None:
     assert search.stop_reason == "exhausted" and search.budget.simulations == 0
     assert search.num_unscored == 2 * 16
     assert not any(isinstance(each, Leaf) for each in search._awaited.values())
+
+
+def test_each_wording_begins_with_the_text_of_most_probable_tokens_where_that_is_asked_for() -> (
+    None
+):
+    class Greedy(DigitWorld):
+        def _evaluation(self, state: State) -> Evaluation:
+            found = super()._evaluation(state)
+            if state.options:
+                return found
+            digits = [Option((3,), "3\n", math.log(0.4), "boundary")]
+            digits.append(Option((1,), "1", math.log(0.5), "end"))
+            done = replace(state, options=tuple(digits))
+            score = Score("outcome", "v", 0.7)
+            return Evaluation(0.6, (), (Rollout(done, 0, 0, None, score, "31"),), 1)
+
+    settings = replace(TEXTS, num_rollouts=1, simulations=2)
+    own, other = (State("31", (i, 1), name) for i, name in enumerate(("own", "b")))
+    search = Search(own, settings, 0, views=[other])
+    frontier.run([search], Greedy(), Greedy())
+    assert [c.rollout.state.prompt for c in search.candidates] == ["own", "b"]
+    assert search.budget.tokens == 2 + 2  # two texts, and the other prompt
+    assert [n.state.steps for n in search.nodes[2:4]] == [["3\n"], ["3\n", "1"]]
+    text = search.nodes[3]
+    assert text.is_closed and text.mass == 0.0 and search.root.visits == 1
+    assert search.root.mass == pytest.approx(1 - 0.4 * 0.5)
+    found = first_text(search)
+    assert found is not None and found.answer == "31"
+
+
+def test_a_refuted_step_lends_its_probability_to_the_one_that_works_out_the_same() -> None:
+    def claim_of(step: str) -> StepClaim | None:
+        what, _, result = step.strip().partition("=")
+        return StepClaim(what, result) if result else None
+
+    class Sums(DigitWorld):
+        """The tool knows that 1+1 is 2; each line is likelier than the next."""
+
+        lines = ("1+1=3", "2+2=4", "1+1=2", "1+1= 2", "1+1=4")
+
+        def _proposal(self, state: State, count: int) -> Proposal:
+            if state.options:
+                return Proposal((Option((9,), "end", 0.0, "end"),), ("",), 1)
+            found = tuple(
+                Option((i,), line, math.log(p), "boundary")
+                for i, (line, p) in enumerate(
+                    zip(self.lines, (0.4, 0.25, 0.2, 0.1, 0.05), strict=True)
+                )
+            )[:count]
+            wrong = tuple("" if o.text in ("2+2=4", "1+1=2", "1+1= 2") else "no" for o in found)
+            return Proposal(found, wrong, len(found))
+
+        def _evaluation(self, state: State) -> Evaluation:
+            score = Score("outcome", "v", 0.5)
+            return Evaluation(0.5, (), (Rollout(state, 2, 0, None, score, state.steps[0]),), 1)
+
+    def found(merge: str) -> Search:
+        settings = replace(TEXTS, merge=merge)
+
+        def blank(step: str) -> StepClaim | None:
+            return claim_of(step.replace(" ", ""))
+
+        search = Search(root("31"), settings, 0, claim_of=blank)
+        frontier.run([search], Sums(), Sums())
+        return search
+
+    claims = found("claims")
+    open_ones = {e.option.text: e.prior for e in claims.root.edges if not e.prune_reason}
+    assert open_ones == {"2+2=4": pytest.approx(0.25), "1+1=2": pytest.approx(0.75)}
+    chosen = claims.result().chosen
+    assert chosen is not None and chosen.rollout.answer == "1+1=2"
+    assert claims.result().confidence == pytest.approx(0.75)
+    assert claims.root.mass == pytest.approx(0.0) and claims.stop_reason == "exhausted"
+    texts = found("text").result().chosen
+    assert texts is not None and texts.rollout.answer == "2+2=4"

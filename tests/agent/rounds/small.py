@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent.parent.parent
 SMALL: dict[str, Any] = {
     "problems_per_round": 10,
     "num_seeds": 20,
+    "search.leaves": "states",  # random policies finish no text of theirs
     "search.simulations": 4,
     "search.unsound": "keep",
     "search.max_tokens": 300,
