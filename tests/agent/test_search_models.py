@@ -87,16 +87,15 @@ def test_a_critic_that_ranks_like_chance_gives_no_scores_and_says_why() -> None:
     frontier.run([search], models, models)
     scores = [s for n in search.nodes for s in n.scores if s.critic == "value"]
     assert scores and all(s.value is None and "under 0.9" in s.reason for s in scores)
-    assert search.nodes[-1].value is not None
+    assert all(n.value is not None for n in search.nodes if n.num_evaluations)
     everyone = models_with()
     assert not everyone.distrusted
     nobody = models_with(**{"critics.min_auc": 1.0})
     search = Search(nobody.root(Problem("p", "7+2*3-4+5*6-1")), nobody.settings, seed=0)
     frontier.run([search], nobody, nobody)
     chosen = search.result().chosen
-    assert (
-        search.nodes[-1].value == NEUTRAL and chosen is not None and chosen.rollout.answer == "38"
-    )
+    assert chosen is not None and chosen.rollout.answer == "38"
+    assert {n.value for n in search.nodes if n.num_evaluations} == {NEUTRAL}
 
 
 def test_wordings_of_a_problem_answer_together_and_all_their_tokens_count() -> None:
