@@ -34,7 +34,7 @@ NEUTRAL = 0.5
 """Value of a state of which no trusted critic says anything."""
 
 
-VIEWS = 16
+WORDINGS = 16
 """Wordings of a problem where nothing checks its steps."""
 
 PLAIN = Speculation()
@@ -124,13 +124,15 @@ class Models:
         """A search for the problem's answer, to be run in a frontier; `is_alone` keeps it to the
         problem's own wording."""
         others: list[Problem] = []
-        if self.settings.views > 1 and not is_alone:
-            others = wordings_of(self.task, problem, self.settings.views - 1, seed)
+        if self.settings.wordings > 1 and not is_alone:
+            others = wordings_of(self.task, problem, self.settings.wordings - 1, seed)
         usual = self.limits.usual_text or self.limits.text_tokens
         # A wording that takes longer to read than a text to write buys less than more texts do.
-        views = [view for other in others if len((view := self.root(other)).prompt_tokens) <= usual]
+        wordings = [
+            root for other in others if len((root := self.root(other)).prompt_tokens) <= usual
+        ]
         return Search(
-            self.root(problem), self.settings, seed, self.same_answer, views, self.task.claim_of
+            self.root(problem), self.settings, seed, self.same_answer, wordings, self.task.claim_of
         )
 
     @property
@@ -200,10 +202,9 @@ class Models:
                 for r in requests
             ],
         )
-        return [self._proposal(r, found) for r, found in zip(requests, answers, strict=True)]
+        return [self._proposal(r.state, found) for r, found in zip(requests, answers, strict=True)]
 
-    def _proposal(self, request: ExpandRequest, found: Options) -> Proposal:
-        state = request.state
+    def _proposal(self, state: State, found: Options) -> Proposal:
         if found.error:
             log.warning("no options for problem %s: %s", state.problem_id, found.error)
         options = tuple(self._option(state, generated) for generated in found.options)
@@ -211,8 +212,7 @@ class Models:
         for option in options:
             finding = self.check(state.extended(option))
             unsound.append(finding.reason or "unsound" if finding.is_sound is False else "")
-        is_read_first = not request.known and bool(state.options)
-        return Proposal(options, tuple(unsound), found.num_tokens + is_read_first)
+        return Proposal(options, tuple(unsound), found.num_tokens)
 
     def _option(self, state: State, found: Generated) -> Option:
         text = self.tokenizer.decode_after(state.tokens, found.tokens)
@@ -380,10 +380,10 @@ def _resolved(given: ModelSettings, task: Task) -> SearchSettings:
         settings = replace(settings, num_rollouts=0)
     if proves == "nothing":
         settings = replace(settings, stop_value=settings.stop_unchecked_value)
-    if not settings.views:
+    if not settings.wordings:
         has_others = any(operator.keeps_answer for operator in task.operators)
-        is_viewed = has_others and not is_checked and settings.leaves == "texts"
-        settings = replace(settings, views=VIEWS if is_viewed else 1)
+        is_worded = has_others and not is_checked and settings.leaves == "texts"
+        settings = replace(settings, wordings=WORDINGS if is_worded else 1)
     return settings
 
 

@@ -19,7 +19,8 @@ class Proposal:
     unsound: tuple[str, ...] = ()
     """For each option why a tool finds it unsound, or an empty text; empty when no tool looked."""
     num_tokens: int = 0
-    """Tokens that the policy read to find them: those of discarded ones, and the state's last."""
+    """Tokens that the policy read to find them: the state's last, and those of partial options,
+    whether they came to anything or not."""
     num_calls: int = 1
     """Requests to models."""
 
@@ -42,10 +43,9 @@ class Rollout:
 
     @property
     def num_fed(self) -> int:
-        """Tokens that the policy read to write it: all new ones but the last, and the last of the
-        options before. The prompt, which every way to answer reads once, is left out."""
-        new = self.state.options[self.num_given :]
-        return max(0, sum(len(o.tokens) for o in new) - (not self.num_given))
+        """Tokens that the policy read to write it: for each new one that before it. The rest of the
+        prompt, which every way to answer reads once, is left out."""
+        return sum(len(o.tokens) for o in self.state.options[self.num_given :])
 
 
 @dataclass(frozen=True, slots=True)

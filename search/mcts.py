@@ -59,26 +59,26 @@ class Search:
         settings: SearchSettings,
         seed: int,
         same: SameAnswer = eq,
-        views: Sequence[State] = (),
+        wordings: Sequence[State] = (),
         claim_of: ClaimOf | None = None,
     ) -> None:
-        """`same` says whether two answers are equal, `claim_of` what a step claims; `views` are the
-        same problem in other words.
+        """`same` says whether two answers are equal, `claim_of` what a step claims; `wordings` are
+        the same problem in other words.
 
-        Raises SearchSettingsError for views where states are the leaves.
+        Raises SearchSettingsError for wordings where states are the leaves.
         """
-        if views and settings.leaves != "texts":
+        if wordings and settings.leaves != "texts":
             raise SearchSettingsError(
                 "search setting leaves is 'states', and other wordings are given",
-                "set leaves to texts, or views to 1",
+                "set leaves to texts, or wordings to 1",
             )
         self.settings = settings
         self.same = same
         self.seed = seed
         self.root = new_root(root)
-        self.views = [self.root, *(new_root(state, ix) for ix, state in enumerate(views, 1))]
+        self.roots = [self.root, *(new_root(state, ix) for ix, state in enumerate(wordings, 1))]
         """Roots: the problem's own wording, and the others."""
-        self.nodes = list(self.views)
+        self.nodes = list(self.roots)
         self.budget = Budget()
         self.candidates: list[Candidate] = []
         self.log: list[Simulation] = []
@@ -120,7 +120,7 @@ class Search:
             if self._awaited:
                 return None
             return self._lease(Leaf(self.root, (self.root.parent_edge,), self._request(self.root)))
-        while any(not view.is_closed for view in self.views):
+        while any(not root.is_closed for root in self.roots):
             found = self._descend()
             if isinstance(found, Node):
                 continue
@@ -201,7 +201,7 @@ class Search:
     def _descend(self) -> Expansion | Leaf | Node | None:
         """Walk down once. A node comes back when it was found closed and the walk starts anew."""
         settings = self.settings
-        node = self.root if len(self.views) == 1 else self._view()
+        node = self.root if len(self.roots) == 1 else self._root_to_go_on_from()
         path = [node.parent_edge]
         if self._begins_greedily and not node.num_evaluations and not node.num_failures:
             return None if node.pending else Leaf(node, tuple(path), self._request(node))
@@ -230,11 +230,11 @@ class Search:
             if self._is_leaf(node, is_new):
                 return Leaf(node, tuple(path), self._request(node))
 
-    def _view(self) -> Node:
+    def _root_to_go_on_from(self) -> Node:
         """The open wording with most probability to explore, by simulations that went there."""
         return max(
-            (view for view in self.views if not view.is_closed),
-            key=lambda view: view.mass / (1 + view.visits + view.pending),
+            (root for root in self.roots if not root.is_closed),
+            key=lambda root: root.mass / (1 + root.visits + root.pending),
         )
 
     def _note_prompt(self, node: Node) -> None:

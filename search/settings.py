@@ -33,7 +33,7 @@ MOST = {
     "min_width": 10_000,
     "max_width": 10_000,
     "importance": 1e6,
-    "views": 1_000,
+    "wordings": 1_000,
     "temperature": 100.0,
     "merge_distance": 10_000,
     "num_rollouts": 1_000,
@@ -87,7 +87,7 @@ class SearchSettings:
     """`texts`: where the next option is drawn: `mass`: where most probability is unexplored;
     `depth`: below what the tool found sound, for as long as anything is left there; `auto`: depth
     where what the tool finds sound leads to a right answer, else mass."""
-    views: int = 0
+    wordings: int = 0
     """`texts`: wordings of the problem that a search may look at, its own included; 0: 16 where
     no tool checks steps and the task has others, else one."""
     min_width: Width = 4
@@ -164,7 +164,7 @@ class SearchSettings:
             "first_play_reduction": 0,
             "noise_fraction": 0,
             "importance": 0,
-            "views": 0,
+            "wordings": 0,
             "merge_distance": 0,
             "num_rollouts": 0,
             "rollout_temperature": 0,

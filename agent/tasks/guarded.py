@@ -3,10 +3,11 @@
 import functools
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
-from agent.tasks.task import Task
+from agent.tasks.task import Proves, Task
 from search.errors import RatchetError, UsageError
+from search.merge import StepClaim
 from search.score import Finding
 
 RETURNS: dict[str, tuple[type, ...]] = {
@@ -19,6 +20,7 @@ RETURNS: dict[str, tuple[type, ...]] = {
     "same_answer": (bool,),
     "is_correct": (bool,),
     "check_step": (Finding,),
+    "claim_of": (StepClaim, type(None)),
 }
 """Methods that a task of one's own overrides, and what each gives back."""
 
@@ -60,6 +62,11 @@ def _watched(method: Callable[..., Any], name: str, kinds: tuple[type, ...]) -> 
 
 def _tried(task: Task, name: str) -> None:
     """One problem through all that a round would ask of it."""
+    if task.proves not in get_args(Proves):
+        raise UsageError(
+            f"task {name!r}: proves is {task.proves!r}",
+            f"use one of {', '.join(get_args(Proves))}",
+        )
     try:
         problems = task.seeds(1, 0)
     except NotImplementedError as error:
@@ -76,6 +83,7 @@ def _tried(task: Task, name: str) -> None:
         task.key(task.read(problem.text))
         task.prompt(problem.text)
         task.check_step(problem.text, ["1\n"])
+        task.claim_of("1\n")
         answer = task.answer_of(["1\n", "2"])
         if answer is not None and problem.answer is not None:
             task.is_correct(answer, problem.answer)

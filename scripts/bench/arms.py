@@ -200,8 +200,7 @@ def _line_by_line(models: Models, problems: Sequence[Problem], budget: int, seed
         proposals = models.propose([_next_line(models, states[i], tried[i], seed) for i in live])
         going = []
         for i, proposal in zip(live, proposals, strict=True):
-            is_read_again = tried[i] > 0 and bool(states[i].options)
-            tokens[i] += proposal.num_tokens - is_read_again * (models.settings.proposal == SAMPLED)
+            tokens[i] += proposal.num_tokens
             is_new = len(proposal.options) > (
                 tried[i] if models.settings.proposal != SAMPLED else 0
             )

@@ -1,6 +1,8 @@
 """Between trees and models: a tool judges the steps of its task, wherever options end."""
 
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
@@ -15,7 +17,9 @@ from agent.open_models import base_refs, models_over
 from agent.prompts import PromptSettings
 from agent.search_models import NEUTRAL, Models, ModelSettings
 from agent.tasks.jsonl import Files, Jsonl
+from critics.calculator import calculate
 from search import frontier
+from search.interfaces import ExpandRequest
 from search.mcts import Search
 from search.settings import SearchSettings
 from search.state import Option, Problem
@@ -142,3 +146,51 @@ def test_what_an_evaluation_depends_on_names_prompts_and_the_answer_rule(tmp_pat
     assert set(brief) - set(plain) == {"prompt"}
     assert brief != settings("auto", system="Be long.")
     hosts.close()
+
+
+def test_wordings_are_searched_together_where_nothing_checks_a_step() -> None:
+    problem = Problem("p", "7+2*3-4+5*6-1")
+    alone, checked = models_with(**{"critics.use_tool": False}), models_with()
+    assert (alone.settings.order, alone.settings.wordings, alone.settings.num_rollouts) == (
+        *("mass", 16),
+        1,
+    )
+    assert (checked.settings.order, checked.settings.wordings) == ("depth", 1)
+    assert checked.settings.num_rollouts == 0
+    search = alone.search(problem, 3)
+    texts = [root.state.problem for root in search.roots]
+    assert len(set(texts)) == 16 and texts[0] == problem.text
+    assert {calculate(text) for text in texts} == {38}
+    assert [r.state for r in alone.search(problem, 3).roots] == [r.state for r in search.roots]
+    assert len(alone.search(problem, 3, is_alone=True).roots) == 1
+    assert len(checked.search(problem, 3).roots) == 1
+    frontier.run([search], alone, alone)
+    assert {c.rollout.state.problem for c in search.candidates} <= set(texts)
+    own = models_with(**{"critics.use_tool": False, "search.wordings": 3})
+    assert len(own.search(problem, 3).roots) == 3
+
+
+def test_a_search_ends_with_a_sound_text_where_the_tool_proves_it() -> None:
+    stories = models_with(task="stories")
+    assert stories.settings.stop_value > 1 and stories.settings.order == "mass"
+    assert models_with().settings.stop_value == 0.0
+    kept = models_with(**{"search.unsound": "keep"})
+    assert kept.settings.order == "mass"  # depth below what is refuted would lead nowhere
+    states = models_with(**{"search.leaves": "states"})
+    assert states.settings.num_rollouts == 1 and states.settings.wordings == 1
+
+
+def test_every_token_of_a_text_is_counted_once_when_it_is_read() -> None:
+    models = models_with()
+    root = models.root(Problem("p", "7+2*3-4"))
+    first = models.propose([ExpandRequest(root, 1, 0)])[0]
+    line = first.options[0]
+    assert first.num_tokens == len(line.tokens)  # the prompt's last one, and all but its own last
+    state = root.extended(line)
+    again = models.propose([ExpandRequest(state, 1, 0)])[0]
+    assert again.num_tokens == len(again.options[0].tokens)
+    more = models.propose([ExpandRequest(state, 1, 0, known=1)])[0]
+    assert more.num_tokens == 0
+    whole = models.completed([root], 0.0, [0])[0]
+    assert whole is not None and whole.state.options[0] == replace(line, logprob=ANY)
+    assert whole.num_fed == sum(len(o.tokens) for o in whole.state.options)

@@ -233,7 +233,7 @@ def test_other_wordings_are_roots_under_one_budget_and_one_vote() -> None:
             return Evaluation(0.5, (), (rollout,), 1)
 
     own, *others = (State("p", (i,), name) for i, name in enumerate(("own", "b", "c")))
-    search = Search(own, TEXTS, 0, views=others)
+    search = Search(own, TEXTS, 0, wordings=others)
     journal: list[Entry] = []
     listener = frontier.Listener(told=lambda _, *told: journal.append(entry_of(*told)))
     frontier.run([search], Worded(), Worded(), listener)
@@ -245,11 +245,11 @@ def test_other_wordings_are_roots_under_one_budget_and_one_vote() -> None:
     assert result.confidence == pytest.approx(2 / 3)
     found = trajectory(search, result.chosen)
     assert found.prompt_tokens == (1,) and found.steps[0].visit_share == 1.0
-    again = Search(own, TEXTS, 0, views=others)
+    again = Search(own, TEXTS, 0, wordings=others)
     resume(again, json.loads(json.dumps(journal)))
     assert [n.state for n in again.nodes] == [n.state for n in search.nodes]
     with pytest.raises(SearchSettingsError, match="wordings"):
-        Search(own, replace(TEXTS, leaves="states"), 0, views=others)
+        Search(own, replace(TEXTS, leaves="states"), 0, wordings=others)
 
 
 @hypothesis_settings(max_examples=60, deadline=None)
@@ -347,7 +347,7 @@ def test_each_wording_begins_with_the_text_of_most_probable_tokens_where_that_is
 
     settings = replace(TEXTS, num_rollouts=1, simulations=2)
     own, other = (State("31", (i, 1), name) for i, name in enumerate(("own", "b")))
-    search = Search(own, settings, 0, views=[other])
+    search = Search(own, settings, 0, wordings=[other])
     frontier.run([search], Greedy(), Greedy())
     assert [c.rollout.state.prompt for c in search.candidates] == ["own", "b"]
     assert search.budget.tokens == 2 + 2  # two texts, and the other prompt

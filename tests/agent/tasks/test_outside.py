@@ -98,6 +98,7 @@ BROKEN = [
     ("is_sound = closing(text)", "is_sound = clossing(text)", "check_step.*NameError"),
     ("return Finding(is_sound", "return (is_sound", "check_step gave back a"),
     ("or None", "and 5", "answer_of gave back a int"),
+    ('proves = "steps"', 'proves = "all"', "proves is 'all'"),
 ]
 
 

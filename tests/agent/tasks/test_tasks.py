@@ -17,6 +17,7 @@ from agent.tasks.stories import Stories, parsed
 from agent.tasks.task import Task, is_held_out
 from critics.calculator import calculate
 from search.errors import TaskError, UsageError
+from search.merge import StepClaim
 
 SHARED = Path(__file__).parents[4] / "shared/data"
 TASKS: list[Task] = [Expressions(), Stories()]
@@ -296,3 +297,29 @@ def test_real_gsm8k_rows_are_read() -> None:
     assert len(task.rows) == 1319
     assert all(r.answer for r in task.rows)
     assert 90 < len(task.held_out(1000, 0)) < 180
+
+
+@pytest.mark.parametrize(
+    ("step", "what", "result"),
+    [
+        ("15 - 9 = 6\n", "15-9", "6"),
+        ("5 * 6 = $30\n", "5*6", "30"),
+        ("So she has 1,200 / 4 = 300 left.\n", "1200/4", "300"),
+        ("#### 30", "answer", "30"),
+        ("She buys apples.\n", None, None),
+    ],
+)
+def test_a_step_of_a_problem_file_claims_its_equations(
+    tmp_path: Path, step: str, what: str | None, result: str | None
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"problem": "1+1", "answer": "2"}\n')
+    claim = Jsonl(Files(str(file))).claim_of(step)
+    assert claim == (None if what is None else StepClaim(what, str(result)))
+
+
+def test_a_step_of_a_story_claims_its_equation_or_the_answer() -> None:
+    task = Stories()
+    assert task.claim_of("3+4=7\n") == StepClaim("3+4", "7")
+    assert task.claim_of("#7") == StepClaim("answer", "7")
+    assert task.claim_of("nothing\n") is None

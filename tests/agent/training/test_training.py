@@ -24,6 +24,7 @@ from agent.training.head_critics import measure_critic, train_critic
 from agent.training.job import Place
 from agent.training.labelling import (
     Siblings,
+    contrasted,
     label_rollouts,
     sibling_examples,
     suspicious,
@@ -40,6 +41,7 @@ from search.interfaces import Rollout
 from search.score import Score
 from search.state import Option, State
 from store.datasets import StoredText
+from store.verdicts import StoredVerdict
 
 SETTINGS = TrainingSettings(num_steps=40, batch_size=8, learning_rate=3e-3, max_epochs=100)
 ROWS = [Example((3 + i, 13, 3 + j, 2, 3 + i, 1), 4) for i in range(6) for j in range(6)]
@@ -406,3 +408,14 @@ def test_parts_of_a_critics_batch_add_up_to_the_batch(checkpoint: Path) -> None:
         assert found[0][0] == pytest.approx(found[1][0], rel=1e-4)
         for name, weight in found[0][1].items():
             assert torch.allclose(weight, found[1][1][name], atol=1e-4), name
+
+
+def test_texts_of_one_verdict_alone_teach_critics_nothing() -> None:
+    def told(is_good: bool, n: int) -> StoredVerdict:
+        return StoredVerdict((1,), (n,), is_good, (1,), (None,))
+
+    good = [told(True, n) for n in range(9)]
+    bad = [told(False, n) for n in range(2)]
+    assert contrasted(good) == [] and contrasted(bad) == []
+    assert contrasted([*good, *bad]) == [*good[:6], *bad]
+    assert contrasted([*bad, *good[:3]]) == [*bad, *good[:3]]
