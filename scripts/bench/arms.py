@@ -36,6 +36,8 @@ class Point:
 
     tokens: int
     answer: str | None
+    confidence: float | None = None
+    """What the search said of it."""
 
 
 @dataclass(slots=True)
@@ -330,8 +332,9 @@ def searched(
         if not isinstance(request, Leaf):
             return
         key, tokens = id(search), search.budget.tokens
-        chosen = search.result().chosen
-        points[key].append(Point(tokens, chosen.rollout.answer if chosen else None))
+        result = search.result()
+        answer = result.chosen.rollout.answer if result.chosen else None
+        points[key].append(Point(tokens, answer, result.confidence))
         right = oracle[key][-1].answer if oracle[key] else None
         for candidate in search.candidates:
             right = right or _if_right(own, by_search[key], candidate.rollout.answer)

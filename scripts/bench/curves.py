@@ -1,4 +1,4 @@
-"""Accuracy over generated tokens as a picture."""
+"""Accuracy over tokens read as a picture."""
 
 import json
 from collections.abc import Sequence
@@ -16,6 +16,9 @@ COLOURS = {
     "line_of_play": "tab:purple",
     "prm_beam": "tab:brown",
     "tool_filtered": "tab:cyan",
+    "enumerated": "tab:pink",
+    "sampled_lines": "tab:olive",
+    "wordings": "tab:pink",
 }
 
 
@@ -55,7 +58,7 @@ def draw(rows: Sequence[Row], task: str, path: Path) -> None:
                 linestyle=":" if name.startswith("coverage") else "-",
             )
         axis.set_xscale("log", base=2)
-        axis.set_xlabel("generated tokens a problem, mean")
+        axis.set_xlabel("tokens read a problem, mean")
         axis.set_title(f"{task}, {'without' if arm else 'with'} the calculator")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)

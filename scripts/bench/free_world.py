@@ -11,7 +11,7 @@ from scripts.bench.report import Row, repeats
 from search import frontier
 from search.interfaces import EvaluateRequest, Evaluation, ExpandRequest, Proposal
 from search.mcts import Search
-from search.settings import SearchSettings
+from search.settings import LeafRule, SearchSettings
 from search.state import Option, State
 
 
@@ -34,14 +34,21 @@ class FreeWorld:
         return [Evaluation((r.seed % 1009) / 1009) for r in requests]
 
 
-def free_searches(trees: int, simulations: int) -> list[Search]:
-    settings = SearchSettings(simulations=simulations, max_tokens=0, importance=0.0)
+def free_searches(trees: int, simulations: int, leaves: LeafRule = "states") -> list[Search]:
+    settings = SearchSettings(
+        simulations=simulations,
+        max_tokens=0,
+        leaves=leaves,
+        importance=0.0,
+        num_rollouts=0,
+        stop_decided=False,
+    )
     return [Search(State(str(i), (1,), "p"), settings, i) for i in range(trees)]
 
 
-def free_rate(trees: int, simulations: int) -> float:
+def free_rate(trees: int, simulations: int, leaves: LeafRule = "states") -> float:
     """Simulations a second of the search alone."""
-    searches, world = free_searches(trees, simulations), FreeWorld()
+    searches, world = free_searches(trees, simulations, leaves), FreeWorld()
     started = time.perf_counter()
     frontier.run(searches, world, world)
     return sum(s.budget.simulations for s in searches) / (time.perf_counter() - started)
@@ -63,19 +70,21 @@ def speed(quick: bool) -> list[Row]:
     grids = {
         "simulations": [(16, 16), (16, 64), (16, 256), (16, 1024)],
         "trees": [(1, 64), (16, 64), (64, 64), (256, 64), (1024, 64)],
+        "texts": [(16, 64), (16, 256), (16, 1024), (1, 16384)],
     }
     for name, grid in grids.items():
         grid = grid[:3] if quick else grid
+        leaves: LeafRule = "texts" if name == "texts" else "states"
         rates = {}
         for trees, simulations in grid:
-            few = [free_rate(trees, simulations) for _ in range(1 if quick else 3)]
+            few = [free_rate(trees, simulations, leaves) for _ in range(1 if quick else 3)]
             rates[trees, simulations] = max(few)
             rows.append(
                 repeats(
-                    f"pure_sims_per_s@{trees}x{simulations}",
+                    f"pure_{'texts' if leaves == 'texts' else 'sims'}_per_s@{trees}x{simulations}",
                     few,
                     "1/s",
-                    "trees x simulations",
+                    "trees x simulations" + (", of eight steps" if leaves == "texts" else ""),
                 )
             )
         times = [(t * s, t * s / rates[t, s]) for t, s in grid]

@@ -6,8 +6,9 @@
     python -m scripts.bench.search --json results.json          # all of it, 2 hours
 
 Sections: speed (the search alone), batching (with the embedded model), quality (accuracy against
-generated tokens, all arms on the same held-out problems), ablation (the parts of AlphaLLM, one
-after the other), game24 (needs --models, built by scripts.build_embedded game24 --out DIR),
+tokens read, all arms on the same held-out problems, and what the search's confidence is worth),
+ablation (the parts of AlphaLLM, then ours, one after the other), roots (selection at the root),
+game24 (needs --models, built by scripts.build_embedded game24 --out DIR),
 replay (1, 2 and 4 workers, and after a kill). One thread; the held-out problems are drawn with
 seeds that no tuning looked at.
 """
@@ -17,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +36,13 @@ from scripts.bench import arms
 from scripts.bench.curves import draw, redraw
 from scripts.bench.free_world import speed
 from scripts.bench.replayed import replay
-from scripts.bench.report import Row, missing, repeats, share, show, write
+from scripts.bench.report import Row, counted, missing, repeats, share, show, write
 from search import frontier
 from search.mcts import Search
 from search.randomness import derive_seed
 from search.settings import SearchSettings
 
-SECTIONS = ("speed", "batching", "quality", "ablation", "game24", "replay")
+SECTIONS = ("speed", "batching", "quality", "ablation", "roots", "game24", "replay")
 BASELINES = (
     *("enumerated", "sampled_lines", "tool_filtered", "best_of_n", "orm_vote", "wordings"),
     *("line_of_play", "prm_beam"),
@@ -157,12 +159,19 @@ def timed(label: str) -> Iterator[None]:
     print(f"# {label}: {time.monotonic() - started:.0f} s", flush=True)
 
 
+Confidences = dict[str, list[tuple[float, bool]]]
+"""With the tool and without: what searches said at their ends, and whether they were right."""
 Answers = dict[str, dict[int, list[tuple[bool, int]]]]
 """By arm and budget: for each problem whether it was solved, and the tokens spent on it."""
 
 
 def measure_arms(
-    by_label: dict[str, Models], seed: int, num: int, budgets: Sequence[int], found: Answers
+    by_label: dict[str, Models],
+    seed: int,
+    num: int,
+    budgets: Sequence[int],
+    found: Answers,
+    confidences: Confidences,
 ) -> None:
     """All arms on one set of problems, with the tool (label "") and without it."""
     plain = next(iter(by_label.values()))
@@ -200,6 +209,12 @@ def measure_arms(
             settings = arms.unlimited(own.settings, (2 if label else 4) * top)
             curves, oracle = arms.searched(own, problems, settings, seed)
             note(f"search{label}", curves, own)
+            ends = [points[-1] for points in curves.points if points]
+            kept = [p for p, points in zip(problems, curves.points, strict=True) if points]
+            told = zip(ends, arms.solved(own, kept, ends), strict=True)
+            confidences.setdefault(label, []).extend(
+                (p.confidence, s) for p, s in told if p.confidence is not None
+            )
             note(f"coverage_of_search{label}", oracle, own)
 
 
@@ -247,6 +262,35 @@ def paired_rows(
         }
 
 
+BINS = (0.0, 0.5, 0.7, 0.9, 0.99, 1.01)
+
+
+def confidence_rows(found: Confidences, task: str) -> list[Row]:
+    """How often an answer of which the search was so sure is right, and the expected error."""
+    rows: list[Row] = []
+    for label, pairs in found.items():
+        error = 0.0
+        for low, high in pairwise(BINS):
+            inside = [(c, s) for c, s in pairs if low <= c < high]
+            if not inside:
+                continue
+            stated = sum(c for c, _ in inside) / len(inside)
+            right = sum(s for _, s in inside)
+            error += abs(right - stated * len(inside)) / len(pairs)
+            rows.append(
+                share(
+                    f"right_where_stated{label}@{low}",
+                    right,
+                    len(inside),
+                    f"stated {stated:.3f}",
+                    task=task,
+                    stated=round(stated, 3),
+                )
+            )
+        rows.append(counted(f"calibration_error{label}", error, "share", len(pairs), task))
+    return rows
+
+
 def quality(
     task: str, num: int, seeds: Sequence[int], budgets: Sequence[int], tool: str, plot: Path | None
 ) -> list[Row]:
@@ -256,10 +300,11 @@ def quality(
     if tool != "with":
         by_label["-without-tool"] = open_models(task, False)
     found: Answers = {}
+    confidences: Confidences = {}
     for seed in seeds:
-        measure_arms(by_label, seed, num, budgets, found)
+        measure_arms(by_label, seed, num, budgets, found, confidences)
         show_table(found)
-    rows = accuracy_rows(found, task)
+    rows = accuracy_rows(found, task) + confidence_rows(confidences, task)
     if plot is not None:
         draw(rows, task, plot)
     return rows
@@ -282,6 +327,8 @@ STEPS: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
     (
         "value only, fixed width",
         {
+            "leaves": "states",
+            "stop_decided": False,
             "importance": 0.0,
             "min_width": 4,
             "max_width": 4,
@@ -305,6 +352,10 @@ STEPS: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
     ("+ options drawn without replacement", {"proposal": "drawn"}, {}),
     ("+ most probable different options", {"proposal": "distinct"}, {}),
     ("+ more simulations", {"max_tokens": 1024, "simulations": 10_000}, {}),
+    ("+ finished texts as leaves", {"leaves": "texts"}, {}),
+    ("+ claims merged, refuted ones lent", {"merge": "claims"}, {}),
+    ("+ ends when decided", {"stop_decided": True}, {}),
+    ("with the other order", {"order": "other"}, {}),
 )
 
 
@@ -314,6 +365,8 @@ def ablation(task: str, num: int, seeds: Sequence[int], tool: str) -> list[Row]:
     flags: dict[str, Any] = {}
     rows = []
     for i, (label, changes, more) in enumerate(STEPS):
+        if changes.get("order") == "other":
+            changes = {"order": "mass" if task == "expressions" else "depth"}
         settings, flags = replace(settings, **changes), flags | more
         uses_tool = bool(flags["critics.use_tool"])
         if tool not in ("both", "with" if uses_tool else "without"):
@@ -350,6 +403,48 @@ def ablation(task: str, num: int, seeds: Sequence[int], tool: str) -> list[Row]:
 def _as_arguments(flags: dict[str, Any]) -> dict[str, Any]:
     rest = {k: v for k, v in flags.items() if k != "critics.use_tool"}
     return rest | {"use_tool": flags.get("critics.use_tool", False)}
+
+
+ROOTS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("as everywhere", {}),
+    ("halving over 4", {"root_selection": "gumbel", "num_considered": 4}),
+    ("halving over 16", {"root_selection": "gumbel", "num_considered": 16}),
+    ("Dirichlet noise of a quarter", {"noise_fraction": 0.25}),
+    ("exploration of 0.3", {"exploration": 0.3}),
+    ("exploration of 3", {"exploration": 3.0}),
+)
+
+
+def roots(
+    task: str, num: int, seeds: Sequence[int], budgets: Sequence[int], tool: str
+) -> list[Row]:
+    """Selection at the root, and exploration, on the budget curve."""
+    rows: list[Row] = []
+    for use_tool in (True, False):
+        if tool not in ("both", "with" if use_tool else "without"):
+            continue
+        models = open_models(task, use_tool)
+        for label, changes in ROOTS:
+            solved: dict[int, int] = dict.fromkeys(budgets, 0)
+            for seed in seeds:
+                problems = models.task.held_out(num, HELD_OUT_SEED + seed)
+                top = max(budgets)
+                settings = replace(arms.unlimited(models.settings, 2 * top), **changes)
+                if changes.get(
+                    "root_selection"
+                ):  # its shares are of the simulations that there are
+                    settings = replace(settings, simulations=32)
+                curves, _ = arms.searched(models, problems, settings, seed)
+                for budget in budgets:
+                    solved[budget] += sum(arms.solved(models, problems, curves.best(budget)))
+            where = "with the calculator" if use_tool else "without it"
+            n = num * len(seeds)
+            print(f"{task} {where}, {label:<32}", *(f"{s / n:.3f}" for s in solved.values()))
+            rows += [
+                share(f"root@{budget}", s, n, "as everywhere", what=label, task=task, tool=use_tool)
+                for budget, s in solved.items()
+            ]
+    return rows
 
 
 GAME_BUDGETS = (64, 256, 1024, 4096)
@@ -450,7 +545,9 @@ def main() -> None:
             found = []
             for task in tasks:
                 plot = arguments.plot and Path(str(arguments.plot).format(task=task))
-                if section == "quality":
+                if section == "roots":
+                    found += roots(task, num, seeds, budgets, arguments.tool)
+                elif section == "quality":
                     found += quality(task, num, seeds, budgets, arguments.tool, plot)
                 else:
                     found += ablation(task, num, seeds, arguments.tool)
