@@ -43,6 +43,8 @@ class Solution:
     is_sound: bool | None
     """Whether the tool found every step sound; None where it has nothing to say."""
     steps: tuple[SolutionStep, ...]
+    wording: str | None
+    """The question as the steps answer it, where that is another wording of it."""
     runner_up: str | None
     """The best other answer; None when there is none."""
     stop_reason: str
@@ -90,12 +92,18 @@ def solution_of(models: Models, question: str, search: Search) -> Solution:
         confidence=result.confidence,
         is_sound=chosen.rollout.is_sound if chosen else None,
         steps=_steps(search, chosen) if chosen else (),
+        wording=_other_wording(search, chosen),
         runner_up=result.runner_up.rollout.answer if result.runner_up else None,
         stop_reason=result.stop_reason,
         simulations=result.budget.simulations,
         tokens=result.budget.tokens,
         models=models.versions,
     )
+
+
+def _other_wording(search: Search, chosen: Candidate | None) -> str | None:
+    text = chosen.rollout.state.problem if chosen else search.root.state.problem
+    return None if text == search.root.state.problem else text
 
 
 def _steps(search: Search, chosen: Candidate) -> tuple[SolutionStep, ...]:

@@ -38,6 +38,8 @@ def _show(found: Solution) -> None:
         return "   -" if value is None else f"{value:.2f}"
 
     console.print(f"[bold]{shown(str(found.answer or 'no answer found'))}[/]")
+    if found.wording is not None:
+        console.print(f"  in other words: {shown(found.wording)}")
     for step in found.steps:
         visits = "-" if step.visits is None else step.visits
         critics = " ".join(f"{critic} {score:.2f}" for critic, score in step.scores.items())
