@@ -12,6 +12,7 @@ anything was taught on. Every arm answers the same problems, with the calculator
 import argparse
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
@@ -23,6 +24,7 @@ from agent.checkpoints.model_refs import ModelSet
 from agent.hosting.inline_hosts import InlineHosts
 from agent.hosting.model_host import HostSettings
 from agent.search_models import Models, ModelSettings
+from critics.rollout import scored
 from scripts.bench import arms
 from scripts.bench.real import World
 from scripts.bench.report import Row, counted, share, show, write
@@ -58,6 +60,12 @@ def unrefuted(rollout: Rollout) -> float:
     return 1e-3 if rollout.is_sound is False else 1.0
 
 
+def with_tool(models: Models, rollout: Rollout) -> Rollout:
+    """The same text as the tool finds it."""
+    state = replace(rollout.state, options=())
+    return scored(models.checked(state, rollout.state.options), rollout.outcome)
+
+
 def one_set(world: World, name: str, num: int, budgets: Sequence[int]) -> Iterator[Row]:
     hosts = InlineHosts(HostSettings())
     checked, alone = (opened(world, name, use_tool, hosts) for use_tool in (True, False))
@@ -79,12 +87,14 @@ def one_set(world: World, name: str, num: int, budgets: Sequence[int]) -> Iterat
 
     def samples() -> None:
         parts = [problems[i : i + 25] for i in range(0, len(problems), 25)]
-        groups = [g for part in parts for g in arms.sampled(checked, part, top, SEED)]
-        note("greedy", arms.greedy(checked, problems))
-        note("majority", arms.vote(groups, lambda _: 1.0))
-        note("best_of_n", arms.best_of_n(groups))
-        note("orm_vote", arms.vote(groups, arms.orm))
+        raw = [g for part in parts for g in arms.sampled(alone, part, top, SEED)]
+        note("greedy", arms.greedy(alone, problems))
+        note("majority", arms.vote(raw, lambda _: 1.0))
+        note("best_of_n", arms.best_of_n(raw))
+        note("orm_vote", arms.vote(raw, arms.orm))
+        groups = [[with_tool(checked, r) for r in group] for group in raw]
         note("tool_filtered", arms.vote(groups, unrefuted))
+        note("tool_filtered_best_of_n", arms.best_of_n(groups))
         note("tool_filtered_orm", arms.vote(groups, lambda r: unrefuted(r) * (arms.orm(r) or 0.5)))
         note("coverage_of_samples", arms.coverage(checked, problems, groups))
 
@@ -126,7 +136,10 @@ def one_set(world: World, name: str, num: int, budgets: Sequence[int]) -> Iterat
 
 
 WITHOUT = ("greedy", "majority", "best_of_n", "orm_vote", "wordings")
-WITH_TOOL = (*WITHOUT, "tool_filtered", "tool_filtered_orm", "enumerated", "sampled_lines")
+WITH_TOOL = (
+    *(*WITHOUT, "tool_filtered", "tool_filtered_best_of_n", "tool_filtered_orm"),
+    *("enumerated", "sampled_lines"),
+)
 
 
 def searched(
