@@ -17,10 +17,12 @@ from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
 from agent.networks.device import LARGE, chosen_device, chosen_dtype, expected_device
 from agent.networks.language_model import LanguageModel
+from agent.option_trial import Tried, tried_options
 from agent.training.examples import Example
 from agent.training.methods.sft import train_on_texts
 from agent.training.optimizer import BYTES_TRAINED, TrainingSettings
 from search.errors import ResourceError
+from search.merge import ClaimOf
 
 TEXTS, PROMPT, NEW = 32, 64, 6
 PROPOSED = 2
@@ -43,11 +45,15 @@ class Rates:
     """Forward and backward."""
     serving_bytes: int
     """Of one role's weights, as they are held."""
+    proposals: tuple[Tried, ...] = ()
+    """Ways to propose options, the one with most probability a token first."""
 
 
-def measured(policy: Checkpoint, config: Config, asked: Sequence[OptionRequest]) -> Rates:
-    """Propose what is `asked`, and write, read and learn a few random tokens; some half a minute
-    for 135 million parameters."""
+def measured(
+    policy: Checkpoint, config: Config, asked: Sequence[OptionRequest], claim_of: ClaimOf
+) -> Rates:
+    """Propose what is `asked`, and write, read and learn a few random tokens; about a minute for
+    135 million parameters."""
     device = chosen_device(config.hosting.device)
     dtype = chosen_dtype(config.hosting.dtype, device, policy.num_parameters)
     torch.set_num_threads(config.hosting.threads)
@@ -59,6 +65,7 @@ def measured(policy: Checkpoint, config: Config, asked: Sequence[OptionRequest])
     engine = TorchEngine(load_model(policy, dtype, device), tokenizer.steps, tokenizer.end_ids)
     decoded, read = _engine_rates(engine, rows)
     proposed = _proposing_rate(engine, asked) if asked else decoded
+    tried = tried_options(engine, asked, claim_of, tokenizer.decode_after) if asked else []
     trained = _training_rate(load_model(policy, device=device), rows, config.training.dtype)
     return Rates(
         decoded=decoded,
@@ -66,6 +73,7 @@ def measured(policy: Checkpoint, config: Config, asked: Sequence[OptionRequest])
         read=read,
         trained=trained,
         serving_bytes=policy.num_parameters * dtype.itemsize,
+        proposals=tuple(tried),
     )
 
 

@@ -47,7 +47,8 @@ ROOMS = {
     "evaluation": {"engine", "search_models", "tasks"},
     "reports": {"checkpoints", "evaluation"},
     "defaults": {"checkpoints", "config", "networks", "tasks", "training"},
-    "trial": {"checkpoints", "config", "engine", "networks", "training"},
+    "option_trial": {"engine"},
+    "trial": {"checkpoints", "config", "engine", "networks", "option_trial", "training"},
     "open_models": {
         *("checkpoints", "config", "defaults", "hosting", "scratch", "search_models", "tasks"),
         *("training", "trial"),

@@ -30,7 +30,7 @@ def cost_by_trial(
     config: Config, inputs: RunInputs, limits: Lengths, rounds: int
 ) -> dict[str, Any]:
     """Seconds by stage, under the names that a round's own timings have, and bytes at the peak."""
-    rates = measured(inputs.policy, config, _asked(config, inputs, limits))
+    rates = measured(inputs.policy, config, _asked(config, inputs, limits), inputs.task.claim_of)
     seconds = _seconds(config, inputs, limits, rounds, rates)
     told = {stage: round(value) for stage, value in seconds.items()}
     return {
@@ -40,10 +40,18 @@ def cost_by_trial(
             "read": round(rates.read),
             "trained": round(rates.trained),
         },
+        "proposals": [*map(str, rates.proposals), *_advice(config, rates)],
         "seconds_about": told | {"all": sum(told.values())},
         "memory_bytes_about": round(_memory(config, inputs, rates)),
         "note": "by a trial of this policy on this machine",
     }
+
+
+def _advice(config: Config, rates: Rates) -> list[str]:
+    best = rates.proposals[0].proposal if rates.proposals else config.search.proposal
+    if best == config.search.proposal:
+        return []
+    return [f"more of it a token: --set search.proposal={best}"]
 
 
 def checkpoint_bytes(config: Config, inputs: RunInputs, rounds: int) -> int:

@@ -104,7 +104,7 @@ def test_a_trial_writes_reads_and_learns(tmp_path: Path) -> None:
     policy = verify_checkpoint(write_chat_model(tmp_path / "model"))
     config = load_config({})[0]
     asked = [OptionRequest((5, 6, 7 + i), 2, 8) for i in range(4)]
-    rates = measured(policy, config, asked)
+    rates = measured(policy, config, asked, lambda step: None)
     assert min(rates.decoded, rates.proposed, rates.read, rates.trained) > 10
     assert rates.serving_bytes == 4 * policy.num_parameters
 
