@@ -118,11 +118,13 @@ def plain(tmp_path: Path) -> Decoder:
     return load_model(verify_checkpoint(tmp_path / "p"))
 
 
-def probability(decoder: Decoder, prefix: Sequence[int], tokens: Sequence[int]) -> float:
-    """Log-probability of tokens after a prefix, by a plain forward."""
+def probability(
+    decoder: Decoder, prefix: Sequence[int], tokens: Sequence[int], heat: float = 1.0
+) -> float:
+    """Log-probability of tokens after a prefix at a temperature, by a plain forward."""
     row = torch.tensor([[*prefix, *tokens]])
     with torch.no_grad():
-        logits = torch.log_softmax(decoder.lm_head(decoder(row))[0].double(), -1)
+        logits = torch.log_softmax(decoder.lm_head(decoder(row))[0].double() / heat, -1)
     return sum(float(logits[len(prefix) - 1 + i, t]) for i, t in enumerate(tokens))
 
 
@@ -155,19 +157,26 @@ def test_sampled_options_differ_by_seed_and_repeat_by_seed(tmp_path: Path) -> No
     assert first == again and first != second
 
 
-def test_drawn_lines_are_a_sample_without_replacement(tmp_path: Path) -> None:
+@pytest.mark.parametrize("heat", [1.0, 0.6])
+def test_drawn_lines_are_a_sample_without_replacement(tmp_path: Path, heat: float) -> None:
     """First draw: p. Second draw, given the first: p / (1 - p_first). Both by chi-square."""
     found = engine(write_checkpoint(tmp_path / "p", seed=3, scale=1.5))
     prefix, num = (5, 13, 6, 2), 4000
     lines = [
-        found.options([OptionRequest(prefix, 2, 2, "drawn", seed=s) for s in range(a, a + 500)])
+        found.options(
+            [OptionRequest(prefix, 2, 2, "drawn", heat, seed=s) for s in range(a, a + 500)]
+        )
         for a in range(0, num, 500)
     ]
+    raw = lines[0][0].options[0]  # what is told is the policy's own, at any temperature
+    wanted = probability(plain(tmp_path), prefix, raw.tokens)
+    assert sum(raw.logprobs) == pytest.approx(wanted, abs=1e-4)
     draws = [tuple(x.tokens for x in line.options) for part in lines for line in part]
     every = [(t,) for t in (1, 2)] + [
         (a, b) for a, b in itertools.product(range(16), repeat=2) if a not in (1, 2)
     ]
-    distribution = {t: math.exp(probability(plain(tmp_path), prefix, t)) for t in every}
+    model = plain(tmp_path)
+    distribution = {t: math.exp(probability(model, prefix, t, heat)) for t in every}
     assert sum(distribution.values()) == pytest.approx(1.0, abs=1e-4)
     assert all(a != b for a, b in draws)
     first = Counter(a for a, _ in draws)
