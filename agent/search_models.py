@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from agent.checkpoints.model_refs import ModelRef, ModelSet
@@ -97,6 +98,7 @@ class Models:
         self.prompts = prompts or Prompts(task, Tokenizer(Path(models.policy.path)), given.prompt)
         self.tokenizer = self.prompts.tokenizer
         self.task = task
+        self.claim_of = lru_cache(maxsize=2**16)(task.claim_of)
         self.settings = settings = _resolved(given, task)
         self.weights = given.weights
         device = expected_device(given.device)

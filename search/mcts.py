@@ -1,15 +1,17 @@
 """One search as ask and tell: the model is never inside, so batching is the caller's loop.
 
-A simulation walks from the root by the selection rule, evaluates one new node, and adds its value
-to every edge it came by. On the way a node may first need options. So `ask` hands out one of two
-requests, and each is answered by its own `tell`:
+A simulation walks from the root by the selection rule to a finished text (or, where states are the
+leaves, to one new node), has it evaluated, and adds its value to every edge it came by. On the way
+a node may first need options. So `ask` hands out one of two requests, and each is answered by its
+own `tell`:
 
     ask() -> Expansion  -> tell_options(expansion, proposal)
     ask() -> Leaf       -> tell_evaluation(leaf, evaluation)
     ask() -> None          nothing to do now: answers are awaited, or the search has ended
 
-Where a tool can check steps, the sound beginning of a leaf's rollout joins the tree at once, so
-the next options are drawn where the model first went wrong and not where it was right anyway.
+Texts: options are drawn one at a time and judged before anything is built on them. States: the
+sound beginning of a leaf's rollout joins the tree at once, so the next options are drawn where the
+model first went wrong and not where it was right anyway.
 """
 
 from collections.abc import Sequence
@@ -51,7 +53,7 @@ class Leaf:
 
 
 class Search:
-    """One tree."""
+    """One problem's search: a tree, and one for each other wording that it was given."""
 
     def __init__(
         self,
@@ -201,7 +203,7 @@ class Search:
     def _descend(self) -> Expansion | Leaf | Node | None:
         """Walk down once. A node comes back when it was found closed and the walk starts anew."""
         settings = self.settings
-        node = self.root if len(self.roots) == 1 else self._root_to_go_on_from()
+        node = self.root if len(self.roots) == 1 else self._next_root()
         path = [node.parent_edge]
         if self._begins_greedily and not node.num_evaluations and not node.num_failures:
             return None if node.pending else Leaf(node, tuple(path), self._request(node))
@@ -230,7 +232,7 @@ class Search:
             if self._is_leaf(node, is_new):
                 return Leaf(node, tuple(path), self._request(node))
 
-    def _root_to_go_on_from(self) -> Node:
+    def _next_root(self) -> Node:
         """The open wording with most probability to explore, by simulations that went there."""
         return max(
             (root for root in self.roots if not root.is_closed),

@@ -141,10 +141,9 @@ def join(
         else:
             twin.alternatives.append(option)
             twin.prior += priors[i]
-            if twin.is_closed:
-                node.explore(priors[i])
-            else:
-                twin.mass += priors[i]
+            left = 0.0 if twin.is_closed else priors[i] * (twin.child.mass if twin.child else 1.0)
+            twin.mass += left
+            node.explore(priors[i] - left)
             if not twin.prune_reason:
                 node.prior_mass += priors[i]
         known[option.tokens] = twin

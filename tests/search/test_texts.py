@@ -15,7 +15,7 @@ from search.expansion import ALL_DRAWN
 from search.interfaces import Evaluation, Proposal, Rollout
 from search.journal import Entry, entry_of, resume
 from search.mcts import Expansion, Leaf, Search
-from search.merge import StepClaim
+from search.merge import BY_TEXT, StepClaim, join
 from search.score import Score
 from search.selection import UNSEEN, mass_puct
 from search.settings import SearchSettings
@@ -404,3 +404,21 @@ def test_a_refuted_step_lends_its_probability_to_the_one_that_works_out_the_same
     assert claims.root.mass == pytest.approx(0.0) and claims.stop_reason == "exhausted"
     texts = found("text").result().chosen
     assert texts is not None and texts.rollout.answer == "2+2=4"
+
+
+def test_what_a_merged_option_adds_is_to_explore_as_far_as_its_twin_is() -> None:
+    node = new_root(State("p", (1,), "p"))
+    first, again, late = (
+        Option((i,), text, math.log(p), "boundary")
+        for i, (text, p) in enumerate((("a\n", 0.5), ("a", 0.2), (" a", 0.1)))
+    )
+    (edge,) = join(node, [first], [0.5], BY_TEXT)
+    edge.child = Node(node.state.extended(first), 1, edge, node)
+    edge.child.explore(0.6)
+    assert (edge.mass, node.mass) == (pytest.approx(0.2), pytest.approx(0.7))
+    assert join(node, [again], [0.2], BY_TEXT) == [edge]
+    assert (edge.mass, node.mass) == (pytest.approx(0.28), pytest.approx(0.58))
+    edge.child.close()
+    assert (edge.mass, node.mass) == (pytest.approx(0.0), pytest.approx(0.3))
+    join(node, [late], [0.1], BY_TEXT)
+    assert (edge.mass, node.mass) == (pytest.approx(0.0), pytest.approx(0.2))
