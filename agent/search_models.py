@@ -134,7 +134,7 @@ class Models:
             root for other in others if len((root := self.root(other)).prompt_tokens) <= usual
         ]
         return Search(
-            self.root(problem), self.settings, seed, self.same_answer, wordings, self.task.claim_of
+            self.root(problem), self.settings, seed, self.same_answer, wordings, self.claim_of
         )
 
     @property

@@ -246,6 +246,11 @@ class SearchSettings:
                 "lower min_width or raise max_width",
             ),
             (
+                self.leaves == "texts" or self.wordings <= 1,
+                f"wordings {self.wordings} needs finished texts as leaves",
+                "set leaves to texts, or wordings to 1",
+            ),
+            (
                 not self.noise_fraction
                 or (self.selection == "puct" and self.root_selection == "same"),
                 f"noise_fraction {self.noise_fraction} needs selection puct at the root",

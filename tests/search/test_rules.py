@@ -202,6 +202,10 @@ def test_the_gumbel_root_enters_the_best_of_noise_plus_prior_and_halves_by_value
         {"noise_fraction": 0.2, "root_selection": "gumbel"},
         {"min_width": 0},
         {"merge": "all"},
+        {"leaves": "all"},
+        {"order": "all"},
+        {"wordings": -1},
+        {"wordings": 2, "leaves": "states"},
     ],
 )
 def test_contradictory_settings_are_refused_by_name(bad: dict[str, object]) -> None:
