@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -26,21 +27,29 @@ pytestmark = pytest.mark.round
 
 
 class Lock:
-    """Holds a SQLite file for itself, as a stuck process would."""
+    """Holds a SQLite file for itself, as a stuck process would. Cohorts' threads may release it at
+    the same time: one of them does."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.is_held = False
+        self._connection: sqlite3.Connection | None = None
+        self._guard = threading.Lock()
+
+    @property
+    def is_held(self) -> bool:
+        return self._connection is not None
 
     def hold(self) -> None:
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
         connection.execute("BEGIN IMMEDIATE")
-        self._connection, self.is_held = connection, True
+        self._connection = connection
 
     def release(self) -> None:
-        self._connection.execute("ROLLBACK")
-        self._connection.close()
-        self.is_held = False
+        with self._guard:
+            if self._connection is not None:
+                self._connection.execute("ROLLBACK")
+                self._connection.close()
+                self._connection = None
 
 
 @pytest.fixture
