@@ -50,7 +50,7 @@ class Solution:
     stop_reason: str
     simulations: int
     tokens: int
-    """Generated, rollouts included."""
+    """Read by the policy, those of discarded options included."""
     models: dict[str, str]
     """Role to version."""
 

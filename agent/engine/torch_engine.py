@@ -106,7 +106,7 @@ class TorchEngine:
 
     @torch.inference_mode()
     def options(self, requests: Sequence[OptionRequest]) -> list[Options]:
-        """Answer option requests, those of one mode and boundary in batches together."""
+        """Answer option requests; those of one mode, boundary and temperature share batches."""
         self._check_attachments(requests)
         groups: dict[tuple[str, str, float], list[int]] = {}
         for i, r in enumerate(requests):
