@@ -24,6 +24,8 @@ class Tried:
     """One way to propose the first options of a few problems."""
 
     proposal: ProposalRule
+    num: float
+    """Options of a problem, on average: a policy may have no more."""
     option_tokens: float
     """Of an option, on average."""
     read: float
@@ -35,11 +37,11 @@ class Tried:
 
     @property
     def mass_a_token(self) -> float:
-        return self.mass / (self.read * OPTIONS) if self.read else 0.0
+        return self.mass / (self.read * self.num) if self.read else 0.0
 
     def __str__(self) -> str:
         return (
-            f"{self.proposal}: {OPTIONS} options of {self.option_tokens:.0f} tokens hold "
+            f"{self.proposal}: {self.num:.0f} options of {self.option_tokens:.0f} tokens hold "
             f"{self.mass:.0%} of the probability, {self.repeated:.0%} repeated, "
             f"{self.read:.1f} tokens read for each"
         )
@@ -73,7 +75,8 @@ def _tried(
         mass += sum(probability(o.logprob) for o in options)
     read = sum(answer.num_tokens for answer in answers)
     most = max(1, num)
-    return Tried(mode, tokens / most, read / most, repeated / most, mass / max(1, len(asked)))
+    problems = max(1, len(asked))
+    return Tried(mode, num / problems, tokens / most, read / most, repeated / most, mass / problems)
 
 
 def _option(request: OptionRequest, found: Generated, decode: Decode) -> Option:

@@ -34,8 +34,8 @@ def test_a_trial_counts_different_claims_their_probability_and_what_was_read(
     assert 0.9 < distinct.mass <= 1.0  # eight lines hold nearly all that this policy would write
     assert distinct.mass >= drawn.mass - 1e-6  # no others hold more
     for tried in found:
-        assert tried.read * OPTIONS >= 1 and 0 <= tried.repeated < 1
-        assert tried.mass_a_token == pytest.approx(tried.mass / (tried.read * OPTIONS))
+        assert 1 <= tried.num <= OPTIONS and 0 <= tried.repeated < 1
+        assert tried.mass_a_token == pytest.approx(tried.mass / (tried.read * tried.num))
     wanted = engine.options(
         [OptionRequest(r.prefix, OPTIONS, 24, boundary=r.boundary) for r in asked]
     )
