@@ -25,6 +25,8 @@ from search.state import Problem, State
 
 TEMPERATURE = 0.8
 SAMPLED = "sampled"
+COHORT = 256
+"""Searches that share their batches."""
 WIDTHS = (1, 2, 4, 8, 16, 32, 48)
 BEAMS = ((1, 2), (2, 2), (2, 4), (4, 4), (4, 8))
 """(states kept, options drawn for each)."""
@@ -105,9 +107,16 @@ def sampled(
         )
         for i, group in zip(short, found, strict=True):
             groups[i] += group
-    flat = [r for g in groups for r in g]
-    scores = iter(models.outcome_scores([r.state for r in flat]))
-    return [[scored(r, next(scores)) for r in g] for g in groups]
+    # Equal texts are scored once. The first of each problem comes before the others, so that the
+    # critic has read the prompt.
+    firsts = {g[0].state.key: g[0].state for g in groups}
+    others = {r.state.key: r.state for g in groups for r in g if r.state.key not in firsts}
+    scores = {
+        key: score
+        for part in (firsts, others)
+        for key, score in zip(part, models.outcome_scores([*part.values()]), strict=True)
+    }
+    return [[scored(r, scores[r.state.key]) for r in g] for g in groups]
 
 
 Weight = Callable[[Rollout], float | None]
@@ -340,8 +349,8 @@ def searched(
             right = right or _if_right(own, by_search[key], candidate.rollout.answer)
         oracle[key].append(Point(tokens, right))
 
-    for start in range(0, len(searches), 100):
-        part = searches[start : start + 100]
+    for start in range(0, len(searches), COHORT):
+        part = searches[start : start + COHORT]
         frontier.run(part, own, own, frontier.Listener(told=told), clock=time.monotonic)
     return Curves([points[id(s)] for s in searches]), Curves([oracle[id(s)] for s in searches])
 

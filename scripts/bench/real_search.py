@@ -37,7 +37,7 @@ from store.runs import all_runs
 
 SETS = ("mawps", "svamp", "gsm8k")
 BUDGETS = (128, 256, 512, 1024, 2048)
-COHORT = 100
+COHORT = 256
 SEED = 19
 
 
