@@ -14,6 +14,7 @@ import argparse
 import random
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def tree_quest(models: Models, problem: Problem, algorithm: Any, top: int, seed:
 
 def measured(num: int, budgets: list[int], seed: int) -> Iterator[Row]:
     models = open_models("expressions", True)
-    sampling = open_models("expressions", True, **{"search.proposal": "sampled"})
+    sampling = models.with_search(replace(models.settings, proposal="sampled"))
     problems = models.task.held_out(num, HELD_OUT_SEED + seed)
     top = max(budgets)
 
