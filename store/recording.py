@@ -188,54 +188,59 @@ def record_search(
     Returns False, and writes nothing, when the search was ended before or claimed by a later
     fence: a second commit changes nothing.
     """
+    with store.session(patience_s) as session:
+        return end_search(session, claimed, search, is_correct)
+
+
+def end_search(session: Session, claimed: Claim, search: Search, is_correct: IsCorrect) -> bool:
+    """The same inside a transaction of the caller."""
     search_id = claimed.search_id
     result = search.result()
     chosen = result.chosen
     root = first_text(search)
-    with store.session(patience_s) as session:
-        ended = session.execute(
-            _END,
-            {
-                "search": search_id,
-                "holder": claimed.fence,
-                "status": (
-                    SearchStatus.FAILED if result.stop_reason == "failed" else SearchStatus.DONE
-                ),
-                "policy_version": claimed.policy_version,
-                "num_simulations": result.budget.simulations,
-                "num_tokens": result.budget.tokens,
-                "num_unscored": search.num_unscored,
-                "num_nodes": sum(len(n.edges) for n in search.nodes) + 1,
-                "stop_reason": result.stop_reason,
-                "answer": chosen.rollout.answer if chosen else None,
-                "confidence": result.confidence,
-                "is_sound": chosen.rollout.is_sound if chosen else None,
-                "is_correct": is_correct(chosen.rollout.answer if chosen else None),
-                "root_rollout_answer": root.answer if root else None,
-                "root_rollout_correct": is_correct(root.answer if root else None),
-                "ended_ts": now_us(),
-                "error": search.error or None,
-            },
-        )
-        if cast(CursorResult[Any], ended).rowcount != 1:
-            return False
-        problem_row_id = session.execute(
-            select(SearchRow.problem_id).where(SearchRow.id == search_id)
-        ).scalar_one()
-        _write_nodes(session, search_id, search)
-        insert_rows(
-            session,
-            SimulationRow,
-            ("search_id", "seq", "leaf_ix", "value", "num_tokens"),
-            [(search_id, i, s.leaf_ix, s.value, s.num_tokens) for i, s in enumerate(search.log)],
-        )
-        drop_journals(session, [search_id])
-        rows = [
-            _trajectory_row(search, c, search_id, problem_row_id, c is chosen, is_correct)
-            for c in search.candidates
-        ]
-        if rows:
-            session.execute(insert(cast(Table, TrajectoryRow.__table__)), rows)
+    ended = session.execute(
+        _END,
+        {
+            "search": search_id,
+            "holder": claimed.fence,
+            "status": (
+                SearchStatus.FAILED if result.stop_reason == "failed" else SearchStatus.DONE
+            ),
+            "policy_version": claimed.policy_version,
+            "num_simulations": result.budget.simulations,
+            "num_tokens": result.budget.tokens,
+            "num_unscored": search.num_unscored,
+            "num_nodes": sum(len(n.edges) for n in search.nodes) + 1,
+            "stop_reason": result.stop_reason,
+            "answer": chosen.rollout.answer if chosen else None,
+            "confidence": result.confidence,
+            "is_sound": chosen.rollout.is_sound if chosen else None,
+            "is_correct": is_correct(chosen.rollout.answer if chosen else None),
+            "root_rollout_answer": root.answer if root else None,
+            "root_rollout_correct": is_correct(root.answer if root else None),
+            "ended_ts": now_us(),
+            "error": search.error or None,
+        },
+    )
+    if cast(CursorResult[Any], ended).rowcount != 1:
+        return False
+    problem_row_id = session.execute(
+        select(SearchRow.problem_id).where(SearchRow.id == search_id)
+    ).scalar_one()
+    _write_nodes(session, search_id, search)
+    insert_rows(
+        session,
+        SimulationRow,
+        ("search_id", "seq", "leaf_ix", "value", "num_tokens"),
+        [(search_id, i, s.leaf_ix, s.value, s.num_tokens) for i, s in enumerate(search.log)],
+    )
+    drop_journals(session, [search_id])
+    rows = [
+        _trajectory_row(search, c, search_id, problem_row_id, c is chosen, is_correct)
+        for c in search.candidates
+    ]
+    if rows:
+        session.execute(insert(cast(Table, TrajectoryRow.__table__)), rows)
     return True
 
 

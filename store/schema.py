@@ -146,13 +146,15 @@ class ProblemRow(Base):
 
 
 class SearchRow(Base):
-    """The tree search for one problem in one round. Its results are empty until it has ended, and
-    stay empty where the round was given up first."""
+    """The tree search for one problem: one a problem in a round of a run, and one a request in
+    those of a service. Its results are empty until it has ended, and stay empty where the round was
+    given up first."""
 
     __tablename__ = "searches"
     __table_args__ = (
-        UniqueConstraint("round_id", "problem_id"),
+        UniqueConstraint("round_id", "position"),
         Index("ix_searches_status", "round_id", "status"),
+        Index("ix_searches_request_id", "request_id", unique=True),
         _one_of("status", SearchStatus),
     )
     id: Mapped[int] = mapped_column(Id, primary_key=True)
@@ -163,6 +165,8 @@ class SearchRow(Base):
     """The problem that it tries to answer."""
     position: Mapped[int]
     """Place in the round, from 0: searches of one cohort stand together."""
+    request_id: Mapped[str | None]
+    """Name by which a service knows it; empty for a search of a round."""
     seed: Mapped[int] = mapped_column(BigInteger)
     """Its own seed, from 0 to 2^63 - 1, drawn from the run's seed, the round and the problem."""
     status: Mapped[str]

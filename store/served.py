@@ -1,0 +1,133 @@
+"""Searches that a service was asked for: runs of their own, a round for each set of models."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.orm import Session
+
+from search.mcts import Search
+from search.state import Problem
+from store.database import now_us
+from store.recording import Claim, IsCorrect, add_problems, end_search
+from store.rounds import NewRound, end_round, open_round, start_round
+from store.schema import (
+    CriticScore,
+    NodeRow,
+    NodeText,
+    Round,
+    SearchRow,
+    SimulationRow,
+    TrajectoryRow,
+)
+from store.states import SearchStatus, Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A search that has ended, and who asked for it."""
+
+    request_id: str
+    problem: Problem
+    search: Search
+    policy_version: str
+
+
+def open_served_round(
+    session: Session, run_id: int, models: Mapping[str, str], settings: Mapping[str, Any]
+) -> Round:
+    """The run's open round if it is of these models; else that one ends, and another begins."""
+    row = open_round(session, run_id)
+    if row is not None and row.models == dict(models):
+        return row
+    if row is not None:
+        close_served_round(session, row)
+    new = NewRound(models, dict(settings.get("search", {})), "", settings)
+    row = start_round(session, run_id, new)
+    row.stage = Stage.SEARCHING
+    return row
+
+
+def close_served_round(session: Session, row: Round) -> None:
+    """A service learns nothing: the policy stays."""
+    end_round(session, row, Stage.KEPT, {"decision": "kept", "reason": "served, not trained"})
+
+
+def add_served(
+    session: Session, task: str, round_id: int, fence: int, served: Served, is_correct: IsCorrect
+) -> int:
+    """Write an ended search with its tree, in the transaction of the caller; its number.
+
+    A request that was written before is left as it is.
+    """
+    known = session.scalars(
+        select(SearchRow.id).where(SearchRow.request_id == served.request_id)
+    ).one_or_none()
+    if known is not None:
+        return known
+    (problem,) = add_problems(session, task, [served.problem], round_id)
+    last = session.scalar(
+        select(func.max(SearchRow.position)).where(SearchRow.round_id == round_id)
+    )
+    position = 0 if last is None else int(last) + 1
+    row = SearchRow(
+        round_id=round_id,
+        problem_id=problem.id,
+        position=position,
+        seed=served.search.seed,
+        status=SearchStatus.RUNNING,
+        fence=fence,
+        request_id=served.request_id,
+    )
+    session.add(row)
+    session.flush()
+    end_search(session, Claim(row.id, fence, served.policy_version), served.search, is_correct)
+    session.execute(update(Round).where(Round.id == round_id).values(num_problems=position + 1))
+    return row.id
+
+
+def find_served(session: Session, request_id: str) -> SearchRow | None:
+    return session.scalars(
+        select(SearchRow).where(SearchRow.request_id == request_id)
+    ).one_or_none()
+
+
+def served_simulations(
+    session: Session, search_id: int, after: int, most: int = 1000
+) -> list[SimulationRow]:
+    """The log of an ended search from a place on, in order."""
+    return list(
+        session.scalars(
+            select(SimulationRow)
+            .where(SimulationRow.search_id == search_id, SimulationRow.seq > after)
+            .order_by(SimulationRow.seq)
+            .limit(most)
+        )
+    )
+
+
+def drop_served(session: Session, run_id: int, before_us: int, most: int = 200) -> int:
+    """Remove the run's oldest searches that ended before a time, `most` at a time; how many."""
+    ids = list(
+        session.scalars(
+            select(SearchRow.id)
+            .join(Round, Round.id == SearchRow.round_id)
+            .where(
+                Round.run_id == run_id,
+                SearchRow.request_id.is_not(None),
+                SearchRow.ended_ts < before_us,
+            )
+            .order_by(SearchRow.id)
+            .limit(most)
+        )
+    )
+    for table in (CriticScore, NodeText, SimulationRow, TrajectoryRow, NodeRow):
+        session.execute(delete(table).where(table.search_id.in_(ids)))
+    session.execute(delete(SearchRow).where(SearchRow.id.in_(ids)))
+    return len(ids)
+
+
+def cutoff_us(days: float) -> int:
+    """The time so many days ago, in microseconds."""
+    return now_us() - int(days * 86_400_000_000)
