@@ -122,9 +122,15 @@ class Models:
         """Whether two answers are equal: votes count values."""
         return self.task.same_answer(left, right)
 
-    def search(self, problem: Problem, seed: int, is_alone: bool = False) -> Search:
+    def search(
+        self,
+        problem: Problem,
+        seed: int,
+        is_alone: bool = False,
+        settings: SearchSettings | None = None,
+    ) -> Search:
         """A search for the problem's answer, to be run in a frontier; `is_alone` keeps it to the
-        problem's own wording."""
+        problem's own wording, and `settings` are bounds of its own."""
         others: list[Problem] = []
         if self.settings.wordings > 1 and not is_alone:
             others = wordings_of(self.task, problem, self.settings.wordings - 1, seed)
@@ -134,7 +140,12 @@ class Models:
             root for other in others if len((root := self.root(other)).prompt_tokens) <= usual
         ]
         return Search(
-            self.root(problem), self.settings, seed, self.same_answer, wordings, self.claim_of
+            self.root(problem),
+            settings or self.settings,
+            seed,
+            self.same_answer,
+            wordings,
+            self.claim_of,
         )
 
     @property

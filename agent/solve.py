@@ -10,7 +10,8 @@ from search.candidates import Candidate
 from search.errors import TaskError
 from search.mcts import Search
 from search.randomness import derive_seed
-from search.state import Problem
+from search.settings import SearchSettings
+from search.state import Problem, State
 from search.trajectory import trajectory
 from search.tree import Node
 
@@ -62,16 +63,33 @@ def solve(models: Models, question: str, seed: int) -> Solution:
     return solution_of(models, question, search)
 
 
-def search_for(models: Models, question: str, seed: int) -> Search:
-    """The search that answers a question, to be run in a frontier.
+def problem_of(models: Models, question: str) -> Problem:
+    """The problem that a question puts. Raises TaskError for what is none."""
+    task = models.task
+    text = task.read(question)
+    return Problem(problem_id(task.name, task.key(text)), text)
+
+
+def search_for(
+    models: Models,
+    question: str,
+    seed: int,
+    is_alone: bool = False,
+    settings: SearchSettings | None = None,
+) -> Search:
+    """The search that answers a question, to be run in a frontier; see `Models.search`.
 
     Raises TaskError for what is no problem, or is too long for the policy.
     """
-    task = models.task
-    text = task.read(question)
-    problem = Problem(problem_id(task.name, task.key(text)), text)
-    search = models.search(problem, derive_seed(seed, problem.id, "solve"))
-    num_tokens = len(search.root.state.tokens)
+    problem = problem_of(models, question)
+    search = models.search(problem, derive_seed(seed, problem.id, "solve"), is_alone, settings)
+    check_length(models, search.root.state)
+    return search
+
+
+def check_length(models: Models, root: State) -> None:
+    """Raises TaskError for a prompt that leaves no room for an answer."""
+    num_tokens = len(root.tokens)
     longest = models.policy.header.architecture.max_positions
     if num_tokens >= longest:
         raise TaskError(
@@ -79,7 +97,6 @@ def search_for(models: Models, question: str, seed: int) -> Search:
             f"{longest} with the answer",
             "shorten it, or use a policy with a longer context",
         )
-    return search
 
 
 def solution_of(models: Models, question: str, search: Search) -> Solution:

@@ -16,8 +16,14 @@ def chosen_run(session: Session, name: str, is_given: bool) -> str:
 
     `is_given` says that somebody named it, be it by the default name.
     """
-    names = session.scalars(select(Run.name).order_by(Run.id)).all()
+    runs = session.scalars(select(Run).order_by(Run.id)).all()
+    names = [run.name for run in runs if not is_served(run)]
     return names[0] if not is_given and len(names) == 1 else name
+
+
+def is_served(run: Run) -> bool:
+    """Whether the run holds the searches of a service, and has no rounds that learn."""
+    return "serves" in run.config
 
 
 def run_named(session: Session, name: str) -> Run:

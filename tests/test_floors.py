@@ -62,10 +62,13 @@ ROOMS = {
         *("lengths", "networks", "progress", "prompts", "search_models", "tasks", "training"),
         "trial",
     },
+    "service": {
+        *("checkpoints", "config", "engine", "open_models", "rounds", "search_models", "solve"),
+    },
     "cli": {
         *("checkpoints", "config", "evaluation", "hosting", "imagination", "lengths"),
         *("networks", "open_models", "progress", "prompts", "reports", "rounds"),
-        *("search_models", "signals", "solve", "tasks", "teach", "visible"),
+        *("search_models", "service", "signals", "solve", "tasks", "teach", "visible"),
     },
     "__main__": {"cli", "signals"},
 }

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from agent.cli.inspect_app import inspect_app
+from agent.cli.keys_app import keys_app
 from agent.cli.models_app import models_app
 from agent.cli.options import (
     MAX_NUMBER,
@@ -49,6 +50,7 @@ app.add_typer(inspect_app, name="inspect")
 app.add_typer(store_app, name="store")
 app.add_typer(config_app, name="config")
 app.add_typer(models_app, name="models")
+app.add_typer(keys_app, name="keys")
 
 
 def _show_version(is_wanted: bool) -> None:
@@ -180,6 +182,65 @@ def solve_command(
     from agent.cli.commands import solve as command
 
     command.run(settings, text, as_json)
+
+
+@app.command("serve")
+def serve_command(
+    host: Annotated[
+        str | None, typer.Option("--host", help="address; 127.0.0.1 unless keys are set")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", min=0, max=65_535, help="8000; 0: any free one")
+    ] = None,
+    keys: Annotated[
+        str | None, typer.Option("--keys", metavar="FILE", help="see `ratchet keys add`")
+    ] = None,
+    simulations: Simulations = None,
+    policy: Policy = None,
+    task: TaskName = None,
+    problems: Problems = None,
+    store: StoreUrl = None,
+    run: RunName = None,
+    seed: Seed = None,
+    hosting: Hosting = None,
+    ray_address: RayAddress = None,
+    no_tool: Annotated[bool, typer.Option("--no-tool", help="search without the tool")] = False,
+    config: ConfigFile = "",
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Serve searched answers over OpenAI's protocol, from the run's newest policy.
+
+    A promotion while it serves is taken up between requests. Every search is stored.
+
+    Examples:
+
+        ratchet serve
+
+        ratchet serve --task stories --run stories --port 8080
+
+        ratchet keys add laptop --file keys.json && ratchet serve --host 0.0.0.0 --keys keys.json
+    """
+    flags = flags_of(
+        set_,
+        serve__host=host,
+        serve__port=port,
+        serve__keys=keys,
+        search__simulations=simulations,
+        policy=policy,
+        task=task,
+        problems=problems,
+        store=store,
+        run=run,
+        seed=seed,
+        hosting__hosting=hosting,
+        hosting__ray_address=ray_address,
+        critics__use_tool=False if no_tool else None,
+    )
+    settings = settings_of(flags, config, INLINE)
+    from agent.cli.commands import serve as command
+
+    command.run(settings, as_json)
 
 
 @app.command("evaluate")

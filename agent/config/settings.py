@@ -273,6 +273,24 @@ class HostingSettings(Section):
         return value
 
 
+class ServeSettings(Section):
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen at")
+    port: int = Field(8000, ge=0, le=65_535, description="port to listen at; 0: any free one")
+    names: tuple[str, ...] = Field(
+        (), description="host names that clients may use; empty: the address, and localhost's"
+    )
+    keys: str = Field("", description="file of keys; empty: none, and loopback alone is served")
+    run: str = Field("served", min_length=1, description="run that keeps the searches")
+    keep_days: float = Field(30.0, ge=0, le=36_500, description="days that they are kept; 0: all")
+    active: int = Field(64, ge=1, le=10_000, description="searches that run at a time")
+    waiting: int = Field(64, ge=0, le=100_000, description="requests that may wait for a place")
+    per_key: int = Field(128, ge=1, le=100_000, description="searches of one key at a time")
+    queue_s: float = Field(30.0, gt=0, le=3_600, description="seconds to wait for a place")
+    request_s: float = Field(600.0, gt=0, le=86_400, description="seconds of a search, at most")
+    drain_s: float = Field(30.0, ge=0, le=3_600, description="seconds to finish in at the end")
+    body_mib: float = Field(2.0, gt=0, le=1_024, description="MiB of a request, at most")
+
+
 class Config(Section):
     task: str = Field(
         "expressions", description="whose problems: a name of Ratchet's, or FILE.py:CLASS"
@@ -308,6 +326,7 @@ class Config(Section):
     hosting: HostingSettings = HostingSettings()
     prompt: PromptSettings = PromptSettings()
     checkpoints: CheckpointSettings = CheckpointSettings()
+    serve: ServeSettings = ServeSettings()
 
     @field_validator("task")
     @classmethod
@@ -355,7 +374,7 @@ class Config(Section):
         Settings that came later count only where they are set: a round that was begun before
         them goes on.
         """
-        kept = self.model_dump(exclude={"store", "checkpoints", "run", "hosting"})
+        kept = self.model_dump(exclude={"store", "checkpoints", "run", "hosting", "serve"})
         for key in ("held_out", "labelled", "bad_rows", "answers", "prompt"):
             if getattr(self, key) == type(self).model_fields[key].default:
                 kept.pop(key)

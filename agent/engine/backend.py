@@ -8,6 +8,7 @@ from agent.engine.draft_choice import Drafter, SelfTest
 from agent.engine.requests import (
     Completion,
     CompletionRequest,
+    Likeliest,
     OptionRequest,
     Options,
     ScoreRequest,
@@ -41,6 +42,8 @@ class RolloutBackend(Protocol):
     ) -> list[Completion]: ...
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[tuple[float, ...]]: ...
+
+    def likeliest(self, requests: Sequence[ScoreRequest], num: int) -> list[Likeliest]: ...
 
     def update_weights(self, source: Any, version: str) -> None:
         """Between batches; afterwards nothing that the old weights computed can be reached."""

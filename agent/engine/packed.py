@@ -106,6 +106,29 @@ def packed_logprobs(network: InferenceNetwork, rows: Sequence[Sequence[int]]) ->
     return answers
 
 
+def packed_likeliest(
+    network: InferenceNetwork, rows: Sequence[Sequence[int]], num: int
+) -> list[list[tuple[tuple[int, float], ...]]]:
+    """For each row, in the place of each token but the first, the `num` most probable tokens."""
+    answers: list[list[tuple[tuple[int, float], ...]]] = [[] for _ in rows]
+    step = max(1, MAX_LOGITS // network.arch.vocab_size)
+    for batch in _batches(packs([row[:-1] for row in rows])):
+        hidden = _forward(network, batch)
+        found: list[tuple[tuple[int, float], ...]] = []
+        for start in range(0, hidden.shape[0], step):
+            logprobs = torch.log_softmax(network.logits(hidden[start : start + step]).float(), -1)
+            top = logprobs.topk(min(num, logprobs.shape[1]))
+            found += [
+                tuple(zip(tokens, values, strict=True))
+                for tokens, values in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+            ]
+        starts = np.cumsum([0, *(len(pack.tokens) for pack in batch)])
+        for pack, start in zip(batch, starts.tolist(), strict=False):
+            for row, path in zip(pack.rows, pack.paths, strict=True):
+                answers[row] = [found[start + place] for place in path]
+    return answers
+
+
 def _gathered(
     network: InferenceNetwork, hidden_RE: Tensor, places: Ids, targets: Ids
 ) -> list[float]:

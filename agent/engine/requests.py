@@ -77,6 +77,10 @@ class ScoreRequest:
     attachments: Attachments = ()
 
 
+Likeliest = tuple[tuple[tuple[int, float], ...], ...]
+"""For each scored token of a row the most probable tokens in its place: token, log-probability."""
+
+
 @dataclass(frozen=True, slots=True)
 class Generated:
     """Tokens that the policy wrote."""

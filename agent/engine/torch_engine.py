@@ -19,7 +19,7 @@ from agent.engine.job_cache import Cache
 from agent.engine.memory import in_smaller_batches
 from agent.engine.option_ends import Steps
 from agent.engine.options import OptionBatch
-from agent.engine.packed import packed_logprobs
+from agent.engine.packed import packed_likeliest, packed_logprobs
 from agent.engine.prefix_cache import KVTree, Prefix, Workspace
 from agent.engine.requests import (
     Attached,
@@ -27,6 +27,7 @@ from agent.engine.requests import (
     Completion,
     CompletionRequest,
     Generated,
+    Likeliest,
     OptionRequest,
     Options,
     ScoreRequest,
@@ -221,6 +222,18 @@ class TorchEngine:
             for i, scores in zip(group, found, strict=True):
                 answers[i] = tuple(scores[max(1, requests[i].num_given) - 1 :])
         return answers
+
+    @torch.inference_mode()
+    def likeliest(self, requests: Sequence[ScoreRequest], num: int) -> list[Likeliest]:
+        """In the place of each token that `score` would score the `num` most probable tokens, with
+        their log-probabilities."""
+        for r in requests:
+            self.room(r.tokens[:-1], 1)
+        refuse_attachments(requests)
+        found = packed_likeliest(self.network, [r.tokens for r in requests], num)
+        return [
+            tuple(rows[max(1, r.num_given) - 1 :]) for r, rows in zip(requests, found, strict=True)
+        ]
 
     @torch.inference_mode()
     def tail_logprobs(self, requests: Sequence[ScoreRequest]) -> list[float]:

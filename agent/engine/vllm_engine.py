@@ -26,6 +26,7 @@ from agent.engine.requests import (
     Completion,
     CompletionRequest,
     Generated,
+    Likeliest,
     OptionRequest,
     Options,
     ScoreRequest,
@@ -343,3 +344,24 @@ class VllmEngine:
             )
             for out, r in zip(outs, requests, strict=True)
         ]
+
+    def likeliest(self, requests: Sequence[ScoreRequest], num: int) -> list[Likeliest]:
+        """In the place of each token that `score` would score the `num` most probable tokens."""
+        refuse_attachments(requests)
+        one = self._vllm.SamplingParams(
+            temperature=0, max_tokens=1, prompt_logprobs=num, detokenize=False
+        )
+        outs = self._generate([r.tokens for r in requests], [one] * len(requests))
+        return [
+            tuple(
+                _most_probable(out.prompt_logprobs[k], num)
+                for k in range(max(1, r.num_given), len(r.tokens))
+            )
+            for out, r in zip(outs, requests, strict=True)
+        ]
+
+
+def _most_probable(found: Any, num: int) -> tuple[tuple[int, float], ...]:
+    """Of what vLLM tells of one place, which has the given token besides."""
+    pairs = sorted(((int(t), float(x.logprob)) for t, x in found.items()), key=lambda p: -p[1])
+    return tuple(pairs[:num])

@@ -11,6 +11,7 @@ from agent.checkpoints.model_refs import ModelRef
 from agent.engine.requests import (
     Completion,
     CompletionRequest,
+    Likeliest,
     OptionRequest,
     Options,
     ScoreRequest,
@@ -50,6 +51,12 @@ class Hosts(Protocol):
         self, policy: ModelRef, requests: Sequence[ScoreRequest]
     ) -> list[tuple[float, ...]]:
         """Log-probability of each scored token of each row."""
+        ...
+
+    def likeliest(
+        self, policy: ModelRef, requests: Sequence[ScoreRequest], num: int
+    ) -> list[Likeliest]:
+        """In the place of each scored token the `num` most probable tokens."""
         ...
 
     def critic_logits(self, asked: Asked) -> dict[str, list[float]]:

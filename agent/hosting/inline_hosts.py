@@ -9,6 +9,7 @@ from agent.checkpoints.model_refs import CRITIC_ROLES, ROLES, ModelRef
 from agent.engine.requests import (
     Completion,
     CompletionRequest,
+    Likeliest,
     OptionRequest,
     Options,
     ScoreRequest,
@@ -68,6 +69,12 @@ class InlineHosts:
     ) -> list[tuple[float, ...]]:
         with self._locks["policy"]:
             return self._policy.logprobs(policy, requests)
+
+    def likeliest(
+        self, policy: ModelRef, requests: Sequence[ScoreRequest], num: int
+    ) -> list[Likeliest]:
+        with self._locks["policy"]:
+            return self._policy.likeliest(policy, requests, num)
 
     def critic_logits(self, asked: Asked) -> dict[str, list[float]]:
         found = {}

@@ -27,6 +27,7 @@ from agent.engine.prefix_cache import Prefix
 from agent.engine.requests import (
     Completion,
     CompletionRequest,
+    Likeliest,
     OptionRequest,
     Options,
     ScoreRequest,
@@ -197,6 +198,11 @@ class GeneratorHost(Host):
     def logprobs(self, ref: ModelRef, requests: Sequence[ScoreRequest]) -> list[tuple[float, ...]]:
         engine = self._engine(ref)
         return engine.score(requests)
+
+    def likeliest(
+        self, ref: ModelRef, requests: Sequence[ScoreRequest], num: int
+    ) -> list[Likeliest]:
+        return self._engine(ref).likeliest(requests, num)
 
     def close(self) -> None:
         super().close()

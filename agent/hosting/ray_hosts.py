@@ -20,6 +20,7 @@ from agent.checkpoints.model_refs import ROLES, ModelRef
 from agent.engine.requests import (
     Completion,
     CompletionRequest,
+    Likeliest,
     OptionRequest,
     Options,
     ScoreRequest,
@@ -226,6 +227,12 @@ class RayHosts:
         self, policy: ModelRef, requests: Sequence[ScoreRequest]
     ) -> list[tuple[float, ...]]:
         found: list[tuple[float, ...]] = self._call("policy", "logprobs", policy, requests)
+        return found
+
+    def likeliest(
+        self, policy: ModelRef, requests: Sequence[ScoreRequest], num: int
+    ) -> list[Likeliest]:
+        found: list[Likeliest] = self._call("policy", "likeliest", policy, requests, num)
         return found
 
     def critic_logits(self, asked: Asked) -> dict[str, list[float]]:

@@ -1,0 +1,1 @@
+"""The HTTP door: searched answers for programs that speak OpenAI's protocol."""

@@ -1,0 +1,211 @@
+"""What the routes stand on: models, queue, store and keys of one server."""
+
+import asyncio
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from uuid import uuid4
+
+from agent.config.settings import Config
+from agent.engine.requests import CompletionRequest, ScoreRequest
+from agent.search_models import Models
+from agent.service.archive import Archive
+from agent.service.catalogue import Catalogue
+from agent.service.errors import ServiceError
+from agent.service.figures import Figures
+from agent.service.keys import Key, Scope
+from agent.service.replies import Answer, Scored
+from agent.service.requests import EFFORTS, ChatRequest, SearchKnobs
+from agent.service.texts import TextWorker
+from agent.service.tickets import ENDED, Ticket
+from agent.service.worker import Limits, Worker
+from agent.solve import check_length, problem_of
+from search.randomness import derive_seed
+from search.settings import SearchSettings
+
+REFRESH_S = 5.0
+KEPT = 2000
+"""Ended searches that stay in memory, the newest."""
+
+log = logging.getLogger("ratchet")
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What came of a request with an Idempotency-Key."""
+
+    digest: str
+    ticket: Ticket
+
+
+class Service:
+    """All that one server holds; `close` gives it back."""
+
+    def __init__(self, models: Models, config: Config) -> None:
+        """Raises BusyError where another service writes to the same run."""
+        self.config = config
+        self.figures = Figures()
+        self.catalogue = Catalogue(models, config)
+        serve = config.serve
+        self.archive = Archive(config, self.newest)
+        self.worker = Worker(
+            Limits(serve.active, serve.waiting, serve.per_key, serve.queue_s), self._ended
+        )
+        self.texts = TextWorker(serve.waiting + serve.active)
+        self.tickets: OrderedDict[str, Ticket] = OrderedDict()
+        """Under way and lately ended, by request id, oldest first."""
+        self.remembered: OrderedDict[tuple[str, str], Remembered] = OrderedDict()
+        """By key and Idempotency-Key."""
+        self.started = time.time()
+        self.is_draining = False
+        self._health_at, self._health = 0.0, False
+        self._stop = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="promotions", daemon=True)
+        self._watcher.start()
+        self._add_gauges()
+
+    def newest(self) -> Models:
+        return self.catalogue.models_of(self.catalogue.latest)
+
+    def _add_gauges(self) -> None:
+        gauge = self.figures.gauge
+        gauge("queue_depth", "Requests that wait", lambda: self.worker.num_waiting)
+        gauge("searches_active", "Searches under way", lambda: self.worker.num_active)
+        gauge("store_waiting", "Searches not stored yet", lambda: self.archive.num_waiting)
+        gauge("store_commit_seconds", "Of the last commit", lambda: self.archive.commit_s)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(REFRESH_S):
+            if self.catalogue.refresh():
+                log.info("now serving %s", self.catalogue.latest.name)
+
+    def _ended(self, ticket: Ticket) -> None:
+        search, figures = ticket.search, self.figures
+        figures.searches.labels(status=str(ticket.standing)).inc()
+        figures.search_s.observe(ticket.seconds)
+        figures.simulations.inc(search.budget.simulations)
+        figures.nodes.inc(len(search.nodes))
+        figures.tokens.labels(kind="search").inc(search.budget.tokens)
+        figures.unscored.inc(search.num_unscored)
+        self.archive.put(ticket)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a request that comes now will be answered."""
+        return not self.is_draining and self.archive.is_ready and self.worker.is_alive
+
+    def close(self) -> None:
+        """Let what is under way end, and write it."""
+        self.is_draining = True
+        self._stop.set()
+        patience = self.config.serve.drain_s
+        self.worker.close(patience)
+        self.texts.close(patience)
+        left = self.archive.close(patience)
+        if left:
+            log.error("%d searches were not stored: the store did not answer", left)
+
+    def open_search(self, key: Key, models: Models, body: ChatRequest, question: str) -> Ticket:
+        """A search for a question, not queued yet. Raises TaskError for what is no problem."""
+        problem = problem_of(models, question)
+        seed = derive_seed(
+            self.config.seed if body.seed is None else body.seed, problem.id, "solve"
+        )
+        settings = self.settings_of(models, body.search, body.reasoning_effort)
+        search = models.search(problem, seed, True, settings)
+        check_length(models, search.root.state)
+        ticket = Ticket(f"search-{uuid4().hex}", key.name, question, problem, models, search)
+        ticket.note()
+        return ticket
+
+    def settings_of(
+        self, models: Models, knobs: SearchKnobs | None, effort: str | None
+    ) -> SearchSettings:
+        """Settings of one request's search."""
+        settings = models.settings
+        if effort is not None:
+            settings = replace(settings, simulations=EFFORTS[effort])
+        limit = self.config.serve.request_s
+        if knobs is not None:
+            given: dict[str, Any] = {
+                "simulations": knobs.simulations,
+                "max_tokens": knobs.max_tokens,
+                "max_depth": knobs.max_depth,
+                "exploration": knobs.c_puct,
+            }
+            settings = replace(settings, **{k: v for k, v in given.items() if v is not None})
+            limit = min(limit, knobs.time_limit_s or limit)
+        return replace(settings, max_seconds=limit)
+
+    def submit(self, tickets: Sequence[Ticket]) -> None:
+        """Queue searches, and let them be found by their ids."""
+        self.worker.submit(list(tickets))
+        for ticket in tickets:
+            self.tickets[ticket.request_id] = ticket
+        while len(self.tickets) > KEPT:
+            oldest = next(iter(self.tickets.values()))
+            if oldest.standing not in ENDED:
+                break
+            self.tickets.popitem(last=False)
+
+    def visible(self, key: Key, request_id: str) -> Ticket | None:
+        """A search in memory that the key may see."""
+        ticket = self.tickets.get(request_id)
+        if ticket is None or (ticket.owner != key.name and not key.may(Scope.INSPECT)):
+            return None
+        return ticket
+
+    async def greedy(
+        self, models: Models, body: ChatRequest, question: str
+    ) -> tuple[list[Answer], tuple[int, ...]]:
+        """The policy's own texts, and the prompt's tokens."""
+        root = models.root(problem_of(models, question))
+        check_length(models, root)
+        seed = self.config.seed if body.seed is None else body.seed
+        requests = [
+            CompletionRequest(
+                root.tokens,
+                min(body.longest or models.limits.text_tokens, models.limits.text_tokens),
+                body.temperature or 0.0,
+                derive_seed(seed, root.problem_id, i, "text"),
+                top_p=body.top_p or 1.0,
+            )
+            for i in range(body.n or 1)
+        ]
+        found = await asyncio.wrap_future(self.texts.submit(models, requests))
+        answers: list[Answer] = []
+        for completion in found:
+            if completion.error:
+                raise ServiceError(500, completion.error, "generation_failed", may_retry=False)
+            text = completion.generated
+            rollout = models.checked(root, models.options_of(root, text))
+            self.figures.tokens.labels(kind="text").inc(len(text.tokens))
+            figures = {"answer": rollout.answer, "is_sound": rollout.is_sound}
+            answers.append(
+                Answer(
+                    "".join(rollout.state.steps).strip("\n"),
+                    text.tokens,
+                    "length" if text.stop == "length" else "stop",
+                    rollout.answer,
+                    figures,
+                )
+            )
+        return answers, root.tokens
+
+    async def scored(
+        self, models: Models, prompt: tuple[int, ...], tokens: tuple[int, ...], top: int
+    ) -> tuple[Scored, ...]:
+        """Log-probabilities of tokens after a prompt, under the policy at temperature 1."""
+        if not tokens:
+            return ()
+        row = ScoreRequest(prompt + tokens, len(prompt))
+        (values,) = await asyncio.to_thread(models.hosts.logprobs, models.policy, [row])
+        tops: Sequence[tuple[tuple[int, float], ...]] = ((),) * len(values)
+        if top:
+            (tops,) = await asyncio.to_thread(models.hosts.likeliest, models.policy, [row], top)
+        own = tokens[len(tokens) - len(values) :]
+        return tuple(Scored(*each) for each in zip(own, values, tops, strict=True))

@@ -1,0 +1,236 @@
+"""One thread that steps the searches of all requests together.
+
+Requests wait in one queue a key, and keys take turns, so that nobody's many requests stand before
+another's one. Searches of the same models share their batches; no search's tree depends on the
+others.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent.search_models import Models
+from agent.service.errors import ServiceError
+from agent.service.tickets import ENDED, Standing, Ticket
+from search import frontier
+from search.mcts import Search
+
+PROGRESS_S = 0.25
+"""Between two looks at a search."""
+IDLE_S = 0.1
+CANCELLED = "cancelled: nobody waits for it any more"
+
+log = logging.getLogger("ratchet")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the service takes on."""
+
+    active: int = 64
+    """Searches that run at a time."""
+    waiting: int = 64
+    """Searches that wait for a place."""
+    per_key: int = 128
+    """Searches of one key that run or wait."""
+    queue_s: float = 30.0
+    """How long one may wait for a place."""
+
+
+@dataclass(slots=True)
+class _Lane:
+    """The searches of one set of models."""
+
+    frontier: frontier.Frontier
+    tickets: dict[int, Ticket] = field(default_factory=dict)
+    """By the identity of their search."""
+
+
+class Worker:
+    """The queue and the thread. All methods are safe from any thread."""
+
+    def __init__(self, limits: Limits, ended: Callable[[Ticket], None]) -> None:
+        """`ended` is called from the worker's thread for each search that ran, once."""
+        self.limits = limits
+        self._ended = ended
+        self._queues: dict[str, deque[Ticket]] = {}
+        """By key, in the order in which keys take turns."""
+        self._lanes: dict[int, _Lane] = {}
+        self._changed = threading.Condition()
+        self._is_closing = False
+        self._thread = threading.Thread(target=self._run, name="searches", daemon=True)
+        self._thread.start()
+
+    @property
+    def num_waiting(self) -> int:
+        return sum(len(queue) for queue in list(self._queues.values()))
+
+    @property
+    def num_active(self) -> int:
+        return sum(len(lane.tickets) for lane in list(self._lanes.values()))
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def submit(self, tickets: list[Ticket]) -> None:
+        """Queue searches. Raises ServiceError when too many wait already, or at the end."""
+        with self._changed:
+            if self._is_closing:
+                raise ServiceError(503, "the server is shutting down", "draining", retry_after_s=5)
+            owner = tickets[0].owner
+            own = len(self._queues.get(owner, ())) + sum(
+                t.owner == owner for lane in self._lanes.values() for t in lane.tickets.values()
+            )
+            if own + len(tickets) > self.limits.per_key:
+                raise ServiceError(
+                    429,
+                    f"{own} searches of this key are under way; {self.limits.per_key} may be",
+                    "rate_limit_exceeded",
+                    retry_after_s=2,
+                )
+            free = max(0, self.limits.active - self.num_active)
+            if self.num_waiting + len(tickets) > self.limits.waiting + free:
+                raise ServiceError(
+                    429,
+                    f"{self.num_waiting} searches are waiting; try again later",
+                    "rate_limit_exceeded",
+                    retry_after_s=2,
+                )
+            for ticket in tickets:
+                self._queues.setdefault(ticket.owner, deque()).append(ticket)
+            self._changed.notify_all()
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Let a search end at the next step, with what it found; one that has ended stays."""
+        ticket.cancelled.set()
+        with self._changed:
+            self._changed.notify_all()
+
+    def close(self, patience_s: float) -> None:
+        """Take nothing more, wait for what is under way, and cancel the rest."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify_all()
+        self._thread.join(patience_s)
+        if self._thread.is_alive():
+            for ticket in self._all():
+                self.cancel(ticket)
+            self._thread.join(patience_s)
+
+    def _all(self) -> list[Ticket]:
+        with self._changed:
+            waiting = [t for queue in self._queues.values() for t in queue]
+            return waiting + [t for lane in self._lanes.values() for t in lane.tickets.values()]
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._admit()
+                if not self.num_active:
+                    if self._is_closing and not self.num_waiting:
+                        return
+                    self._changed.wait(IDLE_S)
+                    continue
+            for lane in list(self._lanes.values()):
+                self._step(lane)
+
+    def _admit(self) -> None:
+        """Give free places to the keys in turn."""
+        now = time.monotonic()
+        for queue in self._queues.values():
+            for ticket in list(queue):
+                late = now - ticket.asked_at > self.limits.queue_s
+                if ticket.cancelled.is_set() or late:
+                    queue.remove(ticket)
+                    error = None
+                    if late and not ticket.cancelled.is_set():
+                        error = ServiceError(
+                            503,
+                            f"no place became free in {self.limits.queue_s:.0f} s",
+                            "overloaded",
+                            retry_after_s=5,
+                        )
+                    self._finish(ticket, error, has_run=False)
+        free = self.limits.active - self.num_active
+        while free > 0 and (owner := next((k for k, q in self._queues.items() if q), None)):
+            queue = self._queues.pop(owner)
+            ticket = queue.popleft()
+            if queue:
+                self._queues[owner] = queue  # at the end of the turn
+            self._start(ticket)
+            free -= 1
+        self._queues = {owner: queue for owner, queue in self._queues.items() if queue}
+
+    def _start(self, ticket: Ticket) -> None:
+        lane = self._lanes.get(id(ticket.models))
+        if lane is None:
+            lane = self._lanes[id(ticket.models)] = self._lane(ticket.models)
+        lane.tickets[id(ticket.search)] = ticket
+        lane.frontier.add(ticket.search)
+        ticket.standing, ticket.started_at = Standing.RUNNING, time.monotonic()
+
+    def _lane(self, models: Models) -> _Lane:
+        tickets: dict[int, Ticket] = {}
+
+        def told(search: Search, *_: Any) -> None:
+            ticket = tickets[id(search)]
+            if time.monotonic() - ticket.told_at > PROGRESS_S:
+                ticket.note()
+
+        listener = frontier.Listener(told=told)
+        return _Lane(frontier.Frontier(models, models, listener, time.monotonic), tickets)
+
+    def _step(self, lane: _Lane) -> None:
+        for ticket in [t for t in lane.tickets.values() if t.cancelled.is_set()]:
+            lane.frontier.cancel(ticket.search)
+            ticket.search.fail(CANCELLED)
+            self._leave(lane, ticket, None)
+        if lane.frontier.is_idle:
+            return
+        try:
+            ended = lane.frontier.step()
+        except Exception as error:
+            log.exception("searches failed")
+            under_way = {id(s) for s in lane.frontier.searches}
+            for ticket in [t for k, t in lane.tickets.items() if k not in under_way]:
+                ticket.search.fail(f"{type(error).__name__}: {error}")
+                self._leave(lane, ticket, error)
+            return
+        for search in ended:
+            ticket = lane.tickets[id(search)]
+            failed = RuntimeError(search.error) if search.stop_reason == "failed" else None
+            self._leave(lane, ticket, failed)
+
+    def _leave(self, lane: _Lane, ticket: Ticket, error: BaseException | None) -> None:
+        with self._changed:
+            del lane.tickets[id(ticket.search)]
+            if not lane.tickets:
+                self._lanes.pop(id(ticket.models), None)
+        ticket.ended_at = time.monotonic()
+        ticket.note()
+        self._finish(ticket, error, has_run=True)
+
+    def _finish(self, ticket: Ticket, error: BaseException | None, has_run: bool) -> None:
+        if ticket.standing in ENDED:
+            return
+        is_cancelled = ticket.cancelled.is_set() and error is None
+        ticket.standing = (
+            Standing.FAILED if error else Standing.CANCELLED if is_cancelled else Standing.DONE
+        )
+        ticket.ended_at = ticket.ended_at or time.monotonic()
+        if has_run:
+            try:
+                self._ended(ticket)
+            except Exception:
+                log.exception("search %s was not handed to the store", ticket.request_id)
+        if ticket.future.done():
+            return
+        if error is not None:
+            ticket.future.set_exception(error)
+        else:
+            ticket.future.set_result(None)
