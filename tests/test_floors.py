@@ -62,8 +62,10 @@ ROOMS = {
         *("lengths", "networks", "progress", "prompts", "search_models", "tasks", "training"),
         "trial",
     },
+    "viewer": {"reports"},
     "service": {
         *("checkpoints", "config", "engine", "open_models", "rounds", "search_models", "solve"),
+        "viewer",
     },
     "cli": {
         *("checkpoints", "config", "evaluation", "hosting", "imagination", "lengths"),

@@ -29,6 +29,7 @@ from agent.cli.options import (
 )
 from agent.cli.store_app import store_app
 from agent.cli.streams import standard_input
+from agent.cli.view_app import view_app
 from agent.config.paths import path_of
 from agent.config.settings import MANY, Config
 from agent.rounds.code_version import code_version
@@ -51,6 +52,7 @@ app.add_typer(store_app, name="store")
 app.add_typer(config_app, name="config")
 app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")
+app.add_typer(view_app, name="view")
 
 
 def _show_version(is_wanted: bool) -> None:

@@ -7,14 +7,21 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
+from agent.rounds.code_version import code_version
 from agent.service import about, chat, completions, searches
 from agent.service.errors import TYPES, ServiceError, as_service_error
 from agent.service.gatekeeper import Gatekeeper
 from agent.service.keys import Keys
 from agent.service.service import Service
+from agent.viewer.routes import Viewer
 from search.errors import RatchetError
+from store.database import read_store
 
 log = logging.getLogger("ratchet")
+
+
+CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+"""Of what the framework refuses by itself."""
 
 
 def make_app(service: Service, keys: Keys) -> FastAPI:
@@ -28,6 +35,8 @@ def make_app(service: Service, keys: Keys) -> FastAPI:
     app.state.service = service
     for part in (chat, completions, searches, about):
         app.include_router(part.router)
+    viewer = Viewer(lambda: read_store(service.config.store), code_version(), service.node_tokens)
+    app.include_router(viewer.router("/view"))
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(ServiceError, _told)
     app.add_exception_handler(RatchetError, _told)
@@ -66,7 +75,7 @@ async def _plain(request: Request, error: Exception) -> Response:
     """What the framework refuses by itself."""
     assert isinstance(error, HTTPException)
     status = error.status_code if error.status_code in TYPES else 400
-    code = {404: "not_found", 405: "method_not_allowed"}.get(status, "invalid_request")
+    code = CODES.get(status, "invalid_request")
     what = f"{request.method} {request.url.path[:200]}: {error.detail}"
     return JSONResponse(
         ServiceError(status, what, code).body, status, headers=dict(error.headers or {})

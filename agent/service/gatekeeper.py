@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agent.config.settings import ServeSettings
@@ -115,19 +116,19 @@ class _Limited:
         self.num_bytes = 0
         length = headers.get("content-length", "")
         if length.isdigit() and int(length) > most:
-            raise self._too_large()
+            raise ServiceError(413, self._message, "request_too_large")
 
-    def _too_large(self) -> ServiceError:
-        return ServiceError(
-            413, f"the request has more than {self.most} bytes", "request_too_large"
-        )
+    @property
+    def _message(self) -> str:
+        return f"the request has more than {self.most} bytes"
 
     async def __call__(self) -> Message:
         message = await self.receive()
         if message["type"] == "http.request":
             self.num_bytes += len(message.get("body", b""))
             if self.num_bytes > self.most:
-                raise self._too_large()
+                # The framework makes a 400 of any other error while it reads a body.
+                raise HTTPException(413, self._message)
         return message
 
 

@@ -2,25 +2,19 @@
 
 import contextlib
 import json
-import logging
 import os
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
-
-import uvicorn
 
 from agent.config.settings import Config
 from agent.open_models import open_models
 from agent.service.app import make_app
 from agent.service.gatekeeper import is_loopback
 from agent.service.keys import Keys
+from agent.service.listening import Server, listening, settings_of, url_of
 from agent.service.service import Service
-from search.errors import ResourceError, UsageError
-
-MAX_HEADER = 16_384
-KEEP_ALIVE_S = 75
+from search.errors import UsageError
 
 Say = Callable[[str], None]
 
@@ -37,80 +31,44 @@ def opened_keys(config: Config) -> Keys:
     return keys
 
 
-def listening(config: Config) -> socket.socket:
-    """A bound socket. Raises ResourceError where the port is taken, before any model is loaded."""
-    serve = config.serve
-    try:
-        found = socket.getaddrinfo(serve.host, serve.port, type=socket.SOCK_STREAM)
-        family, kind, protocol, _, address = found[0]
-        bound = socket.socket(family, kind, protocol)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-    except OSError as error:
-        raise ResourceError(
-            f"cannot listen at {serve.host} port {serve.port}: {error.strerror or error}",
-            "choose another with --port, or stop what listens there",
-        ) from error
-    return bound
-
-
 def run(config: Config, say: Say, as_json: bool) -> int:
     """Serve until a signal; what is under way ends first. The exit code that tells the signal."""
-    signal = 0
     keys = opened_keys(config)
-    bound = listening(config)
-    host, port = bound.getsockname()[:2]
+    bound = listening(config.serve.host, config.serve.port)
     with contextlib.closing(bound), open_models(config) as models:
         for ref in models.models.refs.values():
             models.hosts.load(ref)
         service = Service(models, config)
         try:
-            settings = uvicorn.Config(
-                make_app(service, keys),
-                log_level="warning",
-                access_log=False,
-                server_header=False,
-                timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=int(config.serve.drain_s) or None,
-                h11_max_incomplete_event_size=MAX_HEADER,
-                http="h11",
-            )
-            server = _Server(settings, service)
-            url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
-            _announce(service, url, bool(keys), say, as_json)
+            server = _Draining(make_app(service, keys), service)
+            _announce(service, url_of(bound), bool(keys), say, as_json)
             server.run(sockets=[bound])
-            signal = server.signal
         finally:
             service.close()
     if as_json:
         print(json.dumps({"event": "done", "status": "stopped"}), flush=True)
-    return 128 + signal if signal else 0
+    return server.exit_code
 
 
-class _Server(uvicorn.Server):
+class _Draining(Server):
     """Refuses new work as soon as a signal comes, while answers under way end."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
-        super().__init__(config)
+    def __init__(self, app: object, service: Service) -> None:
+        super().__init__(settings_of(app, service.config.serve.drain_s))
         self.service = service
 
-    signal = 0
-    """The first one that came."""
-
     def handle_exit(self, sig: int, frame: object) -> None:
-        self.force_exit = bool(self.signal)
-        self.signal = self.signal or sig
         self.service.is_draining = True
-        self.should_exit = True
+        super().handle_exit(sig, frame)
 
 
 def _announce(service: Service, url: str, has_keys: bool, say: Say, as_json: bool) -> None:
     model = service.catalogue.latest.name
     if as_json:
-        launch = {"event": "launch", "url": url, "pid": os.getpid(), "model": model}
+        launch = {"event": "launch", "url": f"{url}/v1", "pid": os.getpid(), "model": model}
         print(json.dumps(launch), flush=True)
         return
-    say(f"serving {model} at {url} (models: latest, latest:mcts)")
+    say(f"serving {model} at {url}/v1 (models: latest, latest:mcts); pages at {url}/view")
     say(f"searches are kept in run {service.config.serve.run} of {service.config.shown_store}")
     if not has_keys:
         say("no key is needed on this machine")
@@ -118,6 +76,3 @@ def _announce(service: Service, url: str, has_keys: bool, say: Say, as_json: boo
 
 def to_stderr(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

@@ -26,6 +26,8 @@ from agent.service.worker import Limits, Worker
 from agent.solve import check_length, problem_of
 from search.randomness import derive_seed
 from search.settings import SearchSettings
+from store import viewing
+from store.database import read_store
 
 REFRESH_S = 5.0
 KEPT = 2000
@@ -195,6 +197,30 @@ class Service:
                 )
             )
         return answers, root.tokens
+
+    def node_tokens(self, search_id: int, ix: int) -> list[dict[str, Any]]:
+        """Tokens of a stored search's node with their log-probabilities under the newest policy.
+
+        Raises NotFoundError for one that is not there. What the policy was when it searched may be
+        another one; the page says so.
+        """
+        store = read_store(self.config.store)
+        try:
+            with store.session() as session:
+                node = viewing.node_shown(session, search_id, ix)
+        finally:
+            store.close()
+        models = self.newest()
+        before = "".join(step["text"] for step in node["path"][:-1])
+        given = tuple(models.tokenizer.encode(before)) if before else ()
+        own = tuple(models.tokenizer.encode(node["text"], is_start=not given))
+        row = ScoreRequest(given + own, max(1, len(given)))
+        (values,) = models.hosts.logprobs(models.policy, [row])
+        shown = row.tokens[row.num_given :]
+        return [
+            {"text": models.tokenizer.decode((t,)), "logprob": value}
+            for t, value in zip(shown, values, strict=True)
+        ]
 
     async def scored(
         self, models: Models, prompt: tuple[int, ...], tokens: tuple[int, ...], top: int

@@ -16,7 +16,7 @@ from agent.config.settings import Config
 from agent.open_models import base_refs, models_over
 from agent.service.app import make_app
 from agent.service.keys import Keys
-from agent.service.server import listening
+from agent.service.listening import listening
 from agent.service.service import Service
 
 Opened = Callable[..., contextlib.AbstractContextManager["Running"]]
@@ -48,7 +48,7 @@ def running(folder: Path, keys: Keys | None = None, **flags: Any) -> Iterator[Ru
         | {key.replace("__", "."): value for key, value in flags.items()}
     )
     models = models_over(config, base_refs(config))
-    bound = listening(config)
+    bound = listening(config.serve.host, config.serve.port)
     service = Service(models, config)
     settings = uvicorn.Config(
         make_app(service, keys or Keys(None)), log_level="error", access_log=False, http="h11"

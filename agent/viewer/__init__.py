@@ -1,0 +1,1 @@
+"""Pages on which runs, rounds, searches and their trees can be looked at."""

@@ -1,0 +1,92 @@
+"""Every search that ended is written once, also when the store was away."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from agent.service.archive import Archive
+from search.errors import BusyError, StoreAwayError, UsageError
+from store.check import check_store
+from store.database import Store, open_store
+from store.runs import all_runs
+from store.schema import NodeRow, Round, SearchRow
+from store.served import cutoff_us, drop_served
+from tests.agent.service.conftest import Running, running, until
+from tests.agent.service.test_chat import OTHERS, ask
+
+
+def num_rows(url: str, table: Any) -> int:
+    store = open_store(url)
+    with store.session() as session:
+        found = session.scalar(select(func.count()).select_from(table))
+    store.close()
+    return int(found or 0)
+
+
+def test_searches_wait_in_memory_while_the_store_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(tmp_path) as server:
+        archive = server.service.archive
+
+        def away(*_: Any) -> Any:
+            raise StoreAwayError("the store does not answer")
+
+        monkeypatch.setattr(archive.store, "session", away)
+        ids = [ask(server, q).search["id"] for q in OTHERS]
+        until(lambda: archive.error != "")
+        assert archive.num_waiting == len(OTHERS)
+        monkeypatch.undo()
+        until(lambda: archive.num_waiting == 0)
+        store = open_store(server.config.store)
+        with store.session() as session:
+            written = set(session.scalars(select(SearchRow.request_id)))
+        assert written == set(ids)
+        assert not any(check_store(store).values())
+        store.close()
+
+
+def test_a_service_that_ends_writes_what_waits_and_closes_its_round(tmp_path: Path) -> None:
+    with running(tmp_path) as server:
+        for question in OTHERS[:3]:
+            ask(server, question)
+    store = open_store(server.config.store)
+    with store.session() as session:
+        rounds = session.scalars(select(Round)).all()
+        assert [(r.stage, r.num_problems) for r in rounds] == [("kept", 3)]
+        assert [run.name for run in all_runs(session)] == ["served"]
+        assert all_runs(session)[0].owner == ""
+    assert not any(check_store(store).values())
+    store.close()
+
+
+def test_a_second_service_of_the_same_run_is_refused(server: Running, monkeypatch: Any) -> None:
+    import store.leases
+
+    monkeypatch.setattr(store.leases, "owner_name", lambda: f"{server.url} 1 1")
+    with pytest.raises(BusyError, match="being worked on"):
+        Archive(server.config, server.service.newest)
+
+
+def test_a_run_of_another_task_is_refused(server: Running) -> None:
+    other = server.config.model_copy(update={"task": "stories"})
+    with pytest.raises(UsageError, match="holds searches of task"):
+        Archive(other, server.service.newest)
+
+
+def test_old_searches_are_removed_with_all_their_rows(tmp_path: Path) -> None:
+    with running(tmp_path) as server:
+        for question in OTHERS[:3]:
+            ask(server, question)
+        until(lambda: server.service.archive.num_written == 3)
+    url = server.config.store
+    store: Store = open_store(url)
+    with store.session() as session:
+        (run,) = all_runs(session)
+        assert drop_served(session, run.id, cutoff_us(1)) == 0
+        assert drop_served(session, run.id, cutoff_us(-1)) == 3
+    assert not any(check_store(store).values())
+    store.close()
+    assert num_rows(url, SearchRow) == num_rows(url, NodeRow) == 0

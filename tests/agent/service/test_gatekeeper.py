@@ -1,0 +1,196 @@
+"""Who may ask: names, origins, keys, sizes."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import openai
+import pytest
+
+from agent.config.load import load_config
+from agent.service.keys import Keys, Scope
+from agent.service.server import opened_keys
+from search.errors import NotFoundError, UsageError
+from tests.agent.service.conftest import Running, running
+from tests.agent.service.test_chat import QUESTION, asked
+
+BODY: dict[str, Any] = {"model": "latest", "messages": asked(QUESTION)}
+ROUTES = [
+    ("GET", "/v1/models", "infer"),
+    ("GET", "/v1/models/latest", "infer"),
+    ("POST", "/v1/chat/completions", "infer"),
+    ("POST", "/v1/completions", "infer"),
+    ("GET", "/v1/searches/search-0", "infer"),
+    ("GET", "/v1/searches/search-0/events", "infer"),
+    ("POST", "/v1/searches/search-0/cancel", "infer"),
+    ("GET", "/health/ready", "infer"),
+    ("GET", "/version", "infer"),
+    ("GET", "/openapi.json", "admin"),
+    ("GET", "/metrics", "admin"),
+    ("GET", "/v1/nothing", "infer"),
+]
+
+
+@pytest.fixture(scope="module")
+def secrets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return {"file": str(tmp_path_factory.mktemp("keys") / "keys.json")}
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory, secrets: dict[str, str]) -> Iterator[Running]:
+    keys = Keys(Path(secrets["file"]))
+    for scope in Scope:
+        secrets[scope] = keys.add(scope, [scope])
+    secrets["infer2"] = keys.add("another", [Scope.INFER])
+    with running(tmp_path_factory.mktemp("guarded"), Keys(Path(secrets["file"]))) as found:
+        yield found
+
+
+def ask(server: Running, method: str, path: str, key: str | None = None, **headers: str) -> Any:
+    sent = headers | ({"authorization": f"Bearer {key}"} if key is not None else {})
+    body = BODY | {"prompt": "1+1"} if method == "POST" and "cancel" not in path else None
+    return httpx.request(method, server.url + path, json=body, headers=sent, timeout=30)
+
+
+@pytest.mark.parametrize(("method", "path", "scope"), ROUTES)
+def test_every_route_asks_for_a_key_and_its_scope(
+    guarded: Running, secrets: dict[str, str], method: str, path: str, scope: str
+) -> None:
+    for wrong in (None, "rk-", "rk-wrong", secrets["infer"][:-1]):
+        refused = ask(guarded, method, path, wrong)
+        assert refused.status_code == 401 and refused.json()["error"]["code"] == "invalid_api_key"
+    assert ask(guarded, method, path, secrets["admin"]).status_code not in (401, 403)
+    other = ask(guarded, method, path, secrets["infer"])
+    assert (other.status_code == 403) == (scope == "admin")
+    inspecting = ask(guarded, method, path, secrets["inspect"])
+    assert inspecting.status_code == 403
+
+
+def test_live_needs_no_key(guarded: Running) -> None:
+    assert ask(guarded, "GET", "/health/live").json() == {"status": "live"}
+
+
+def test_the_client_raises_the_class_of_a_missing_key(guarded: Running) -> None:
+    with pytest.raises(openai.AuthenticationError):
+        guarded.client("rk-wrong").models.list()
+
+
+def test_a_key_sees_its_own_searches_and_no_others(
+    guarded: Running, secrets: dict[str, str]
+) -> None:
+    found = guarded.client(secrets["infer"]).chat.completions.create(
+        model="latest:mcts", messages=asked(QUESTION)
+    )
+    path = f"/v1/searches/{found.search['id']}"
+    assert ask(guarded, "GET", path, secrets["infer"]).status_code == 200
+    assert ask(guarded, "GET", path, secrets["infer2"]).status_code == 404
+    assert ask(guarded, "GET", path, secrets["admin"]).status_code == 200
+    cancel = f"{path}/cancel"
+    assert ask(guarded, "POST", cancel, secrets["infer2"]).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil", "", "[::2]"]
+)
+def test_another_host_name_is_refused(server: Running, host: str) -> None:
+    """Else a page elsewhere could point its own name here."""
+    assert ask(server, "GET", "/v1/models", host=host).status_code in (400, 403)
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://127.0.0.1", "file://"])
+def test_a_page_of_another_origin_is_refused(server: Running, origin: str) -> None:
+    found = ask(server, "GET", "/v1/models", origin=origin)
+    assert found.status_code == 403 and found.json()["error"]["code"] == "unknown_origin"
+
+
+def test_the_servers_own_pages_may_ask(server: Running) -> None:
+    assert ask(server, "GET", "/v1/models", origin=server.url).status_code == 200
+
+
+def test_a_body_over_the_limit_is_refused_whether_it_says_so_or_not(server: Running) -> None:
+    large = b"x" * (2 * 2**20 + 1)
+    url = f"{server.url}/v1/chat/completions"
+    told = httpx.post(url, content=large, timeout=30)
+
+    def parts() -> Iterator[bytes]:
+        yield from (large[i : i + 65_536] for i in range(0, len(large), 65_536))
+
+    untold = httpx.post(url, content=parts(), timeout=30)
+    assert (told.status_code, untold.status_code) == (413, 413)
+    assert told.json()["error"]["code"] == "request_too_large"
+
+
+BOMBS: dict[str, bytes] = {
+    "deep": b"[" * 100_000 + b"]" * 100_000,
+    "deep object": b'{"a":' * 50_000 + b"1" + b"}" * 50_000,
+    "number": b'{"model":"latest","n":' + b"9" * 100_000 + b"}",
+    "float": b'{"model":"latest","temperature":1e999999,"messages":[]}',
+    "nan": b'{"model":"latest","temperature":NaN,"messages":[]}',
+    "not text": bytes(range(256)),
+    "surrogate": b'{"model":"latest","messages":[{"role":"user","content":"\\ud800"}]}',
+    "empty": b"",
+    "null": b"null",
+    "string": b'"x"',
+    "keys": b"{" + b",".join(b'"k%d":1' % i for i in range(50_000)) + b"}",
+    "messages": b'{"model":"latest","messages":['
+    + b",".join([b'{"role":"user","content":"1+1"}'] * 600)
+    + b"]}",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_malformed_body_is_a_bad_request(server: Running, name: str) -> None:
+    for path in ("chat/completions", "completions"):
+        found = httpx.post(
+            f"{server.url}/v1/{path}",
+            content=BOMBS[name],
+            headers={"content-type": "application/json"},
+            timeout=30,
+        )
+        assert found.status_code == 400, found.text[:200]
+        assert set(found.json()["error"]) == {"message", "type", "param", "code"}
+        assert len(found.text) < 2_000
+
+
+def test_others_are_served_with_keys_alone(tmp_path: Path) -> None:
+    config, _ = load_config({"serve.host": "0.0.0.0"})
+    with pytest.raises(UsageError, match="no key is set"):
+        opened_keys(config)
+    Keys(tmp_path / "keys.json").add("a", [Scope.INFER])
+    config, _ = load_config({"serve.host": "0.0.0.0", "serve.keys": str(tmp_path / "keys.json")})
+    assert opened_keys(config).names == {"a": ["infer"]}
+
+
+def test_a_file_of_keys_holds_no_key_and_only_its_owner_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "keys.json"
+    key = Keys(path).add("laptop", [Scope.INFER, Scope.INSPECT])
+    assert key not in path.read_text() and path.stat().st_mode & 0o777 == 0o600
+    found = Keys(path).find(key)
+    assert found is not None and found.name == "laptop"
+    assert found.may(Scope.INSPECT) and not found.may(Scope.ADMIN)
+    assert Keys(path).find(key + "x") is None
+    os.chmod(path, 0o644)
+    with pytest.raises(UsageError, match="read by others"):
+        Keys(path)
+
+
+def test_keys_are_removed_by_name_and_not_made_twice(tmp_path: Path) -> None:
+    keys = Keys(tmp_path / "keys.json")
+    keys.add("a", [Scope.INFER])
+    with pytest.raises(UsageError, match="already"):
+        keys.add("a", [Scope.INFER])
+    keys.remove("a")
+    assert not Keys(tmp_path / "keys.json")
+    with pytest.raises(NotFoundError, match="no key 'a'"):
+        keys.remove("a")
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"a": 1}', '{"a": {"sha256": "x", "scopes": ["z"]}}'])
+def test_a_file_that_is_none_of_keys_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "keys.json"
+    path.write_text(text)
+    path.chmod(0o600)
+    with pytest.raises(UsageError, match="no file of keys"):
+        Keys(path)
