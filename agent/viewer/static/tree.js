@@ -335,7 +335,7 @@ function Graph({ tree, rows, selected, select, best }) {
 
 function Strip({ tree, name, line, select, selected }) {
   if (!line.length) return null;
-  return html`<div><h3>${name}</h3><ol class="strip">${line.map((i) => html`<li key=${i}>
+  return html`<div><h2>${name}</h2><ol class="strip">${line.map((i) => html`<li key=${i}>
     <button aria-current=${i === selected} onClick=${() => select(i)}>${tree.data.label[i]} <small>N ${tree.n[i]} Q ${round(tree.q[i], 2)}</small></button></li>`)}</ol></div>`;
 }
 
@@ -408,7 +408,7 @@ function Detail({ tree, i, select, meta }) {
   const nUp = up >= 0 ? tree.n[up] : null;
   const c = meta.search_config.exploration ?? 1;
   const explore = up >= 0 ? (c * (data.p[i] ?? 0) * Math.sqrt(Math.max(1, nUp))) / (1 + tree.n[i]) : null;
-  return html`<div><h3>Node ${ix}</h3>
+  return html`<div><h2>Node ${ix}</h2>
     <dl class="facts"><dt>N</dt><dd>${tree.n[i]}</dd><dt>Q</dt><dd>${round(tree.q[i])}</dd><dt>P</dt><dd>${small(data.p[i])}</dd>
       <dt>V</dt><dd>${round(data.value[i])}</dd><dt>ended</dt><dd>${data.stop[i] ?? "-"}</dd>
       ${CRITICS.map((k) => html`<dt>${k}</dt><dd><${Bar} value=${data[`${k}_score`][i]} /></dd>`)}
@@ -419,7 +419,7 @@ function Detail({ tree, i, select, meta }) {
       ${node.scores.length > 0 && html`<details><summary>What the critics were asked and said</summary><ul>${node.scores.map((s) => html`<li>${s.critic} ${s.version}: ${s.score == null ? "no score" : round(s.score)} ${s.reason}</li>`)}</ul></details>`}
       ${node.pairs.map((p) => html`<p>${p.as} in a preference pair with node ${p.other}: margin ${round(p.margin)}, ${p.reason}</p>`)}`}
     ${!inlined && (tokens == null ? html`<button onClick=${ask}>tokens with log-probabilities</button>` : typeof tokens === "string" ? html`<p>${tokens}</p>` : html`<table><caption>Tokens under the policy of now</caption><tbody><tr>${tokens.map((t) => html`<td><code>${JSON.stringify(t.text)}</code></td>`)}</tr><tr>${tokens.map((t) => html`<td>${round(t.logprob, 2)}</td>`)}</tr></tbody></table>`)}
-    ${siblings.length > 0 && html`<h3>Beside its siblings</h3><table><tbody>${siblings.map((s) => html`<tr key=${s}><td><button onClick=${() => select(s)}>${data.ix[s]}</button></td>
+    ${siblings.length > 0 && html`<h2>Beside its siblings</h2><table><tbody>${siblings.map((s) => html`<tr key=${s}><td><button onClick=${() => select(s)}>${data.ix[s]}</button></td>
       <td>${differences(data.label[i], data.label[s])}</td><td class="num">ΔQ ${tree.q[s] == null || tree.q[i] == null ? "-" : round(tree.q[s] - tree.q[i], 2)}</td><td>${data.unsound[s] ? "refuted" : ""}</td></tr>`)}</tbody></table>`}</div>`;
 }
 
