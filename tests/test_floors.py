@@ -70,7 +70,7 @@ ROOMS = {
     "cli": {
         *("checkpoints", "config", "evaluation", "hosting", "imagination", "lengths"),
         *("networks", "open_models", "progress", "prompts", "reports", "rounds"),
-        *("search_models", "service", "signals", "solve", "tasks", "teach", "visible"),
+        *("search_models", "service", "signals", "solve", "viewer", "tasks", "teach", "visible"),
     },
     "__main__": {"cli", "signals"},
 }

@@ -25,7 +25,8 @@ router = APIRouter(prefix="/v1")
 POLL_S = 0.2
 """Between two looks whether the client is still there."""
 PROGRESS_S = 0.5
-MAX_REMEMBERED = 1000
+MAX_REMEMBERED = 256
+"""Idempotency keys whose searches can be had again, the newest."""
 
 
 def service_of(request: Request) -> Service:

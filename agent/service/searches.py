@@ -36,6 +36,26 @@ def _found(service: Service, request: Request, name: str) -> Ticket:
     return ticket
 
 
+@router.get("")
+async def listed(
+    request: Request, limit: int = Query(50, ge=1, le=1000, description="the newest so many")
+) -> Response:
+    """Searches under way and those that ended lately, the newest first."""
+    service = service_of(request)
+    own = [
+        {
+            "id": ticket.request_id,
+            "object": "search",
+            "created": ticket.created,
+            "status": str(ticket.standing),
+            "question": ticket.question,
+        }
+        for ticket in reversed(list(service.tickets.values()))
+        if service.visible(key_of(request), ticket.request_id) is not None
+    ]
+    return JSONResponse({"object": "list", "data": own[:limit]})
+
+
 @router.get("/{search_id}")
 async def show(
     search_id: str, request: Request, tree: bool = Query(False, description="all its nodes")
@@ -60,8 +80,8 @@ async def show(
 
 
 def _stored(service: Service, request: Request, name: str, tree: bool) -> dict[str, Any]:
-    """A search that this process no longer holds: whoever may inspect sees it."""
-    if not key_of(request).may(Scope.INSPECT):
+    """A search that this process no longer holds."""
+    if not service.may_see(key_of(request), name):
         raise _unknown(name)
     store = read_store(service.config.store)
     try:

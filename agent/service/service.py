@@ -30,8 +30,10 @@ from store import viewing
 from store.database import read_store
 
 REFRESH_S = 5.0
-KEPT = 2000
-"""Ended searches that stay in memory, the newest."""
+KEPT = 128
+"""Ended searches that stay in memory with their trees, the newest; others are read of the store."""
+OWNED = 20_000
+"""Searches of which it is known whose they are."""
 
 log = logging.getLogger("ratchet")
 
@@ -60,6 +62,8 @@ class Service:
         self.texts = TextWorker(serve.waiting + serve.active)
         self.tickets: OrderedDict[str, Ticket] = OrderedDict()
         """Under way and lately ended, by request id, oldest first."""
+        self.owners: OrderedDict[str, str] = OrderedDict()
+        """Key by request id, also of searches that left the memory."""
         self.remembered: OrderedDict[tuple[str, str], Remembered] = OrderedDict()
         """By key and Idempotency-Key."""
         self.started = time.time()
@@ -148,18 +152,28 @@ class Service:
         self.worker.submit(list(tickets))
         for ticket in tickets:
             self.tickets[ticket.request_id] = ticket
-        while len(self.tickets) > KEPT:
-            oldest = next(iter(self.tickets.values()))
-            if oldest.standing not in ENDED:
-                break
-            self.tickets.popitem(last=False)
+            self.owners[ticket.request_id] = ticket.owner
+        while len(self.owners) > OWNED:
+            self.owners.popitem(last=False)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Let go of the oldest searches that have ended and are written."""
+        excess = len(self.tickets) - KEPT
+        for ticket in list(self.tickets.values()):
+            if excess <= 0:
+                return
+            if ticket.standing in ENDED and self.archive.waiting(ticket.request_id) is None:
+                del self.tickets[ticket.request_id]
+                excess -= 1
 
     def visible(self, key: Key, request_id: str) -> Ticket | None:
         """A search in memory that the key may see."""
-        ticket = self.tickets.get(request_id)
-        if ticket is None or (ticket.owner != key.name and not key.may(Scope.INSPECT)):
-            return None
-        return ticket
+        return self.tickets.get(request_id) if self.may_see(key, request_id) else None
+
+    def may_see(self, key: Key, request_id: str) -> bool:
+        """Whether a search is the key's own, or it may see all."""
+        return key.may(Scope.INSPECT) or self.owners.get(request_id) == key.name
 
     async def greedy(
         self, models: Models, body: ChatRequest, question: str

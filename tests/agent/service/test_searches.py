@@ -112,6 +112,13 @@ def test_a_search_is_seen_while_it_runs_and_keeps_what_it_found_when_cancelled(
     assert row is not None and row.status == "failed" and "cancelled" in (row.error or "")
 
 
+def test_searches_are_listed_the_newest_first(server: Running) -> None:
+    ids = [ask(server, question).search["id"] for question in OTHERS[:3]]
+    listed = get(server, "/v1/searches?limit=3").json()["data"]
+    assert [s["id"] for s in listed] == ids[::-1]
+    assert {s["status"] for s in listed} == {"done"}
+
+
 @pytest.mark.parametrize("last", ["x", "-1", "1" * 20, "1.5"])
 def test_a_last_event_id_that_is_no_number_is_refused(server: Running, last: str) -> None:
     figures = ask(server).search

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from agent.config.settings import Config
-from tests.agent.viewer.conftest import HOSTILE, tree_of
+from scripts.bench.trees import add_tree
+from tests.agent.viewer.conftest import HOSTILE
 
 CHROMIUM = shutil.which("chromium-headless-shell") or shutil.which("chromium")
 pytestmark = [
@@ -94,7 +95,7 @@ def test_a_large_tree_comes_up(
     browser: Any, view_url: str, viewed_config: Config, size: int, limit_s: float
 ) -> None:
     """How fast it is the bench of the service says; here only that it comes."""
-    number = tree_of(viewed_config.store, size)
+    number = add_tree(viewed_config.store, size)
     seen = Seen(browser)
     began = time.monotonic()
     seen.goto(f"{view_url}/searches/{number}")

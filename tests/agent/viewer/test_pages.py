@@ -128,8 +128,10 @@ def test_an_exported_page_is_one_file_whose_data_ends_no_element(
 ) -> None:
     out = tmp_path / "tree.html"
     done = subprocess.run(
-        [sys.executable, "-m", "agent", "view", "export", "5", "--out", str(out)]
-        + ["--store", viewed_config.store],
+        [
+            *(sys.executable, "-m", "agent", "view", "export", "5", "--out", str(out)),
+            *("--store", viewed_config.store),
+        ],
         capture_output=True,
         text=True,
         timeout=120,
