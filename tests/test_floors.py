@@ -29,6 +29,7 @@ ROOMS = {
     "config": set(),
     "networks": set(),
     "progress": {"visible"},
+    "tracking": {"progress"},
     "lengths": set(),
     "tasks": {"config", "scratch"},
     "checkpoints": {"config", "networks"},
@@ -70,7 +71,8 @@ ROOMS = {
     "cli": {
         *("checkpoints", "config", "evaluation", "hosting", "imagination", "lengths"),
         *("networks", "open_models", "progress", "prompts", "reports", "rounds"),
-        *("search_models", "service", "signals", "solve", "viewer", "tasks", "teach", "visible"),
+        *("search_models", "service", "signals", "solve", "tasks", "teach", "tracking"),
+        *("viewer", "visible"),
     },
     "__main__": {"cli", "signals"},
 }

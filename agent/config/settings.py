@@ -291,6 +291,12 @@ class ServeSettings(Section):
     body_mib: float = Field(2.0, gt=0, le=1_024, description="MiB of a request, at most")
 
 
+NO_RESULT = {
+    *("store", "checkpoints", "run", "hosting", "serve", "tracking", "tracking_folder"),
+}
+"""What no result depends on, but for a few settings of hosting; see `Config.digest`."""
+
+
 class Config(Section):
     task: str = Field(
         "expressions", description="whose problems: a name of Ratchet's, or FILE.py:CLASS"
@@ -316,6 +322,10 @@ class Config(Section):
         le=MANY_TOKENS,
         description="tokens of one search of a round, at most; 0: search.max_tokens",
     )
+    tracking: Literal["none", "tensorboard", "mlflow", "wandb", "trackio"] = Field(
+        "none", description="who is told the curves of a round, beside the store; offline"
+    )
+    tracking_folder: str = Field("ratchet-runs/tracking", description="where a tracker writes")
     num_seeds: int = Field(300, ge=1, le=MANY, description="problems that imagination starts from")
     search: SearchSettings = SearchSettings()
     imagination: ImaginationSettings = ImaginationSettings()
@@ -374,7 +384,7 @@ class Config(Section):
         Settings that came later count only where they are set: a round that was begun before
         them goes on.
         """
-        kept = self.model_dump(exclude={"store", "checkpoints", "run", "hosting", "serve"})
+        kept = self.model_dump(exclude=NO_RESULT)
         for key in ("held_out", "labelled", "bad_rows", "answers", "prompt"):
             if getattr(self, key) == type(self).model_fields[key].default:
                 kept.pop(key)

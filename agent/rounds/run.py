@@ -38,7 +38,7 @@ from store.states import Stage
 
 ASKED = ("problems", "held_out", "labelled", "answers", "prompt")
 """Settings that say which problems there are, and how they are put."""
-NO_RESULT = ("store ", "run ", "checkpoints.", "hosting.")
+NO_RESULT = ("store ", "run ", "checkpoints.", "hosting.", "serve.", "tracking")
 """Settings that no result depends on, but for these:"""
 RESULT = tuple(f"hosting.{k} " for k in ("cohort", "batch_target", "option_tokens", "text_tokens"))
 START_PATIENCE_S = 10.0

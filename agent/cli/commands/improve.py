@@ -1,7 +1,9 @@
 """`ratchet improve`: rounds, or the plan of them."""
 
+import contextlib
 import json
 import shlex
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -14,6 +16,7 @@ from agent.progress import make_progress
 from agent.rounds.evaluation_stage import Figures
 from agent.rounds.round import Outcome
 from agent.rounds.run import Improver
+from agent.tracking import Tracked, log_round, open_tracker
 from store.evaluations import Evaluation
 from store.states import Stage
 
@@ -26,9 +29,15 @@ def run(config: Config, rounds: int, dry_run: bool, fresh: bool, as_json: bool) 
         plan.run(config, rounds, as_json)
         return
     plan.check_room(config)
-    progress = make_progress(quiet=as_json)
+    folder = Path(config.tracking_folder).expanduser()
+    settings = {"config": config.digest(), "task": config.task, "seed": config.seed}
+    tracker = open_tracker(config.tracking, folder, config.run, settings)
+    progress = Tracked(make_progress(quiet=as_json), tracker)
     outcomes: list[dict[str, Any]] = []
-    with Improver(config, progress, fresh).started() as improver:
+    with (
+        contextlib.closing(tracker),
+        Improver(config, progress, fresh).started() as improver,
+    ):
         progress.say(f"run {config.run!r}, store {config.shown_store}, task {config.task}")
         if fresh:
             improver.give_up_open_round()
@@ -37,6 +46,7 @@ def run(config: Config, rounds: int, dry_run: bool, fresh: bool, as_json: bool) 
             progress.close()
             document = _document(outcome, improver.start_s)
             outcomes.append(document)
+            log_round(tracker, outcome.number, document)
             if not as_json:
                 _show(outcome, config, improver.start_s)
     if as_json:
