@@ -54,6 +54,7 @@ ROOMS = {
         *("checkpoints", "config", "defaults", "hosting", "scratch", "search_models", "tasks"),
         *("training", "trial"),
     },
+    "api": {"config", "evaluation", "open_models", "search_models", "solve"},
     "teach": {
         *("checkpoints", "config", "engine", "evaluation", "hosting", "progress", "prompts"),
         *("search_models", "tasks", "training", "trial"),
@@ -65,8 +66,8 @@ ROOMS = {
     },
     "viewer": {"reports"},
     "service": {
-        *("checkpoints", "config", "engine", "open_models", "rounds", "search_models", "solve"),
-        "viewer",
+        *("checkpoints", "config", "engine", "hosting", "open_models", "rounds", "search_models"),
+        *("signals", "solve", "viewer"),
     },
     "cli": {
         *("checkpoints", "config", "evaluation", "hosting", "imagination", "lengths"),

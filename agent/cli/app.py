@@ -206,6 +206,9 @@ def serve_command(
     seed: Seed = None,
     hosting: Hosting = None,
     ray_address: RayAddress = None,
+    ray_serve: Annotated[
+        bool, typer.Option("--ray-serve", help="as a deployment of Ray Serve, for clusters")
+    ] = False,
     no_tool: Annotated[bool, typer.Option("--no-tool", help="search without the tool")] = False,
     config: ConfigFile = "",
     set_: Set = None,
@@ -242,7 +245,7 @@ def serve_command(
     settings = settings_of(flags, config, INLINE)
     from agent.cli.commands import serve as command
 
-    command.run(settings, as_json)
+    command.run(settings, ray_serve, as_json)
 
 
 @app.command("evaluate")

@@ -85,6 +85,32 @@ def test_a_server_that_was_killed_hands_its_run_to_the_next(tmp_path: Path) -> N
         process.wait()
 
 
+@pytest.mark.cluster
+def test_ray_serve_serves_the_same_application(tmp_path: Path) -> None:
+    pytest.importorskip("ray.serve", reason="pip install 'ratchet-llm[ray-serve]'")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = command("serve", "--ray-serve", "--port", str(port), "--json", cwd=tmp_path)
+    try:
+        url = launched(process)["url"]
+        body = {"model": "latest:mcts", "messages": [{"role": "user", "content": "1+2*3"}]}
+        answer = httpx.post(f"{url}/chat/completions", json=body, timeout=60).json()
+        assert answer["choices"][0]["search"]["answer"] == "7"
+        streamed = httpx.post(f"{url}/chat/completions", json=body | {"stream": True}, timeout=60)
+        assert streamed.text.endswith("data: [DONE]\n\n")
+        refused = httpx.get(f"{url}/models", headers={"host": "evil.example"}, timeout=30)
+        assert refused.status_code == 403
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(90) == 143
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readlines()[-1])["event"] == "done"
+    finally:
+        process.kill()
+        process.wait()
+    code, out, _ = done("inspect", "searches", "--run", "served", "--json", cwd=tmp_path)
+    assert code == 0 and len(json.loads(out)["rows"]) == 2
+
+
 def test_a_taken_port_is_told_before_a_model_is_loaded(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
