@@ -10,12 +10,13 @@ from sqlalchemy.orm import Session
 from search.mcts import Search
 from search.state import Problem
 from store.database import now_us
-from store.recording import Claim, IsCorrect, add_problems, end_search
+from store.recording import Claim, IsCorrect, add_problems, as_problem, end_search
 from store.rounds import NewRound, end_round, open_round, start_round
 from store.schema import (
     CriticScore,
     NodeRow,
     NodeText,
+    ProblemRow,
     Round,
     SearchRow,
     SimulationRow,
@@ -85,6 +86,21 @@ def add_served(
     end_search(session, Claim(row.id, fence, served.policy_version), served.search, is_correct)
     session.execute(update(Round).where(Round.id == round_id).values(num_problems=position + 1))
     return row.id
+
+
+def served_problems(session: Session, task: str) -> list[Problem]:
+    """What services were asked of a task, each question once, in order."""
+    rows = session.scalars(
+        select(ProblemRow)
+        .where(
+            ProblemRow.task == task,
+            ProblemRow.id.in_(
+                select(SearchRow.problem_id).where(SearchRow.request_id.is_not(None))
+            ),
+        )
+        .order_by(ProblemRow.id)
+    )
+    return [as_problem(row) for row in rows]
 
 
 def find_served(session: Session, request_id: str) -> SearchRow | None:

@@ -41,6 +41,10 @@ class ImaginationSettings(Section):
         description="other wordings searched of each new problem, to compare answers",
     )
 
+    served: bool = Field(
+        False, description="start also from questions that a service of this store was asked"
+    )
+
 
 class CriticSettings(Section):
     value_weight: float = Field(
@@ -391,6 +395,8 @@ class Config(Section):
         for name in ("must_be_correct", "reward", "min_reward"):
             if getattr(self.selection, name) == SelectionSettings.model_fields[name].default:
                 kept["selection"].pop(name)
+        if not self.imagination.served:
+            kept["imagination"].pop("served")
         if self.training.dtype == "auto":
             kept["training"].pop("dtype")
         if self.hosting.dtype != "auto":

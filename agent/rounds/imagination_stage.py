@@ -15,6 +15,7 @@ from search.randomness import derive_seed
 from search.state import Problem
 from store.rounds import searched_problems
 from store.selection import solve_rates
+from store.served import served_problems
 
 
 class ImaginationStage:
@@ -32,9 +33,15 @@ class ImaginationStage:
         with self.context.store.session() as session:
             seen = searched_problems(session, run_id)
             rates = solve_rates(session, run_id)
+            asked = (
+                served_problems(session, self.config.task) if self.config.imagination.served else []
+            )
         parents = [*self.task.seeds(self.config.num_seeds, self.config.seed), *seen]
         settings = self.config.evaluation
         held_out = self.task.held_out(self.context.config.num_held_out, settings.seed)
+        # Someone may ask a service what is held out: nothing may be made of that.
+        kept_apart = {p.id for p in held_out}
+        parents += [p for p in asked if p.id not in kept_apart]
         wanted = Wanted(
             self.config.problems_per_round,
             self.seed,

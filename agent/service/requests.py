@@ -62,6 +62,9 @@ class SearchKnobs(Strict):
     max_depth: int | None = Field(None, ge=1, le=64, description="steps of a text, at most")
     c_puct: float | None = Field(None, ge=0, le=1000, description="weight of exploration")
     time_limit_s: float | None = Field(None, gt=0, le=600, description="seconds, at most")
+    critics: dict[str, float] | None = Field(
+        None, description="weights of value, process and outcome in the blend of scores"
+    )
     return_tree: Literal["none", "summary", "full"] = Field(
         "none", description="the tree in the answer: its principal line, or all nodes"
     )

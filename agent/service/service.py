@@ -15,7 +15,7 @@ from agent.engine.requests import CompletionRequest, ScoreRequest
 from agent.search_models import Models
 from agent.service.archive import Archive
 from agent.service.catalogue import Catalogue
-from agent.service.errors import ServiceError
+from agent.service.errors import ServiceError, bad_request
 from agent.service.figures import Figures
 from agent.service.keys import Key, Scope
 from agent.service.replies import Answer, Scored
@@ -24,6 +24,7 @@ from agent.service.texts import TextWorker
 from agent.service.tickets import ENDED, Ticket
 from agent.service.worker import Limits, Worker
 from agent.solve import check_length, problem_of
+from critics.registry import CRITICS
 from search.randomness import derive_seed
 from search.settings import SearchSettings
 from store import viewing
@@ -32,6 +33,9 @@ from store.database import read_store
 REFRESH_S = 5.0
 KEPT = 128
 """Ended searches that stay in memory with their trees, the newest; others are read of the store."""
+MAX_WEIGHT = 1000.0
+MAX_VARIANTS = 32
+"""Weights of critics that are remembered, the newest."""
 OWNED = 20_000
 """Searches of which it is known whose they are."""
 
@@ -66,6 +70,8 @@ class Service:
         """Key by request id, also of searches that left the memory."""
         self.remembered: OrderedDict[tuple[str, str], Remembered] = OrderedDict()
         """By key and Idempotency-Key."""
+        self._variants: OrderedDict[tuple[Any, ...], Models] = OrderedDict()
+        """By models and weights of critics."""
         self.started = time.time()
         self.is_draining = False
         self._health_at, self._health = 0.0, False
@@ -117,6 +123,7 @@ class Service:
 
     def open_search(self, key: Key, models: Models, body: ChatRequest, question: str) -> Ticket:
         """A search for a question, not queued yet. Raises TaskError for what is no problem."""
+        models = self.variant(models, body.search)
         problem = problem_of(models, question)
         seed = derive_seed(
             self.config.seed if body.seed is None else body.seed, problem.id, "solve"
@@ -127,6 +134,30 @@ class Service:
         ticket = Ticket(f"search-{uuid4().hex}", key.name, question, problem, models, search)
         ticket.note()
         return ticket
+
+    def variant(self, models: Models, knobs: SearchKnobs | None) -> Models:
+        """The models with a request's own weights of critics. Raises ServiceError for unknown ones.
+
+        Searches of equal weights share their batches: the same models come back for them.
+        """
+        if knobs is None or knobs.critics is None:
+            return models
+        for name, weight in knobs.critics.items():
+            if name not in CRITICS or not 0.0 <= weight <= MAX_WEIGHT:
+                raise bad_request(
+                    f"search.critics.{name[:40]} is {weight:g}; give weights from 0 to "
+                    f"{MAX_WEIGHT:g} of {', '.join(CRITICS)}",
+                    param="search.critics",
+                )
+        place = (id(models), tuple(sorted(knobs.critics.items())))
+        found = self._variants.get(place)
+        if found is None:
+            given = replace(models.given, weights={**models.weights, **knobs.critics})
+            found = Models(models.hosts, models.models, models.task, given, models.prompts)
+            self._variants[place] = found
+            while len(self._variants) > MAX_VARIANTS:
+                self._variants.popitem(last=False)
+        return found
 
     def settings_of(
         self, models: Models, knobs: SearchKnobs | None, effort: str | None

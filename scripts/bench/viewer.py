@@ -1,5 +1,6 @@
 """How fast a tree's page comes up in Chromium, and how smoothly it is moved."""
 
+import os
 import shutil
 import tempfile
 import threading
@@ -44,6 +45,8 @@ PAGES = {
 
 
 def measured(num: int, screenshots: Path | None) -> Iterator[Row]:
+    """Milliseconds until a tree's page answers, and frames a second while it is dragged."""
+    screenshots = screenshots.resolve() if screenshots else None
     chromium = shutil.which("chromium-headless-shell") or shutil.which("chromium")
     try:
         from playwright.sync_api import sync_playwright
@@ -56,7 +59,8 @@ def measured(num: int, screenshots: Path | None) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _searched(folder)
-        store = f"sqlite:///{folder}/ratchet-runs/ratchet.db"
+        os.chdir(folder)  # the pages name their store, and pictures of them go into documents
+        store = "sqlite:///ratchet-runs/ratchet.db"
         numbers = {size: add_tree(store, size) for size in (1_000, 20_000)}
         bound = listening("127.0.0.1", 0)
         server = Server(settings_of(view_app(load_config({"store": store})[0])))
@@ -85,10 +89,11 @@ def measured(num: int, screenshots: Path | None) -> Iterator[Row]:
             if screenshots is not None:
                 screenshots.mkdir(parents=True, exist_ok=True)
                 for page_name, path in PAGES.items():
-                    page = browser.new_page(viewport={"width": 1200, "height": 800})
+                    page = browser.new_page(viewport={"width": 1200, "height": 1250})
                     page.goto(base + path.format(search=1))
+                    page.evaluate("window.scrollTo(0, 0)")
                     page.wait_for_timeout(1_000)
-                    page.screenshot(path=screenshots / f"view-{page_name}.png", full_page=True)
+                    page.screenshot(path=screenshots / f"view-{page_name}.png")
                     page.close()
             browser.close()
         server.should_exit = True
@@ -99,7 +104,8 @@ def _searched(folder: Path) -> None:
     """A store with searches that found more than one text."""
     import httpx2 as httpx
 
-    with serving(folder, "--no-tool") as server:
+    with serving(folder, "--no-tool", "--set", "search.stop_decided=false") as server:
         for question, _ in questions(12, 8):
-            httpx.post(f"{server.url}/chat/completions", json=server.body(question), timeout=120)
+            body = server.body(question, search={"simulations": 24, "max_tokens": 4_000})
+            httpx.post(f"{server.url}/chat/completions", json=body, timeout=120)
         server.stop()

@@ -38,7 +38,9 @@ def show(only: str, flags: dict[str, Any], file: str, as_json: bool) -> None:
 def _check_section(only: str, known: Iterable[str]) -> None:
     """Raises UsageError for what is near to a section, or near to nothing."""
     sections = sorted({key.partition(".")[0] for key in known if "." in key})
-    if near := difflib.get_close_matches(only.lower(), sections, n=1):
+    names = sorted({*sections} | {key for key in known if "." not in key})
+    near = difflib.get_close_matches(only.lower(), names, n=1)
+    if near and near[0] in sections:
         raise UsageError(f"unknown section {only!r}", f"did you mean {near[0]!r}?")
     if not difflib.get_close_matches(only, list(known), n=1):
         raise UsageError(f"unknown setting or section {only!r}", f"sections: {', '.join(sections)}")

@@ -158,11 +158,12 @@ def _show(outcome: Outcome, config: Config, start_s: float) -> None:
     }.get(config.task)
     lines = [
         f"ratchet improve{flags(*options)}{more}",
+        f"ratchet view{flags('store')}",
         f"ratchet inspect searches --gained{flags('store', 'run')}",
         f"ratchet models{flags('store')}",
     ]
     if question:
-        lines[2] = f'ratchet solve "{question}"{flags("task", "store", "run")}'
+        lines[3] = f'ratchet solve "{question}"{flags("task", "store", "run")}'
     console.print("Next:", highlight=False)
     for line in lines:
         console.print(f"  {line}", highlight=False, soft_wrap=True)

@@ -202,7 +202,7 @@ function mixed(q) {
 
 function Graph({ tree, rows, selected, select, best }) {
   const canvas = useRef(null);
-  const view = useRef({ x: 30, y: 208, scale: 1, drag: null });
+  const view = useRef({ x: 30, y: 208, scale: 0, drag: null });
   const layout = useMemo(() => laidOut(tree, rows), [tree, rows]);
   const line = useMemo(() => new Set([0, ...best]), [best]);
   const draw = useCallback(() => {
@@ -214,6 +214,19 @@ function Graph({ tree, rows, selected, select, best }) {
     if (element.width !== width * ratio || element.height !== height * ratio) {
       element.width = width * ratio;
       element.height = height * ratio;
+    }
+    if (!view.current.scale) {
+      // At first the whole tree, unless that makes it too small to read.
+      let [low, high, deepest] = [0, 0, 1];
+      for (const d of layout.nodes) {
+        low = Math.min(low, d.y);
+        high = Math.max(high, d.y);
+        deepest = Math.max(deepest, d.x);
+      }
+      const fits = Math.min((width - 120) / deepest, (height - 40) / Math.max(1, high - low));
+      const scale = Math.min(1, Math.max(0.4, fits));
+      const middle = fits < 0.4 ? 0 : ((low + high) / 2) * scale;
+      Object.assign(view.current, { scale, y: height / 2 - middle });
     }
     const pen = element.getContext("2d");
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
@@ -472,8 +485,8 @@ function App({ data, meta }) {
     });
   const number = (name, label, step = 1) => html`<label>${label} <input type="number" min="0" step=${step} value=${view[name]} onInput=${(e) => change({ [name]: Number(e.target.value) })} /></label>`;
   return html`<div class="explorer">
-    <section class="wide" aria-label="Lines of play"><${Strip} tree=${tree} name="Most visited line" line=${line.best} select=${select} selected=${selected} />
-      <${Strip} tree=${tree} name="Second line" line=${line.second} select=${select} selected=${selected} /></section>
+    ${line.best.length > 0 && html`<section class="wide" aria-label="Lines of play"><${Strip} tree=${tree} name="Most visited line" line=${line.best} select=${select} selected=${selected} />
+      <${Strip} tree=${tree} name="Second line" line=${line.second} select=${select} selected=${selected} /></section>`}
     <section class="wide" aria-label="Timeline"><${Timeline} data=${data} upTo=${upTo} setUpTo=${(at) => change({ at: at === data.leaf.length ? null : at })} /></section>
     <section class="wide controls" aria-label="What is shown"><label>sorted by <select onChange=${(e) => change({ sort: e.target.value })}>${["N", "Q", "P"].map((k) => html`<option selected=${view.sort === k}>${k}</option>`)}</select></label>
       ${number("least", "visits at least")} ${number("depth", "depth at most")} ${number("disagree", "critics differ by", 0.05)}

@@ -105,6 +105,18 @@ def test_knobs_of_the_search_bind_this_request_alone(slow_server: Running) -> No
     assert all(node["principal"] for node in more.search["tree"])
 
 
+def test_weights_of_critics_bind_this_request_alone(slow_server: Running) -> None:
+    def values(**critics: float) -> list[float | None]:
+        search: dict[str, Any] = {"simulations": 6, "return_tree": "full"}
+        if critics:
+            search["critics"] = critics
+        return [n["q"] for n in ask(slow_server, extra_body={"search": search}).search["tree"]]
+
+    plain = values()
+    assert values(value=0.0, process=0.0, outcome=1.0) != plain
+    assert values() == plain
+
+
 def test_a_deadline_gives_the_best_so_far(slow_server: Running) -> None:
     found = ask(slow_server, extra_body={"search": {"time_limit_s": 0.5}})
     assert found.choices[0].finish_reason == "length"
@@ -198,6 +210,8 @@ WRONG: list[dict[str, Any]] = [
     {"search": {"simulations": 0}},
     {"search": {"simulations": 5000}},
     {"search": {"unknown": 1}},
+    {"search": {"critics": {"taste": 1.0}}},
+    {"search": {"critics": {"value": -1.0}}},
     {"search": {"time_limit_s": 0}},
     {"model": "latest", "search": {"simulations": 4}},
     {"model": "latest", "reasoning_effort": "high"},
