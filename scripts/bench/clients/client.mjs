@@ -3,6 +3,8 @@ import OpenAI from "openai";
 
 const client = new OpenAI({ baseURL: process.argv[2], apiKey: "none", maxRetries: 0 });
 const messages = [{ role: "user", content: "7+2*3-4+5*6-1" }];
+// Numbers that the embedded policy never saw: its search takes a while.
+const unknown = [{ role: "user", content: "12+17*3-14+25*6-11+13" }];
 const verdicts = {};
 const check = async (name, work) => {
   try {
@@ -54,7 +56,7 @@ await check("abort", async () => {
   setTimeout(() => stop.abort(), 50);
   try {
     await client.chat.completions.create(
-      { model: "latest:mcts", messages, search: { simulations: 4096 } },
+      { model: "latest:mcts", messages: unknown, search: { simulations: 4096 } },
       { signal: stop.signal },
     );
     return "answered before it was aborted";
