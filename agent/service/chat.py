@@ -58,7 +58,8 @@ async def chat(body: ChatRequest, request: Request) -> Response:
     models = await asyncio.to_thread(service.catalogue.models_of, entry)
     asking = _Asking(service, key, body, models, question)
     if is_searched:
-        asking.ticket = _ticket(asking, request.headers.get("idempotency-key"))
+        once = request.headers.get("idempotency-key")
+        asking.ticket = await asyncio.to_thread(_ticket, asking, once)
         ignored += [n for n in ("temperature", "top_p") if getattr(body, n) is not None]
     elif body.search is not None or body.reasoning_effort not in (None, "none"):
         name = "search" if body.search is not None else "reasoning_effort"
@@ -97,10 +98,11 @@ class _Asking:
             await ended(ticket)
             if ticket.standing is Standing.CANCELLED and not ticket.search.candidates:
                 raise ServiceError(409, "the search was cancelled", "cancelled", may_retry=False)
-            answers = replies.searched_answers(ticket, body.n or 1)
+            # Thousands of answers take a while to compare: other requests must not wait for that.
+            answers = await asyncio.to_thread(replies.searched_answers, ticket, body.n or 1)
             prompt = ticket.search.root.state.tokens
             tree = body.search.return_tree if body.search else "none"
-            search = replies.search_figures(ticket, tree)
+            search = await asyncio.to_thread(replies.search_figures, ticket, tree)
             num_searched = ticket.search.budget.tokens
         finished = [await self._finished(answer, prompt) for answer in answers]
         return Reply(
@@ -127,29 +129,35 @@ class _Asking:
 
 def _ticket(asking: _Asking, once: str | None) -> Ticket:
     """The request's search: a new one, or that of the same Idempotency-Key."""
-    service, key, body = asking.service, asking.key, asking.body
-    place = (key.name, once or "")
-    digest = hashlib.sha256(
-        body.model_dump_json(exclude={"stream", "stream_options"}).encode()
-    ).hexdigest()
     if once:
-        known = service.remembered.get(place)
-        if known is not None and known.digest != digest:
-            raise ServiceError(
-                409,
-                "this Idempotency-Key came with another request",
-                "idempotency_conflict",
-                may_retry=False,
-            )
-        if known is not None and known.ticket.standing is not Standing.FAILED:
-            return known.ticket
-    ticket = service.open_search(key, asking.models, body, asking.question)
+        with asking.service.remembering:
+            return _ticket_once(asking, once)
+    ticket = asking.service.open_search(asking.key, asking.models, asking.body, asking.question)
+    asking.service.submit([ticket])
+    return ticket
+
+
+def _ticket_once(asking: _Asking, once: str) -> Ticket:
+    service, body = asking.service, asking.body
+    place = (asking.key.name, once)
+    raw = body.model_dump_json(exclude={"stream", "stream_options"})
+    digest = hashlib.sha256(raw.encode()).hexdigest()
+    known = service.remembered.get(place)
+    if known is not None and known.digest != digest:
+        raise ServiceError(
+            409,
+            "this Idempotency-Key came with another request",
+            "idempotency_conflict",
+            may_retry=False,
+        )
+    if known is not None and known.ticket.standing is not Standing.FAILED:
+        return known.ticket
+    ticket = service.open_search(asking.key, asking.models, body, asking.question)
+    ticket.is_shared = True
     service.submit([ticket])
-    if once:
-        ticket.is_shared = True
-        service.remembered[place] = Remembered(digest, ticket)
-        while len(service.remembered) > MAX_REMEMBERED:
-            service.remembered.popitem(last=False)
+    service.remembered[place] = Remembered(digest, ticket)
+    while len(service.remembered) > MAX_REMEMBERED:
+        service.remembered.popitem(last=False)
     return ticket
 
 

@@ -42,7 +42,7 @@ async def complete(body: CompletionsRequest, request: Request) -> Response:
             param="model",
         )
     models = await asyncio.to_thread(service.catalogue.models_of, entry)
-    prompts = _prompts(models, body)
+    prompts = await asyncio.to_thread(_prompts, models, body)
     found = asyncio.ensure_future(_choices(service, models, body, prompts))
     whole = {
         "id": f"cmpl-{uuid4().hex}",

@@ -11,9 +11,12 @@ from typing import Any
 from uuid import uuid4
 
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agent.config.settings import ServeSettings
+from agent.service import sign_in
 from agent.service.errors import ServiceError
 from agent.service.figures import Figures
 from agent.service.keys import NOBODY, Key, Keys
@@ -61,6 +64,12 @@ class Gatekeeper:
         state["request_id"] = request_id
         answered = _Answered(send, request_id, self.figures, scope)
         try:
+            self._check_names(scope, headers)
+            if self.keys and scope["path"].startswith("/view"):
+                answer = await self._signed_in(scope, receive, headers)
+                if answer is not None:
+                    await answer(scope, receive, answered)
+                    return
             state["key"] = self._admitted(scope, headers)
             limited = _Limited(receive, self.max_body, headers)
             await self.app(scope, limited, answered)
@@ -71,16 +80,35 @@ class Gatekeeper:
         finally:
             answered.done()
 
-    def _admitted(self, scope: Scope, headers: dict[str, str]) -> Key:
-        """Who asks. Raises ServiceError for who may not."""
+    async def _signed_in(
+        self, scope: Scope, receive: Receive, headers: dict[str, str]
+    ) -> Response | None:
+        """What a browser is answered that has no key yet; None for one that has."""
+        if scope["path"] == sign_in.PATH and scope["method"] == "POST":
+            return await sign_in.sign_in(Request(scope, receive), self.keys)
+        if "authorization" not in headers:
+            key = sign_in.cookie_key(headers.get("cookie", ""))
+            if not key and scope["path"] not in sign_in.OPEN[1:]:
+                return sign_in.form()
+            headers["authorization"] = f"Bearer {key}"
+            found = self.keys.find(key) if key else None
+            if found is None and scope["path"] not in sign_in.OPEN[1:]:
+                return sign_in.form(sign_in.WRONG)
+        return None
+
+    def _check_names(self, scope: Scope, headers: dict[str, str]) -> None:
+        """Raises ServiceError for a host that is not ours, or a page of another origin."""
         host = _name_of(headers.get("host", ""))
         if host not in self.names:
             raise ServiceError(403, f"this server is not {host!r}", "unknown_host")
         origin = headers.get("origin")
         if origin is not None and origin != f"{scope['scheme']}://{headers.get('host', '')}":
             raise ServiceError(403, f"pages of {origin!r} may not ask here", "unknown_origin")
+
+    def _admitted(self, scope: Scope, headers: dict[str, str]) -> Key:
+        """Who asks. Raises ServiceError for who may not."""
         path = scope["path"]
-        if path in OPEN_PATHS:
+        if path in OPEN_PATHS or path in sign_in.OPEN:
             return NOBODY
         if not self.keys:
             return NOBODY

@@ -27,6 +27,7 @@ from agent.solve import check_length, problem_of
 from critics.registry import CRITICS
 from search.randomness import derive_seed
 from search.settings import SearchSettings
+from search.state import State
 from store import viewing
 from store.database import read_store
 
@@ -70,6 +71,8 @@ class Service:
         """Key by request id, also of searches that left the memory."""
         self.remembered: OrderedDict[tuple[str, str], Remembered] = OrderedDict()
         """By key and Idempotency-Key."""
+        self.remembering = threading.Lock()
+        """Two requests with the same key may come at once: they are one search."""
         self._variants: OrderedDict[tuple[Any, ...], Models] = OrderedDict()
         """By models and weights of critics."""
         self.started = time.time()
@@ -210,8 +213,13 @@ class Service:
         self, models: Models, body: ChatRequest, question: str
     ) -> tuple[list[Answer], tuple[int, ...]]:
         """The policy's own texts, and the prompt's tokens."""
-        root = models.root(problem_of(models, question))
-        check_length(models, root)
+
+        def read() -> State:
+            root = models.root(problem_of(models, question))
+            check_length(models, root)
+            return root
+
+        root = await asyncio.to_thread(read)
         seed = self.config.seed if body.seed is None else body.seed
         requests = [
             CompletionRequest(

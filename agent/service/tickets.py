@@ -24,6 +24,8 @@ class Standing(StrEnum):
 
 
 ENDED = (Standing.DONE, Standing.FAILED, Standing.CANCELLED)
+PROGRESS_S = 0.25
+"""Between two looks at a search, at least."""
 TOP = 5
 """Options of the root that progress tells of."""
 
@@ -48,7 +50,8 @@ class Ticket:
     ended_at: float = 0.0
     progress: dict[str, Any] = field(default_factory=dict)
     """What was found so far; replaced, never changed."""
-    told_at: float = 0.0
+    next_note: float = 0.0
+    """When it may be looked at again."""
     is_shared: bool = False
     """Whether another request may ask for it, so that it goes on when its client is gone."""
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -62,8 +65,11 @@ class Ticket:
 
     def note(self) -> None:
         """Take down how far it is."""
-        self.told_at = time.monotonic()
+        began = time.monotonic()
         self.progress = progress_of(self.search, self.seconds)
+        spent = time.monotonic() - began
+        # Of a search with thousands of texts a look takes long: it may have a tenth of the time.
+        self.next_note = began + max(PROGRESS_S, 10 * spent)
 
 
 def progress_of(search: Search, seconds: float) -> dict[str, Any]:

@@ -19,8 +19,6 @@ from agent.service.tickets import ENDED, Standing, Ticket
 from search import frontier
 from search.mcts import Search
 
-PROGRESS_S = 0.25
-"""Between two looks at a search."""
 IDLE_S = 0.1
 CANCELLED = "cancelled: nobody waits for it any more"
 
@@ -179,7 +177,7 @@ class Worker:
 
         def told(search: Search, *_: Any) -> None:
             ticket = tickets[id(search)]
-            if time.monotonic() - ticket.told_at > PROGRESS_S:
+            if time.monotonic() > ticket.next_note:
                 ticket.note()
 
         listener = frontier.Listener(told=told)

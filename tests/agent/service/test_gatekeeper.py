@@ -68,6 +68,31 @@ def test_every_route_asks_for_a_key_and_its_scope(
     assert inspecting.status_code == 403
 
 
+def test_pages_ask_a_browser_for_a_key_and_keep_it_in_a_cookie(
+    guarded: Running, secrets: dict[str, str]
+) -> None:
+    browser = httpx.Client(base_url=guarded.url, timeout=30, follow_redirects=True)
+    asked = browser.get("/view/")
+    assert asked.status_code == 401 and 'name="key"' in asked.text
+    assert browser.get("/view/static/style.css").status_code == 200
+    assert browser.get("/view/static/tree.js").status_code == 401
+    for wrong in ("", "rk-wrong", secrets["infer"], "x" * 9_000):
+        assert browser.post("/view/sign-in", data={"key": wrong}).status_code == 401
+    shown = browser.post("/view/sign-in", data={"key": secrets["inspect"]})
+    assert shown.status_code == 200 and "Runs" in shown.text
+    cookie = shown.history[0].headers["set-cookie"].lower()
+    assert "httponly" in cookie and "samesite=strict" in cookie and "path=/view" in cookie
+    assert browser.get("/view/").status_code == 200
+    assert browser.get("/v1/models").status_code == 401  # the cookie is for the pages alone
+    other = {"origin": "http://evil.example"}
+    assert browser.post("/view/sign-in", data={"key": "x"}, headers=other).status_code == 403
+    told = ask(guarded, "GET", "/view/", secrets["inspect"])
+    assert (
+        told.status_code == 200
+        and ask(guarded, "GET", "/view/", secrets["infer"]).status_code == 403
+    )
+
+
 def test_live_needs_no_key(guarded: Running) -> None:
     assert ask(guarded, "GET", "/health/live").json() == {"status": "live"}
 
