@@ -221,7 +221,7 @@ def _schemathesis(server: Served, folder: Path, examples: int) -> Row:
     return counted("schemathesis_5xx", errors, "cases", examples, "; ".join(lines)[-120:])
 
 
-def load(quick: bool) -> Iterator[Row]:
+def load(quick: bool, memory_s: int) -> Iterator[Row]:
     """Answers a second by clients, beside a round's own searches of the same problems."""
     each = 16 if quick else 128
     with tempfile.TemporaryDirectory() as name:
@@ -246,7 +246,7 @@ def load(quick: bool) -> Iterator[Row]:
                     p99_s=round(times[int(len(times) * 0.99)], 4),
                     first_byte_p50_s=round(firsts[len(firsts) // 2], 4),
                 )
-            yield from _memory(server, 20 if quick else 600)
+            yield from _memory(server, 20 if quick else memory_s)
 
 
 def _own_rate(num: int) -> list[float]:
@@ -534,6 +534,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help=f"sections, by commas: {', '.join(SECTIONS)}")
     parser.add_argument("--python", default="", help="of an environment with lm-eval, inspect-ai")
     parser.add_argument("--screenshots", type=Path, help="folder for pictures of the pages")
+    parser.add_argument("--memory-s", type=int, default=600, help="of the look at the memory")
     parser.add_argument("--quick", action="store_true", help="true but smaller")
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     given = parser.parse_args()
@@ -544,7 +545,7 @@ def main() -> None:
     rows: list[Row] = []
     made: dict[str, Iterator[Row]] = {
         "clients": clients(given.quick, given.python),
-        "load": load(given.quick),
+        "load": load(given.quick, given.memory_s),
         "faults": faults(given.quick),
         "attacks": attacks(given.quick),
         "viewer": viewer(given.quick, given.screenshots),

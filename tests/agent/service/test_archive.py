@@ -16,6 +16,8 @@ from store.served import cutoff_us, drop_served
 from tests.agent.service.conftest import Running, running, until
 from tests.agent.service.test_chat import OTHERS, ask
 
+pytestmark = pytest.mark.round
+
 
 def num_rows(url: str, table: Any) -> int:
     store = open_store(url)

@@ -19,6 +19,8 @@ from tests.agent.service.conftest import Running, running
 from tests.agent.service.test_chat import OTHERS, QUESTION, ask, asked
 from tests.rows import a_round, a_run
 
+pytestmark = pytest.mark.round
+
 
 def copied(source: str, folder: Path, name: str) -> Path:
     """The policy once more under another version: one of its numbers is another."""

@@ -11,6 +11,8 @@ import pytest
 from agent.service.requests import EFFORTS
 from tests.agent.service.conftest import Running, until
 
+pytestmark = pytest.mark.round
+
 QUESTION = "7+2*3-4+5*6-1"
 OTHERS = ["3+4*2-5", "9-2*3+8", "8*3-7+2", "6+6*6-6", "1+2+3*4", "5*5-5+5", "2*2*2+2", "9-8+7*6"]
 

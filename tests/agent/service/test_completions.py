@@ -8,6 +8,8 @@ import pytest
 from agent.engine.requests import ScoreRequest
 from tests.agent.service.conftest import Running
 
+pytestmark = pytest.mark.round
+
 PROMPT = "7+2*3\n"
 
 

@@ -16,6 +16,8 @@ from search.errors import NotFoundError, UsageError
 from tests.agent.service.conftest import Running, running
 from tests.agent.service.test_chat import QUESTION, asked
 
+pytestmark = pytest.mark.round
+
 BODY: dict[str, Any] = {"model": "latest", "messages": asked(QUESTION)}
 ROUTES = [
     ("GET", "/v1/models", "infer"),

@@ -14,6 +14,8 @@ from store.schema import NodeRow, SearchRow, SimulationRow
 from tests.agent.service.conftest import Running, until
 from tests.agent.service.test_chat import OTHERS, ask
 
+pytestmark = pytest.mark.round
+
 
 def get(server: Running, path: str, **more: Any) -> Any:
     return httpx.get(f"{server.url}{path}", timeout=30, **more)

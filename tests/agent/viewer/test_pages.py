@@ -17,6 +17,7 @@ from store import viewing
 from store.database import read_store
 from tests.agent.viewer.conftest import HOSTILE, start
 
+pytestmark = pytest.mark.round
 PAGES = [
     "/",
     "/runs/served",
