@@ -6,7 +6,8 @@
     python -m scripts.bench.search --json results.json          # all of it, 2 hours
 
 Sections: speed (the search alone), batching (with the embedded model), quality (accuracy against
-tokens read, all arms on the same held-out problems, and what the search's confidence is worth),
+tokens read, all arms on the same held-out problems), confidence (what a search says at its end
+against what is right, and what its early end saves),
 ablation (the parts of AlphaLLM, then ours, one after the other), roots (selection at the root),
 game24 (needs --models, built by scripts.build_embedded game24 --out DIR),
 replay (1, 2 and 4 workers, and after a kill). One thread; the held-out problems are drawn with
@@ -42,7 +43,9 @@ from search.mcts import Search
 from search.randomness import derive_seed
 from search.settings import SearchSettings
 
-SECTIONS = ("speed", "batching", "quality", "ablation", "roots", "game24", "replay")
+SECTIONS = (
+    *("speed", "batching", "quality", "confidence", "ablation", "roots", "game24", "replay"),
+)
 BASELINES = (
     *("enumerated", "sampled_lines", "tool_filtered", "best_of_n", "orm_vote", "wordings"),
     *("line_of_play", "prm_beam"),
@@ -171,7 +174,6 @@ def measure_arms(
     num: int,
     budgets: Sequence[int],
     found: Answers,
-    confidences: Confidences,
 ) -> None:
     """All arms on one set of problems, with the tool (label "") and without it."""
     plain = next(iter(by_label.values()))
@@ -209,12 +211,6 @@ def measure_arms(
             settings = arms.unlimited(own.settings, (2 if label else 4) * top)
             curves, oracle = arms.searched(own, problems, settings, seed)
             note(f"search{label}", curves, own)
-            ends = [points[-1] for points in curves.points if points]
-            kept = [p for p, points in zip(problems, curves.points, strict=True) if points]
-            told = zip(ends, arms.solved(own, kept, ends), strict=True)
-            confidences.setdefault(label, []).extend(
-                (p.confidence, s) for p, s in told if p.confidence is not None
-            )
             note(f"coverage_of_search{label}", oracle, own)
 
 
@@ -300,14 +296,50 @@ def quality(
     if tool != "with":
         by_label["-without-tool"] = open_models(task, False)
     found: Answers = {}
-    confidences: Confidences = {}
     for seed in seeds:
-        measure_arms(by_label, seed, num, budgets, found, confidences)
+        measure_arms(by_label, seed, num, budgets, found)
         show_table(found)
-    rows = accuracy_rows(found, task) + confidence_rows(confidences, task)
+    rows = accuracy_rows(found, task)
     if plot is not None:
         draw(rows, task, plot)
     return rows
+
+
+def confidence(
+    task: str, num: int, seeds: Sequence[int], budgets: Sequence[int], tool: str
+) -> list[Row]:
+    """What searches say at their ends, and how many tokens and answers an early end costs."""
+    found: Confidences = {}
+    rows: list[Row] = []
+    top = max(budgets)
+    for use_tool in (True, False):
+        if tool not in ("both", "with" if use_tool else "without"):
+            continue
+        models = open_models(task, use_tool)
+        label = "" if use_tool else "-without-tool"
+        for is_early in (True, False):
+            settings = arms.unlimited(models.settings, top)
+            settings = replace(settings, stop_decided=is_early)
+            right, tokens = 0, 0
+            for seed in seeds:
+                problems = models.task.held_out(num, HELD_OUT_SEED + seed)
+                curves, _ = arms.searched(models, problems, settings, seed)
+                ends = curves.capped(10**9)
+                solved = arms.solved(models, problems, ends)
+                right += sum(solved)
+                tokens += sum(p.tokens for p in ends)
+                if is_early:
+                    pairs = zip(ends, solved, strict=True)
+                    found.setdefault(label, []).extend(
+                        (p.confidence, s) for p, s in pairs if p.confidence is not None
+                    )
+            n = num * len(seeds)
+            how = "ends when decided" if is_early else "goes on to the budget"
+            what = f"{how}, {tokens / n:.0f} tokens a problem"
+            row = share(f"solved{label}@{top}", right, n, what, task=task, mean_tokens=tokens / n)
+            rows.append(row)
+            show(row)
+    return rows + confidence_rows(found, task)
 
 
 def show_table(found: Answers) -> None:
@@ -545,7 +577,9 @@ def main() -> None:
             found = []
             for task in tasks:
                 plot = arguments.plot and Path(str(arguments.plot).format(task=task))
-                if section == "roots":
+                if section == "confidence":
+                    found += confidence(task, num, seeds, budgets[:4], arguments.tool)
+                elif section == "roots":
                     found += roots(task, num, seeds, budgets, arguments.tool)
                 elif section == "quality":
                     found += quality(task, num, seeds, budgets, arguments.tool, plot)
