@@ -7,7 +7,7 @@ from agent.search_models import Models
 from agent.tasks.task import problem_id
 from search import frontier
 from search.candidates import Candidate
-from search.errors import TaskError
+from search.errors import TooLongError
 from search.mcts import Search
 from search.randomness import derive_seed
 from search.settings import SearchSettings
@@ -88,11 +88,11 @@ def search_for(
 
 
 def check_length(models: Models, root: State) -> None:
-    """Raises TaskError for a prompt that leaves no room for an answer."""
+    """Raises TooLongError for a prompt that leaves no room for an answer."""
     num_tokens = len(root.tokens)
     longest = models.policy.header.architecture.max_positions
     if num_tokens >= longest:
-        raise TaskError(
+        raise TooLongError(
             f"the question takes {num_tokens} tokens; the policy's context holds "
             f"{longest} with the answer",
             "shorten it, or use a policy with a longer context",

@@ -4,6 +4,7 @@ RatchetError                 exit 1
 ├── UsageError               exit 2   a flag, a config key, a dataset row, a prompt
 │   ├── SearchSettingsError           contradictory search settings
 │   ├── TaskError                     a problem or an answer the task cannot read
+│   │   └── TooLongError              a problem that the policy's context cannot hold
 │   └── CheckpointError               a checkpoint that may not or cannot be loaded
 ├── NotFoundError            exit 3   a run, round, search or model that is not there
 ├── BusyError                exit 5   somebody else works on the same run
@@ -36,6 +37,10 @@ class SearchSettingsError(UsageError):
 
 
 class TaskError(UsageError):
+    pass
+
+
+class TooLongError(TaskError):
     pass
 
 

@@ -83,7 +83,11 @@ def add_problems(
         )
         known.update((row.key, row) for row in found)
     for p in problems:
-        if p.id not in known:
+        row = known.get(p.id)
+        if row is not None and row.answer is None and p.answer is not None:
+            # A service was asked it first, and did not know more.
+            row.answer, row.difficulty, row.origin = p.answer, p.difficulty, p.origin
+        if row is None:
             known[p.id] = ProblemRow(
                 task=task,
                 key=p.id,

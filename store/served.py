@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.orm import Session
 
 from search.mcts import Search
@@ -138,9 +138,21 @@ def drop_served(session: Session, run_id: int, before_us: int, most: int = 200) 
             .limit(most)
         )
     )
-    for table in (CriticScore, NodeText, SimulationRow, TrajectoryRow, NodeRow):
+    if session.get_bind().dialect.name == "postgresql":
+        # In the order in which a round is planned, so that nobody waits in a circle.
+        session.execute(text("LOCK TABLE searches IN ROW EXCLUSIVE MODE"))
+    problems = set(session.scalars(select(SearchRow.problem_id).where(SearchRow.id.in_(ids))))
+    for table in (NodeRow, NodeText, CriticScore, SimulationRow, TrajectoryRow):
         session.execute(delete(table).where(table.search_id.in_(ids)))
     session.execute(delete(SearchRow).where(SearchRow.id.in_(ids)))
+    # Questions that no round made and nobody else searched go, too.
+    session.execute(
+        delete(ProblemRow).where(
+            ProblemRow.id.in_(problems),
+            ProblemRow.round_id.in_(select(Round.id).where(Round.run_id == run_id)),
+            ProblemRow.id.not_in(select(SearchRow.problem_id)),
+        )
+    )
     return len(ids)
 
 

@@ -54,7 +54,7 @@ async def live() -> Response:
 async def ready(request: Request) -> Response:
     """Whether a request that comes now will be answered."""
     service = service_of(request)
-    actors = await asyncio.to_thread(service.newest().hosts.health)
+    actors = await asyncio.to_thread(lambda: service.newest().hosts.health())
     dead = sorted(n for n, h in actors.items() if h.get("state") != ActorState.ALIVE)
     found = {
         "status": "ready" if service.is_ready and not dead else "not ready",

@@ -24,7 +24,7 @@ CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
 """Of what the framework refuses by itself."""
 
 
-def make_app(service: Service, keys: Keys) -> FastAPI:
+def make_app(service: Service, keys: Keys) -> Gatekeeper:
     """The application of one service."""
     app = FastAPI(
         title="Ratchet",
@@ -42,10 +42,8 @@ def make_app(service: Service, keys: Keys) -> FastAPI:
     app.add_exception_handler(RatchetError, _told)
     app.add_exception_handler(HTTPException, _plain)
     app.add_exception_handler(Exception, _told)
-    app.add_middleware(
-        Gatekeeper, settings=service.config.serve, keys=keys, figures=service.figures
-    )
-    return app
+    # Outside of all that the framework adds: its own answer to a fault passes here, too.
+    return Gatekeeper(app, service.config.serve, keys, service.figures)
 
 
 async def _told(request: Request, error: Exception) -> Response:
@@ -53,7 +51,10 @@ async def _told(request: Request, error: Exception) -> Response:
     found = as_service_error(error, request_id)
     if found.status >= 500 and not isinstance(error, ServiceError):
         log.error("%s failed", request_id, exc_info=error)
-    return JSONResponse(found.body, found.status, headers=found.headers)
+    body = found.body
+    if found.status == 500 and request_id and request_id not in found.message:
+        body["error"]["message"] += f" (request {request_id})"
+    return JSONResponse(body, found.status, headers=found.headers)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

@@ -14,7 +14,7 @@ from agent.config.settings import Config
 from agent.rounds.code_version import code_version
 from agent.search_models import Models
 from agent.service.tickets import Ticket
-from search.errors import BusyError, RatchetError, StoreAwayError, UsageError
+from search.errors import BusyError, RatchetError, UsageError
 from store.database import Store, open_store
 from store.leases import LEASE_S, RunLease
 from store.rounds import open_round
@@ -96,9 +96,9 @@ class Archive:
             self._waiting.append(ticket)
             self._changed.notify_all()
 
-    def waiting(self, request_id: str) -> Ticket | None:
-        """A search that has ended and is not written yet."""
-        return next((t for t in list(self._waiting) if t.request_id == request_id), None)
+    def waiting_ids(self) -> set[str]:
+        """Of searches that are not written yet."""
+        return {t.request_id for t in list(self._waiting)}
 
     def close(self, patience_s: float) -> int:
         """Write what waits, end the round and give the lease back; how many were not written."""
@@ -129,28 +129,37 @@ class Archive:
                     self._changed.wait(RETRY_S)
             try:
                 self._beat()
-                if self._waiting:
-                    began = time.monotonic()
-                    self._write(self._waiting[0])
-                    self.commit_s = time.monotonic() - began
-                    self._waiting.popleft()
-                    self.num_written += 1
+                self._write_next()
                 self.error = ""
-            except StoreAwayError as error:
-                if not self.error:
-                    log.warning("%s; searches wait in memory", error.message)
-                self.error = error.message
-                time.sleep(RETRY_S)
-                if self._is_closing:
-                    return
             except BusyError as error:
                 self.error = error.message
                 log.error("%s; nothing more is stored", error.message)
                 return
-            except Exception:
-                # One that cannot be written must not stand before all others.
-                log.exception("search %s is not stored", self._waiting[0].request_id)
-                self._waiting.popleft()
+            except Exception as error:
+                # A full disk, a server that is away, a locked file: all of them pass.
+                text = getattr(error, "message", "") or f"{type(error).__name__}: {error}"
+                if not self.error:
+                    log.warning("%s; searches wait in memory", text, exc_info=not text)
+                self.error = text
+                if self._is_closing:
+                    return
+                time.sleep(RETRY_S)
+
+    def _write_next(self) -> None:
+        if not self._waiting:
+            return
+        ticket, began = self._waiting[0], time.monotonic()
+        try:
+            self._write(ticket)
+        except RatchetError:
+            raise
+        except Exception:
+            # One that cannot be written as it is must not stand before all others.
+            log.exception("search %s is not stored", ticket.request_id)
+        else:
+            self.num_written += 1
+        self.commit_s = time.monotonic() - began
+        self._waiting.popleft()
 
     def _beat(self) -> None:
         """Keep the lease, and remove what is too old."""

@@ -113,6 +113,8 @@ class Catalogue:
 
     def models_of(self, entry: Entry) -> Models:
         """The models, read and ready on their hosts. Raises CheckpointError, NotFoundError."""
+        if (known := self._opened.get(entry.versions)) is not None:
+            return known  # without the lock: reading another model's weights takes long
         with self._lock:
             if (known := self._opened.get(entry.versions)) is not None:
                 return known

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
@@ -17,9 +18,11 @@ from agent.service.errors import ServiceError, as_service_error, bad_request
 from agent.service.keys import Key
 from agent.service.replies import Answer, Reply
 from agent.service.requests import ChatRequest
-from agent.service.service import Remembered, Service
+from agent.service.service import Remembered, Service, Written
 from agent.service.streaming import DONE, event, stream
 from agent.service.tickets import Standing, Ticket
+
+log = logging.getLogger("ratchet")
 
 router = APIRouter(prefix="/v1")
 POLL_S = 0.2
@@ -64,6 +67,9 @@ async def chat(body: ChatRequest, request: Request) -> Response:
     elif body.search is not None or body.reasoning_effort not in (None, "none"):
         name = "search" if body.search is not None else "reasoning_effort"
         raise bad_request(f"{name} needs a model whose name ends in :mcts", param=name)
+    else:
+        # Before a stream begins: what is wrong with the question has a status of its own.
+        asking.written = await asyncio.to_thread(service.submit_texts, key, models, body, question)
     headers = ignored_header(ignored)
     if asking.ticket is not None:
         headers["x-ratchet-search"] = asking.ticket.request_id
@@ -87,13 +93,16 @@ class _Asking:
         self.id = f"chatcmpl-{uuid4().hex}"
         self.created = int(time.time())
         self.ticket: Ticket | None = None
+        self.written: Written | None = None
 
     async def reply(self) -> Reply:
         """Wait for the end, and put the answer together. Raises ServiceError."""
         body, models, ticket = self.body, self.models, self.ticket
         search, num_searched = None, 0
         if ticket is None:
-            answers, prompt = await self.service.greedy(models, body, self.question)
+            assert self.written is not None
+            answers = await self.service.read_texts(self.written)
+            prompt = self.written.root.tokens
         else:
             await ended(ticket)
             if ticket.standing is Standing.CANCELLED and not ticket.search.candidates:
@@ -150,7 +159,7 @@ def _ticket_once(asking: _Asking, once: str) -> Ticket:
             "idempotency_conflict",
             may_retry=False,
         )
-    if known is not None and known.ticket.standing is not Standing.FAILED:
+    if known is not None and not _is_in_vain(known.ticket):
         return known.ticket
     ticket = service.open_search(asking.key, asking.models, body, asking.question)
     ticket.is_shared = True
@@ -159,6 +168,13 @@ def _ticket_once(asking: _Asking, once: str) -> Ticket:
     while len(service.remembered) > MAX_REMEMBERED:
         service.remembered.popitem(last=False)
     return ticket
+
+
+def _is_in_vain(ticket: Ticket) -> bool:
+    """Whether a search ended without anything: who asks again wants another one."""
+    if ticket.standing is Standing.CANCELLED:
+        return not ticket.search.candidates
+    return ticket.standing is Standing.FAILED
 
 
 async def ended(ticket: Ticket) -> None:
@@ -227,6 +243,8 @@ async def _streamed(asking: _Asking) -> AsyncIterator[bytes]:
         try:
             reply = task.result()
         except Exception as error:
+            if not isinstance(error, ServiceError):
+                log.error("%s failed", asking.id, exc_info=error)
             yield event(as_service_error(error, asking.id).body)
             return
         for part in replies.answer_chunks(reply, options is not None and options.include_usage):

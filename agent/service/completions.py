@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -10,9 +11,9 @@ from uuid import uuid4
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from agent.engine.requests import CompletionRequest
+from agent.engine.requests import Completion, CompletionRequest
 from agent.search_models import Models
-from agent.service.chat import ignored_header, service_of
+from agent.service.chat import ignored_header, key_of, service_of
 from agent.service.errors import ServiceError, bad_request
 from agent.service.replies import Answer, Finish, Scored, usage
 from agent.service.requests import CompletionsRequest
@@ -43,7 +44,8 @@ async def complete(body: CompletionsRequest, request: Request) -> Response:
         )
     models = await asyncio.to_thread(service.catalogue.models_of, entry)
     prompts = await asyncio.to_thread(_prompts, models, body)
-    found = asyncio.ensure_future(_choices(service, models, body, prompts))
+    asked = _asked(service, key_of(request).name, models, body, prompts)
+    found = asyncio.ensure_future(_choices(service, models, body, prompts, asked))
     whole = {
         "id": f"cmpl-{uuid4().hex}",
         "object": "text_completion",
@@ -85,9 +87,14 @@ def _prompts(models: Models, body: CompletionsRequest) -> list[_Prompt]:
     return found
 
 
-async def _choices(
-    service: Service, models: Models, body: CompletionsRequest, prompts: Sequence[_Prompt]
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def _asked(
+    service: Service,
+    owner: str,
+    models: Models,
+    body: CompletionsRequest,
+    prompts: Sequence[_Prompt],
+) -> "Future[list[Completion]] | None":
+    """The texts, queued; None where none are wanted. Raises ServiceError for a full queue."""
     longest = body.max_tokens if body.max_tokens is not None else 16
     seed = service.config.seed if body.seed is None else body.seed
     num = body.n or 1
@@ -103,10 +110,21 @@ async def _choices(
         for k in range(num)
         if longest
     ]
-    written = await asyncio.wrap_future(service.texts.submit(models, requests)) if requests else []
+    return service.texts.submit(owner, models, requests) if requests else None
+
+
+async def _choices(
+    service: Service,
+    models: Models,
+    body: CompletionsRequest,
+    prompts: Sequence[_Prompt],
+    asked: "Future[list[Completion]] | None",
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    num = body.n or 1
+    written = await asyncio.wrap_future(asked) if asked is not None else []
     answers: list[tuple[_Prompt, Answer]] = []
     for i, prompt in enumerate(p for p in prompts for _ in range(num)):
-        if not longest:
+        if not written:
             answers.append((prompt, Answer("", (), "length")))
             continue
         completion = written[i]
@@ -145,7 +163,7 @@ async def _choice(
         row = prompt.tokens + answer.tokens
         scored = await service.scored(models, row[:num_given], row[num_given:], body.logprobs)
         first = [prompt.tokens[0]] if body.echo else []
-        choice["logprobs"] = _told(models, first, scored)
+        choice["logprobs"] = await asyncio.to_thread(_told, models, first, scored)
     if body.return_token_ids:
         choice["token_ids"] = list(answer.tokens)
         choice["prompt_token_ids"] = list(prompt.tokens)

@@ -4,10 +4,12 @@ from typing import Any
 
 from search.errors import (
     BusyError,
+    CheckpointError,
     NotFoundError,
     RatchetError,
     ResourceError,
     StoreAwayError,
+    TooLongError,
     UsageError,
 )
 
@@ -86,6 +88,11 @@ def as_service_error(error: BaseException, request_id: str) -> ServiceError:
         return error
     if isinstance(error, RatchetError):
         text = f"{error.message}; {error.fix}" if error.fix else error.message
+        if isinstance(error, CheckpointError):
+            text = "the model cannot be read; the server's log says why"
+            return ServiceError(503, text, "not_ready", retry_after_s=30)
+        if isinstance(error, TooLongError):
+            return bad_request(text, "context_length_exceeded", "messages")
         if isinstance(error, UsageError):
             return bad_request(text)
         if isinstance(error, NotFoundError):

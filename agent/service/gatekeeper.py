@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agent.config.settings import ServeSettings
 from agent.service import sign_in
-from agent.service.errors import ServiceError
+from agent.service.errors import ServiceError, as_service_error
 from agent.service.figures import Figures
 from agent.service.keys import NOBODY, Key, Keys
 from agent.service.keys import Scope as KeyScope
@@ -50,7 +50,7 @@ class Gatekeeper:
         self.settings = settings
         self.keys = keys
         self.figures = figures
-        own = LOOPBACK if is_loopback(settings.host) else (settings.host,)
+        own = (*LOOPBACK, settings.host.lower(), f"[{settings.host.lower()}]")
         self.names = {n.lower() for n in settings.names} or set(own)
         self.max_body = int(settings.body_mib * 2**20)
 
@@ -65,7 +65,7 @@ class Gatekeeper:
         answered = _Answered(send, request_id, self.figures, scope)
         try:
             self._check_names(scope, headers)
-            if self.keys and scope["path"].startswith("/view"):
+            if self.keys.is_required and scope["path"].startswith("/view"):
                 answer = await self._signed_in(scope, receive, headers)
                 if answer is not None:
                     await answer(scope, receive, answered)
@@ -74,9 +74,13 @@ class Gatekeeper:
             limited = _Limited(receive, self.max_body, headers)
             await self.app(scope, limited, answered)
         except ServiceError as error:
-            if answered.is_started:
-                raise
-            await refuse(answered, error)
+            if not answered.is_started:
+                await refuse(answered, error)
+        except Exception as error:
+            # What the application answered with an error of its own it raises once more.
+            if not answered.is_started:
+                log.error("%s failed", request_id, exc_info=error)
+                await refuse(answered, as_service_error(error, request_id))
         finally:
             answered.done()
 
@@ -110,7 +114,7 @@ class Gatekeeper:
         path = scope["path"]
         if path in OPEN_PATHS or path in sign_in.OPEN:
             return NOBODY
-        if not self.keys:
+        if not self.keys.is_required:
             return NOBODY
         kind, _, given = headers.get("authorization", "").partition(" ")
         key = self.keys.find(given.strip()) if kind.lower() == "bearer" and given else None

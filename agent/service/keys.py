@@ -6,6 +6,7 @@ A file of one JSON object, name to digest and scopes. A key itself is shown once
 import hashlib
 import hmac
 import json
+import logging
 import os
 import secrets
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from pathlib import Path
 from search.errors import NotFoundError, UsageError
 
 PREFIX = "rk-"
+
+log = logging.getLogger("ratchet")
 
 
 class Scope(StrEnum):
@@ -55,8 +58,17 @@ class Keys:
         """Raises UsageError for a file that is none of keys, or that others may read."""
         self.path = path
         self._known: dict[str, tuple[str, frozenset[Scope]]] = {}
+        self._changed_ns = 0
+        self._read()
+        self.is_required = bool(self._known)
+        """Whether who asks needs one; so it stays when the last one is removed."""
+
+    def _read(self) -> None:
+        path = self.path
+        self._known = {}
         if path is None or not path.is_file():
             return
+        self._changed_ns = path.stat().st_mtime_ns
         if path.stat().st_mode & 0o077:
             raise UsageError(f"{path} can be read by others", f"chmod 600 {path}")
         try:
@@ -77,12 +89,24 @@ class Keys:
         return {name: sorted(scopes) for name, (_, scopes) in sorted(self._known.items())}
 
     def find(self, key: str) -> Key | None:
-        """Whose key it is; all are compared, so that the time says nothing."""
+        """Whose key it is; all are compared, so that the time says nothing.
+
+        A file that has changed is read again: a key that was removed opens nothing any more.
+        """
+        self._refresh()
         wanted, found = digest(key), None
         for name, (known, scopes) in self._known.items():
             if hmac.compare_digest(known, wanted):
                 found = Key(name, scopes)
         return found
+
+    def _refresh(self) -> None:
+        try:
+            if self.path is not None and self.path.stat().st_mtime_ns != self._changed_ns:
+                self._read()
+        except (OSError, UsageError) as error:
+            log.error("no key is taken: %s", error)
+            self._known = {}
 
     def add(self, name: str, scopes: Sequence[Scope]) -> str:
         """A new key, which is not kept. Raises UsageError for a name that is taken."""

@@ -1,5 +1,6 @@
 """The socket of a server, and its end by a signal."""
 
+import math
 import socket
 
 import uvicorn
@@ -57,7 +58,7 @@ def settings_of(app: object, drain_s: float = 0.0) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=int(drain_s) or None,
+        timeout_graceful_shutdown=math.ceil(drain_s),
         h11_max_incomplete_event_size=MAX_HEADER,
         http="h11",
     )

@@ -15,7 +15,7 @@ from openai.types.chat.chat_completion_token_logprob import ChatCompletionTokenL
 from openai.types.completion_usage import CompletionTokensDetails
 
 from agent.engine.tokenizer import Tokenizer
-from agent.service.tickets import Ticket
+from agent.service.tickets import Standing, Ticket
 from search.candidates import Candidate, grouped, ranked
 from search.mcts import Search
 
@@ -112,7 +112,7 @@ def search_figures(ticket: Ticket, tree: str = "none") -> dict[str, Any]:
         "simulations": search.budget.simulations,
         "nodes": len(search.nodes),
         "sampled_tokens": search.budget.tokens,
-        "stop_reason": STOP_REASONS.get(search.stop_reason, search.stop_reason) or None,
+        "stop_reason": _stop_reason(ticket),
         "seconds": round(ticket.seconds, 4),
         "answer": chosen.rollout.answer if chosen else None,
         "confidence": result.confidence,
@@ -124,6 +124,13 @@ def search_figures(ticket: Ticket, tree: str = "none") -> dict[str, Any]:
         nodes = tree_of(search)
         figures["tree"] = nodes if tree == "full" else [n for n in nodes if n["principal"]]
     return figures
+
+
+def _stop_reason(ticket: Ticket) -> str | None:
+    if ticket.standing is Standing.CANCELLED:
+        return "cancelled"
+    reason = ticket.search.stop_reason
+    return STOP_REASONS.get(reason, reason) or None
 
 
 def tree_of(search: Search) -> list[dict[str, Any]]:

@@ -42,6 +42,15 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 that change nothing."""
 
 
+def readable(text: str, where: str) -> str:
+    """The text. Raises ServiceError for what no store and no model can hold."""
+    if "\0" in text or any("\ud800" <= c <= "\udfff" for c in text):
+        raise bad_request(
+            f"{where} has characters that are no text (NUL or half a pair)", param=where
+        )
+    return text
+
+
 class Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -86,7 +95,7 @@ class Message(Open):
     def text(self, place: int) -> str:
         """Its text parts joined. Raises ServiceError for a part of another kind."""
         if self.content is None or isinstance(self.content, str):
-            return self.content or ""
+            return readable(self.content or "", f"messages[{place}].content")
         parts: list[str] = []
         for i, part in enumerate(self.content):
             where = f"messages[{place}].content[{i}]"
@@ -94,7 +103,7 @@ class Message(Open):
                 raise unsupported(where, f"is of type {part.get('type')!r}; this model reads text")
             if not isinstance(part.get("text"), str):
                 raise bad_request(f"{where}.text must be a string", param=where)
-            parts.append(part["text"])
+            parts.append(readable(part["text"], where))
         return "".join(parts)
 
 
@@ -180,7 +189,13 @@ class CompletionsRequest(Asking):
         """Each prompt: texts, or token ids."""
         given = self.prompt
         if isinstance(given, str):
-            return [given]
+            return [readable(given, "prompt")]
         if given and all(isinstance(t, int) for t in given):
             return [[t for t in given if isinstance(t, int)]]
-        return [p for p in given if not isinstance(p, int)]
+        found: list[str | list[int]] = []
+        for i, prompt in enumerate(given):
+            if isinstance(prompt, str):
+                found.append(readable(prompt, f"prompt[{i}]"))
+            elif isinstance(prompt, list):
+                found.append(prompt)
+        return found

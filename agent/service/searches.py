@@ -13,7 +13,8 @@ from agent.service.errors import ServiceError
 from agent.service.keys import Scope
 from agent.service.service import Service
 from agent.service.streaming import event, stream
-from agent.service.tickets import ENDED, Ticket
+from agent.service.tickets import ENDED, Standing, Ticket
+from agent.service.worker import CANCELLED
 from store.database import read_store
 from store.inspection import read_search, read_tree
 from store.served import find_served, served_simulations
@@ -74,7 +75,8 @@ async def show(
             "progress": ticket.progress,
         }
         if is_ended:
-            found["result"] = replies.search_figures(ticket, "full" if tree else "none")
+            kind = "full" if tree else "none"
+            found["result"] = await asyncio.to_thread(replies.search_figures, ticket, kind)
         return JSONResponse(found)
     return JSONResponse(await asyncio.to_thread(_stored, service, request, search_id, tree))
 
@@ -90,6 +92,8 @@ def _stored(service: Service, request: Request, name: str, tree: bool) -> dict[s
         if row is None:
             raise _unknown(name)
         found: dict[str, Any] = {"id": name, "object": "search", "status": row.status}
+        if row.error == CANCELLED:
+            found["status"] = str(Standing.CANCELLED)
         found["result"] = read_search(store, row.id)
         if tree:
             found["tree"] = read_tree(store, row.id)
@@ -128,7 +132,7 @@ async def events(
 def _place(given: str | None) -> int:
     if given is None or given == "":
         return 0
-    if not given.isdigit() or len(given) > 12:
+    if not (given.isascii() and given.isdigit()) or len(given) > 12:
         raise ServiceError(400, f"Last-Event-ID {given[:40]!r} is no number", "invalid_value")
     return int(given)
 
@@ -151,7 +155,8 @@ async def _live(ticket: Ticket, after: int) -> AsyncIterator[bytes]:
             told, waited = ticket.progress, 0.0
             yield event(told, "search.progress")
         if is_ended:
-            yield event(replies.search_figures(ticket), "search.final", after + 1)
+            figures = await asyncio.to_thread(replies.search_figures, ticket)
+            yield event(figures, "search.final", after + 1)
             return
         await asyncio.sleep(TICK_S)
         waited += TICK_S

@@ -23,6 +23,10 @@ def opened_keys(config: Config) -> Keys:
     """The keys of the settings. Raises UsageError for a door to others without any."""
     serve = config.serve
     keys = Keys(Path(serve.keys).expanduser() if serve.keys else None)
+    if serve.keys and not keys:
+        raise UsageError(
+            f"{serve.keys} holds no key", "make one with `ratchet keys add NAME --file FILE`"
+        )
     if not keys and not is_loopback(serve.host):
         raise UsageError(
             f"{serve.host} can be reached by others, and no key is set",
@@ -58,7 +62,7 @@ class _Draining(Server):
         self.service = service
 
     def handle_exit(self, sig: int, frame: object) -> None:
-        self.service.is_draining = True
+        self.service.drain()
         super().handle_exit(sig, frame)
 
 

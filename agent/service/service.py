@@ -6,12 +6,13 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
 
 from agent.config.settings import Config
-from agent.engine.requests import CompletionRequest, ScoreRequest
+from agent.engine.requests import Completion, CompletionRequest, Generated, ScoreRequest
 from agent.search_models import Models
 from agent.service.archive import Archive
 from agent.service.catalogue import Catalogue
@@ -21,7 +22,7 @@ from agent.service.keys import Key, Scope
 from agent.service.replies import Answer, Scored
 from agent.service.requests import EFFORTS, ChatRequest, SearchKnobs
 from agent.service.texts import TextWorker
-from agent.service.tickets import ENDED, Ticket
+from agent.service.tickets import ENDED, Standing, Ticket
 from agent.service.worker import Limits, Worker
 from agent.solve import check_length, problem_of
 from critics.registry import CRITICS
@@ -32,6 +33,10 @@ from store import viewing
 from store.database import read_store
 
 REFRESH_S = 5.0
+LAST_S = 3.0
+"""For answers and the store, at the end of a drain."""
+SCORING = 4
+"""Requests whose texts are scored at a time: each takes a thread that others need, too."""
 KEPT = 128
 """Ended searches that stay in memory with their trees, the newest; others are read of the store."""
 MAX_WEIGHT = 1000.0
@@ -51,6 +56,27 @@ class Remembered:
     ticket: Ticket
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Texts that the policy is asked for."""
+
+    models: Models
+    root: State
+    future: "Future[list[Completion]]"
+
+
+def _text_answer(written: Written, text: Generated) -> Answer:
+    models, root = written.models, written.root
+    rollout = models.checked(root, models.options_of(root, text))
+    return Answer(
+        "".join(rollout.state.steps).strip("\n"),
+        text.tokens,
+        "length" if text.stop == "length" else "stop",
+        rollout.answer,
+        {"answer": rollout.answer, "is_sound": rollout.is_sound},
+    )
+
+
 class Service:
     """All that one server holds; `close` gives it back."""
 
@@ -64,20 +90,21 @@ class Service:
         self.worker = Worker(
             Limits(serve.active, serve.waiting, serve.per_key, serve.queue_s), self._ended
         )
-        self.texts = TextWorker(serve.waiting + serve.active)
+        self.texts = TextWorker(serve.waiting + serve.active, serve.per_key)
         self.tickets: OrderedDict[str, Ticket] = OrderedDict()
         """Under way and lately ended, by request id, oldest first."""
         self.owners: OrderedDict[str, str] = OrderedDict()
         """Key by request id, also of searches that left the memory."""
         self.remembered: OrderedDict[tuple[str, str], Remembered] = OrderedDict()
         """By key and Idempotency-Key."""
+        self._forgetting = threading.Lock()
+        self._scoring = asyncio.Semaphore(SCORING)
         self.remembering = threading.Lock()
         """Two requests with the same key may come at once: they are one search."""
         self._variants: OrderedDict[tuple[Any, ...], Models] = OrderedDict()
         """By models and weights of critics."""
         self.started = time.time()
         self.is_draining = False
-        self._health_at, self._health = 0.0, False
         self._stop = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="promotions", daemon=True)
         self._watcher.start()
@@ -95,37 +122,63 @@ class Service:
 
     def _watch(self) -> None:
         while not self._stop.wait(REFRESH_S):
-            if self.catalogue.refresh():
-                log.info("now serving %s", self.catalogue.latest.name)
+            try:
+                if self.catalogue.refresh():
+                    log.info("now serving %s", self.catalogue.latest.name)
+            except Exception:
+                log.exception("the models stay as they are")
 
-    def _ended(self, ticket: Ticket) -> None:
+    def _ended(self, ticket: Ticket, standing: Standing) -> None:
+        self.archive.put(ticket)
         search, figures = ticket.search, self.figures
-        figures.searches.labels(status=str(ticket.standing)).inc()
+        figures.searches.labels(status=str(standing)).inc()
         figures.search_s.observe(ticket.seconds)
         figures.simulations.inc(search.budget.simulations)
         figures.nodes.inc(len(search.nodes))
         figures.tokens.labels(kind="search").inc(search.budget.tokens)
         figures.unscored.inc(search.num_unscored)
-        self.archive.put(ticket)
 
     @property
     def is_ready(self) -> bool:
         """Whether a request that comes now will be answered."""
-        return not self.is_draining and self.archive.is_ready and self.worker.is_alive
+        return (
+            not self.is_draining
+            and self.archive.is_ready
+            and self.worker.is_alive
+            and self._watcher.is_alive()
+        )
+
+    def drain(self) -> None:
+        """Take nothing more. What is under way has until shortly before the end of
+        `serve.drain_s`; then it answers with the best that it found."""
+        if self.is_draining:
+            return
+        self.is_draining = True
+        self.worker.is_draining = self.texts.is_draining = True
+        seconds = self.config.serve.drain_s
+        self._ends_at = time.monotonic() + seconds
+        self._cancelling = threading.Timer(max(0.0, seconds - LAST_S), self.worker.cancel_all)
+        self._cancelling.daemon = True
+        self._cancelling.start()
 
     def close(self) -> None:
-        """Let what is under way end, and write it."""
-        self.is_draining = True
+        """Let what is under way end, and write it, within `serve.drain_s` since `drain`."""
+        self.drain()
         self._stop.set()
-        patience = self.config.serve.drain_s
-        self.worker.close(patience)
-        self.texts.close(patience)
-        left = self.archive.close(patience)
+        self.worker.close(max(1.0, self._ends_at - time.monotonic()))
+        self._cancelling.cancel()
+        self.texts.close(1.0)
+        left = self.archive.close(max(LAST_S, self._ends_at - time.monotonic()))
         if left:
             log.error("%d searches were not stored: the store did not answer", left)
 
     def open_search(self, key: Key, models: Models, body: ChatRequest, question: str) -> Ticket:
-        """A search for a question, not queued yet. Raises TaskError for what is no problem."""
+        """A search for a question, not queued yet. Raises TaskError for what is no problem, and
+        ServiceError while too much waits for the store."""
+        if not self.archive.is_ready:
+            raise ServiceError(
+                503, "too many searches wait for the store", "not_ready", retry_after_s=10
+            )
         models = self.variant(models, body.search)
         problem = problem_of(models, question)
         seed = derive_seed(
@@ -193,13 +246,17 @@ class Service:
 
     def _forget(self) -> None:
         """Let go of the oldest searches that have ended and are written."""
-        excess = len(self.tickets) - KEPT
-        for ticket in list(self.tickets.values()):
+        with self._forgetting:
+            excess = len(self.tickets) - KEPT
             if excess <= 0:
                 return
-            if ticket.standing in ENDED and self.archive.waiting(ticket.request_id) is None:
-                del self.tickets[ticket.request_id]
-                excess -= 1
+            waiting = self.archive.waiting_ids()
+            for ticket in list(self.tickets.values()):
+                if excess <= 0:
+                    return
+                if ticket.standing in ENDED and ticket.request_id not in waiting:
+                    self.tickets.pop(ticket.request_id, None)
+                    excess -= 1
 
     def visible(self, key: Key, request_id: str) -> Ticket | None:
         """A search in memory that the key may see."""
@@ -209,47 +266,35 @@ class Service:
         """Whether a search is the key's own, or it may see all."""
         return key.may(Scope.INSPECT) or self.owners.get(request_id) == key.name
 
-    async def greedy(
-        self, models: Models, body: ChatRequest, question: str
-    ) -> tuple[list[Answer], tuple[int, ...]]:
-        """The policy's own texts, and the prompt's tokens."""
-
-        def read() -> State:
-            root = models.root(problem_of(models, question))
-            check_length(models, root)
-            return root
-
-        root = await asyncio.to_thread(read)
+    def submit_texts(self, key: Key, models: Models, body: ChatRequest, question: str) -> "Written":
+        """The policy's own texts for a question, queued. Raises TaskError, ServiceError."""
+        root = models.root(problem_of(models, question))
+        check_length(models, root)
         seed = self.config.seed if body.seed is None else body.seed
+        longest = models.limits.text_tokens
         requests = [
             CompletionRequest(
                 root.tokens,
-                min(body.longest or models.limits.text_tokens, models.limits.text_tokens),
+                min(body.longest or longest, longest),
                 body.temperature or 0.0,
                 derive_seed(seed, root.problem_id, i, "text"),
                 top_p=body.top_p or 1.0,
             )
             for i in range(body.n or 1)
         ]
-        found = await asyncio.wrap_future(self.texts.submit(models, requests))
-        answers: list[Answer] = []
+        return Written(models, root, self.texts.submit(key.name, models, requests))
+
+    async def read_texts(self, written: "Written") -> list[Answer]:
+        """The texts as answers, when they are there."""
+        found = await asyncio.wrap_future(written.future)
         for completion in found:
             if completion.error:
                 raise ServiceError(500, completion.error, "generation_failed", may_retry=False)
-            text = completion.generated
-            rollout = models.checked(root, models.options_of(root, text))
-            self.figures.tokens.labels(kind="text").inc(len(text.tokens))
-            figures = {"answer": rollout.answer, "is_sound": rollout.is_sound}
-            answers.append(
-                Answer(
-                    "".join(rollout.state.steps).strip("\n"),
-                    text.tokens,
-                    "length" if text.stop == "length" else "stop",
-                    rollout.answer,
-                    figures,
-                )
-            )
-        return answers, root.tokens
+            num = len(completion.generated.tokens)
+            self.figures.tokens.labels(kind="text").inc(num)
+        return await asyncio.to_thread(
+            lambda: [_text_answer(written, completion.generated) for completion in found]
+        )
 
     def node_tokens(self, search_id: int, ix: int) -> list[dict[str, Any]]:
         """Tokens of a stored search's node with their log-probabilities under the newest policy.
@@ -282,9 +327,11 @@ class Service:
         if not tokens:
             return ()
         row = ScoreRequest(prompt + tokens, len(prompt))
-        (values,) = await asyncio.to_thread(models.hosts.logprobs, models.policy, [row])
-        tops: Sequence[tuple[tuple[int, float], ...]] = ((),) * len(values)
-        if top:
-            (tops,) = await asyncio.to_thread(models.hosts.likeliest, models.policy, [row], top)
+        async with self._scoring:
+            (values,) = await asyncio.to_thread(models.hosts.logprobs, models.policy, [row])
+            tops: Sequence[tuple[tuple[int, float], ...]] = ((),) * len(values)
+            if top:
+                hosts = models.hosts
+                (tops,) = await asyncio.to_thread(hosts.likeliest, models.policy, [row], top)
         own = tokens[len(tokens) - len(values) :]
         return tuple(Scored(*each) for each in zip(own, values, tops, strict=True))

@@ -14,6 +14,7 @@ log = logging.getLogger("ratchet")
 
 @dataclass(slots=True, eq=False)
 class _Asked:
+    owner: str
     models: Models
     requests: list[CompletionRequest]
     future: "Future[list[Completion]]" = field(default_factory=Future)
@@ -22,14 +23,18 @@ class _Asked:
 class TextWorker:
     """A thread that writes texts. All methods are safe from any thread."""
 
-    def __init__(self, most_waiting: int, most_rows: int = 64) -> None:
+    def __init__(self, most_waiting: int, per_key: int, most_rows: int = 64) -> None:
         self.most_waiting = most_waiting
+        self.per_key = per_key
+        """Requests of one key that wait, at most."""
         self.most_rows = most_rows
         """Texts of one batch, at most about."""
         self._waiting: list[_Asked] = []
         self._num_active = 0
         self._changed = threading.Condition()
         self._is_closing = False
+        self.is_draining = False
+        """Whether nothing more is taken."""
         self._thread = threading.Thread(target=self._run, name="texts", daemon=True)
         self._thread.start()
 
@@ -42,20 +47,21 @@ class TextWorker:
         return self._num_active
 
     def submit(
-        self, models: Models, requests: list[CompletionRequest]
+        self, owner: str, models: Models, requests: list[CompletionRequest]
     ) -> "Future[list[Completion]]":
         """Raises ServiceError when too many wait already, or at the end."""
         with self._changed:
-            if self._is_closing:
+            if self._is_closing or self.is_draining:
                 raise ServiceError(503, "the server is shutting down", "draining", retry_after_s=5)
-            if len(self._waiting) >= self.most_waiting:
+            own = sum(asked.owner == owner for asked in self._waiting)
+            if len(self._waiting) >= self.most_waiting or own >= self.per_key:
                 raise ServiceError(
                     429,
                     f"{len(self._waiting)} requests are waiting; try again later",
                     "rate_limit_exceeded",
                     retry_after_s=2,
                 )
-            asked = _Asked(models, requests)
+            asked = _Asked(owner, models, requests)
             self._waiting.append(asked)
             self._changed.notify_all()
         return asked.future

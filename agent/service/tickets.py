@@ -54,6 +54,8 @@ class Ticket:
     """When it may be looked at again."""
     is_shared: bool = False
     """Whether another request may ask for it, so that it goes on when its client is gone."""
+    failure: BaseException | None = None
+    """Why a request of it could not be answered."""
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     @property

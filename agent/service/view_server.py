@@ -16,7 +16,8 @@ from agent.viewer.routes import Viewer
 from store.database import read_store
 
 
-def view_app(config: Config) -> FastAPI:
+def view_app(config: Config) -> Gatekeeper:
+    """The pages, for who asks by a name of this machine."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.get("/")
@@ -24,8 +25,7 @@ def view_app(config: Config) -> FastAPI:
         return RedirectResponse("/view/")
 
     app.include_router(Viewer(lambda: read_store(config.store), code_version()).router("/view"))
-    app.add_middleware(Gatekeeper, settings=ServeSettings(), keys=Keys(None), figures=Figures())
-    return app
+    return Gatekeeper(app, ServeSettings(), Keys(None), Figures())
 
 
 def run(config: Config, port: int, opened: Callable[[str], None]) -> int:

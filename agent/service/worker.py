@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.search_models import Models
+from agent.service.apart import Apart, is_of_all
 from agent.service.errors import ServiceError
 from agent.service.tickets import ENDED, Standing, Ticket
 from search import frontier
@@ -21,6 +22,18 @@ from search.mcts import Search
 
 IDLE_S = 0.1
 CANCELLED = "cancelled: nobody waits for it any more"
+INSIDE = "failed inside; the server's log says why"
+"""All that the store and other keys are told: an error may quote somebody's question."""
+
+
+def failed() -> ServiceError:
+    """The search would fail again, after as many seconds."""
+    return ServiceError(500, f"the search {INSIDE}", "internal_error", may_retry=False)
+
+
+def away() -> ServiceError:
+    return ServiceError(503, "the models do not answer", "not_ready", retry_after_s=5)
+
 
 log = logging.getLogger("ratchet")
 
@@ -44,6 +57,7 @@ class _Lane:
     """The searches of one set of models."""
 
     frontier: frontier.Frontier
+    apart: Apart
     tickets: dict[int, Ticket] = field(default_factory=dict)
     """By the identity of their search."""
 
@@ -51,8 +65,9 @@ class _Lane:
 class Worker:
     """The queue and the thread. All methods are safe from any thread."""
 
-    def __init__(self, limits: Limits, ended: Callable[[Ticket], None]) -> None:
-        """`ended` is called from the worker's thread for each search that ran, once."""
+    def __init__(self, limits: Limits, ended: Callable[[Ticket, Standing], None]) -> None:
+        """`ended` is called from the worker's thread for each search that ran, once, before others
+        can see that it has ended."""
         self.limits = limits
         self._ended = ended
         self._queues: dict[str, deque[Ticket]] = {}
@@ -60,6 +75,8 @@ class Worker:
         self._lanes: dict[int, _Lane] = {}
         self._changed = threading.Condition()
         self._is_closing = False
+        self.is_draining = False
+        """Whether nothing more is taken, while what is under way goes on."""
         self._thread = threading.Thread(target=self._run, name="searches", daemon=True)
         self._thread.start()
 
@@ -78,7 +95,7 @@ class Worker:
     def submit(self, tickets: list[Ticket]) -> None:
         """Queue searches. Raises ServiceError when too many wait already, or at the end."""
         with self._changed:
-            if self._is_closing:
+            if self._is_closing or self.is_draining or not self.is_alive:
                 raise ServiceError(503, "the server is shutting down", "draining", retry_after_s=5)
             owner = tickets[0].owner
             own = len(self._queues.get(owner, ())) + sum(
@@ -116,9 +133,13 @@ class Worker:
             self._changed.notify_all()
         self._thread.join(patience_s)
         if self._thread.is_alive():
-            for ticket in self._all():
-                self.cancel(ticket)
-            self._thread.join(patience_s)
+            self.cancel_all()
+            self._thread.join(5.0)
+
+    def cancel_all(self) -> None:
+        """Let all that is under way end with what it found."""
+        for ticket in self._all():
+            self.cancel(ticket)
 
     def _all(self) -> list[Ticket]:
         with self._changed:
@@ -126,6 +147,15 @@ class Worker:
             return waiting + [t for lane in self._lanes.values() for t in lane.tickets.values()]
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException:
+            # Nobody else ends what is under way: its clients would wait for ever.
+            log.exception("the thread that steps the searches has ended")
+            for ticket in self._all():
+                self._finish(ticket, failed(), has_run=False)
+
+    def _work(self) -> None:
         while True:
             with self._changed:
                 self._admit()
@@ -174,20 +204,29 @@ class Worker:
 
     def _lane(self, models: Models) -> _Lane:
         tickets: dict[int, Ticket] = {}
+        apart = Apart(models, models)
 
-        def told(search: Search, *_: Any) -> None:
+        def told(search: Search, request: Any, _: Any) -> None:
             ticket = tickets[id(search)]
-            if time.monotonic() > ticket.next_note:
-                ticket.note()
+            if id(request.request) in apart.failed:
+                ticket.failure = apart.failed.pop(id(request.request))
+            elif time.monotonic() > ticket.next_note:
+                _noted(ticket)
 
         listener = frontier.Listener(told=told)
-        return _Lane(frontier.Frontier(models, models, listener, time.monotonic), tickets)
+        made = frontier.Frontier(apart, apart, listener, time.monotonic)
+        return _Lane(made, apart, tickets)
 
     def _step(self, lane: _Lane) -> None:
-        for ticket in [t for t in lane.tickets.values() if t.cancelled.is_set()]:
-            lane.frontier.cancel(ticket.search)
-            ticket.search.fail(CANCELLED)
-            self._leave(lane, ticket, None)
+        for ticket in list(lane.tickets.values()):
+            if ticket.cancelled.is_set():
+                lane.frontier.cancel(ticket.search)
+                ticket.search.fail(CANCELLED)
+                self._leave(lane, ticket, None)
+            elif ticket.failure is not None:
+                lane.frontier.cancel(ticket.search)
+                ticket.search.fail(INSIDE)
+                self._leave(lane, ticket, failed())
         if lane.frontier.is_idle:
             return
         try:
@@ -196,39 +235,50 @@ class Worker:
             log.exception("searches failed")
             under_way = {id(s) for s in lane.frontier.searches}
             for ticket in [t for k, t in lane.tickets.items() if k not in under_way]:
-                ticket.search.fail(f"{type(error).__name__}: {error}")
-                self._leave(lane, ticket, error)
+                ticket.search.fail(INSIDE)
+                self._leave(lane, ticket, away() if is_of_all(error) else failed())
             return
         for search in ended:
             ticket = lane.tickets[id(search)]
-            failed = RuntimeError(search.error) if search.stop_reason == "failed" else None
-            self._leave(lane, ticket, failed)
+            has_failed = search.stop_reason == "failed" or ticket.failure is not None
+            if ticket.failure is not None:
+                search.fail(INSIDE)
+            self._leave(lane, ticket, failed() if has_failed else None)
 
-    def _leave(self, lane: _Lane, ticket: Ticket, error: BaseException | None) -> None:
+    def _leave(self, lane: _Lane, ticket: Ticket, error: ServiceError | None) -> None:
         with self._changed:
             del lane.tickets[id(ticket.search)]
             if not lane.tickets:
                 self._lanes.pop(id(ticket.models), None)
         ticket.ended_at = time.monotonic()
-        ticket.note()
+        _noted(ticket)
         self._finish(ticket, error, has_run=True)
 
-    def _finish(self, ticket: Ticket, error: BaseException | None, has_run: bool) -> None:
+    def _finish(self, ticket: Ticket, error: ServiceError | None, has_run: bool) -> None:
         if ticket.standing in ENDED:
             return
         is_cancelled = ticket.cancelled.is_set() and error is None
-        ticket.standing = (
+        standing = (
             Standing.FAILED if error else Standing.CANCELLED if is_cancelled else Standing.DONE
         )
         ticket.ended_at = ticket.ended_at or time.monotonic()
         if has_run:
             try:
-                self._ended(ticket)
+                self._ended(ticket, standing)
             except Exception:
                 log.exception("search %s was not handed to the store", ticket.request_id)
+        ticket.standing = standing
         if ticket.future.done():
             return
         if error is not None:
             ticket.future.set_exception(error)
         else:
             ticket.future.set_result(None)
+
+
+def _noted(ticket: Ticket) -> None:
+    """Take down how far it is; what goes wrong with that ends no search."""
+    try:
+        ticket.note()
+    except Exception:
+        log.exception("search %s cannot be looked at", ticket.request_id)

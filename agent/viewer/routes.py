@@ -8,9 +8,10 @@ import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
+from fastapi import Path as PathPart
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
@@ -27,11 +28,16 @@ POLICY = (
 )
 HEADERS = {
     "content-security-policy": POLICY,
-    "referrer-policy": "no-referrer",
+    # A page without a referrer sends a form without its origin: nobody could sign in.
+    "referrer-policy": "same-origin",
     "x-content-type-options": "nosniff",
     "cache-control": "no-store",
 }
 
+MOST = 2**31 - 1
+"""The largest number of a round."""
+Number = Annotated[int, Query(ge=0, le=MOST)]
+InPath = Annotated[int, PathPart(ge=0, le=MOST)]
 Tokens = Callable[[int, int], list[dict[str, Any]]]
 """The tokens of a search's node with their log-probabilities."""
 
@@ -61,6 +67,8 @@ class Viewer:
 
         @router.get("/static/{name:path}")
         async def static(name: str) -> Response:
+            if not name.isprintable():
+                return Response("no such file", 404, HEADERS, "text/plain")
             path = (STATIC / name).resolve()
             if not path.is_relative_to(STATIC.resolve()) or not path.is_file():
                 return Response("no such file", 404, HEADERS, "text/plain")
@@ -78,7 +86,7 @@ class Viewer:
         @router.get("/runs/{run}/rounds/{number}")
         async def round_page(
             run: str,
-            number: int,
+            number: InPath,
             kind: str = "",
             words: str = "",
             stop: str = "",
@@ -89,7 +97,7 @@ class Viewer:
             )
 
         @router.get("/runs/{run}/compare")
-        async def compare_page(run: str, before: int, after: int) -> Response:
+        async def compare_page(run: str, before: Number, after: Number) -> Response:
             return await page("compare.html", prefix, pages.compare, run, before, after)
 
         @router.get("/runs/{run}/critics")

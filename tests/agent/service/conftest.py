@@ -4,7 +4,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,17 @@ class Running:
     url: str
     service: Service
     config: Config
+    clients: dict[str, Any] = field(default_factory=dict)
 
-    def client(self, key: str = "none", **more: Any) -> Any:
+    def client(self, key: str = "none") -> Any:
+        """OpenAI's own, one for each key; closed with the server."""
         from openai import OpenAI
 
-        return OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=60, **more)
+        if key not in self.clients:
+            self.clients[key] = OpenAI(
+                base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=60
+            )
+        return self.clients[key]
 
 
 @contextlib.contextmanager
@@ -59,7 +65,9 @@ def running(folder: Path, keys: Keys | None = None, **flags: Any) -> Iterator[Ru
     while not server.started:
         time.sleep(0.01)
     try:
-        yield Running(f"http://127.0.0.1:{bound.getsockname()[1]}", service, config)
+        yield (found := Running(f"http://127.0.0.1:{bound.getsockname()[1]}", service, config))
+        for client in found.clients.values():
+            client.close()
     finally:
         server.should_exit = True
         thread.join(15)

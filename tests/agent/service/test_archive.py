@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 from sqlalchemy import func, select
 
 from agent.service.archive import Archive
-from search.errors import BusyError, StoreAwayError, UsageError
+from search.errors import BusyError, ResourceError, StoreAwayError, UsageError
 from store.check import check_store
 from store.database import Store, open_store
 from store.runs import all_runs
@@ -48,6 +49,34 @@ def test_searches_wait_in_memory_while_the_store_is_away(
         assert written == set(ids)
         assert not any(check_store(store).values())
         store.close()
+
+
+def test_a_full_disk_is_waited_for_also_while_nobody_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(tmp_path) as server:
+        archive = server.service.archive
+
+        def full(*_: Any) -> Any:
+            raise ResourceError("the disk is full")
+
+        monkeypatch.setattr(archive, "_beat", full)
+        until(lambda: archive.error != "")
+        found = ask(server, OTHERS[0])
+        until(lambda: archive.num_waiting == 1)
+        monkeypatch.undo()
+        until(lambda: archive.num_written == 1)
+        assert num_rows(server.config.store, SearchRow) == 1 and found.search["id"]
+
+
+def test_too_many_unwritten_searches_are_told_before_another_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(tmp_path) as server:
+        monkeypatch.setattr(server.service.archive, "most_waiting", 0)
+        with pytest.raises(openai.InternalServerError) as caught:
+            ask(server, OTHERS[0])
+        assert caught.value.status_code == 503 and caught.value.code == "not_ready"
 
 
 def test_a_service_that_ends_writes_what_waits_and_closes_its_round(tmp_path: Path) -> None:

@@ -231,6 +231,16 @@ def test_a_wrong_value_is_a_bad_request_that_says_so(
     assert caught.value.type == "invalid_request_error" and caught.value.message
 
 
+@pytest.mark.parametrize("model", ["latest", "latest:mcts"])
+def test_a_stream_of_a_bad_question_has_the_status_of_one(server: Running, model: str) -> None:
+    for text in ("no sum", "1+1\x00"):
+        with pytest.raises(openai.BadRequestError):
+            ask(server, text, model=model, stream=True)
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(server, "1+" * 500 + "1", model=model, stream=True)
+    assert caught.value.code in ("context_length_exceeded", "invalid_value")
+
+
 def test_an_unknown_model_is_not_found(server: Running) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
         ask(server, model="gpt-5")

@@ -80,7 +80,9 @@ def test_pages_ask_a_browser_for_a_key_and_keep_it_in_a_cookie(
     assert browser.get("/view/static/tree.js").status_code == 401
     for wrong in ("", "rk-wrong", secrets["infer"], "x" * 9_000):
         assert browser.post("/view/sign-in", data={"key": wrong}).status_code == 401
-    shown = browser.post("/view/sign-in", data={"key": secrets["inspect"]})
+    assert "no-referrer" not in asked.headers["referrer-policy"]  # or a form has no origin
+    own = {"origin": guarded.url}
+    shown = browser.post("/view/sign-in", data={"key": secrets["inspect"]}, headers=own)
     assert shown.status_code == 200 and "Runs" in shown.text
     cookie = shown.history[0].headers["set-cookie"].lower()
     assert "httponly" in cookie and "samesite=strict" in cookie and "path=/view" in cookie
@@ -201,6 +203,21 @@ def test_a_file_of_keys_holds_no_key_and_only_its_owner_reads_it(tmp_path: Path)
     os.chmod(path, 0o644)
     with pytest.raises(UsageError, match="read by others"):
         Keys(path)
+
+
+def test_a_removed_key_opens_nothing_while_a_server_runs(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    key = Keys(path).add("a", [Scope.INFER])
+    server = Keys(path)
+    assert server.find(key) is not None
+    Keys(path).remove("a")
+    assert server.find(key) is None and server.is_required
+
+
+def test_a_file_without_keys_opens_no_door(tmp_path: Path) -> None:
+    config, _ = load_config({"serve.keys": str(tmp_path / "no.json")})
+    with pytest.raises(UsageError, match="holds no key"):
+        opened_keys(config)
 
 
 def test_keys_are_removed_by_name_and_not_made_twice(tmp_path: Path) -> None:
