@@ -289,6 +289,9 @@ class ServeSettings(Section):
     active: int = Field(64, ge=1, le=10_000, description="searches that run at a time")
     waiting: int = Field(64, ge=0, le=100_000, description="requests that may wait for a place")
     per_key: int = Field(128, ge=1, le=100_000, description="searches of one key at a time")
+    tokens_per_minute: int = Field(
+        0, ge=0, le=MANY_TOKENS, description="tokens of one key in a minute, at most; 0: any number"
+    )
     queue_s: float = Field(30.0, gt=0, le=3_600, description="seconds to wait for a place")
     request_s: float = Field(600.0, gt=0, le=86_400, description="seconds of a search, at most")
     drain_s: float = Field(30.0, ge=0, le=3_600, description="seconds to finish in at the end")

@@ -44,8 +44,9 @@ async def complete(body: CompletionsRequest, request: Request) -> Response:
         )
     models = await asyncio.to_thread(service.catalogue.models_of, entry)
     prompts = await asyncio.to_thread(_prompts, models, body)
-    asked = _asked(service, key_of(request).name, models, body, prompts)
-    found = asyncio.ensure_future(_choices(service, models, body, prompts, asked))
+    owner = key_of(request).name
+    asked = _asked(service, owner, models, body, prompts)
+    found = asyncio.ensure_future(_choices(service, models, body, prompts, owner, asked))
     whole = {
         "id": f"cmpl-{uuid4().hex}",
         "object": "text_completion",
@@ -95,6 +96,7 @@ def _asked(
     prompts: Sequence[_Prompt],
 ) -> "Future[list[Completion]] | None":
     """The texts, queued; None where none are wanted. Raises ServiceError for a full queue."""
+    service.meter.check(owner)
     longest = body.max_tokens if body.max_tokens is not None else 16
     seed = service.config.seed if body.seed is None else body.seed
     num = body.n or 1
@@ -118,6 +120,7 @@ async def _choices(
     models: Models,
     body: CompletionsRequest,
     prompts: Sequence[_Prompt],
+    owner: str,
     asked: "Future[list[Completion]] | None",
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     num = body.n or 1
@@ -139,6 +142,7 @@ async def _choices(
         await _choice(service, models, body, i, prompt, answer)
         for i, (prompt, answer) in enumerate(answers)
     ]
+    service.meter.note(owner, sum(len(a.tokens) for _, a in answers))
     used = usage(sum(len(p.tokens) for p in prompts), [a for _, a in answers], 0)
     return choices, used.model_dump(mode="json", exclude_unset=True)
 

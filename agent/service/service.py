@@ -19,6 +19,7 @@ from agent.service.catalogue import Catalogue
 from agent.service.errors import ServiceError, bad_request
 from agent.service.figures import Figures
 from agent.service.keys import Key, Scope
+from agent.service.meter import Meter
 from agent.service.replies import Answer, Scored
 from agent.service.requests import EFFORTS, ChatRequest, SearchKnobs
 from agent.service.texts import TextWorker
@@ -60,6 +61,7 @@ class Remembered:
 class Written:
     """Texts that the policy is asked for."""
 
+    owner: str
     models: Models
     root: State
     future: "Future[list[Completion]]"
@@ -91,6 +93,7 @@ class Service:
             Limits(serve.active, serve.waiting, serve.per_key, serve.queue_s), self._ended
         )
         self.texts = TextWorker(serve.waiting + serve.active, serve.per_key)
+        self.meter = Meter(serve.tokens_per_minute)
         self.tickets: OrderedDict[str, Ticket] = OrderedDict()
         """Under way and lately ended, by request id, oldest first."""
         self.owners: OrderedDict[str, str] = OrderedDict()
@@ -131,6 +134,7 @@ class Service:
     def _ended(self, ticket: Ticket, standing: Standing) -> None:
         self.archive.put(ticket)
         search, figures = ticket.search, self.figures
+        self.meter.note(ticket.owner, search.budget.tokens)
         figures.searches.labels(status=str(standing)).inc()
         figures.search_s.observe(ticket.seconds)
         figures.simulations.inc(search.budget.simulations)
@@ -175,6 +179,7 @@ class Service:
     def open_search(self, key: Key, models: Models, body: ChatRequest, question: str) -> Ticket:
         """A search for a question, not queued yet. Raises TaskError for what is no problem, and
         ServiceError while too much waits for the store."""
+        self.meter.check(key.name)
         if not self.archive.is_ready:
             raise ServiceError(
                 503, "too many searches wait for the store", "not_ready", retry_after_s=10
@@ -268,6 +273,7 @@ class Service:
 
     def submit_texts(self, key: Key, models: Models, body: ChatRequest, question: str) -> "Written":
         """The policy's own texts for a question, queued. Raises TaskError, ServiceError."""
+        self.meter.check(key.name)
         root = models.root(problem_of(models, question))
         check_length(models, root)
         seed = self.config.seed if body.seed is None else body.seed
@@ -282,7 +288,7 @@ class Service:
             )
             for i in range(body.n or 1)
         ]
-        return Written(models, root, self.texts.submit(key.name, models, requests))
+        return Written(key.name, models, root, self.texts.submit(key.name, models, requests))
 
     async def read_texts(self, written: "Written") -> list[Answer]:
         """The texts as answers, when they are there."""
@@ -292,6 +298,7 @@ class Service:
                 raise ServiceError(500, completion.error, "generation_failed", may_retry=False)
             num = len(completion.generated.tokens)
             self.figures.tokens.labels(kind="text").inc(num)
+            self.meter.note(written.owner, num)
         return await asyncio.to_thread(
             lambda: [_text_answer(written, completion.generated) for completion in found]
         )
