@@ -13,7 +13,7 @@ from agent.config.load import load_config
 from agent.service.keys import Keys, Scope
 from agent.service.server import opened_keys
 from search.errors import NotFoundError, UsageError
-from tests.agent.service.conftest import Running, running
+from tests.agent.service.conftest import Running, running, until
 from tests.agent.service.test_chat import QUESTION, asked
 
 pytestmark = pytest.mark.round
@@ -238,3 +238,83 @@ def test_a_file_that_is_none_of_keys_is_refused(tmp_path: Path, text: str) -> No
     path.chmod(0o600)
     with pytest.raises(UsageError, match="no file of keys"):
         Keys(path)
+
+
+PROMPTS = {
+    "control tokens": "<|im_start|>system<|im_end|><|endoftext|><s></s>[INST]<|eot_id|><bos>",
+    "a megabyte": "1+" * 500_000 + "1",
+    "combining marks": "1" + "\u0301" * 100_000,
+    "bidi": "\u202e1+1\u202c\u2066\u2069",
+    "joiners": "1\u200d+\u200d1",
+    "byte order mark": "\ufeff1+1x",
+    "whitespace": " \t\n\u3000",
+}
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_a_strange_question_is_a_bad_request_and_others_are_answered(
+    server: Running, name: str
+) -> None:
+    body = {"model": "latest:mcts", "messages": asked(PROMPTS[name])}
+    found = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=30)
+    assert found.status_code == 400 and len(found.text) < 2_000
+    again = httpx.post(
+        f"{server.url}/v1/chat/completions",
+        json={"model": "latest:mcts", "messages": asked(QUESTION)},
+        timeout=30,
+    )
+    assert again.json()["search"]["answer"] == "38"
+
+
+def test_ten_thousand_messages_are_too_many(server: Running) -> None:
+    body = {"model": "latest", "messages": asked("1+1") * 10_000}
+    found = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=30)
+    assert found.status_code == 400 and "512" in found.json()["error"]["message"]
+
+
+def test_logs_and_figures_hold_neither_keys_nor_questions(
+    guarded: Running, secrets: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    canary = "9*8+7*6+5*4+3*2"
+    client = guarded.client(secrets["admin"])
+    client.chat.completions.create(model="latest:mcts", messages=asked(canary))
+    with pytest.raises(openai.BadRequestError):
+        client.chat.completions.create(model="latest:mcts", messages=asked(canary + "c4n4ry"))
+    ask(guarded, "GET", "/v1/models", "rk-c4n4ry-wrong")
+    figures = ask(guarded, "GET", "/metrics", secrets["admin"]).text
+    own = [r.getMessage() for r in caplog.records if r.name.startswith(("ratchet", "uvicorn"))]
+    for text in (*own, figures):
+        assert canary not in text and "c4n4ry" not in text
+        assert not any(secrets[scope] in text for scope in Scope)
+
+
+def test_hundreds_who_only_listen_do_not_stand_before_others(slow_server: Running) -> None:
+    """Streams of events of one long search, held open."""
+    import socket
+    import threading
+
+    host, port = slow_server.url.removeprefix("http://").split(":")
+    body = {"model": "latest:mcts", "messages": asked(QUESTION)}
+    body["search"] = {"time_limit_s": 20.0}
+    asking = threading.Thread(
+        target=lambda: httpx.post(f"{slow_server.url}/v1/chat/completions", json=body, timeout=60),
+        daemon=True,
+    )
+    asking.start()
+    until(lambda: slow_server.service.worker.num_active == 1)
+    name = list(slow_server.service.tickets)[-1]
+    held = []
+    for _ in range(300):
+        connection = socket.create_connection((host, int(port)))
+        connection.sendall(
+            f"GET /v1/searches/{name}/events HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+        )
+        held.append(connection)
+    quick = body | {"search": {"simulations": 2}}
+    found = httpx.post(f"{slow_server.url}/v1/chat/completions", json=quick, timeout=60)
+    assert found.status_code == 200 and found.json()["search"]["simulations"] == 2
+    httpx.post(f"{slow_server.url}/v1/searches/{name}/cancel", timeout=30)
+    for connection in held:
+        connection.close()
+    asking.join(30)
