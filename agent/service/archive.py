@@ -137,9 +137,10 @@ class Archive:
                 return
             except Exception as error:
                 # A full disk, a server that is away, a locked file: all of them pass.
-                text = getattr(error, "message", "") or f"{type(error).__name__}: {error}"
+                told = error.message if isinstance(error, RatchetError) else ""
+                text = told or f"{type(error).__name__}: {error}"
                 if not self.error:
-                    log.warning("%s; searches wait in memory", text, exc_info=not text)
+                    log.warning("%s; searches wait in memory", text, exc_info=not told)
                 self.error = text
                 if self._is_closing:
                     return
@@ -152,9 +153,10 @@ class Archive:
         try:
             self._write(ticket)
         except RatchetError:
+            # If the store refuses this one alone, it must not stand before all others.
+            self._waiting.rotate(-1)
             raise
         except Exception:
-            # One that cannot be written as it is must not stand before all others.
             log.exception("search %s is not stored", ticket.request_id)
         else:
             self.num_written += 1

@@ -233,6 +233,7 @@ class Worker:
             ended = lane.frontier.step()
         except Exception as error:
             log.exception("searches failed")
+            lane.apart.failed.clear()  # of requests that nobody was told of
             under_way = {id(s) for s in lane.frontier.searches}
             for ticket in [t for k, t in lane.tickets.items() if k not in under_way]:
                 ticket.search.fail(INSIDE)
