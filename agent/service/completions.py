@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, Response
 from agent.engine.requests import Completion, CompletionRequest
 from agent.search_models import Models
 from agent.service.chat import ignored_header, key_of, service_of
-from agent.service.errors import ServiceError, bad_request
+from agent.service.errors import ServiceError, as_service_error, bad_request
 from agent.service.replies import Answer, Finish, Scored, usage
 from agent.service.requests import CompletionsRequest
 from agent.service.service import Service
@@ -199,8 +199,6 @@ async def _streamed(
     try:
         choices, used = await found
     except Exception as error:
-        from agent.service.errors import as_service_error
-
         yield event(as_service_error(error, whole["id"]).body)
         return
     finally:

@@ -134,7 +134,7 @@ def _stop_reason(ticket: Ticket) -> str | None:
 
 
 def tree_of(search: Search) -> list[dict[str, Any]]:
-    """Visited nodes in order of their creation."""
+    """Nodes in order of their creation."""
     line = _principal(search)
     return [
         {

@@ -106,7 +106,6 @@ class Service:
         """Two requests with the same key may come at once: they are one search."""
         self._variants: OrderedDict[tuple[Any, ...], Models] = OrderedDict()
         """By models and weights of critics."""
-        self.started = time.time()
         self.is_draining = False
         self._stop = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="promotions", daemon=True)

@@ -77,7 +77,6 @@ def one_round(
         "trail": [(run, f"/runs/{_quoted(run)}"), (f"round {number}", "")],
         "run": run,
         "round": found[0],
-        "timings": [],
         "searches": searches,
         "total": total,
         "page": page,
