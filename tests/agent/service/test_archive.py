@@ -1,5 +1,6 @@
 """Every search that ended is written once, also when the store was away."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,13 @@ import pytest
 from sqlalchemy import func, select
 
 from agent.service.archive import Archive
-from search.errors import BusyError, ResourceError, StoreAwayError, UsageError
+from search.errors import BusyError, ResourceError, StoreAwayError, StoreError, UsageError
 from store.check import check_store
 from store.database import Store, open_store
+from store.recording import add_problems
 from store.runs import all_runs
-from store.schema import NodeRow, Round, SearchRow
-from store.served import cutoff_us, drop_served
+from store.schema import NodeRow, ProblemRow, Round, SearchRow
+from store.served import cutoff_us, drop_served, served_problems
 from tests.agent.service.conftest import Running, running, until
 from tests.agent.service.test_chat import OTHERS, ask
 
@@ -120,4 +122,43 @@ def test_old_searches_are_removed_with_all_their_rows(tmp_path: Path) -> None:
         assert drop_served(session, run.id, cutoff_us(-1)) == 3
     assert not any(check_store(store).values())
     store.close()
-    assert num_rows(url, SearchRow) == num_rows(url, NodeRow) == 0
+    assert num_rows(url, SearchRow) == num_rows(url, NodeRow) == num_rows(url, ProblemRow) == 0
+
+
+def test_questions_that_were_asked_are_had_once_and_learn_their_answer_later(
+    tmp_path: Path,
+) -> None:
+    with running(tmp_path) as server:
+        for question in (*OTHERS[:3], OTHERS[0]):
+            ask(server, question)
+        until(lambda: server.service.archive.num_written == 4)
+    store: Store = open_store(server.config.store)
+    with store.session() as session:
+        asked = served_problems(session, "expressions")
+        assert [p.text for p in asked] == OTHERS[:3] and asked[0].answer is None
+        assert served_problems(session, "stories") == []
+        add_problems(session, "expressions", [replace(asked[0], answer="6")], None)
+    with store.session() as session:
+        assert [p.answer for p in served_problems(session, "expressions")] == ["6", None, None]
+    store.close()
+
+
+def test_a_search_that_the_store_refuses_does_not_stand_before_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(tmp_path) as server:
+        archive = server.service.archive
+        write = archive._write
+
+        def refusing(ticket: Any) -> None:
+            if ticket.question == OTHERS[0]:
+                raise StoreError("the store refused a statement")
+            write(ticket)
+
+        monkeypatch.setattr(archive, "_write", refusing)
+        for question in OTHERS[:3]:
+            ask(server, question)
+        until(lambda: archive.num_written == 2)
+        assert archive.num_waiting == 1
+        monkeypatch.undo()
+        until(lambda: archive.num_written == 3)
