@@ -1,6 +1,6 @@
 """How fast a tree's page comes up in Chromium, and how smoothly it is moved."""
 
-import os
+import contextlib
 import shutil
 import tempfile
 import threading
@@ -56,10 +56,10 @@ def measured(num: int, screenshots: Path | None) -> Iterator[Row]:
     if chromium is None:
         yield missing("tree_ready_ms", "needs Debian's chromium-headless-shell")
         return
-    with tempfile.TemporaryDirectory() as name:
+    # The pages name their store, and pictures of them go into documents: a path of no machine.
+    with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
         folder = Path(name)
         _searched(folder)
-        os.chdir(folder)  # the pages name their store, and pictures of them go into documents
         store = "sqlite:///ratchet-runs/ratchet.db"
         numbers = {size: add_tree(store, size) for size in (1_000, 20_000)}
         bound = listening("127.0.0.1", 0)
