@@ -6,7 +6,7 @@ Plain ASGI, so that streams pass through it as they are.
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -58,7 +58,7 @@ class Gatekeeper:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
+        headers = _joined(scope["headers"])
         request_id = f"req-{uuid4().hex}"
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
@@ -130,6 +130,16 @@ class Gatekeeper:
                 403, f"key {key.name!r} has not the scope {wanted}", "insufficient_scope"
             )
         return key
+
+
+def _joined(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Headers by name. One that comes twice is both, which no name, origin or key is like:
+    whoever forwards a request might have looked at the other one."""
+    found: dict[str, str] = {}
+    for name, value in pairs:
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        found[key] = f"{found[key]}, {text}" if key in found else text
+    return found
 
 
 def _name_of(host: str) -> str:

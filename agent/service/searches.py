@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from agent.service import replies
 from agent.service.chat import key_of, service_of
 from agent.service.errors import ServiceError
+from agent.service.feeds import Feeds, simulation_event
 from agent.service.keys import Scope
 from agent.service.service import Service
 from agent.service.streaming import event, stream
@@ -124,7 +125,7 @@ async def events(
     after = _place(last_event_id)
     ticket = service.visible(key_of(request), search_id)
     if ticket is not None:
-        return stream(_live(ticket, after), {})
+        return stream(_live(service.feeds, ticket, after), {})
     found = await asyncio.to_thread(_stored, service, request, search_id, False)
     return stream(_kept(service, search_id, found, after), {})
 
@@ -137,34 +138,29 @@ def _place(given: str | None) -> int:
     return int(given)
 
 
-async def _live(ticket: Ticket, after: int) -> AsyncIterator[bytes]:
+async def _live(feeds: Feeds, ticket: Ticket, after: int) -> AsyncIterator[bytes]:
     """An event a simulation, numbered from 1; progress in between has no number."""
     if not after:
         yield event({"id": ticket.request_id, "question": ticket.question}, "search.started")
     told: dict[str, Any] = {}
     waited = PROGRESS_S
-    while True:
-        is_ended = ticket.standing in ENDED
-        log = ticket.search.log
-        while after < len(log):
-            yield _simulation(
-                after + 1, log[after].leaf_ix, log[after].value, log[after].num_tokens
-            )
-            after += 1
-        if waited >= PROGRESS_S and ticket.progress is not told:
-            told, waited = ticket.progress, 0.0
-            yield event(told, "search.progress")
-        if is_ended:
-            figures = await asyncio.to_thread(replies.search_figures, ticket)
-            yield event(figures, "search.final", after + 1)
-            return
-        await asyncio.sleep(TICK_S)
-        waited += TICK_S
-
-
-def _simulation(number: int, leaf_ix: int, value: float, num_tokens: int) -> bytes:
-    data = {"simulation": number, "leaf": leaf_ix, "value": value, "tokens": num_tokens}
-    return event(data, "search.simulation", number)
+    with feeds.listening(ticket) as feed:
+        while True:
+            is_ended = ticket.standing in ENDED
+            part, made = feed.after(after)
+            after = max(after, made)  # who comes with a larger number is told the end alone
+            if waited >= PROGRESS_S and ticket.progress is not told:
+                told, waited = ticket.progress, 0.0
+                part += event(told, "search.progress")
+            if part:
+                yield part
+            if is_ended:
+                figures = await asyncio.to_thread(replies.search_figures, ticket)
+                yield event(figures, "search.final", after + 1)
+                return
+            pause = feeds.pause_s
+            await asyncio.sleep(pause)
+            waited += pause
 
 
 async def _kept(
@@ -186,6 +182,6 @@ async def _kept(
 
     while part := await asyncio.to_thread(read, after):
         for seq, leaf, value, tokens in part:
-            yield _simulation(seq + 1, leaf, value, tokens)
+            yield simulation_event(seq + 1, leaf, value, tokens)
             after = seq + 1
     yield event(found["result"], "search.final", after + 1)

@@ -17,6 +17,7 @@ from agent.search_models import Models
 from agent.service.archive import Archive
 from agent.service.catalogue import Catalogue
 from agent.service.errors import ServiceError, bad_request
+from agent.service.feeds import Feeds
 from agent.service.figures import Figures
 from agent.service.keys import Key, Scope
 from agent.service.meter import Meter
@@ -94,6 +95,7 @@ class Service:
         )
         self.texts = TextWorker(serve.waiting + serve.active, serve.per_key)
         self.meter = Meter(serve.tokens_per_minute)
+        self.feeds = Feeds()
         self.tickets: OrderedDict[str, Ticket] = OrderedDict()
         """Under way and lately ended, by request id, oldest first."""
         self.owners: OrderedDict[str, str] = OrderedDict()

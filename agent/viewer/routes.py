@@ -64,13 +64,12 @@ class Viewer:
         """All routes under a prefix."""
         router = APIRouter(prefix=prefix, include_in_schema=False)
         page = self._page
+        served = {str(p.relative_to(STATIC)): p for p in STATIC.rglob("*") if p.is_file()}
 
         @router.get("/static/{name:path}")
         async def static(name: str) -> Response:
-            if not name.isprintable():
-                return Response("no such file", 404, HEADERS, "text/plain")
-            path = (STATIC / name).resolve()
-            if not path.is_relative_to(STATIC.resolve()) or not path.is_file():
+            path = served.get(name)
+            if path is None:
                 return Response("no such file", 404, HEADERS, "text/plain")
             return FileResponse(path, headers=HEADERS | {"cache-control": "max-age=300"})
 

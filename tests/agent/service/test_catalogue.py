@@ -8,63 +8,19 @@ import httpx2 as httpx
 import openai
 import pytest
 
-from agent.checkpoints.checkpoint import verify_checkpoint
-from agent.checkpoints.custody import as_new
 from agent.service.catalogue import Catalogue
-from store.checkpoints import register
+from scripts.bench import promotion
 from store.database import open_store
 from store.names import chosen_run
-from store.states import Stage
 from tests.agent.service.conftest import Running, running
 from tests.agent.service.test_chat import OTHERS, QUESTION, ask, asked
-from tests.rows import a_round, a_run
+from tests.rows import a_run
 
 pytestmark = pytest.mark.round
 
 
-def copied(source: str, folder: Path, name: str) -> Path:
-    """The policy once more under another version: one of its numbers is another."""
-    from safetensors.torch import load_file, save_file
-
-    target = folder / name
-    target.mkdir(parents=True)
-    for file in Path(source).iterdir():
-        if file.is_file() and file.suffix != ".safetensors" and file.name != "manifest.json":
-            (target / file.name).write_bytes(file.read_bytes())
-    for file in Path(source).glob("*.safetensors"):
-        tensors = load_file(file)
-        key = sorted(tensors)[0]
-        tensors[key] = tensors[key].clone()
-        tensors[key].view(-1)[0] += 1e-3
-        save_file(tensors, target / file.name, metadata={"format": "pt"})
-    return target
-
-
 def promote(server: Running, folder: Path) -> str:
-    """Write a promoted round into the store; the new policy's version."""
-    models = server.service.newest()
-    new = verify_checkpoint(copied(models.policy.path, folder, "promoted"))
-    versions = models.versions
-    store = open_store(server.config.store)
-    with store.session() as session:
-        for role, ref in models.models.refs.items():
-            register(session, as_new(role, verify_checkpoint(Path(ref.path))))
-        register(session, as_new("policy", new, models.policy.version))
-        run = a_run(name="default", task="expressions")
-        session.add(run)
-        session.flush()
-        session.add(
-            a_round(
-                run.id,
-                1,
-                Stage.PROMOTED,
-                models=versions,
-                candidates={"policy": new.version},
-                ended_ts=1_000_000,
-            )
-        )
-    store.close()
-    return new.version
+    return promotion.promote(server.config.store, server.service.newest().models.refs, folder)
 
 
 def test_models_are_listed_by_round_and_by_their_newest(server: Running) -> None:

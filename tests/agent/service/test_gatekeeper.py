@@ -128,6 +128,20 @@ def test_another_host_name_is_refused(server: Running, host: str) -> None:
     assert ask(server, "GET", "/v1/models", host=host).status_code in (400, 403)
 
 
+@pytest.mark.parametrize("name", ["authorization", "origin"])
+def test_a_header_that_comes_twice_is_neither_of_the_two(
+    guarded: Running, secrets: dict[str, str], name: str
+) -> None:
+    """A proxy may have looked at one of them only."""
+    right = {"authorization": f"Bearer {secrets['admin']}", "origin": guarded.url}
+    for wrong in ("Bearer rk-wrong", "http://evil.example"):
+        for pair in ([right[name], wrong], [wrong, right[name]]):
+            rest = [(k, v) for k, v in right.items() if k != name]
+            headers = httpx.Headers([*rest, *((name, value) for value in pair)])
+            found = httpx.get(f"{guarded.url}/v1/models", headers=headers, timeout=30)
+            assert found.status_code == (401 if name == "authorization" else 403)
+
+
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://127.0.0.1", "file://"])
 def test_a_page_of_another_origin_is_refused(server: Running, origin: str) -> None:
     found = ask(server, "GET", "/v1/models", origin=origin)

@@ -1,13 +1,17 @@
 """Searches by their ids: how they stand, their events, and their end."""
 
+import contextlib
 import json
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2 as httpx
 import pytest
 from sqlalchemy import select
 
+from agent.service.feeds import LONGEST_S, PAUSE_S, Feeds
+from search.simulation_log import Simulation
 from store.check import check_store
 from store.database import read_store
 from store.schema import NodeRow, SearchRow, SimulationRow
@@ -77,6 +81,25 @@ def test_events_number_the_simulations_and_go_on_after_the_last_seen(
     assert whole[-1][:2] == ("search.final", 7) and whole[-1][2]["simulations"] == 6
     rest = events(slow_server, figures["id"], after=4)
     assert [n for name, n, _ in rest if name == "search.simulation"] == [5, 6]
+
+
+def test_what_many_listen_to_is_written_once_and_looked_at_less_often() -> None:
+    log = [Simulation(0, 0.5, 3), Simulation(2, 0.25, 6)]
+    ticket: Any = SimpleNamespace(request_id="a", search=SimpleNamespace(log=log))
+    feeds = Feeds()
+    assert feeds.pause_s == PAUSE_S
+    with feeds.listening(ticket) as feed, contextlib.ExitStack() as others:
+        whole, made = feed.after(0)
+        assert made == 2 and whole.count(b"event: search.simulation") == 2
+        assert feed.after(1)[0] == feed.written[1] and whole.endswith(feed.written[1])
+        assert feed.after(7) == (b"", 2)
+        log.append(Simulation(1, 0.75, 9))
+        assert feed.after(2) == (feed.written[2], 3)
+        assert all(others.enter_context(feeds.listening(ticket)) is feed for _ in range(999))
+        assert feeds.pause_s == LONGEST_S
+    assert feeds.pause_s == PAUSE_S
+    with feeds.listening(ticket) as again:
+        assert again is not feed and again.written == []
 
 
 def test_events_of_a_search_that_left_the_memory_come_from_the_store(

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx2 as httpx
 import pytest
@@ -185,3 +186,10 @@ def test_a_page_of_a_store_that_went_away_says_so(tmp_path: Path, viewed_config:
     assert found.status_code == 404 and "Traceback" not in found.text
     server.should_exit = True
     thread.join(10)
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 5_000, "..%2f..%2f..%2froutes.py", "vendor", "%00", "\x7f", "tree.js/", ""]
+)
+def test_no_file_but_those_of_the_package_is_served(view_url: str, name: str) -> None:
+    assert httpx.get(f"{view_url}/static/{quote(name, safe='%')}").status_code == 404
