@@ -59,10 +59,10 @@ def num_wanted(node: Node, settings: SearchSettings) -> int:
     """
     drawn = node.num_drawn
     if settings.leaves == "texts":
-        if drawn >= ALL_DRAWN or node.num_open:
-            return drawn
         is_halved = node.parent is None and settings.root_selection == "gumbel"
-        return max(one_more(node), settings.num_considered if is_halved else 1)
+        if drawn < settings.num_considered and is_halved:
+            return settings.num_considered
+        return drawn if drawn >= ALL_DRAWN or node.num_open else one_more(node)
     if drawn and node.num_open and settings.importance * node.importance < drawn:
         return (
             drawn  # c_min was drawn at first, and the importance asks for no more: the usual case

@@ -95,6 +95,12 @@ def mass_puct(node: Node, settings: SearchSettings) -> Edge | None:
     mean = own.value_sum / own.visits if own.visits else 0.0
     first_play = max(0.0, mean - settings.first_play_reduction)
     unit = settings.exploration * math.sqrt(max(1, own.visits + own.pending)) / (node.mass or 1.0)
+    noise = settings.noise_fraction if node.parent is None else 0.0
+    unit_of_noise = 0.0
+    if noise:
+        drawn = sum(e.noise for e in node.edges if not e.is_closed) or 1.0
+        unit_of_noise = unit * noise * (node.mass or 1.0) / drawn
+        unit *= 1.0 - noise
     best, best_score, best_mass = None, -1.0, -1.0
     for edge in node.edges:
         if edge.is_closed or (edge.pending and not edge.visits):
@@ -102,6 +108,8 @@ def mass_puct(node: Node, settings: SearchSettings) -> Edge | None:
         count = edge.visits + edge.pending
         value = edge.value_sum / count if edge.visits else first_play
         score = value + unit * edge.mass / (1 + count)
+        if noise:
+            score += unit_of_noise * edge.noise / (1 + count)
         if score > best_score or (score == best_score and edge.mass > best_mass):
             best, best_score, best_mass = edge, score, edge.mass
     if settings.order != "depth" and node.num_drawn < ALL_DRAWN:

@@ -1,16 +1,19 @@
-"""A published tree search beside ours: same policy, tool, problems and tokens.
+"""Published tree searches beside ours: same policy, tool, problems and tokens.
 
     pip install 'treequest>=0.3,<0.4'
-    python -m scripts.bench.peers                          # 100 expressions, 20 minutes
+    pip install --no-deps 'llm-reasoners>=1.0,<2'
+    python -m scripts.bench.peers                          # 100 expressions, 30 minutes
     python -m scripts.bench.peers --problems 20 --budgets 100 250
 
-The peer is TreeQuest (SakanaAI), with its plain Monte-Carlo tree search and with its adaptive
-branching. It draws each step as one sample of the policy, and scores it by the calculator and the
-value critic. All arms end a problem at the first finished text that the calculator finds sound. A
-budget bounds the tokens of each problem.
+The peers are TreeQuest (SakanaAI), with its plain Monte-Carlo tree search and with its adaptive
+branching, and llm-reasoners (Maitrix), with its MCTS in the settings of its RAP example on GSM8K.
+They draw each step as a sample of the policy, and score it by the calculator and the value critic.
+All arms end a problem at the first finished text that the calculator finds sound. A budget bounds
+the tokens of each problem.
 """
 
 import argparse
+import importlib.util
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +33,7 @@ from search.randomness import derive_seed
 from search.state import Problem, State
 
 BUDGETS = (100, 250, 500, 1000)
+CHILDREN = 4
 CALLS = 4000
 """Of a problem at most: asking for more below a finished text costs no tokens."""
 
@@ -75,6 +79,50 @@ def tree_quest(models: Models, problem: Problem, algorithm: Any, top: int, seed:
     return arms.Point(played.tokens, answer)
 
 
+def llm_reasoners(models: Models, problem: Problem, top: int, seed: int) -> arms.Point:
+    """The same with four samples a step, each a child that is scored before it is visited."""
+    from reasoners import SearchConfig, WorldModel
+    from reasoners.algorithm import MCTS
+    from reasoners.algorithm.mcts import MCTSNode
+
+    played = Played(models, problem, seed)
+    scores: dict[int, float] = {}
+
+    class Steps(WorldModel):
+        def init_state(self) -> State:
+            return played.root
+
+        def step(self, state: State, action: State) -> tuple[State, dict[str, Any]]:
+            return action, {}
+
+        def is_terminal(self, state: State) -> bool:
+            return state.is_terminal
+
+    class Draws(SearchConfig):
+        def get_actions(self, state: State) -> list[State]:
+            found: dict[tuple[int, ...], State] = {}
+            for _ in range(CHILDREN):
+                child, score = played.draw(state)
+                if child is not state:
+                    found.setdefault(tuple(child.tokens), child)
+                    scores[id(child)] = score
+            return list(found.values())
+
+        def fast_reward(self, state: State, action: State) -> tuple[float, dict[str, Any]]:
+            return scores[id(action)], {}
+
+        def reward(self, state: State, action: State, **_: Any) -> tuple[float, dict[str, Any]]:
+            return scores[id(action)], {}
+
+    tree = MCTS(w_exp=1.0, depth_limit=64, cum_reward=np.mean, calc_q=max)
+    tree.world_model, tree.search_config = Steps(), Draws()
+    tree.root = MCTSNode(state=played.root, action=None, parent=None, calc_q=max)
+    while played.solution is None and played.tokens < top and played.calls < CALLS:
+        tree.iterate(tree.root)
+    answer = models.answer_of(played.solution) if played.solution else None
+    return arms.Point(played.tokens, answer)
+
+
 def measured(num: int, budgets: list[int], seed: int) -> Iterator[Row]:
     models = open_models("expressions", True)
     sampling = models.with_search(replace(models.settings, proposal="sampled"))
@@ -84,8 +132,11 @@ def measured(num: int, budgets: list[int], seed: int) -> Iterator[Row]:
     def ours() -> arms.Curves:
         return arms.searched(models, problems, arms.unlimited(models.settings, top), seed)[0]
 
-    def peer(kind: Callable[[], Any]) -> arms.Curves:
+    def quest(kind: Callable[[], Any]) -> arms.Curves:
         return arms.Curves([[tree_quest(sampling, p, kind(), top, seed)] for p in problems])
+
+    def reasoned() -> arms.Curves:
+        return arms.Curves([[llm_reasoners(sampling, p, top, seed)] for p in problems])
 
     work: dict[str, Callable[[], arms.Curves]] = {
         "ours": ours,
@@ -97,8 +148,12 @@ def measured(num: int, budgets: list[int], seed: int) -> Iterator[Row]:
     except ImportError:
         yield missing("solved_TreeQuest", "not installed: pip install 'treequest>=0.3,<0.4'")
     else:
-        work["TreeQuest, standard"] = lambda: peer(treequest.StandardMCTS)
-        work["TreeQuest, adaptive"] = lambda: peer(treequest.ABMCTSA)
+        work["TreeQuest, standard"] = lambda: quest(treequest.StandardMCTS)
+        work["TreeQuest, adaptive"] = lambda: quest(treequest.ABMCTSA)
+    if importlib.util.find_spec("reasoners") is None:
+        yield missing("solved_llm_reasoners", "not installed: pip install --no-deps llm-reasoners")
+    else:
+        work["llm-reasoners, MCTS"] = reasoned
     for name, make in work.items():
         started = time.process_time()
         arm = make()

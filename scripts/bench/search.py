@@ -466,6 +466,9 @@ def roots(
                     "root_selection"
                 ):  # its shares are of the simulations that there are
                     settings = replace(settings, simulations=32)
+                if not use_tool:
+                    # Other wordings are roots of their own: one is looked at here.
+                    settings = replace(settings, wordings=1)
                 curves, _ = arms.searched(models, problems, settings, seed)
                 for budget in budgets:
                     solved[budget] += sum(arms.solved(models, problems, curves.best(budget)))

@@ -297,6 +297,23 @@ def test_a_search_that_is_taken_up_again_is_the_one_that_was_left(in_flight: int
     ]
 
 
+def test_a_halved_root_draws_what_it_considers_and_noise_moves_the_first_choices() -> None:
+    """Both rules hold for finished texts, too."""
+    halved = replace(TEXTS, root_selection="gumbel", num_considered=3, simulations=4)
+    search = searched(DigitWorld(), "312", halved)
+    assert search.root.num_drawn == 3
+    assert sorted(e.visits for e in search.root.edges) == [1, 1, 2]
+    noisy = replace(TEXTS, noise_fraction=0.9, simulations=6)
+    plain = searched(DigitWorld(), "312", replace(TEXTS, simulations=6))
+    others = [Search(root("312"), noisy, seed) for seed in range(4)]
+    for other in others:
+        frontier.run([other], DigitWorld(), DigitWorld())
+        assert all(e.noise > 0 for e in other.root.edges)
+        assert all(e.noise == 0 for n in other.nodes[1:] for e in n.edges)
+    told = [[n.state.tokens for n in s.nodes] for s in (plain, *others)]
+    assert any(t != told[0] for t in told[1:])
+
+
 def test_a_depth_at_its_limit_is_a_leaf() -> None:
     search = searched(DigitWorld(), "3120", replace(TEXTS, max_depth=2, simulations=5))
     assert all(n.depth <= 2 for n in search.nodes)
