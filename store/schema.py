@@ -167,6 +167,8 @@ class SearchRow(Base):
     """Place in the round, from 0: searches of one cohort stand together."""
     request_id: Mapped[str | None]
     """Name by which a service knows it; empty for a search of a round."""
+    asked_by: Mapped[str | None]
+    """Name of the key that asked a service for it; empty for a search of a round."""
     seed: Mapped[int] = mapped_column(BigInteger)
     """Its own seed, from 0 to 2^63 - 1, drawn from the run's seed, the round and the problem."""
     status: Mapped[str]

@@ -30,6 +30,8 @@ class Served:
     """A search that has ended, and who asked for it."""
 
     request_id: str
+    asked_by: str
+    """Name of a key."""
     problem: Problem
     search: Search
     policy_version: str
@@ -80,6 +82,7 @@ def add_served(
         status=SearchStatus.RUNNING,
         fence=fence,
         request_id=served.request_id,
+        asked_by=served.asked_by,
     )
     session.add(row)
     session.flush()

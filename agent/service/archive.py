@@ -184,7 +184,7 @@ class Archive:
             self.lease.guard(session)
             row = open_served_round(session, self.lease.run_id, newest.versions, settings)
             version = ticket.models.policy.version
-            served = Served(ticket.request_id, ticket.problem, ticket.search, version)
+            served = Served(ticket.request_id, ticket.owner, ticket.problem, ticket.search, version)
             add_served(
                 session, self.config.task, row.id, self.lease.fence, served, lambda answer: None
             )

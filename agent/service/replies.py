@@ -2,6 +2,7 @@
 
 import json
 import time
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -56,6 +57,7 @@ class Answer:
         ends = [at for stop in stops if (at := text.find(stop)) >= 0]
         if ends:
             text, finish = text[: min(ends)], "stop"
+            tokens = _covering(tokenizer, tokens, text)
         return Answer(text, tokens, finish, self.answer, self.figures)
 
     def as_json(self) -> "Answer":
@@ -63,6 +65,16 @@ class Answer:
         steps = [line for line in self.text.splitlines() if line.strip()]
         text = json.dumps({"answer": self.answer, "steps": steps}, ensure_ascii=False)
         return Answer(text, self.tokens, self.finish, self.answer, self.figures, self.scored)
+
+
+def _covering(tokenizer: Tokenizer, tokens: tuple[int, ...], text: str) -> tuple[int, ...]:
+    """The first tokens, as few as hold the text; an answer leaves out newlines before it."""
+    num = bisect_left(
+        range(len(tokens)),
+        len(text),
+        key=lambda k: len(tokenizer.decode(tokens[:k]).lstrip("\n")),
+    )
+    return tokens[:num]
 
 
 def searched_answers(ticket: Ticket, num: int) -> list[Answer]:

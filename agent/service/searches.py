@@ -12,7 +12,7 @@ from agent.service.chat import key_of, service_of
 from agent.service.errors import ServiceError
 from agent.service.feeds import Feeds, simulation_event
 from agent.service.keys import Scope
-from agent.service.service import Service
+from agent.service.service import Service, may_see
 from agent.service.streaming import event, stream
 from agent.service.tickets import ENDED, Standing, Ticket
 from agent.service.worker import CANCELLED
@@ -84,13 +84,11 @@ async def show(
 
 def _stored(service: Service, request: Request, name: str, tree: bool) -> dict[str, Any]:
     """A search that this process no longer holds."""
-    if not service.may_see(key_of(request), name):
-        raise _unknown(name)
     store = read_store(service.config.store)
     try:
         with store.session() as session:
             row = find_served(session, name)
-        if row is None:
+        if row is None or not may_see(key_of(request), row.asked_by):
             raise _unknown(name)
         found: dict[str, Any] = {"id": name, "object": "search", "status": row.status}
         if row.error == CANCELLED:

@@ -44,8 +44,6 @@ KEPT = 128
 MAX_WEIGHT = 1000.0
 MAX_VARIANTS = 32
 """Weights of critics that are remembered, the newest."""
-OWNED = 20_000
-"""Searches of which it is known whose they are."""
 
 log = logging.getLogger("ratchet")
 
@@ -80,6 +78,11 @@ def _text_answer(written: Written, text: Generated) -> Answer:
     )
 
 
+def may_see(key: Key, owner: str | None) -> bool:
+    """Whether a search is the key's own, or it may see all."""
+    return key.may(Scope.INSPECT) or owner == key.name
+
+
 class Service:
     """All that one server holds; `close` gives it back."""
 
@@ -98,8 +101,6 @@ class Service:
         self.feeds = Feeds()
         self.tickets: OrderedDict[str, Ticket] = OrderedDict()
         """Under way and lately ended, by request id, oldest first."""
-        self.owners: OrderedDict[str, str] = OrderedDict()
-        """Key by request id, also of searches that left the memory."""
         self.remembered: OrderedDict[tuple[str, str], Remembered] = OrderedDict()
         """By key and Idempotency-Key."""
         self._forgetting = threading.Lock()
@@ -245,9 +246,6 @@ class Service:
         self.worker.submit(list(tickets))
         for ticket in tickets:
             self.tickets[ticket.request_id] = ticket
-            self.owners[ticket.request_id] = ticket.owner
-        while len(self.owners) > OWNED:
-            self.owners.popitem(last=False)
         self._forget()
 
     def _forget(self) -> None:
@@ -266,11 +264,8 @@ class Service:
 
     def visible(self, key: Key, request_id: str) -> Ticket | None:
         """A search in memory that the key may see."""
-        return self.tickets.get(request_id) if self.may_see(key, request_id) else None
-
-    def may_see(self, key: Key, request_id: str) -> bool:
-        """Whether a search is the key's own, or it may see all."""
-        return key.may(Scope.INSPECT) or self.owners.get(request_id) == key.name
+        ticket = self.tickets.get(request_id)
+        return ticket if ticket is not None and may_see(key, ticket.owner) else None
 
     def submit_texts(self, key: Key, models: Models, body: ChatRequest, question: str) -> "Written":
         """The policy's own texts for a question, queued. Raises TaskError, ServiceError."""

@@ -78,11 +78,7 @@ class Viewer:
         async def runs() -> Response:
             return await page("runs.html", prefix, pages.runs)
 
-        @router.get("/runs/{run}")
-        async def run_page(run: str) -> Response:
-            return await page("run.html", prefix, pages.one_run, run)
-
-        @router.get("/runs/{run}/rounds/{number}")
+        @router.get("/runs/{run:path}/rounds/{number}")
         async def round_page(
             run: str,
             number: InPath,
@@ -95,13 +91,18 @@ class Viewer:
                 "round.html", prefix, pages.one_round, run, number, kind, words, stop, page_
             )
 
-        @router.get("/runs/{run}/compare")
+        @router.get("/runs/{run:path}/compare")
         async def compare_page(run: str, before: Number, after: Number) -> Response:
             return await page("compare.html", prefix, pages.compare, run, before, after)
 
-        @router.get("/runs/{run}/critics")
+        @router.get("/runs/{run:path}/critics")
         async def critics_page(run: str) -> Response:
             return await page("rows.html", prefix, pages.critics, run)
+
+        # A run's name may hold slashes: its own page comes last.
+        @router.get("/runs/{run:path}")
+        async def run_page(run: str) -> Response:
+            return await page("run.html", prefix, pages.one_run, run)
 
         @router.get("/checkpoints")
         async def checkpoints_page() -> Response:

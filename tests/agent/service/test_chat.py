@@ -129,8 +129,13 @@ def test_a_deadline_gives_the_best_so_far(slow_server: Running) -> None:
 
 def test_an_answer_ends_at_a_stop_text_and_at_its_longest(server: Running) -> None:
     whole = ask(server).choices[0].message.content
-    cut = ask(server, stop=["\n"]).choices[0]
-    assert cut.message.content == whole.split("\n")[0] and cut.finish_reason == "stop"
+    first = whole.split("\n")[0]
+    found = ask(server, stop=["\n"], logprobs=True, extra_body={"return_token_ids": True})
+    cut = found.choices[0]
+    assert cut.message.content == first and cut.finish_reason == "stop"
+    # Its tokens are those of the text that is left: the toys have a token a character.
+    assert len(cut.token_ids) == len(cut.logprobs.content) == len(first)
+    assert found.usage.completion_tokens == len(first)
     short = ask(server, max_completion_tokens=3).choices[0]
     assert short.message.content == whole[:3] and short.finish_reason == "length"
 

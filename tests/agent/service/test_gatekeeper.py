@@ -118,6 +118,13 @@ def test_a_key_sees_its_own_searches_and_no_others(
     assert ask(guarded, "GET", path, secrets["admin"]).status_code == 200
     cancel = f"{path}/cancel"
     assert ask(guarded, "POST", cancel, secrets["infer2"]).status_code == 404
+    # The store knows it, too, when this process no longer does.
+    until(lambda: guarded.service.archive.num_waiting == 0)
+    del guarded.service.tickets[found.search["id"]]
+    assert ask(guarded, "GET", path, secrets["infer"]).json()["status"] == "done"
+    assert ask(guarded, "GET", f"{path}/events", secrets["infer"]).status_code == 200
+    assert ask(guarded, "GET", path, secrets["infer2"]).status_code == 404
+    assert ask(guarded, "GET", path, secrets["admin"]).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,16 @@ from urllib.parse import quote
 
 import httpx2 as httpx
 import pytest
+from sqlalchemy import delete
 
 from agent.config.settings import Config
 from agent.viewer.routes import STATIC
 from scripts.vendor_web import VENDORED, differing
 from store import viewing
-from store.database import read_store
+from store.database import open_store, read_store
+from store.schema import Round, Run
 from tests.agent.viewer.conftest import HOSTILE, start
+from tests.rows import a_round, a_run
 
 pytestmark = pytest.mark.round
 PAGES = [
@@ -146,6 +149,28 @@ def test_an_exported_page_is_one_file_whose_data_ends_no_element(
     data = text.split('id="tree-data">')[1].split("</script>")[0]
     assert json.loads(data)["search"]["problem"] == HOSTILE[4]
     assert "<script>window" not in text
+
+
+def test_a_run_whose_name_has_slashes_has_its_pages(view_url: str, viewed_config: Config) -> None:
+    store = open_store(viewed_config.store)
+    with store.session() as session:
+        run = a_run(name="team/a b")
+        session.add(run)
+        session.flush()
+        session.add(a_round(run.id, 1, "kept", models={"policy": "v"}))
+        number = run.id
+    try:
+        listed = httpx.get(view_url).text
+        (path,) = re.findall(r'href="(/view/runs/team[^"]*)"', listed)
+        assert "team/a b" in httpx.get(view_url.removesuffix("/view") + path).text
+        for page in ("/rounds/1", "/critics", "/compare?before=1&after=1"):
+            found = httpx.get(view_url.removesuffix("/view") + path + page)
+            assert found.status_code == 200 and "team/a b" in found.text
+    finally:
+        with store.session() as session:
+            session.execute(delete(Round).where(Round.run_id == number))
+            session.execute(delete(Run).where(Run.id == number))
+        store.close()
 
 
 def test_an_unknown_store_is_told_before_anything_listens(tmp_path: Path) -> None:
