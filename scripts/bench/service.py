@@ -3,6 +3,7 @@
     python -m scripts.bench.service --quick                     # two minutes
     python -m scripts.bench.service --only load                 # ten minutes
     python -m scripts.bench.service --only clients --python /opt/clients/bin/python
+    python -m scripts.bench.service --only real --real DIR      # ten minutes
     python -m scripts.bench.service --json results.json         # all of it, an hour
 
 Sections: clients (openai-python and openai-node; with --python, an environment that has lm-eval and
@@ -10,7 +11,8 @@ inspect-ai, these two; schemathesis where it is installed), load (1 to 64 client
 requests in turn and beside a round's own searches; memory over ten minutes), faults (disconnects,
 cancels, killed actors, a store that goes away, a promotion), attacks (malformed requests, slow
 clients, every route with each key), viewer (trees of 1,000 and 20,000 nodes in Chromium;
---screenshots DIR). Servers are processes of their own with the embedded models.
+--screenshots DIR), real (word problems of the run that `scripts.bench.real` made in DIR). Servers
+are processes of their own; but for real they have the embedded models.
 """
 
 import argparse
@@ -24,9 +26,10 @@ from scripts.bench.served_attacks import attacks
 from scripts.bench.served_clients import clients
 from scripts.bench.served_faults import faults
 from scripts.bench.served_load import load
+from scripts.bench.served_real import real
 from scripts.bench.viewer import measured
 
-SECTIONS = ("clients", "load", "faults", "attacks", "viewer")
+SECTIONS = ("clients", "load", "faults", "attacks", "viewer", "real")
 
 
 def main() -> None:
@@ -36,6 +39,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help=f"sections, by commas: {', '.join(SECTIONS)}")
     parser.add_argument("--python", default="", help="of an environment with lm-eval, inspect-ai")
     parser.add_argument("--screenshots", type=Path, help="folder for pictures of the pages")
+    parser.add_argument("--real", type=Path, help="folder of scripts.bench.real, with its round")
     parser.add_argument("--memory-s", type=int, default=600, help="of the look at the memory")
     parser.add_argument("--quick", action="store_true", help="true but smaller")
     parser.add_argument("--json", type=Path, help="also write the results to this file")
@@ -51,6 +55,7 @@ def main() -> None:
         "faults": faults(given.quick),
         "attacks": attacks(given.quick),
         "viewer": measured(3 if given.quick else 7, given.screenshots),
+        "real": real(given.real, 4 if given.quick else 24),
     }
     for section in sections:
         for row in made[section]:

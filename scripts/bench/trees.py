@@ -1,13 +1,16 @@
 """Stored trees of any size, their logs whole."""
 
+from collections.abc import Sequence
+
 from sqlalchemy import select
 
 from store.database import open_store
 from store.schema import NodeRow, NodeText, ProblemRow, SearchRow, SimulationRow
 
 
-def add_tree(store_url: str, size: int) -> int:
-    """A search whose tree has so many nodes, its log whole; its number."""
+def add_tree(store_url: str, size: int, texts: Sequence[str] = ()) -> int:
+    """A search whose tree has so many nodes, its log whole; its number. `texts` are those of its
+    first nodes."""
     store = open_store(store_url)
     with store.session() as session:
         old = session.scalars(select(SearchRow).order_by(SearchRow.id)).first()
@@ -54,7 +57,14 @@ def add_tree(store_url: str, size: int) -> int:
             ]
         )
         session.bulk_save_objects(
-            [NodeText(search_id=row.id, ix=i, text=f"step {i} of the tree\n") for i in range(size)]
+            [
+                NodeText(
+                    search_id=row.id,
+                    ix=i,
+                    text=texts[i] if i < len(texts) else f"step {i} of the tree\n",
+                )
+                for i in range(size)
+            ]
         )
         session.bulk_save_objects(
             [

@@ -7,11 +7,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from agent.config.load import load_config
 from agent.service.listening import Server, listening, settings_of, url_of
 from agent.service.view_server import view_app
-from scripts.bench.report import Row, missing, repeats
+from scripts.bench.report import Row, counted, missing, repeats
 from scripts.bench.served import questions, serving
 from scripts.bench.trees import add_tree
 
@@ -37,6 +38,16 @@ PAN = """async () => {
   return frames / ((performance.now() - began) / 1000);
 }"""
 READY = "() => performance.getEntriesByName('tree-ready')[0].startTime"
+HOSTILE = (
+    "<script>window.hurt=1</script>",
+    "</script><script>window.hurt=1</script>",
+    "<img src=x onerror=window.hurt=1>",
+    "<svg onload=window.hurt=1><animate onbegin=window.hurt=1 attributeName=x dur=1s>",
+    "<style>*{display:none}</style>",
+    "[x](javascript:window.hurt=1) <a href=javascript:window.hurt=1>y</a>",
+    "$$\\def\\x{\\x\\x}\\x$$",
+    "x" * 5_000_000,
+)
 PAGES = {
     "runs": "/",
     "round": "/runs/served/rounds/1",
@@ -62,6 +73,7 @@ def measured(num: int, screenshots: Path | None) -> Iterator[Row]:
         _searched(folder)
         store = "sqlite:///ratchet-runs/ratchet.db"
         numbers = {size: add_tree(store, size) for size in (1_000, 20_000)}
+        hostile = add_tree(store, 100, HOSTILE)
         bound = listening("127.0.0.1", 0)
         server = Server(settings_of(view_app(load_config({"store": store})[0])))
         thread = threading.Thread(target=lambda: server.run(sockets=[bound]), daemon=True)
@@ -86,6 +98,7 @@ def measured(num: int, screenshots: Path | None) -> Iterator[Row]:
                 what = f"{size:,} nodes, from the request to a page that answers"
                 yield repeats(f"tree_ready_ms_{size}", ready[1:], "ms", what, target=target)
                 yield repeats(f"pan_frames_{size}", frames[1:], "1/s", "dragging", target=50)
+            yield from _hostile(browser, f"{base}/searches/{hostile}")
             if screenshots is not None:
                 screenshots.mkdir(parents=True, exist_ok=True)
                 for page_name, path in PAGES.items():
@@ -98,6 +111,27 @@ def measured(num: int, screenshots: Path | None) -> Iterator[Row]:
             browser.close()
         server.should_exit = True
         thread.join(10)
+
+
+def _hostile(browser: Any, address: str) -> Iterator[Row]:
+    """A tree whose steps are markup, scripts, styles and a line of five megabytes."""
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(address)
+    page.wait_for_selector("#tree[data-ready]", timeout=60_000)
+    ready = float(page.evaluate(READY))
+    for ix in range(len(HOSTILE)):
+        page.goto(f"{address}#node={ix}")
+        page.wait_for_timeout(300)
+    hurt = int(bool(page.evaluate("window.hurt")))
+    own = address.split("/view")[0]
+    yield counted("hostile_texts_that_ran", hurt, "texts", len(HOSTILE), "each opened as a node")
+    foreign = sum(not url.startswith(own) for url in asked)
+    yield counted("requests_to_other_hosts", foreign, "requests", len(asked), "all its own")
+    told = "a step of five megabytes among them"
+    yield counted("hostile_tree_ready_ms", round(ready), "ms", 1, told, 1_000)
+    page.close()
 
 
 def _searched(folder: Path) -> None:

@@ -457,6 +457,11 @@ function fromAddress() {
 
 function App({ data, meta }) {
   const [view, setView] = useState(fromAddress);
+  useEffect(() => {
+    const again = () => setView(fromAddress());
+    addEventListener("hashchange", again);
+    return () => removeEventListener("hashchange", again);
+  }, []);
   const upTo = Math.min(view.at ?? data.leaf.length, data.leaf.length);
   const whole = useMemo(() => built(data, data.leaf.length), [data]);
   const tree = useMemo(() => (upTo === data.leaf.length ? whole : built(data, upTo)), [data, upTo]);

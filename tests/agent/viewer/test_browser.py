@@ -81,6 +81,17 @@ def test_the_outline_is_walked_by_keys(browser: Any, view_url: str) -> None:
     page.close()
 
 
+def test_an_address_that_changes_shows_what_it_says(browser: Any, view_url: str) -> None:
+    seen = Seen(browser)
+    seen.goto(f"{view_url}/searches/8")
+    seen.ready()
+    seen.goto(f"{view_url}/searches/8#node=1")  # the same page: nothing is loaded anew
+    chosen = "[role=treeitem][aria-selected=true][aria-level='2']"
+    seen.page.wait_for_selector(chosen, timeout=5_000)
+    assert not seen.errors
+    seen.page.close()
+
+
 def test_the_timeline_shows_the_tree_as_it_was(browser: Any, view_url: str) -> None:
     seen = Seen(browser)
     seen.goto(f"{view_url}/searches/8#at=1")
