@@ -174,12 +174,16 @@ function OutlineRow({ row, y, tree, isSelected, isBest, select, toggle }) {
 }
 
 /** Positions of the open nodes, by d3-hierarchy's tidy tree. */
+const LEVEL = 90; // between two depths, before it is scaled
+const LETTER = 6.7; // of the labels
+
 function laidOut(tree, rows) {
   const shown = rows.filter((r) => r.i >= 0).map((r) => r.i);
   const inside = new Set(shown);
   const nested = (i) => ({ i, children: tree.children[i].filter((c) => inside.has(c)).map(nested) });
-  const top = d3.tree().nodeSize([18, 90])(d3.hierarchy(nested(0)));
+  const top = d3.tree().nodeSize([18, LEVEL])(d3.hierarchy(nested(0)));
   const nodes = top.descendants().map((d) => ({ i: d.data.i, x: d.y, y: d.x, up: d.parent?.data.i }));
+  const deepest = nodes.reduce((most, d) => Math.max(most, d.x), 0);
   const at = new Map(nodes.map((d) => [d.i, d]));
   const byColumn = new Map();
   for (const d of nodes) {
@@ -187,7 +191,7 @@ function laidOut(tree, rows) {
     byColumn.get(d.x).push(d);
   }
   for (const column of byColumn.values()) column.sort((a, b) => a.y - b.y);
-  return { nodes, at, byColumn };
+  return { nodes, at, byColumn, deepest };
 }
 
 function mixed(q) {
@@ -217,11 +221,11 @@ function Graph({ tree, rows, selected, select, best }) {
     }
     if (!view.current.scale) {
       // At first the whole tree, unless that makes it too small to read.
-      let [low, high, deepest] = [0, 0, 1];
+      let [low, high] = [0, 0];
+      const deepest = Math.max(1, layout.deepest);
       for (const d of layout.nodes) {
         low = Math.min(low, d.y);
         high = Math.max(high, d.y);
-        deepest = Math.max(deepest, d.x);
       }
       const fits = Math.min((width - 120) / deepest, (height - 40) / Math.max(1, high - low));
       const scale = Math.min(1, Math.max(0.4, fits));
@@ -269,7 +273,10 @@ function Graph({ tree, rows, selected, select, best }) {
       }
       if (scale > 0.75) {
         pen.fillStyle = ink;
-        pen.fillText(tree.data.label[d.i].slice(0, 12), px + size + 2, py - 3);
+        // A label ends before the next column begins; behind the last one there is room.
+        const most = d.x < layout.deepest ? Math.floor((LEVEL * scale - 2 * size - 6) / LETTER) : 24;
+        const label = tree.data.label[d.i];
+        pen.fillText(label.length > most ? `${label.slice(0, most - 1)}…` : label, px + size + 2, py - 3);
       }
     }
   }, [layout, selected, tree, line]);
