@@ -1,6 +1,7 @@
 """Frozen training sets: a list of trajectory ids, the rule that chose them, and a digest."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -8,9 +9,17 @@ from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
 from store.recording import add_event, unpack_tokens
-from store.schema import DatasetItem, DatasetRow, Event, Round, SearchRow, TrajectoryRow
+from store.schema import (
+    DatasetItem,
+    DatasetRow,
+    Event,
+    ProblemRow,
+    Round,
+    SearchRow,
+    TrajectoryRow,
+)
 from store.selection import Selection, SelectionRule, read_finds
-from store.states import EventKind
+from store.states import PROBE, EventKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +29,17 @@ class StoredText:
 
 
 def freeze_dataset(
-    session: Session, round_row: Round, rule: SelectionRule, selection: Selection | None = None
+    session: Session,
+    round_row: Round,
+    rule: SelectionRule,
+    selection: Selection | None = None,
+    report: Mapping[str, Any] | None = None,
 ) -> DatasetRow:
     """Choose the round's trajectories once and for all, with what each was chosen by.
 
     `selection` is what the rule came to, where it was asked before: judging may take long, and a
-    transaction should not. Why searches gave nothing is written down as an event.
+    transaction should not. Why searches gave nothing is written down as an event, with whatever
+    else `report` says.
     """
     selection = selection or rule.select(read_finds(session, round_row.id))
     chosen = selection.kept
@@ -50,7 +64,9 @@ def freeze_dataset(
         )
     num_searches = int(
         session.scalar(
-            select(func.count(SearchRow.ended_ts)).where(SearchRow.round_id == round_row.id)
+            select(func.count(SearchRow.ended_ts))
+            .join(ProblemRow, ProblemRow.id == SearchRow.problem_id)
+            .where(SearchRow.round_id == round_row.id, ProblemRow.origin != PROBE)
         )
         or 0
     )
@@ -59,6 +75,7 @@ def freeze_dataset(
     if num_searches > given:
         refused["no finished text"] = num_searches - given
     payload = {"kept": len(chosen), "searches": num_searches, "refused": refused}
+    payload |= report or {}
     add_event(session, round_row.run_id, EventKind.SELECTED, payload, round_row.id)
     return dataset
 

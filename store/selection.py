@@ -1,5 +1,6 @@
 """Which of a round's finished texts are trusted enough to learn from, and why."""
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,8 +11,11 @@ from sqlalchemy import Integer, cast, func, select
 from sqlalchemy.orm import Session
 
 from search.candidates import SameAnswer, grouped
+from store.recording import unpack_tokens
 from store.schema import ProblemRow, Round, SearchRow, TrajectoryRow
 
+LEAST = 1e-3
+"""Distance of a probability from 0 and 1, at least, before its log-odds are taken."""
 SOUND_ENOUGH = 0.5
 """Outcome score from which a text that no tool judged counts as solved, for solve rates."""
 
@@ -39,6 +43,50 @@ class Find:
     reference: str | None = None
     problem: str = ""
     """Its text."""
+    origin: str = ""
+    """Where its problem came from."""
+    difficulty: float | None = None
+    """The task's own measure of its problem."""
+    prompt_tokens: tuple[int, ...] = ()
+    tokens: tuple[int, ...] = ()
+    step_tokens: tuple[int, ...] = ()
+    """Tokens of each step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What speaks for the answer that the searches of one problem support best."""
+
+    answer: str | None
+    is_right: bool | None
+    """Against the reference; None where nobody knows it."""
+    searches: int
+    """One for each wording of the problem."""
+    votes: float
+    """Share of them that chose the answer."""
+    support: float
+    """Sum of the best outcome scores behind it, one of each search; a text that the tool found
+    sound counts 1."""
+    outcome: float
+    """The best of them."""
+    text: int
+    """The text with that score."""
+    confidence: float
+    """Mean share of the candidates' weight that the searches which chose it put behind it."""
+
+    def numbers(self, least_step: float = 1.0) -> tuple[float, ...]:
+        """For a regression: shares as they are, probabilities as log-odds.
+
+        `least_step` is the least process score of a step of the text. The last number is the
+        pessimist's: a text is as good as its worst step (Cheng et al., arXiv 2504.15275).
+        """
+        return (
+            self.votes,
+            self.support / self.searches,
+            _log_odds(self.outcome),
+            _log_odds(self.confidence),
+            _log_odds(min(self.outcome, least_step)),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +97,12 @@ class Judge:
     """Whether two answers are equal."""
     reward: Callable[[Find], float] | None = None
     """The user's own rating of a text; None where none is asked."""
+    trusts: Callable[[Evidence], bool] | None = None
+    """Whether an answer that nothing checks may be learned from; None: any may."""
+    is_labelled: Callable[[Find], bool] = lambda find: False
+    """Whether the answer is known and may be used: it decides alone then."""
+    is_proven: Callable[[Find], bool] = lambda find: False
+    """Whether the tool proves the text right."""
 
 
 PLAIN = Judge()
@@ -89,6 +143,12 @@ class Selection:
 class SelectionRule:
     """Which trajectories a round may learn from."""
 
+    min_precision: float = 0.9
+    """Share of right answers that must be shown on labelled problems; 0: none need be."""
+    certainty: float = 0.9
+    """Probability with which it must hold."""
+    probes: int = 150
+    """Labelled problems searched to show it."""
     min_outcome: float = 0.0
     """Gamma: least outcome score; a text without a score is taken only if a tool found it sound."""
     must_be_sound: bool = True
@@ -119,24 +179,20 @@ class SelectionRule:
         Where a problem was searched in several wordings, the answer that they support best counts
         in each of them, whichever the search itself chose.
         """
-        supported = _support(finds, judge.same)
+        supported = evidence_of(finds, judge.same)
         groups: dict[int, list[Find]] = defaultdict(list)
         for find in finds:
             groups[find.search_id].append(find)
         kept: list[Selected] = []
         refused: Counter[str] = Counter()
         for group in groups.values():
-            answer, support, size = supported[group[0].family]
-            if size == 1:
-                # A problem in one wording only: the search's own answer counts.
-                answer = next((f.answer for f in group if f.is_chosen), None)
-                behind = [f for f in group if _is_same(f.answer, answer, judge)]
-                support = max((_vote(f) for f in behind), default=0.0)
-            agreeing = [f for f in group if _is_same(f.answer, answer, judge)]
-            if size == 1:
-                agreeing = [f for f in agreeing if f.is_chosen or f.answer is not None]
-            if support < self.min_support:
-                refused["support"] += 1
+            evidence = supported[group[0].family]
+            agreeing = self._agreeing(group, evidence, judge)
+            support = evidence.support
+            if evidence.searches == 1:
+                support = max((_vote(f) for f in agreeing), default=0.0)
+            if why := self._distrust(group, agreeing, evidence, support, judge):
+                refused[why] += 1
                 continue
             agreeing.sort(
                 key=lambda f: (not f.is_chosen, f.is_sound is not True, -(f.outcome or 0.0), f.id)
@@ -150,10 +206,40 @@ class SelectionRule:
                     continue
                 if all(distance(find.steps, t.steps) >= self.min_distance for t in taken):
                     taken.append(find)
-                    kept.append(Selected(find, _grounds(find, len(taken), support, size)))
+                    grounds = _grounds(find, len(taken), support, evidence.searches)
+                    kept.append(Selected(find, grounds))
             if not taken:
                 refused[first_doubt or "another answer"] += 1
         return Selection(kept, refused)
+
+    def _agreeing(self, group: Sequence[Find], evidence: Evidence, judge: Judge) -> list[Find]:
+        """The texts of a search that end with the answer that counts: the right one where it is
+        known; that of a problem in one wording only is the search's own."""
+        if self.min_precision and judge.is_labelled(group[0]):
+            return [f for f in group if f.is_correct]
+        if evidence.searches > 1:
+            return [f for f in group if _is_same(f.answer, evidence.answer, judge)]
+        answer = next((f.answer for f in group if f.is_chosen), None)
+        found = [f for f in group if _is_same(f.answer, answer, judge)]
+        return [f for f in found if f.is_chosen or f.answer is not None]
+
+    def _distrust(
+        self,
+        group: Sequence[Find],
+        agreeing: Sequence[Find],
+        evidence: Evidence,
+        support: float,
+        judge: Judge,
+    ) -> str:
+        """Why an answer is not trusted, whichever text ends with it; empty for one that is."""
+        if self.min_precision and judge.is_labelled(group[0]):
+            return "" if agreeing else "wrong answer"
+        if support < self.min_support:
+            return "support"
+        is_proven = any(judge.is_proven(f) for f in agreeing)
+        if judge.trusts is not None and not is_proven and not judge.trusts(evidence):
+            return "not trusted"
+        return ""
 
     def doubt(self, find: Find, judge: Judge = PLAIN) -> str:
         """Why a text is not trusted by its own figures; empty for one that is."""
@@ -205,27 +291,61 @@ def _vote(find: Find) -> float:
     return 1.0 if find.is_sound else (find.outcome or 0.0)
 
 
-def _support(finds: Sequence[Find], same: SameAnswer) -> dict[str, tuple[str | None, float, int]]:
-    """Family to its best supported answer, what supports it, and how many searches it has.
+def evidence_of(finds: Sequence[Find], same: SameAnswer = eq) -> dict[str, Evidence]:
+    """Family to what speaks for its best supported answer.
 
     Each search supports an answer by the best score among its texts that end with it; equal
-    answers are one.
+    answers are one. Where support says nothing, more searches decide.
     """
     families: dict[str, list[Find]] = defaultdict(list)
     for find in finds:
         families[find.family].append(find)
-    found: dict[str, tuple[str | None, float, int]] = {}
-    for family, members in families.items():
-        answered = [f for f in members if f.answer is not None]
-        best: dict[int, dict[int, float]] = defaultdict(dict)
-        groups = grouped([f.answer for f in answered], same)
-        for group, find in zip(groups, answered, strict=True):
-            by_search = best[group]
-            by_search[find.search_id] = max(by_search.get(find.search_id, 0.0), _vote(find))
-        sums = {str(answered[g].answer): sum(by.values()) for g, by in best.items()}
-        top = max(sums.items(), key=lambda a: (a[1], a[0]), default=(None, 0.0))
-        found[family] = (*top, len({f.search_id for f in members}))
-    return found
+    return {family: _evidence(members, same) for family, members in families.items()}
+
+
+def _evidence(members: Sequence[Find], same: SameAnswer) -> Evidence:
+    searches = len({f.search_id for f in members})
+    answered = [f for f in members if f.answer is not None]
+    if not answered:
+        return Evidence(None, None, searches, 0.0, 0.0, 0.0, 0, 0.0)
+    groups = grouped([f.answer for f in answered], same)
+    behind: dict[int, list[Find]] = defaultdict(list)
+    for group, find in zip(groups, answered, strict=True):
+        behind[group].append(find)
+
+    def support(texts: Sequence[Find]) -> float:
+        best: dict[int, float] = {}
+        for find in texts:
+            best[find.search_id] = max(best.get(find.search_id, 0.0), _vote(find))
+        return sum(best.values())
+
+    def rank(texts: Sequence[Find]) -> tuple[float, int, str]:
+        return support(texts), len({f.search_id for f in texts if f.is_chosen}), _name(texts)
+
+    texts = max(behind.values(), key=rank)
+    top = max(texts, key=lambda f: (_vote(f), -f.id))
+    chosen = {f.search_id: f.confidence for f in texts if f.is_chosen}
+    known = [f.is_correct for f in texts if f.is_correct is not None]
+    return Evidence(
+        texts[0].answer,
+        known[0] if known else None,
+        searches,
+        len(chosen) / searches,
+        support(texts),
+        _vote(top),
+        top.id,
+        sum(chosen.values()) / len(chosen) if chosen else 0.0,
+    )
+
+
+def _name(texts: Sequence[Find]) -> str:
+    return str(texts[0].answer)
+
+
+def _log_odds(share: float) -> float:
+    """Within the bounds of a score that one can believe."""
+    kept = min(1 - LEAST, max(LEAST, share))
+    return math.log(kept / (1 - kept))
 
 
 def read_finds(session: Session, round_id: int) -> list[Find]:
@@ -253,6 +373,11 @@ def read_finds(session: Session, round_id: int) -> list[Find]:
             row.is_correct,
             problem.answer,
             problem.text,
+            problem.origin,
+            problem.difficulty,
+            unpack_tokens(row.prompt_tokens),
+            unpack_tokens(row.tokens),
+            tuple(step["tokens"] for step in row.steps["steps"]),
         )
         for row, confidence, problem in rows
     ]

@@ -162,9 +162,12 @@ SEARCH_STOPS: Mapping[StopReason, str] = {
     "exhausted": "Nothing was left to try: every option was closed.",
     "failed": "It could not go on; `error` says why.",
 }
+PROBE = "probe"
+"""Origin of a labelled problem that a round searches to see what it may trust."""
 PROBLEM_ORIGINS: Mapping[str, str] = {
     "given": "The task's own, such as a row of the problem file.",
     "generated": "Drawn by the task's generator as a problem to start from.",
+    PROBE: "A labelled problem, searched to see which answers may be trusted; never learned from.",
     "OPERATOR:KEY": "Made by this operator of the task from the problem with this key.",
     "OPERATOR+OPERATOR:KEY": "Made by two operators, one after the other.",
     "SCHEME:KEY": "Written by a model under this scheme (`imagination.schemes`) from that problem.",

@@ -92,6 +92,19 @@ class CriticSettings(Section):
 
 
 class SelectionSettings(Section):
+    min_precision: float = Field(
+        0.9,
+        ge=0,
+        lt=1,
+        description="share of right answers that a round must show on labelled problems before it "
+        "learns from answers that nothing checks; 0: ask for none",
+    )
+    certainty: float = Field(
+        0.9, gt=0, lt=1, description="probability with which that share must hold"
+    )
+    probes: int = Field(
+        150, ge=0, le=MANY, description="labelled problems searched with a round to show it"
+    )
     min_outcome: float = Field(0.0, ge=0, le=1, description="least outcome score (gamma)")
     must_be_sound: bool = Field(True, description="drop what the tool found unsound")
     must_answer: bool = Field(True, description="drop texts without a final answer")

@@ -31,6 +31,8 @@ TRIES = 50
 class Imagined:
     problems: list[Problem]
     """Each problem is followed by its other wordings, whose `family` is its id."""
+    probes: list[Problem] = field(default_factory=list)
+    """Labelled problems to search with them, from which nothing is learned."""
     made: Counter[str] = field(default_factory=Counter)
     """Problems kept, by operator."""
     refused: Counter[str] = field(default_factory=Counter)
@@ -41,6 +43,7 @@ class Imagined:
         leaks = self.refused["key"] + self.refused["n-gram"]
         return {
             "num": len(self.problems),
+            "probes": len(self.probes),
             "tries": tries,
             "made": dict(self.made),
             "refused": dict(self.refused),

@@ -7,15 +7,22 @@ from pathlib import Path
 
 from agent.checkpoints.base_models import policy_at
 from agent.checkpoints.model_refs import ModelRef
+from agent.imagination.decontamination import Decontamination
 from agent.imagination.imagine import Imagination, Imagined, Wanted
 from agent.imagination.written import Source, Writer
 from agent.rounds.context import RunContext
+from agent.rounds.label_sampling import is_measuring
+from agent.tasks.wordings import wordings_of
 from search.errors import TaskError
 from search.randomness import derive_seed
 from search.state import Problem
 from store.rounds import searched_problems
 from store.selection import solve_rates
 from store.served import served_problems
+from store.states import PROBE
+
+DRAWN = 6
+"""Labelled problems drawn for each probe wanted: one in four may be one, less those that leak."""
 
 
 class ImaginationStage:
@@ -36,7 +43,8 @@ class ImaginationStage:
             asked = (
                 served_problems(session, self.config.task) if self.config.imagination.served else []
             )
-        parents = [*self.task.seeds(self.config.num_seeds, self.config.seed), *seen]
+        learned = [p for p in seen if p.origin != PROBE]
+        parents = [*self.task.seeds(self.config.num_seeds, self.config.seed), *learned]
         settings = self.config.evaluation
         held_out = self.task.held_out(self.context.config.num_held_out, settings.seed)
         # Someone may ask a service what is held out: nothing may be made of that.
@@ -48,8 +56,45 @@ class ImaginationStage:
             self.config.imagination.wordings,
             *self._sources(),
         )
-        found = Imagination(self.task, held_out).imagine(parents, seen, wanted, rates)
-        return replace(found, problems=[p for p in found.problems if self._fits(p)])
+        imagination = Imagination(self.task, held_out)
+        probes = self._probes(imagination.guard)
+        # What is measured with may not be made again and learned from.
+        found = imagination.imagine(parents, [*seen, *probes], wanted, rates)
+        problems = [p for p in found.problems if self._fits(p)]
+        known = {p.id for p in (*problems, *learned)}
+        chosen = [p for p in probes if p.id not in known and self._fits(p)]
+        return replace(found, problems=problems, probes=chosen)
+
+    def _has_unchecked(self) -> bool:
+        """Whether rounds have problems whose answers neither the user nor the tool tells."""
+        if self.task.proves != "nothing" and self.config.critics.use_tool:
+            return False
+        is_told = self.task.gives_answers and not self.config.imagination.schemes
+        return not is_told or any(p.answer is None for p in self.task.given(self.seed))
+
+    def _probes(self, guard: Decontamination) -> list[Problem]:
+        """Labelled problems from which nothing learns, each with its other wordings: the same ones
+        in every round."""
+        settings, wordings = self.config.selection, self.config.imagination.wordings
+        if not settings.min_precision or not settings.probes or not self._has_unchecked():
+            return []
+        drawn = self.task.labelled(DRAWN * settings.probes, self.config.seed)
+        found: list[Problem] = []
+        keys: set[str] = set()
+
+        def is_fitting(problem: Problem) -> bool:
+            return self.task.key(problem.text) not in keys and not guard.leak(problem.text)
+
+        for problem in drawn:
+            if sum(not p.family for p in found) == settings.probes:
+                break
+            if not is_measuring(problem.id) or not is_fitting(problem):
+                continue
+            others = wordings_of(self.task, problem, wordings, self.config.seed, is_fitting)
+            family = [replace(problem, family=""), *others]
+            keys |= {self.task.key(p.text) for p in family}
+            found += [replace(p, origin=PROBE) for p in family]
+        return found
 
     def _fits(self, problem: Problem) -> bool:
         try:

@@ -24,8 +24,8 @@ from agent.rounds.context import RunContext
 from agent.rounds.evaluation_stage import EvaluationStage, Figures
 from agent.rounds.imagination_stage import ImaginationStage
 from agent.rounds.search_stage import SearchStage
+from agent.rounds.selection_stage import SelectionStage
 from agent.rounds.training_stage import TrainingStage
-from agent.tasks.rewards import own_reward
 from agent.training.fit import DivergedError
 from agent.training.lesson import NothingToLearnError
 from search.randomness import derive_seed
@@ -36,7 +36,7 @@ from store.pairs import freeze_pairs
 from store.recording import add_event, add_problems, plan_searches
 from store.rounds import end_round, note_time
 from store.schema import Round
-from store.selection import Judge, SelectionRule, read_finds
+from store.selection import read_finds
 from store.states import EventKind, Stage
 
 
@@ -101,7 +101,8 @@ class RoundRunner:
             return
         with self._writing() as session:
             stored = session.get_one(Round, round_id)
-            rows = add_problems(session, self.config.task, problems, round_id)
+            searched = [*problems, *imagined.probes]
+            rows = add_problems(session, self.config.task, searched, round_id)
             plan = [
                 (p.id, derive_seed(self.config.seed, row.number, p.key, "search")) for p in rows
             ]
@@ -121,23 +122,25 @@ class RoundRunner:
 
     def _select(self, round_id: int) -> None:
         """Freeze the trajectories that the critics trust."""
-        rule = SelectionRule(**self.config.selection.model_dump())
-        self.progress.stage(Stage.SELECTING, self._row(round_id).num_problems, "trajectories kept")
+        row = self._row(round_id)
+        self.progress.stage(Stage.SELECTING, row.num_problems, "trajectories kept")
         with self.store.session() as session:
             finds = read_finds(session, round_id)
-        # Rewards and verifiers are asked outside of any transaction.
-        selection = rule.select(finds, self._judge())
+        # Critics, rewards and verifiers are asked outside of any transaction.
+        chosen = SelectionStage(self.context, self._models_of(row)).run(finds)
         self.lease.renew()
         with self._writing() as session:
             row = session.get_one(Round, round_id)
             dataset = dataset_of(session, round_id)
             if dataset is None:
-                dataset = freeze_dataset(session, row, rule, selection)
+                dataset = freeze_dataset(session, row, chosen.rule, chosen.selection, chosen.report)
                 freeze_pairs(session, dataset.id, self.config.training.min_margin)
             row.stage = Stage.TRAINING
             report = selected_report(session, round_id)
         self.progress.update(report.get("kept", 0))
         self.progress.close()
+        if chosen.said:
+            self.progress.say(chosen.said)
         if report.get("refused"):
             reasons = ", ".join(f"{reason} {num}" for reason, num in report["refused"].items())
             self.progress.say(
@@ -145,11 +148,6 @@ class RoundRunner:
                 f"the others: {reasons}"
             )
         failpoints.hit("after-selecting")
-
-    def _judge(self) -> Judge:
-        """What the selection asks of the task, and of a reward of the user's own."""
-        name = self.config.selection.reward
-        return Judge(self.context.task.same_answer, own_reward(name) if name else None)
 
     def _train(self, round_id: int) -> None:
         """Policy, critics and drafter; what failed to train ends the round, which keeps the old."""

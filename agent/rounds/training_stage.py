@@ -199,6 +199,7 @@ ADVICE = {
     "wrong answer": "raise search.simulations, or give easier problems",
     "answer unknown": "give problems with answers, or set selection.must_be_correct=false",
     "outcome score": "lower selection.min_outcome",
+    "not trusted": "see what the selection said of labelled problems",
     "support": "lower selection.min_support",
     "confidence": "lower selection.min_confidence",
     "too long": "raise selection.max_tokens",

@@ -185,17 +185,18 @@ class Expressions(Task):
     @property
     def operators(self) -> tuple[Operator, ...]:
         def rewriting(
-            change: Callable[[str, random.Random], str],
+            change: Callable[[str, random.Random], str], harder: int
         ) -> Callable[[Problem, random.Random], Problem | None]:
             def apply(problem: Problem, rng: random.Random) -> Problem | None:
                 text = change(problem.text, rng)
-                is_fitting = HARD[0] <= num_operators(text) <= MAX_OPERATORS and _is_small(text)
+                least = HARD[0] if harder else min(HARD[0], num_operators(problem.text))
+                is_fitting = least <= num_operators(text) <= MAX_OPERATORS and _is_small(text)
                 return self.problem(text, "") if is_fitting else None
 
             return apply
 
         return tuple(
-            Operator(name, rewriting(change), harder, name == "reorder")
+            Operator(name, rewriting(change, harder), harder, name == "reorder")
             for name, (change, harder) in REWRITINGS.items()
         )
 

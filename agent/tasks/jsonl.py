@@ -55,6 +55,7 @@ class Jsonl(Task):
     name = "jsonl"
     tool = "calculator"
     instruction = INSTRUCTION
+    gives_answers = True
 
     def __init__(self, files: Files, rule: AnswerRule = "auto") -> None:
         self.files = files

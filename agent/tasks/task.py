@@ -48,6 +48,9 @@ class Task:
     """What the tool proves where it finds something sound: `texts`: a finished text is right, so
     that a search may end with it; `steps`: each step leads to a right answer, too, so that a search
     has no reason to leave it."""
+    gives_answers: bool = False
+    """Whether answers of its given problems are the user's own, so that they may decide what is
+    learned; where a generator makes problems, answers are for reports alone."""
     answer_rule: str = "auto"
     """By which two answers are equal, where a user may choose."""
     instruction: str = ""

@@ -1,0 +1,190 @@
+"""The selecting stage of a round: which answers may be learned from, and what that is told by.
+
+Where the user's own answers are known they decide. Where the tool proves a text it is taken.
+Everything else is trusted only by a rule that reached `selection.min_precision` on labelled
+problems, which were searched like the others and from which nothing is learned.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from agent.checkpoints.model_refs import ModelRef
+from agent.rounds.context import RunContext
+from agent.tasks.rewards import own_reward
+from critics.trust import Trial, tried
+from search.state import Option, State
+from store.selection import Evidence, Find, Judge, Selection, SelectionRule, evidence_of
+from store.states import PROBE
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What a round may learn from."""
+
+    rule: SelectionRule
+    selection: Selection
+    report: dict[str, Any]
+    """Yield and precision, in all and by difficulty, and what the rule was told by."""
+    said: str
+    """The same for people; empty where no rule had to be found."""
+
+
+class SelectionStage:
+    def __init__(self, context: RunContext, refs: dict[str, ModelRef]) -> None:
+        self.context = context
+        self.task = context.task
+        self.refs = refs
+        self.rule = SelectionRule(**context.config.selection.model_dump())
+
+    def run(self, finds: Sequence[Find]) -> Chosen:
+        """Choose from all finished texts of a round; probes among them are never kept."""
+        own = [f for f in finds if f.origin != PROBE]
+        judge = self._judge()
+        trial = None
+        if self.rule.min_precision and self._asks(own, judge):
+            least = self._least_steps(finds)
+            trial = self._tried(finds, judge, least)
+            judge = replace(judge, trusts=Trusts(trial, least))
+        selection = self.rule.select(own, judge)
+        report = self._report(own, selection, trial)
+        return Chosen(self.rule, selection, report, self._said(trial))
+
+    def _judge(self) -> Judge:
+        """What the rule asks of the task, and of a reward of the user's own."""
+        name = self.context.config.selection.reward
+        origins = (PROBE, "given") if self.task.gives_answers else (PROBE,)
+        is_proving = self.task.proves != "nothing" and self.context.config.critics.use_tool
+        return Judge(
+            self.task.same_answer,
+            own_reward(name) if name else None,
+            is_labelled=lambda f: f.origin in origins and f.reference is not None,
+            is_proven=lambda f: is_proving and f.is_sound is True,
+        )
+
+    def _asks(self, own: Sequence[Find], judge: Judge) -> bool:
+        """Whether there are answers that nothing checks."""
+        checked = {f.search_id for f in own if judge.is_labelled(f) or judge.is_proven(f)}
+        return any(f.search_id not in checked for f in own)
+
+    def _tried(self, finds: Sequence[Find], judge: Judge, least: Mapping[int, float]) -> Trial:
+        labelled = [f for f in finds if judge.is_labelled(f)]
+        evidence = [e for e in evidence_of(labelled, judge.same).values() if e.answer is not None]
+        return tried(
+            [e.numbers(least.get(e.text, 1.0)) for e in evidence],
+            [bool(e.is_right) for e in evidence],
+            self.rule.min_precision,
+            self.rule.certainty,
+        )
+
+    def _least_steps(self, finds: Sequence[Find]) -> dict[int, float]:
+        """By text the least score of its steps, of those that stand for their answers; empty where
+        no process critic is to be trusted."""
+        models = self.context.models_for(self.refs)
+        if "process" in models.distrusted:
+            return {}
+        wanted = {e.text for e in evidence_of(finds, self.task.same_answer).values()}
+        texts = [f for f in finds if f.id in wanted]
+        scores = iter(models.process_scores([s for f in texts for s in _states(f)]))
+        found: dict[int, float] = {}
+        for text in texts:
+            own = [next(scores).value for _ in text.steps]
+            known = [score for score in own if score is not None]
+            if known:
+                found[text.id] = min(known)
+        return found
+
+    def _report(
+        self, own: Sequence[Find], selection: Selection, trial: Trial | None
+    ) -> dict[str, Any]:
+        found: dict[str, Any] = {"rungs": rungs(own, selection)}
+        if trial is not None:
+            found["trust"] = {
+                "aim": self.rule.min_precision,
+                "certainty": self.rule.certainty,
+                "labelled": trial.num,
+                "right": trial.num_right,
+                "trusted": trial.num_trusted,
+                "trusted_right": trial.num_trusted_right,
+                "bound": round(trial.bound, 4),
+                "threshold": trial.trust.threshold if trial.trust else None,
+                "auc": trial.auc,
+                "calibration_error": trial.calibration_error,
+            }
+        return found
+
+    def _said(self, trial: Trial | None) -> str:
+        if trial is None:
+            return ""
+        of = f"{trial.num_right} of {trial.num} labelled problems are answered right"
+        if trial.trust is None:
+            return f"no answer can be trusted: {of}; {_help(trial)}"
+        return (
+            f"{of}; of {trial.num_trusted} trusted ones {trial.num_trusted_right}: precision at "
+            f"least {trial.bound:.3f} with certainty {self.rule.certainty:g}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Trusts:
+    """Whether an answer may be learned from, by the rule that was found."""
+
+    trial: Trial
+    least: Mapping[int, float]
+
+    def __call__(self, evidence: Evidence) -> bool:
+        trust = self.trial.trust
+        if trust is None or evidence.answer is None:
+            return False
+        return trust.trusts(evidence.numbers(self.least.get(evidence.text, 1.0)))
+
+
+def _states(find: Find) -> Iterator[State]:
+    """The text after each of its steps."""
+    options: tuple[Option, ...] = ()
+    start = 0
+    for size, text in zip(find.step_tokens, find.steps, strict=True):
+        options = (*options, Option(find.tokens[start : start + size], text, 0.0, "boundary"))
+        start += size
+        yield State("", find.prompt_tokens, "", options, problem=find.problem)
+
+
+def _help(trial: Trial) -> str:
+    """What would help a round that may trust nothing."""
+    if trial.num_trusted < trial.needed:
+        share = max(0.1, trial.num_trusted / trial.num if trial.num else 0.0)
+        more = math.ceil(trial.needed / share)
+        return (
+            f"{trial.needed} trusted ones, all of them right, are needed to show it, and there are "
+            f"{trial.num_trusted}: search about {more} labelled problems (selection.probes)"
+        )
+    return (
+        f"the best rule trusts {trial.num_trusted}, {trial.num_trusted_right} of them right: teach "
+        "the critics more labels (critics.num_labelled), compare more wordings "
+        "(imagination.wordings), or ask for less (selection.min_precision)"
+    )
+
+
+def rungs(own: Sequence[Find], selection: Selection) -> dict[str, dict[str, int]]:
+    """By difficulty: searches, those that gave a text, and how many of the known answers of these
+    are right."""
+    found: dict[str, Counter[str]] = {}
+    seen: set[int] = set()
+    for find in own:
+        if find.search_id not in seen:
+            seen.add(find.search_id)
+            found.setdefault(_rung(find), Counter())["searches"] += 1
+    for item in selection.kept:
+        if item.scores["rank"] == 1:
+            tally = found[_rung(item.find)]
+            tally["kept"] += 1
+            if item.find.is_correct is not None:
+                tally["known"] += 1
+                tally["right"] += item.find.is_correct
+    return {rung: dict(tally) for rung, tally in sorted(found.items())}
+
+
+def _rung(find: Find) -> str:
+    return "-" if find.difficulty is None else f"{find.difficulty:g}"
