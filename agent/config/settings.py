@@ -225,7 +225,12 @@ class EvaluationSettings(Section):
         150, ge=0, le=MANY, description="held-out problems, with search"
     )
     seed: int = Field(0, ge=0, lt=2**62, description="draws the held-out problems")
-    gate_p: float = Field(0.05, gt=0, lt=1, description="promote at this one-sided McNemar p")
+    gate_p: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="promotions that are none, at most, among a run's; its tests share it (LORD++)",
+    )
 
 
 class HostingSettings(Section):

@@ -1,7 +1,7 @@
 """The ratchet: a candidate becomes the policy only if it beats the old one, paired, held out."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
@@ -61,6 +61,29 @@ def judge(
     return Verdict(
         is_promoted, rule, len(keys), gained, lost, difference, low, high, p, reason, bits, seen
     )
+
+
+def level(gate_p: float, promoted: Sequence[bool]) -> float:
+    """The p below which the next test of a run promotes, after tests that did or did not.
+
+    Each round tests anew on the same held-out problems, so a run shares one level among its tests:
+    LORD++ (Ramdas, Yang, Wainwright and Jordan, arXiv 1710.00499) with weights 6 / (pi j)^2. Of the
+    promotions of a run at most the share `gate_p` is expected to be none.
+
+    >>> [round(level(0.05, before), 4) for before in ((), (False,), (True,), (True, True))]
+    [0.0152, 0.0038, 0.019, 0.0359]
+    """
+    first = gate_p / 2
+    place = len(promoted) + 1
+    times = [i for i, is_promoted in enumerate(promoted, 1) if is_promoted]
+    earned = sum(gate_p * _weight(place - at) for at in times[1:])
+    if times:
+        earned += (gate_p - first) * _weight(place - times[0])
+    return first * _weight(place) + earned
+
+
+def _weight(place: int) -> float:
+    return 6 / (math.pi * place) ** 2
 
 
 def least_gained(max_p: float) -> int:

@@ -8,7 +8,7 @@ from agent.checkpoints.checkpoint import Checkpoint
 from agent.config.settings import Config
 from agent.defaults import Default, fitted
 from agent.engine.tokenizer import Tokenizer
-from agent.evaluation.gate import least_gained
+from agent.evaluation.gate import least_gained, level
 from agent.hosting.open_hosts import check_hosting
 from agent.networks.device import expected_device
 from agent.prompts import Prompts, check_prompts
@@ -80,11 +80,13 @@ def _fitted(config: Config, prompts: Prompts, policy: Checkpoint) -> tuple[Confi
 def _check_gate(config: Config, task: Task) -> None:
     """A gate that no candidate can pass is no gate."""
     n = len(task.held_out(config.num_held_out, config.evaluation.seed))
-    needed = least_gained(config.evaluation.gate_p)
+    first = level(config.evaluation.gate_p, ())
+    needed = least_gained(first)
     if n < needed:
         raise UsageError(
             f"the gate cannot pass: with {n} held-out problems even {n} gained and none lost give "
-            f"p = {0.5**n:.2g}, not below evaluation.gate_p {config.evaluation.gate_p:g}",
+            f"p = {0.5**n:.2g}, and a run's first round needs {first:.2g} (evaluation.gate_p "
+            f"{config.evaluation.gate_p:g}, shared by all rounds)",
             f"give {needed} held-out problems or more (--held-out FILE, evaluation.num_problems), "
             "or raise evaluation.gate_p",
         )

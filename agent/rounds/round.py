@@ -18,7 +18,7 @@ from agent.checkpoints.custody import stored_refs, trained_as_new
 from agent.checkpoints.model_refs import ModelRef
 from agent.checkpoints.publish import NonFiniteError, remove_weights
 from agent.checkpoints.succession import models_after
-from agent.evaluation.gate import Verdict, judge, kept
+from agent.evaluation.gate import Verdict, judge, kept, level
 from agent.rounds import failpoints
 from agent.rounds.context import RunContext
 from agent.rounds.evaluation_stage import EvaluationStage, Figures
@@ -34,7 +34,7 @@ from store.database import Session
 from store.datasets import dataset_of, freeze_dataset, selected_report
 from store.pairs import freeze_pairs
 from store.recording import add_event, add_problems, plan_searches
-from store.rounds import end_round, note_time
+from store.rounds import end_round, note_time, rounds_of
 from store.schema import Round
 from store.selection import read_finds
 from store.states import EventKind, Stage
@@ -127,7 +127,7 @@ class RoundRunner:
         with self.store.session() as session:
             finds = read_finds(session, round_id)
         # Critics, rewards and verifiers are asked outside of any transaction.
-        chosen = SelectionStage(self.context, self._models_of(row)).run(finds)
+        chosen = SelectionStage(self.context, self._models_of(row)).run(finds, self._before(row))
         self.lease.renew()
         with self._writing() as session:
             row = session.get_one(Round, round_id)
@@ -148,6 +148,14 @@ class RoundRunner:
                 f"the others: {reasons}"
             )
         failpoints.hit("after-selecting")
+        if chosen.collapse:
+            self._end(round_id, kept(chosen.collapse))
+
+    def _before(self, row: Round) -> dict[str, Any]:
+        """What the selection of the round before came to."""
+        with self.store.session() as session:
+            earlier = [r for r in rounds_of(session, row.run_id) if r.number < row.number]
+            return selected_report(session, earlier[0].id) if earlier else {}
 
     def _train(self, round_id: int) -> None:
         """Policy, critics and drafter; what failed to train ends the round, which keeps the old."""
@@ -177,12 +185,23 @@ class RoundRunner:
         verdict = judge(
             before.greedy.correct,
             after.greedy.correct,
-            self.config.evaluation.gate_p,
+            level(self.config.evaluation.gate_p, self._tests_before(round_id)),
             (before.bits_per_character, after.bits_per_character),
         )
         failpoints.hit("before-verdict")
         self._end(round_id, verdict)
         failpoints.hit("after-verdict")
+
+    def _tests_before(self, round_id: int) -> list[bool]:
+        """Earlier tests of the run, in order: whether each promoted."""
+        row = self._row(round_id)
+        with self.store.session() as session:
+            earlier = reversed(rounds_of(session, row.run_id))
+            return [
+                r.stage == Stage.PROMOTED
+                for r in earlier
+                if r.number < row.number and (r.verdict or {}).get("n")
+            ]
 
     # --- what stages share ---
 

@@ -12,12 +12,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from agent.checkpoints.model_refs import ModelRef
+from agent.evaluation.intervals import mcnemar_p
 from agent.rounds.context import RunContext
 from agent.tasks.rewards import own_reward
 from critics.trust import Trial, tried
 from search.state import Option, State
 from store.selection import Evidence, Find, Judge, Selection, SelectionRule, evidence_of
 from store.states import PROBE
+
+COLLAPSE_P = 0.01
+"""From which a fall on the labelled problems is no chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,8 @@ class Chosen:
     """Yield and precision, in all and by difficulty, and what the rule was told by."""
     said: str
     """The same for people; empty where no rule had to be found."""
+    collapse: str = ""
+    """Why the round should learn nothing: searches agree more than before and are right less."""
 
 
 class SelectionStage:
@@ -39,8 +45,11 @@ class SelectionStage:
         self.refs = refs
         self.rule = SelectionRule(**context.config.selection.model_dump())
 
-    def run(self, finds: Sequence[Find]) -> Chosen:
-        """Choose from all finished texts of a round; probes among them are never kept."""
+    def run(self, finds: Sequence[Find], before: Mapping[str, Any] | None = None) -> Chosen:
+        """Choose from all finished texts of a round; probes among them are never kept.
+
+        `before` is the report of the round before, which agreement and precision are compared to.
+        """
         own = [f for f in finds if f.origin != PROBE]
         judge = self._judge()
         trial = None
@@ -49,8 +58,9 @@ class SelectionStage:
             trial = self._tried(finds, judge, least)
             judge = replace(judge, trusts=Trusts(trial, least))
         selection = self.rule.select(own, judge)
-        report = self._report(own, selection, trial)
-        return Chosen(self.rule, selection, report, self._said(trial))
+        report = self._report(finds, own, selection, trial, judge)
+        why = collapsed(before or {}, report)
+        return Chosen(self.rule, selection, report, self._said(trial), why)
 
     def _judge(self) -> Judge:
         """What the rule asks of the task, and of a reward of the user's own."""
@@ -97,22 +107,33 @@ class SelectionStage:
         return found
 
     def _report(
-        self, own: Sequence[Find], selection: Selection, trial: Trial | None
+        self,
+        finds: Sequence[Find],
+        own: Sequence[Find],
+        selection: Selection,
+        trial: Trial | None,
+        judge: Judge,
     ) -> dict[str, Any]:
         found: dict[str, Any] = {"rungs": rungs(own, selection)}
-        if trial is not None:
-            found["trust"] = {
-                "aim": self.rule.min_precision,
-                "certainty": self.rule.certainty,
-                "labelled": trial.num,
-                "right": trial.num_right,
-                "trusted": trial.num_trusted,
-                "trusted_right": trial.num_trusted_right,
-                "bound": round(trial.bound, 4),
-                "threshold": trial.trust.threshold if trial.trust else None,
-                "auc": trial.auc,
-                "calibration_error": trial.calibration_error,
-            }
+        if trial is None:
+            return found
+        evidence = evidence_of(own, judge.same)
+        labelled = evidence_of([f for f in finds if judge.is_labelled(f)], judge.same)
+        found["agreement"] = _mean([_agreement(e) for e in evidence.values()])
+        found["answers"] = _mean(_num_answers(own))
+        found["probes"] = {family: bool(e.is_right) for family, e in labelled.items()}
+        found["trust"] = {
+            "aim": self.rule.min_precision,
+            "certainty": self.rule.certainty,
+            "labelled": trial.num,
+            "right": trial.num_right,
+            "trusted": trial.num_trusted,
+            "trusted_right": trial.num_trusted_right,
+            "bound": round(trial.bound, 4),
+            "threshold": trial.trust.threshold if trial.trust else None,
+            "auc": trial.auc,
+            "calibration_error": trial.calibration_error,
+        }
         return found
 
     def _said(self, trial: Trial | None) -> str:
@@ -149,6 +170,43 @@ def _states(find: Find) -> Iterator[State]:
         options = (*options, Option(find.tokens[start : start + size], text, 0.0, "boundary"))
         start += size
         yield State("", find.prompt_tokens, "", options, problem=find.problem)
+
+
+def _agreement(evidence: Evidence) -> float:
+    """Share of the searches behind an answer, or, of one search, of its candidates' weight."""
+    return evidence.votes if evidence.searches > 1 else evidence.confidence
+
+
+def _num_answers(finds: Sequence[Find]) -> list[float]:
+    """Different answers of each problem: how much the searches still differ."""
+    found: dict[str, set[str | None]] = {}
+    for find in finds:
+        found.setdefault(find.family, set()).add(find.answer)
+    return [len(answers) for answers in found.values()]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return round(sum(values) / len(values), 4) if values else 0.0
+
+
+def collapsed(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """Whether the searches of a round agree more than those of the round before and are right less
+    often on the same labelled problems (one-sided exact McNemar): confident in errors, as
+    self-rewarding loops end (Shafayat et al., arXiv 2505.21444). Empty where they are not."""
+    if "probes" not in before or "probes" not in after:
+        return ""
+    more = after["agreement"] - before["agreement"]
+    shared = before["probes"].keys() & after["probes"].keys()
+    lost = sum(before["probes"][k] and not after["probes"][k] for k in shared)
+    gained = sum(after["probes"][k] and not before["probes"][k] for k in shared)
+    if more <= 0 or mcnemar_p(lost, gained) >= COLLAPSE_P:
+        return ""
+    return (
+        f"the searches agree more than in the round before ({before['agreement']:.2f} to "
+        f"{after['agreement']:.2f}) and are right on fewer labelled problems ({lost} lost, "
+        f"{gained} gained of {len(shared)}): what they agree on is wrong; raise selection.min_precision, or "
+        "go back to the base with a run of another name"
+    )
 
 
 def _help(trial: Trial) -> str:

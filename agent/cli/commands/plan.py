@@ -12,7 +12,7 @@ from rich.table import Table
 
 from agent.cli.output import emit
 from agent.config.settings import Config
-from agent.evaluation.gate import detectable, least_gained
+from agent.evaluation.gate import detectable, least_gained, level
 from agent.imagination.imagine import Imagination
 from agent.lengths import Lengths
 from agent.networks.device import LARGE, expected_device, precision
@@ -102,14 +102,14 @@ def _problems(config: Config, inputs: RunInputs) -> dict[str, Any]:
     held_out = inputs.task.held_out(config.num_held_out, config.evaluation.seed)
     imagination = Imagination(inputs.task, held_out)
     given = imagination.refused_given(config.seed)
-    gate_p = config.evaluation.gate_p
+    first = level(config.evaluation.gate_p, ())
     return {
         "given_problems": given.num,
         "given_refused": dict(given.refused),
         "common_n_grams_ignored": imagination.guard.num_common,
         "held_out_problems": len(held_out),
-        "gate_needs_gained": least_gained(gate_p),
-        "gate_detects_points": round(100 * detectable(len(held_out), gate_p), 1),
+        "gate_needs_gained": least_gained(first),
+        "gate_detects_points": round(100 * detectable(len(held_out), first), 1),
         "notes": inputs.task.notes(),
     }
 

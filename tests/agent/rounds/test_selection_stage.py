@@ -1,0 +1,112 @@
+"""What a round may learn from: known answers decide, proofs are taken, the rest needs a rule that
+labelled problems have shown to be right."""
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from agent.rounds.selection_stage import Trusts, collapsed, rungs
+from critics.trust import tried
+from store.selection import Find, Judge, SelectionRule, evidence_of
+from store.states import PROBE
+
+FIND = Find(1, "a", 1, "p", True, "7", 0.9, None, 0.8, ("x\n", "7"), 4, True, "7")
+RULE = SelectionRule()
+LABELLED = Judge(is_labelled=lambda f: f.origin in (PROBE, "given"))
+
+
+def kept(judge: Judge, *finds: Find, rule: SelectionRule = RULE) -> list[int]:
+    return [s.find.id for s in rule.select(finds, judge).kept]
+
+
+def nobody(evidence: object) -> bool:
+    return False
+
+
+def test_a_known_answer_decides_whatever_the_critics_say() -> None:
+    given = replace(FIND, origin="given")
+    wrong = replace(given, answer="9", is_correct=False)
+    right = replace(given, id=2, sha="b", is_chosen=False, outcome=0.1)
+    judge = replace(LABELLED, trusts=nobody)
+    assert kept(judge, given) == [1]
+    assert kept(judge, wrong, right) == [2]  # though the search chose the other one
+    selection = RULE.select([wrong], judge)
+    assert not selection.kept and selection.refused == {"wrong answer": 1}
+    # Who asks for no precision has the search's own answer, as ever.
+    assert kept(judge, wrong, right, rule=replace(RULE, min_precision=0.0)) == []
+    assert kept(LABELLED, wrong, right, rule=replace(RULE, min_precision=0.0)) == [1]
+
+
+def test_what_is_proven_needs_no_trust_and_what_is_not_needs_it() -> None:
+    judge = Judge(trusts=nobody, is_proven=lambda f: f.is_sound is True)
+    assert kept(judge, replace(FIND, is_sound=True)) == [1]
+    selection = RULE.select([FIND], judge)
+    assert not selection.kept and selection.refused == {"not trusted": 1}
+    assert kept(replace(judge, trusts=lambda e: e.outcome >= 0.9), FIND) == [1]
+
+
+def test_evidence_counts_wordings_and_takes_the_best_text() -> None:
+    finds = [
+        replace(FIND, id=i, search_id=s, answer=a, outcome=o, is_chosen=c, confidence=0.5 + i / 100)
+        for i, (s, a, o, c) in enumerate(
+            [(1, "7", 0.6, True), (1, "8", 0.9, False), (2, "7", 0.7, True), (3, "8", 0.3, True)], 1
+        )
+    ]
+    (evidence,) = evidence_of(finds).values()
+    assert (evidence.answer, evidence.is_right, evidence.searches) == ("7", True, 3)
+    assert evidence.votes == pytest.approx(2 / 3) and evidence.support == pytest.approx(1.3)
+    assert (evidence.outcome, evidence.text) == (0.7, 3)
+    assert evidence.confidence == pytest.approx((0.51 + 0.53) / 2)
+    plain, worst = evidence.numbers(), evidence.numbers(0.2)
+    assert plain[:-1] == worst[:-1] and plain[-1] == plain[2] > worst[-1]
+    unscored = [replace(f, outcome=None, is_sound=None) for f in finds]
+    assert evidence_of(unscored)["p"].answer == "7"  # more searches decide where scores say nothing
+    silent = evidence_of([replace(FIND, answer=None)])["p"]
+    assert silent.answer is None and silent.searches == 1 and silent.votes == 0.0
+
+
+def test_a_rule_from_probes_keeps_what_is_like_the_right_ones() -> None:
+    rng = random.Random(0)
+    evidence, labels = [], []
+    for i in range(300):
+        is_right = rng.random() < 0.6
+        outcome = min(0.99, max(0.01, rng.gauss(0.9 if is_right else 0.3, 0.1)))
+        find = replace(FIND, id=i, outcome=outcome, answer="7" if is_right else "9")
+        evidence.append(evidence_of([find])["p"].numbers())
+        labels.append(is_right)
+    trial = tried(evidence, labels, 0.9, 0.9)
+    assert trial.trust is not None
+    judge = Judge(trusts=Trusts(trial, {}))
+    assert kept(judge, replace(FIND, outcome=0.95)) == [1]
+    assert kept(judge, replace(FIND, outcome=0.2)) == []
+    # A step that the process critic finds bad makes the pessimist doubt the whole text.
+    assert trial.trust.weights[-1] > 0
+    none = tried(evidence, [False] * 300, 0.9, 0.9)
+    assert kept(Judge(trusts=Trusts(none, {})), replace(FIND, outcome=0.95)) == []
+
+
+def report(agreement: float, right: str) -> dict[str, Any]:
+    return {"agreement": agreement, "probes": {str(i): c == "1" for i, c in enumerate(right)}}
+
+
+def test_searches_that_agree_more_and_are_right_less_stop_the_round() -> None:
+    before, worse = report(0.5, "1" * 30 + "0" * 10), report(0.7, "1" * 18 + "0" * 22)
+    why = collapsed(before, worse)
+    assert "12 lost, 0 gained of 40" in why and "0.50 to 0.70" in why
+    assert not collapsed(before, report(0.4, "1" * 18 + "0" * 22))  # they do not agree more
+    assert not collapsed(before, report(0.7, "1" * 27 + "0" * 13))  # a fall that may be chance
+    assert not collapsed({}, worse) and not collapsed(before, {})
+
+
+def test_yield_and_precision_are_told_by_difficulty() -> None:
+    finds = [
+        replace(FIND, id=i, search_id=i, family=str(i), difficulty=d, is_correct=c)
+        for i, (d, c) in enumerate([(5.0, True), (5.0, False), (6.0, True), (6.0, None)], 1)
+    ]
+    selection = RULE.select(finds[:3])
+    assert rungs(finds, selection) == {
+        "5": {"searches": 2, "kept": 2, "known": 2, "right": 1},
+        "6": {"searches": 2, "kept": 1, "known": 1, "right": 1},
+    }
