@@ -204,8 +204,8 @@ def collapsed(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     return (
         f"the searches agree more than in the round before ({before['agreement']:.2f} to "
         f"{after['agreement']:.2f}) and are right on fewer labelled problems ({lost} lost, "
-        f"{gained} gained of {len(shared)}): what they agree on is wrong; raise selection.min_precision, or "
-        "go back to the base with a run of another name"
+        f"{gained} gained of {len(shared)}): what they agree on is wrong; raise "
+        "selection.min_precision, or go back to the base with a run of another name"
     )
 
 
