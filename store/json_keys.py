@@ -267,6 +267,8 @@ class CriticWeights(TypedDict):
 class Imagined(TypedDict):
     num: int
     """Problems kept, other wordings included; those too long for the policy are dropped later."""
+    probes: int
+    """Labelled problems searched with them, their other wordings among them."""
     tries: int
     """Tries at a problem, kept or refused."""
     made: "Made"
@@ -299,7 +301,62 @@ class RefusedSearches(TypedDict):
     reason: Open[int]
     """Searches that gave nothing for this reason: `no finished text`, `no answer`, `unsound step`,
     `wrong answer`, `answer unknown`, `outcome score`, `nobody judged it`, `confidence`, `support`,
-    `too long`, `reward` or `another answer`."""
+    `not trusted`, `too long`, `reward` or `another answer`."""
+
+
+class Rung(TypedDict):
+    searches: int
+    """Searches of this difficulty that came across a text."""
+    kept: int
+    """Those that gave a text; missing where none did."""
+    known: int
+    """Those of them whose reference answer is known."""
+    right: int
+    """Those of them whose text is right, for reports only."""
+
+
+class Rungs(TypedDict):
+    difficulty: Open[Rung]
+    """By `problems.difficulty`; `-` where it has none."""
+
+
+class Probed(TypedDict):
+    problem: Open[bool]
+    """Whether the answer that the searches of this labelled problem (its key) support best is
+    right."""
+
+
+class Trusted(TypedDict):
+    aim: float
+    """`selection.min_precision`."""
+    certainty: float
+    """`selection.certainty`."""
+    labelled: int
+    """Labelled problems that were answered."""
+    right: int
+    """Those answered right."""
+    trusted: int
+    """Those that the rule trusts, or, where none was found, the one that came nearest to the
+    aim."""
+    trusted_right: int
+    """Those of them that are right."""
+    bound: float
+    """Least precision of the rule, with that certainty; 0 where it trusts nothing."""
+    threshold: float | None
+    """Probability from which an answer is trusted; empty where no rule was found."""
+    auc: float | None
+    """How well the probability ranks right answers before wrong ones; empty with one class."""
+    calibration_error: float | None
+    """Mean gap between that probability and the share that is right; empty with one class."""
+
+
+class Viewed(TypedDict):
+    num: int
+    """Greedy texts that voted beside the searches."""
+    tokens: int
+    """Tokens that policies read for them."""
+    policies: list[str]
+    """Versions of these policies."""
 
 
 class RoundStarted(TypedDict):
@@ -316,6 +373,19 @@ class Selected(TypedDict):
     """Searches of the round that ended."""
     refused: RefusedSearches
     """Searches that gave nothing, each counted once."""
+    rungs: Rungs
+    """By difficulty what was kept, and how much of it is right."""
+    trust: Trusted
+    """What labelled problems say of the rule; missing, as all that follows, where every answer was
+    known or proven."""
+    agreement: float
+    """Mean share of the searches of a problem behind its answer, from 0 to 1."""
+    answers: float
+    """Mean number of different answers of a problem."""
+    probes: Probed
+    """What became of each labelled problem."""
+    views: Viewed
+    """What voted beside the searches; missing where nothing did."""
 
 
 class CheckpointRemoved(TypedDict):

@@ -173,13 +173,17 @@ class SelectionRule:
     min_reward: float = 1.0
     """Least reward, where one is asked."""
 
-    def select(self, finds: Sequence[Find], judge: Judge = PLAIN) -> Selection:
+    def select(
+        self, finds: Sequence[Find], judge: Judge = PLAIN, views: Sequence[Find] = ()
+    ) -> Selection:
         """The trusted ones, search by search in their order, the search's own answer first.
+
+        `views` speak for answers and are not chosen.
 
         Where a problem was searched in several wordings, the answer that they support best counts
         in each of them, whichever the search itself chose.
         """
-        supported = evidence_of(finds, judge.same)
+        supported = evidence_of([*finds, *views], judge.same)
         groups: dict[int, list[Find]] = defaultdict(list)
         for find in finds:
             groups[find.search_id].append(find)

@@ -91,6 +91,19 @@ class CriticSettings(Section):
         return {name: getattr(self, f"{name}_weight") for name in CRITICS}
 
 
+class VotingSettings(Section):
+    wordings: int = Field(
+        0,
+        ge=0,
+        le=1_000,
+        description="further wordings of each problem that are answered without a search, to "
+        "compare answers",
+    )
+    policies: tuple[str, ...] = Field(
+        (), description="checkpoint directories that answer, too, beside the policy"
+    )
+
+
 class SelectionSettings(Section):
     min_precision: float = Field(
         0.9,
@@ -355,6 +368,7 @@ class Config(Section):
     search: SearchSettings = SearchSettings()
     imagination: ImaginationSettings = ImaginationSettings()
     critics: CriticSettings = CriticSettings()
+    voting: VotingSettings = VotingSettings()
     selection: SelectionSettings = SelectionSettings()
     training: PolicyTraining = PolicyTraining()
     evaluation: EvaluationSettings = EvaluationSettings()

@@ -33,8 +33,8 @@ from store.checkpoints import Origin, register, reject, rejected_before
 from store.database import Session
 from store.datasets import dataset_of, freeze_dataset, selected_report
 from store.pairs import freeze_pairs
-from store.recording import add_event, add_problems, plan_searches
-from store.rounds import end_round, note_time, rounds_of
+from store.recording import add_event, add_problems, as_problem, plan_searches
+from store.rounds import end_round, note_time, rounds_of, searches_of
 from store.schema import Round
 from store.selection import read_finds
 from store.states import EventKind, Stage
@@ -126,8 +126,10 @@ class RoundRunner:
         self.progress.stage(Stage.SELECTING, row.num_problems, "trajectories kept")
         with self.store.session() as session:
             finds = read_finds(session, round_id)
+            searched = [as_problem(p) for _, p in searches_of(session, round_id)]
         # Critics, rewards and verifiers are asked outside of any transaction.
-        chosen = SelectionStage(self.context, self._models_of(row)).run(finds, self._before(row))
+        stage = SelectionStage(self.context, self._models_of(row))
+        chosen = stage.run(finds, searched, self._before(row))
         self.lease.renew()
         with self._writing() as session:
             row = session.get_one(Round, round_id)

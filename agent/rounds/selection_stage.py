@@ -14,9 +14,10 @@ from typing import Any
 from agent.checkpoints.model_refs import ModelRef
 from agent.evaluation.intervals import mcnemar_p
 from agent.rounds.context import RunContext
+from agent.rounds.views import Views, ViewStage
 from agent.tasks.rewards import own_reward
 from critics.trust import Trial, tried
-from search.state import Option, State
+from search.state import Option, Problem, State
 from store.selection import Evidence, Find, Judge, Selection, SelectionRule, evidence_of
 from store.states import PROBE
 
@@ -45,20 +46,28 @@ class SelectionStage:
         self.refs = refs
         self.rule = SelectionRule(**context.config.selection.model_dump())
 
-    def run(self, finds: Sequence[Find], before: Mapping[str, Any] | None = None) -> Chosen:
+    def run(
+        self,
+        finds: Sequence[Find],
+        searched: Sequence[Problem] = (),
+        before: Mapping[str, Any] | None = None,
+    ) -> Chosen:
         """Choose from all finished texts of a round; probes among them are never kept.
 
-        `before` is the report of the round before, which agreement and precision are compared to.
+        `searched` are all problems of the round; `before` is the report of the round before, which
+        agreement and precision are compared to.
         """
         own = [f for f in finds if f.origin != PROBE]
+        views = Views([], 0, ())
         judge = self._judge()
         trial = None
         if self.rule.min_precision and self._asks(own, judge):
-            least = self._least_steps(finds)
-            trial = self._tried(finds, judge, least)
+            views = ViewStage(self.context, self.refs).run(searched)
+            least = self._least_steps([*finds, *views.finds])
+            trial = self._tried(finds, views, judge, least)
             judge = replace(judge, trusts=Trusts(trial, least))
-        selection = self.rule.select(own, judge)
-        report = self._report(finds, own, selection, trial, judge)
+        selection = self.rule.select(own, judge, views.finds)
+        report = self._report(finds, own, selection, trial, judge) | _told(views)
         why = collapsed(before or {}, report)
         return Chosen(self.rule, selection, report, self._said(trial), why)
 
@@ -79,8 +88,12 @@ class SelectionStage:
         checked = {f.search_id for f in own if judge.is_labelled(f) or judge.is_proven(f)}
         return any(f.search_id not in checked for f in own)
 
-    def _tried(self, finds: Sequence[Find], judge: Judge, least: Mapping[int, float]) -> Trial:
+    def _tried(
+        self, finds: Sequence[Find], views: Views, judge: Judge, least: Mapping[int, float]
+    ) -> Trial:
         labelled = [f for f in finds if judge.is_labelled(f)]
+        families = {f.family for f in labelled}
+        labelled += [v for v in views.finds if v.family in families]
         evidence = [e for e in evidence_of(labelled, judge.same).values() if e.answer is not None]
         return tried(
             [e.numbers(least.get(e.text, 1.0)) for e in evidence],
@@ -170,6 +183,13 @@ def _states(find: Find) -> Iterator[State]:
         options = (*options, Option(find.tokens[start : start + size], text, 0.0, "boundary"))
         start += size
         yield State("", find.prompt_tokens, "", options, problem=find.problem)
+
+
+def _told(views: Views) -> dict[str, Any]:
+    if not views.finds:
+        return {}
+    figures = {"num": len(views.finds), "tokens": views.num_tokens}
+    return {"views": figures | {"policies": list(views.policies)}}
 
 
 def _agreement(evidence: Evidence) -> float:
