@@ -93,7 +93,7 @@ def test_wrong_labels_make_a_rule_more_careful_and_not_wrong() -> None:
     assert careful.trust is not None
     fresh, truth = drawn(2_000, 4, slope=8.0)
     chosen = [t for e, t in zip(fresh, truth, strict=True) if careful.trust.trusts(e)]
-    assert sum(chosen) / len(chosen) > 0.95
+    assert sum(chosen) / len(chosen) > 0.9
 
 
 def test_the_regression_finds_the_weights_that_made_the_labels() -> None:

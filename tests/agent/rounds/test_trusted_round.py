@@ -123,4 +123,4 @@ def test_a_round_that_can_promise_nothing_keeps_nothing_and_says_what_would_help
     assert outcome.stage == "kept" and "no trajectory passed" in outcome.verdict["reason"]
     assert "selected" in kinds and outcome.before is None
     (line,) = [x for x in said.lines if "no answer can be trusted" in x]
-    assert "36 trusted ones" in line and "selection.probes" in line
+    assert "38 trusted ones" in line and "selection.probes" in line
