@@ -289,7 +289,7 @@ class Made(TypedDict):
 class Refused(TypedDict):
     reason: Open[int]
     """Tries refused for this reason: `known`, `held out`, `key` or `n-gram` (shared with a held-out
-    problem), `does not fit`, or a scheme and why its text is no problem."""
+    problem), `does not fit`, `too hard yet`, or a scheme and why its text is no problem."""
 
 
 class RoundSettings(TypedDict):

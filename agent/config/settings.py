@@ -40,7 +40,11 @@ class ImaginationSettings(Section):
         le=1_000,
         description="other wordings searched of each new problem, to compare answers",
     )
-
+    ladder: bool = Field(
+        False,
+        description="no problem more than one rung (the task's difficulty) above what is solved "
+        "reliably",
+    )
     served: bool = Field(
         False, description="start also from questions that a service of this store was asked"
     )

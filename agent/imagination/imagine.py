@@ -65,6 +65,8 @@ class Wanted:
     """What writes problems where operators cannot, asked by turns."""
     written: int = 0
     """Texts that the sources are asked for, all together."""
+    hardest: float | None = None
+    """Largest difficulty; None: any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +190,9 @@ class _ImaginationRun:
             return "known"
         if not is_given and self.task.keeps_out(key):
             return "held out"
+        hardest = self.wanted.hardest
+        if hardest is not None and problem.difficulty is not None and problem.difficulty > hardest:
+            return "too hard yet"
         return self.guard.leak(problem.text)
 
     def _add(self, problem: Problem, name: str) -> None:

@@ -16,13 +16,29 @@ from agent.tasks.wordings import wordings_of
 from search.errors import TaskError
 from search.randomness import derive_seed
 from search.state import Problem
-from store.rounds import searched_problems
+from store.datasets import selected_report
+from store.rounds import rounds_of, searched_problems
 from store.selection import solve_rates
 from store.served import served_problems
-from store.states import PROBE
+from store.states import ENDED, PROBE
 
 DRAWN = 6
 """Labelled problems drawn for each probe wanted: one in four may be one, less those that leak."""
+
+
+RELIABLE = 0.5
+"""Share of a rung's searches that give a trusted text, from where the next rung is tried."""
+
+
+def top_rung(rungs: Mapping[str, Mapping[str, int]], least: float) -> float:
+    """The hardest rung that is solved reliably, and with it all below; `least` at the least."""
+    top = least
+    for rung in sorted(float(r) for r in rungs if r != "-"):
+        tally = rungs[f"{rung:g}"]
+        if tally.get("kept", 0) < RELIABLE * tally["searches"]:
+            break
+        top = max(top, rung)
+    return top
 
 
 class ImaginationStage:
@@ -55,6 +71,7 @@ class ImaginationStage:
             self.seed,
             self.config.imagination.wordings,
             *self._sources(),
+            self._hardest(run_id) if self.config.imagination.ladder else None,
         )
         imagination = Imagination(self.task, held_out)
         probes = self._probes(imagination.guard)
@@ -64,6 +81,18 @@ class ImaginationStage:
         known = {p.id for p in (*problems, *learned)}
         chosen = [p for p in probes if p.id not in known and self._fits(p)]
         return replace(found, problems=problems, probes=chosen)
+
+    def _hardest(self, run_id: int) -> float | None:
+        """One rung above the hardest that is solved reliably: at first, that labelled problems
+        have; then, of which the last round kept most. None where the task names no rungs."""
+        labelled = self.task.labelled(self.config.critics.num_labelled, self.config.seed)
+        known = [p.difficulty for p in labelled if p.difficulty is not None]
+        if not known:
+            return None
+        with self.context.store.session() as session:
+            ended = [r for r in rounds_of(session, run_id) if r.stage in ENDED]
+            report = selected_report(session, ended[0].id) if ended else {}
+        return top_rung(report.get("rungs", {}), max(known)) + 1
 
     def _has_unchecked(self) -> bool:
         """Whether rounds have problems whose answers neither the user nor the tool tells."""

@@ -162,7 +162,7 @@ def test_the_plan_starts_nothing(tmp_path: Path) -> None:
     assert min(plan["tokens_about"].values()) > 0 and plan["disk_bytes_about"] > 0
     parts = {"searching", "labelling", "evaluating", "training"}
     assert set(plan["seconds_about"]) == parts | {"all"}
-    assert plan["gate_needs_gained"] == 5 and 1 < plan["gate_detects_points"] < 5
+    assert plan["gate_needs_gained"] == 7 and 1 < plan["gate_detects_points"] < 5
     assert list(tmp_path.iterdir()) == []
 
 
@@ -320,14 +320,14 @@ def test_config_show_says_value_default_origin_and_meaning(tmp_path: Path) -> No
     rows = {r["key"]: r for r in json.loads(done.stdout)["rows"]}
     assert (rows["seed"]["value"], rows["seed"]["default"]) == (3, 0)
     assert rows["seed"]["origin"] == "ratchet.toml" and rows["run"]["origin"] == "default"
-    assert len(rows) == 153 and all(row["meaning"] for row in rows.values())
+    assert len(rows) == 154 and all(row["meaning"] for row in rows.values())
 
 
 @pytest.mark.round
 def test_config_show_takes_a_section_or_a_setting(tmp_path: Path) -> None:
     out = ratchet("config", "show", "selection", cwd=tmp_path).stdout
     assert [line.split("\t")[0] for line in out.splitlines()][:2] == [
-        *("key", "selection.min_outcome"),
+        *("key", "selection.min_precision"),
     ]
     (row,) = ratchet("config", "show", "search.max_seconds", cwd=tmp_path).stdout.splitlines()[1:]
     assert row.startswith("search.max_seconds\t0.0\t0.0\tdefault\tSeconds, at most")
@@ -446,7 +446,7 @@ def test_a_gate_that_cannot_pass_is_refused_by_the_plan(tmp_path: Path) -> None:
     )
     error = json.loads(done.stderr)["error"]
     assert done.returncode == 2 and "4 held-out problems" in error["message"]
-    assert "5 held-out problems or more" in error["next"]
+    assert "7 held-out problems or more" in error["next"]
 
 
 def test_a_table_wider_than_the_screen_becomes_records(

@@ -89,3 +89,10 @@ def test_an_instruction_that_every_problem_repeats_gives_nothing_away() -> None:
     told = "In a field far away from here a grey horse once met nineteen hens and four cows"
     secret = Decontamination([*held_out, Problem("x", f"{told}: legs?", "1")], str.lower)
     assert secret.leak(f"{told}. How many heads?") == "n-gram"
+
+
+def test_a_rung_that_is_too_hard_yet_is_not_tried() -> None:
+    task = Expressions()
+    found = Imagination(task, []).imagine(task.seeds(80, 0), [], Wanted(100, 1, hardest=6.0))
+    assert len(found.problems) == 100 and found.refused["too hard yet"] > 20
+    assert {p.difficulty for p in found.problems} == {5.0, 6.0}

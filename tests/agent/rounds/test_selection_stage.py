@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from agent.rounds.imagination_stage import top_rung
 from agent.rounds.selection_stage import Trusts, collapsed, rungs
 from critics.trust import tried
 from store.selection import Find, Judge, SelectionRule, evidence_of
@@ -110,3 +111,16 @@ def test_yield_and_precision_are_told_by_difficulty() -> None:
         "5": {"searches": 2, "kept": 2, "known": 2, "right": 1},
         "6": {"searches": 2, "kept": 1, "known": 1, "right": 1},
     }
+
+
+def test_the_next_rung_is_tried_when_the_one_below_is_solved_reliably() -> None:
+    rungs_found = {
+        "5": {"searches": 100, "kept": 60},
+        "6": {"searches": 100, "kept": 50},
+        "7": {"searches": 100, "kept": 10},
+        "8": {"searches": 2, "kept": 2},  # above one that is not
+        "-": {"searches": 9},
+    }
+    assert top_rung(rungs_found, 5.0) == 6.0
+    assert top_rung({}, 4.0) == 4.0 and top_rung({"5": {"searches": 10}}, 4.0) == 4.0
+    assert top_rung({"5": {"searches": 10, "kept": 1}}, 5.0) == 5.0  # labelled problems go so far
