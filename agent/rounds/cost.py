@@ -9,6 +9,7 @@ from agent.engine.requests import OptionRequest
 from agent.lengths import Lengths
 from agent.rounds.inputs import RunInputs
 from agent.rounds.label_sampling import HELD_OUT_SHARE
+from agent.rounds.probes import num_searched
 from agent.training.early_stop import MOST_OF_LARGE
 from agent.training.job_memory import PROCESS_BYTES, training_bytes, tuned_share
 from agent.trial import PROPOSED, TEXTS, Rates, measured
@@ -122,7 +123,8 @@ def _seconds(
     first = has_critics and len(inputs.base) < len(ROLES)
     return {
         "starting": (labelling + all_critics / min(jobs, len(CRITIC_ROLES))) if first else 0.0,
-        "searching": rounds * searched_s(config.problems_per_round, config.tokens_per_problem),
+        "searching": rounds
+        * searched_s(num_searched(config, inputs.task), config.tokens_per_problem),
         "training": rounds
         * (
             (labelling if has_critics else 0.0)

@@ -7,12 +7,10 @@ from pathlib import Path
 
 from agent.checkpoints.base_models import policy_at
 from agent.checkpoints.model_refs import ModelRef
-from agent.imagination.decontamination import Decontamination
 from agent.imagination.imagine import Imagination, Imagined, Wanted
 from agent.imagination.written import Source, Writer
 from agent.rounds.context import RunContext
-from agent.rounds.label_sampling import is_measuring
-from agent.tasks.wordings import wordings_of
+from agent.rounds.probes import probes_of
 from search.errors import TaskError
 from search.randomness import derive_seed
 from search.state import Problem
@@ -21,10 +19,6 @@ from store.rounds import rounds_of, searched_problems
 from store.selection import solve_rates
 from store.served import served_problems
 from store.states import ENDED, PROBE
-
-DRAWN = 6
-"""Labelled problems drawn for each probe wanted: one in four may be one, less those that leak."""
-
 
 RELIABLE = 0.5
 """Share of a rung's searches that give a trusted text, from where the next rung is tried."""
@@ -74,7 +68,7 @@ class ImaginationStage:
             self._hardest(run_id) if self.config.imagination.ladder else None,
         )
         imagination = Imagination(self.task, held_out)
-        probes = self._probes(imagination.guard)
+        probes = probes_of(self.config, self.task, imagination.guard)
         # What is measured with may not be made again and learned from.
         found = imagination.imagine(parents, [*seen, *probes], wanted, rates)
         problems = [p for p in found.problems if self._fits(p)]
@@ -93,37 +87,6 @@ class ImaginationStage:
             ended = [r for r in rounds_of(session, run_id) if r.stage in ENDED]
             report = selected_report(session, ended[0].id) if ended else {}
         return top_rung(report.get("rungs", {}), max(known)) + 1
-
-    def _has_unchecked(self) -> bool:
-        """Whether rounds have problems whose answers neither the user nor the tool tells."""
-        if self.task.proves != "nothing" and self.config.critics.use_tool:
-            return False
-        is_told = self.task.gives_answers and not self.config.imagination.schemes
-        return not is_told or any(p.answer is None for p in self.task.given(self.seed))
-
-    def _probes(self, guard: Decontamination) -> list[Problem]:
-        """Labelled problems from which nothing learns, each with its other wordings: the same ones
-        in every round."""
-        settings, wordings = self.config.selection, self.config.imagination.wordings
-        if not settings.min_precision or not settings.probes or not self._has_unchecked():
-            return []
-        drawn = self.task.labelled(DRAWN * settings.probes, self.config.seed)
-        found: list[Problem] = []
-        keys: set[str] = set()
-
-        def is_fitting(problem: Problem) -> bool:
-            return self.task.key(problem.text) not in keys and not guard.leak(problem.text)
-
-        for problem in drawn:
-            if sum(not p.family for p in found) == settings.probes:
-                break
-            if not is_measuring(problem.id) or not is_fitting(problem):
-                continue
-            others = wordings_of(self.task, problem, wordings, self.config.seed, is_fitting)
-            family = [replace(problem, family=""), *others]
-            keys |= {self.task.key(p.text) for p in family}
-            found += [replace(p, origin=PROBE) for p in family]
-        return found
 
     def _fits(self, problem: Problem) -> bool:
         try:

@@ -7,7 +7,8 @@
 
 The peers are TreeQuest (SakanaAI), with its plain Monte-Carlo tree search and with its adaptive
 branching, and llm-reasoners (Maitrix), with its MCTS in the settings of its RAP example on GSM8K.
-They draw each step as a sample of the policy, and score it by the calculator and the value critic.
+They draw each line as a sample of the policy, and score it by the calculator and the value critic;
+a node of TreeQuest is a text up to its first refuted line, one of llm-reasoners a line.
 All arms end a problem at the first finished text that the calculator finds sound. A budget bounds
 the tokens of each problem.
 """
@@ -66,6 +67,17 @@ class Played:
         (score,) = self.models.value_scores([state])
         return state, 0.5 if score.value is None else score.value
 
+    def written(self, parent: State | None) -> tuple[State, float]:
+        """Lines until the text ends or one is refuted: what came before that, and its score."""
+        state, score = parent or self.root, 0.0
+        while True:
+            child, found = self.draw(state)
+            if child is state:
+                return state, score
+            state, score = child, found
+            if state.is_terminal:
+                return state, score
+
 
 def tree_quest(models: Models, problem: Problem, algorithm: Any, top: int, seed: int) -> arms.Point:
     """Steps of the peer's search until a sound finished text is there, or the tokens are spent."""
@@ -74,7 +86,7 @@ def tree_quest(models: Models, problem: Problem, algorithm: Any, top: int, seed:
     played = Played(models, problem, seed)
     tree = algorithm.init_tree()
     while played.solution is None and played.tokens < top and played.calls < CALLS:
-        tree = algorithm.step(tree, {"step": played.draw}, inplace=True)
+        tree = algorithm.step(tree, {"text": played.written}, inplace=True)
     answer = models.answer_of(played.solution) if played.solution else None
     return arms.Point(played.tokens, answer)
 

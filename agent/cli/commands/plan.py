@@ -18,6 +18,7 @@ from agent.lengths import Lengths
 from agent.networks.device import LARGE, expected_device, precision
 from agent.rounds.cost import checkpoint_bytes, cost_by_trial
 from agent.rounds.inputs import RunInputs, checked_inputs
+from agent.rounds.probes import num_searched
 from agent.search_models import ModelSettings, lengths_of
 from search.errors import NotFoundError, ResourceError
 from store.address import sqlite_path
@@ -95,6 +96,7 @@ def _what(config: Config, inputs: RunInputs, rounds: int) -> dict[str, Any]:
         ),
         "rounds": rounds,
         "problems": rounds * config.problems_per_round,
+        "probes": rounds * (num_searched(config, inputs.task) - config.problems_per_round),
     }
 
 
@@ -127,7 +129,7 @@ def _lengths(inputs: RunInputs, limits: Lengths) -> dict[str, Any]:
 
 def _cost(config: Config, inputs: RunInputs, limits: Lengths, rounds: int) -> dict[str, Any]:
     """Tokens and seconds by stage."""
-    searches = rounds * config.problems_per_round
+    searches = rounds * num_searched(config, inputs.task)
     each = config.search.simulations * TOKENS_PER_SIMULATION
     searched = min(each, config.tokens_per_problem or each)
     text = limits.usual_text or TOKENS_PER_TEXT
