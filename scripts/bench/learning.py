@@ -10,7 +10,8 @@ Each (base, seed, arm) is a run of its own with its own imagined problems, searc
 gate; the held-out problems are drawn with a seed that no tuning looked at, the same for all arms.
 
     loop             the product as it is
-    no-tool          without the calculator: no step is checked by anything but the critics
+    no-tool          without the calculator: nothing checks a step, a rule that labelled problems
+                     have shown to be right chooses what is learned
     demonstrations   as many steps, on the base's demonstrations alone (the loop's step counts)
     unfiltered       as many steps, on one sampled text of each of the loop's problems, unfiltered
 
@@ -65,7 +66,8 @@ ARMS = ("loop", "no-tool", "demonstrations", "unfiltered")
 NO_TOOL = {
     "critics.use_tool": False,
     "imagination.wordings": 7,
-    "selection.min_support": 1.6,
+    "imagination.ladder": True,
+    "voting.wordings": 8,
     "critics.num_labelled": 1000,
     "critics.samples": 6,
     "critics.steps": 200,
