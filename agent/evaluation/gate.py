@@ -53,9 +53,9 @@ def judge(
     is_promoted = gained > lost and p < max_p
     reason = (
         f"{gained} problems gained, {lost} lost, p = {p:.2g} "
-        f"{'<' if p < max_p else 'not below'} {max_p:g}"
+        f"{'<' if p < max_p else 'not below'} {max_p:.3g}"
     )
-    rule = f"greedy on held-out problems, one-sided exact McNemar p < {max_p:g}"
+    rule = f"greedy on held-out problems, one-sided exact McNemar p < {max_p:.3g}"
     is_test = bool(keys) and 0 < max_p < 1
     seen = detectable(len(keys), max_p, lost / len(keys)) if is_test else None
     return Verdict(

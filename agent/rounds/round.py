@@ -11,7 +11,7 @@ for the next round is said in `agent/checkpoints/succession.py`.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from agent.checkpoints.custody import stored_refs, trained_as_new
@@ -52,6 +52,9 @@ class Outcome:
     after: Figures | None
     """Of the candidate."""
     timings: dict[str, float]
+    selection: dict[str, Any] = field(default_factory=dict)
+    """What was kept, and what labelled problems say of it; empty for a round that selected
+    nothing."""
 
 
 class RoundRunner:
@@ -253,4 +256,8 @@ class RoundRunner:
         """What the store holds of an ended round; nothing is measured again."""
         row = self._row(round_id)
         before, after = self._compared(row) if row.candidates else (None, None)
-        return Outcome(row.number, Stage(row.stage), row.verdict or {}, before, after, row.timings)
+        with self.store.session() as session:
+            selection = selected_report(session, round_id)
+        selection.pop("probes", None)
+        verdict = row.verdict or {}
+        return Outcome(row.number, Stage(row.stage), verdict, before, after, row.timings, selection)

@@ -48,6 +48,7 @@ from agent.training.recipe import policy_settings
 from agent.training.rehearsal import drawn
 from scripts.bench.report import missing, repeats, share, show, write
 from search.errors import RatchetError
+from store.datasets import selected_report
 from store.evaluations import Evaluation
 from store.recording import as_problem
 from store.schema import (
@@ -168,7 +169,7 @@ def read_round(improver: Improver, number: int) -> dict[str, Any]:
         ).first()
         known = [c for (c,) in kept if c is not None]
         return {
-            "num_problems": row.num_problems,
+            "num_problems": selected_report(session, row.id).get("searches", row.num_problems),
             "num_kept": len(kept),
             "precision": sum(known) / len(known) if known else None,
             "reports": reports,

@@ -87,11 +87,29 @@ def _document(outcome: Outcome, start_s: float) -> dict[str, Any]:
     return {
         "round": outcome.number,
         "stage": outcome.stage,
+        "selection": outcome.selection,
         "verdict": outcome.verdict,
         "before": side(outcome.before),
         "after": side(outcome.after),
         "seconds": {"starting": round(start_s, 1)} | outcome.timings,
     }
+
+
+def kept_line(selection: dict[str, Any]) -> str:
+    """How much of a round was learned from, and what precision may be promised of it."""
+    if not selection.get("searches"):
+        return ""
+    told = f"learned from {selection['kept']} texts of {selection['searches']} searches"
+    trust = selection.get("trust")
+    if trust is None:
+        return told
+    if trust["threshold"] is None:
+        return f"{told}: no rule reached {trust['aim']:g} on {trust['labelled']} labelled problems"
+    return (
+        f"{told}; on {trust['labelled']} labelled problems {trust['trusted_right']} of "
+        f"{trust['trusted']} trusted answers are right: at least {trust['bound']:.2f} with "
+        f"certainty {trust['certainty']:g}"
+    )
 
 
 def _show(outcome: Outcome, config: Config, start_s: float) -> None:
@@ -121,6 +139,8 @@ def _show(outcome: Outcome, config: Config, start_s: float) -> None:
             f"detects {100 * verdict.get('detectable', 1.0):.1f} points and more",
             highlight=False,
         )
+    if told := kept_line(outcome.selection):
+        console.print(told, highlight=False)
     spent = {"starting": start_s} | outcome.timings
     console.print(
         "seconds: " + ", ".join(f"{k} {v:.0f}" for k, v in spent.items()), highlight=False

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from agent.cli.commands.improve import kept_line
 from agent.config.load import load_config
 from agent.progress import Silent
 from agent.rounds.label_sampling import is_measuring
@@ -124,3 +125,16 @@ def test_a_round_that_can_promise_nothing_keeps_nothing_and_says_what_would_help
     assert "selected" in kinds and outcome.before is None
     (line,) = [x for x in said.lines if "no answer can be trusted" in x]
     assert "38 trusted ones" in line and "selection.probes" in line
+
+
+def test_what_may_be_promised_is_told_in_a_line() -> None:
+    trust = {"aim": 0.9, "certainty": 0.9, "labelled": 150, "trusted": 111, "trusted_right": 107}
+    found = {"kept": 40, "searches": 160, "trust": trust | {"bound": 0.907, "threshold": 0.5}}
+    assert kept_line(found) == (
+        "learned from 40 texts of 160 searches; on 150 labelled problems 107 of 111 trusted "
+        "answers are right: at least 0.91 with certainty 0.9"
+    )
+    none = {"kept": 0, "searches": 160, "trust": trust | {"bound": 0.3, "threshold": None}}
+    assert kept_line(none).endswith("no rule reached 0.9 on 150 labelled problems")
+    assert kept_line({"kept": 9, "searches": 12}) == "learned from 9 texts of 12 searches"
+    assert kept_line({}) == ""
