@@ -48,19 +48,15 @@ class Played:
         self.tokens = self.calls = 0
         self.solution: State | None = None
 
-    def draw(self, parent: State | None) -> tuple[State, float]:
-        state = parent or self.root
+    def draw(self, state: State) -> tuple[State, float] | None:
+        """The state after one more line and its score; None where the line is refuted."""
         self.calls += 1
-        if state.is_terminal:
-            return state, 0.0
         request = ExpandRequest(state, 1, derive_seed(self.seed, self.problem.id, self.calls))
         (proposal,) = self.models.propose([request])
         self.tokens += proposal.num_tokens
-        if not proposal.options:
-            return state, 0.0
+        if state.is_terminal or not proposal.options or proposal.unsound[0]:
+            return None
         state = state.extended(proposal.options[0])
-        if proposal.unsound[0]:
-            return state, 0.0
         if state.is_finished:
             self.solution = self.solution or state
             return state, 1.0
@@ -70,13 +66,9 @@ class Played:
     def written(self, parent: State | None) -> tuple[State, float]:
         """Lines until the text ends or one is refuted: what came before that, and its score."""
         state, score = parent or self.root, 0.0
-        while True:
-            child, found = self.draw(state)
-            if child is state:
-                return state, score
-            state, score = child, found
-            if state.is_terminal:
-                return state, score
+        while not state.is_terminal and (found := self.draw(state)) is not None:
+            state, score = found
+        return state, score
 
 
 def tree_quest(models: Models, problem: Problem, algorithm: Any, top: int, seed: int) -> arms.Point:
@@ -114,9 +106,9 @@ def llm_reasoners(models: Models, problem: Problem, top: int, seed: int) -> arms
         def get_actions(self, state: State) -> list[State]:
             found: dict[tuple[int, ...], State] = {}
             for _ in range(CHILDREN):
-                child, score = played.draw(state)
-                if child is not state:
-                    found.setdefault(tuple(child.tokens), child)
+                if (drawn := played.draw(state)) is not None:
+                    child, score = drawn
+                    child = found.setdefault(tuple(child.tokens), child)
                     scores[id(child)] = score
             return list(found.values())
 
