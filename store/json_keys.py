@@ -384,6 +384,9 @@ class Selected(TypedDict):
     """Mean number of different answers of a problem."""
     probes: Probed
     """What became of each labelled problem."""
+    collapse: str
+    """Why the round learned nothing: its searches agree more than those of the round before, and
+    are right less; missing where that is not so."""
     views: Viewed
     """What voted beside the searches; missing where nothing did."""
 

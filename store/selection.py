@@ -204,8 +204,9 @@ class SelectionRule:
             taken: list[Find] = []
             first_doubt = ""
             for find in agreeing:
-                doubt = "" if len(taken) == self.best else self.doubt(find, judge)
-                if doubt or len(taken) == self.best:
+                is_full = len(taken) == self.best
+                doubt = "" if is_full else self.doubt(find, judge, self._is_vouched(find, judge))
+                if doubt or is_full:
                     first_doubt = first_doubt or doubt
                     continue
                 if all(distance(find.steps, t.steps) >= self.min_distance for t in taken):
@@ -245,7 +246,13 @@ class SelectionRule:
             return "not trusted"
         return ""
 
-    def doubt(self, find: Find, judge: Judge = PLAIN) -> str:
+    def _is_vouched(self, find: Find, judge: Judge) -> bool:
+        """Whether the truth or a rule speaks for the answer, so that no critic need speak for the
+        text."""
+        is_known = bool(self.min_precision) and judge.is_labelled(find)
+        return self.must_be_correct or is_known or judge.trusts is not None
+
+    def doubt(self, find: Find, judge: Judge = PLAIN, is_vouched: bool = False) -> str:
         """Why a text is not trusted by its own figures; empty for one that is."""
         if find.answer is None and self.must_answer:
             return "no answer"
@@ -254,7 +261,7 @@ class SelectionRule:
         if self.must_be_correct and not find.is_correct:
             return "answer unknown" if find.is_correct is None else "wrong answer"
         # Without a trusted outcome critic the tool's word is enough, and so is the right answer.
-        if find.outcome is None and not find.is_sound and not self.must_be_correct:
+        if find.outcome is None and not find.is_sound and not is_vouched:
             return "nobody judged it"
         if find.outcome is not None and find.outcome < self.min_outcome:
             return "outcome score"

@@ -153,8 +153,6 @@ class RoundRunner:
                 f"the others: {reasons}"
             )
         failpoints.hit("after-selecting")
-        if chosen.collapse:
-            self._end(round_id, kept(chosen.collapse))
 
     def _before(self, row: Round) -> dict[str, Any]:
         """What the selection of the round before came to."""
@@ -165,6 +163,11 @@ class RoundRunner:
     def _train(self, round_id: int) -> None:
         """Policy, critics and drafter; what failed to train ends the round, which keeps the old."""
         row = self._row(round_id)
+        with self.store.session() as session:
+            why = selected_report(session, round_id).get("collapse")
+        if why:
+            self._end(round_id, kept(why))
+            return
         try:
             taught = TrainingStage(self.context, self._models_of(row), row.number).run(round_id)
         except NothingToLearnError as error:

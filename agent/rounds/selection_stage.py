@@ -14,6 +14,7 @@ from typing import Any
 from agent.checkpoints.model_refs import ModelRef
 from agent.evaluation.intervals import mcnemar_p
 from agent.rounds.context import RunContext
+from agent.rounds.probes import has_unchecked
 from agent.rounds.views import Views, ViewStage
 from agent.tasks.rewards import own_reward
 from critics.trust import Trial, tried
@@ -32,11 +33,10 @@ class Chosen:
     rule: SelectionRule
     selection: Selection
     report: dict[str, Any]
-    """Yield and precision, in all and by difficulty, and what the rule was told by."""
+    """Yield and precision, in all and by difficulty, what the rule was told by, and why the round
+    should learn nothing, where searches agree more than before and are right less."""
     said: str
     """The same for people; empty where no rule had to be found."""
-    collapse: str = ""
-    """Why the round should learn nothing: searches agree more than before and are right less."""
 
 
 class SelectionStage:
@@ -61,15 +61,16 @@ class SelectionStage:
         views = Views([], 0, ())
         judge = self._judge()
         trial = None
-        if self.rule.min_precision and self._asks(own, judge):
+        if self._asks(own, judge):
             views = ViewStage(self.context, self.refs).run(searched)
             least = self._least_steps([*finds, *views.finds])
             trial = self._tried(finds, views, judge, least)
             judge = replace(judge, trusts=Trusts(trial, least))
         selection = self.rule.select(own, judge, views.finds)
         report = self._report(finds, own, selection, trial, judge) | _told(views)
-        why = collapsed(before or {}, report)
-        return Chosen(self.rule, selection, report, self._said(trial), why)
+        if why := collapsed(before or {}, report):
+            report["collapse"] = why
+        return Chosen(self.rule, selection, report, self._said(trial))
 
     def _judge(self) -> Judge:
         """What the rule asks of the task, and of a reward of the user's own."""
@@ -84,7 +85,10 @@ class SelectionStage:
         )
 
     def _asks(self, own: Sequence[Find], judge: Judge) -> bool:
-        """Whether there are answers that nothing checks."""
+        """Whether there are answers that nothing checks. A text that a proving tool has refuted is
+        none: the rule drops or takes it as it is set."""
+        if not has_unchecked(self.context.config, self.task):
+            return False
         checked = {f.search_id for f in own if judge.is_labelled(f) or judge.is_proven(f)}
         return any(f.search_id not in checked for f in own)
 

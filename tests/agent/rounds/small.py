@@ -25,7 +25,6 @@ SMALL: dict[str, Any] = {
     "critics.steps": 3,
     "training.num_steps": 4,
     "training.drafter_steps": 2,
-    "selection.min_precision": 0,  # a random policy is never right
     "selection.must_be_sound": False,
     "selection.must_answer": False,
     "evaluation.num_problems": 12,

@@ -48,6 +48,13 @@ def test_what_is_proven_needs_no_trust_and_what_is_not_needs_it() -> None:
     assert kept(replace(judge, trusts=lambda e: e.outcome >= 0.9), FIND) == [1]
 
 
+def test_who_is_vouched_for_needs_no_outcome_critic() -> None:
+    silent = replace(FIND, outcome=None)
+    assert kept(Judge(), silent) == []  # nobody judged it
+    assert kept(Judge(trusts=lambda e: True), silent) == [1]
+    assert kept(LABELLED, replace(silent, origin="given")) == [1]
+
+
 def test_evidence_counts_wordings_and_takes_the_best_text() -> None:
     finds = [
         replace(FIND, id=i, search_id=s, answer=a, outcome=o, is_chosen=c, confidence=0.5 + i / 100)
