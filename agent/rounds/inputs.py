@@ -58,7 +58,7 @@ def checked_inputs(config: Config) -> RunInputs:
     config, defaults = _fitted(config, prompts, policy)
     policy_settings(config.training, policy)
     check_memory(policy, config)
-    _check_writer(config, policy)
+    _check_others(config, policy)
     _check_problems(config, prompts, longest)
     _check_gate(config, task)
     _check_learnable(config, task)
@@ -105,18 +105,19 @@ def _check_learnable(config: Config, task: Task) -> None:
     )
 
 
-def _check_writer(config: Config, policy: Checkpoint) -> None:
-    """A model that writes problems is asked in the policy's own tokens."""
-    named = config.imagination.writer
-    if not named:
-        return
-    writer = policy_at(Path(named).expanduser())
-    ours, theirs = (c.path / "tokenizer.json" for c in (policy, writer))
-    if ours.read_bytes() != theirs.read_bytes():
-        raise CheckpointError(
-            f"the writer in {writer.path} has another tokenizer than the policy",
-            "set imagination.writer to a model of the policy's family, or leave it out",
-        )
+def _check_others(config: Config, policy: Checkpoint) -> None:
+    """Other models that write must speak the policy's tokens: what they write is read by it."""
+    named = {"imagination.writer": [config.imagination.writer]}
+    named["voting.policies"] = list(config.voting.policies)
+    for setting, paths in named.items():
+        for path in filter(None, paths):
+            other = policy_at(Path(path).expanduser())
+            ours, theirs = (c.path / "tokenizer.json" for c in (policy, other))
+            if ours.read_bytes() != theirs.read_bytes():
+                raise CheckpointError(
+                    f"{other.path} ({setting}) has another tokenizer than the policy",
+                    f"set {setting} to a model of the policy's family, or leave it out",
+                )
 
 
 def _check_problems(config: Config, prompts: Prompts, max_positions: int) -> None:

@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from agent.checkpoints.embedded import EMBEDDED
 from agent.cli.commands.improve import kept_line
 from agent.config.load import load_config
 from agent.progress import Silent
+from agent.rounds.inputs import checked_inputs
 from agent.rounds.label_sampling import is_measuring
 from agent.rounds.run import Improver
+from search.errors import RatchetError
 from store.datasets import selected_report
 from store.schema import DatasetItem, Event, ProblemRow, Round, SearchRow, TrajectoryRow
 from store.states import PROBE
@@ -138,3 +141,17 @@ def test_what_may_be_promised_is_told_in_a_line() -> None:
     assert kept_line(none).endswith("no rule reached 0.9 on 150 labelled problems")
     assert kept_line({"kept": 9, "searches": 12}) == "learned from 9 texts of 12 searches"
     assert kept_line({}) == ""
+
+
+def test_who_votes_must_be_a_policy_that_is_there(tmp_path: Path) -> None:
+    base = EMBEDDED / "expressions"
+    for path, wrong in (
+        (str(tmp_path / "none"), "none"),
+        (str(base / "value"), "critic"),
+        (str(EMBEDDED / "stories" / "policy"), "another tokenizer"),
+    ):
+        config, _ = load_config(
+            FLAGS | {"store": f"sqlite:///{tmp_path}/s.db", "voting.policies": [path]}
+        )
+        with pytest.raises(RatchetError, match=wrong):
+            checked_inputs(config)
