@@ -16,6 +16,7 @@ SHARED = Path(__file__).parent.parent.parent.parent.parent / "shared"
 TRAIN, TEST = SHARED / "data/gsm8k/train.jsonl", SHARED / "data/gsm8k/test.jsonl"
 CHAT = SMALL | {
     "task": "jsonl",
+    "selection.min_precision": 0,  # a random model is never right
     "prompt.style": "chat",
     "prompt.system": "You are a careful teacher.",
     "problems_per_round": 8,
@@ -67,7 +68,6 @@ def test_a_published_chat_model_stays_one(tmp_path: Path) -> None:
     train.write_text("".join(json.dumps(row) + "\n" for row in rows))
     model = write_chat_model(tmp_path / "model")
     flags = CHAT | {"problems": str(train), "evaluation.num_problems": 8, "checkpoints.keep": 1}
-    flags["selection.min_precision"] = 0  # a random policy is never right
     done = improve(tmp_path, model, **flags)
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(done.stdout)["rounds"]
