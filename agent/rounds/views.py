@@ -49,7 +49,9 @@ class ViewStage:
         voters = [own, *others] if self.settings.wordings else others
         self.context.progress.stage("voting", len(asked) * len(voters), "views")
         for ref in voters:
-            for problem, rollout in self._written(ref, asked):
+            # The policy's own text for the problem itself is known from the search.
+            given = [p for p in asked if ref is not own or p.id != p.family]
+            for problem, rollout in self._written(ref, given):
                 num_tokens += rollout.num_fed
                 # A view stands for itself: a search of its own with a number that no search has.
                 found.append(self._find(problem, rollout, -len(found) - 1))
