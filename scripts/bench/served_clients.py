@@ -142,14 +142,15 @@ def _lm_eval(server: Served, folder: Path, python: str, num: int) -> Row:
 
 INSPECT = """
 import json, sys
-from inspect_ai import Task, eval
+from inspect_ai import Task
+from inspect_ai import eval as evaluated
 from inspect_ai.dataset import Sample
 from inspect_ai.scorer import match
 from inspect_ai.solver import generate
 rows = [json.loads(x) for x in open(sys.argv[1])]
 task = Task(dataset=[Sample(input=r["question"], target=r["answer"]) for r in rows],
             solver=generate(), scorer=match(location="end"))
-(log,) = eval(task, model="openai-api/ratchet/latest:mcts", display="none", log_dir=sys.argv[2])
+(log,) = evaluated(task, model="openai-api/ratchet/latest:mcts", display="none", log_dir=sys.argv[2])
 print(json.dumps({"status": log.status,
                   "accuracy": log.results.scores[0].metrics["accuracy"].value}))
 """
