@@ -150,7 +150,9 @@ from inspect_ai.solver import generate
 rows = [json.loads(x) for x in open(sys.argv[1])]
 task = Task(dataset=[Sample(input=r["question"], target=r["answer"]) for r in rows],
             solver=generate(), scorer=match(location="end"))
-(log,) = evaluated(task, model="openai-api/ratchet/latest:mcts", display="none", log_dir=sys.argv[2])
+(log,) = evaluated(
+    task, model="openai-api/ratchet/latest:mcts", display="none", log_dir=sys.argv[2]
+)
 print(json.dumps({"status": log.status,
                   "accuracy": log.results.scores[0].metrics["accuracy"].value}))
 """
