@@ -88,6 +88,17 @@ def selected_report(session: Session, round_id: int) -> dict[str, Any]:
     return found or {}
 
 
+def selected_before(session: Session, run_id: int, number: int) -> dict[str, Any]:
+    """What the last round of a run that chose came to, before round `number`; empty without one."""
+    found = session.scalars(
+        select(Event.payload)
+        .join(Round, Round.id == Event.round_id)
+        .where(Round.run_id == run_id, Round.number < number, Event.kind == EventKind.SELECTED)
+        .order_by(Round.number.desc())
+    ).first()
+    return found or {}
+
+
 def dataset_of(session: Session, round_id: int) -> DatasetRow | None:
     return session.scalars(select(DatasetRow).where(DatasetRow.round_id == round_id)).one_or_none()
 

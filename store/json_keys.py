@@ -306,7 +306,7 @@ class RefusedSearches(TypedDict):
 
 class Rung(TypedDict):
     searches: int
-    """Searches of this difficulty that came across a text."""
+    """Searches of problems of this difficulty."""
     kept: int
     """Those that gave a text; missing where none did."""
     known: int

@@ -14,11 +14,11 @@ from agent.rounds.probes import probes_of
 from search.errors import TaskError
 from search.randomness import derive_seed
 from search.state import Problem
-from store.datasets import selected_report
-from store.rounds import rounds_of, searched_problems
+from store.datasets import selected_before
+from store.rounds import searched_problems
 from store.selection import solve_rates
 from store.served import served_problems
-from store.states import ENDED, PROBE
+from store.states import PROBE
 
 RELIABLE = 0.5
 """Share of a rung's searches that give a trusted text, from where the next rung is tried."""
@@ -43,6 +43,7 @@ class ImaginationStage:
         self.config = context.config
         self.task = context.task
         self.refs = refs
+        self.number = number
         self.seed = derive_seed(self.config.seed, number, "imagine")
 
     def run(self, run_id: int) -> Imagined:
@@ -84,8 +85,7 @@ class ImaginationStage:
         if not known:
             return None
         with self.context.store.session() as session:
-            ended = [r for r in rounds_of(session, run_id) if r.stage in ENDED]
-            report = selected_report(session, ended[0].id) if ended else {}
+            report = selected_before(session, run_id, self.number)
         return top_rung(report.get("rungs", {}), max(known)) + 1
 
     def _fits(self, problem: Problem) -> bool:

@@ -31,7 +31,7 @@ from agent.training.lesson import NothingToLearnError
 from search.randomness import derive_seed
 from store.checkpoints import Origin, register, reject, rejected_before
 from store.database import Session
-from store.datasets import dataset_of, freeze_dataset, selected_report
+from store.datasets import dataset_of, freeze_dataset, selected_before, selected_report
 from store.pairs import freeze_pairs
 from store.recording import add_event, add_problems, as_problem, plan_searches
 from store.rounds import end_round, note_time, rounds_of, searches_of
@@ -130,9 +130,10 @@ class RoundRunner:
         with self.store.session() as session:
             finds = read_finds(session, round_id)
             searched = [as_problem(p) for _, p in searches_of(session, round_id)]
+            before = selected_before(session, row.run_id, row.number)
         # Critics, rewards and verifiers are asked outside of any transaction.
         stage = SelectionStage(self.context, self._models_of(row))
-        chosen = stage.run(finds, searched, self._before(row))
+        chosen = stage.run(finds, searched, before)
         self.lease.renew()
         with self._writing() as session:
             row = session.get_one(Round, round_id)
@@ -153,12 +154,6 @@ class RoundRunner:
                 f"the others: {reasons}"
             )
         failpoints.hit("after-selecting")
-
-    def _before(self, row: Round) -> dict[str, Any]:
-        """What the selection of the round before came to."""
-        with self.store.session() as session:
-            earlier = [r for r in rounds_of(session, row.run_id) if r.number < row.number]
-            return selected_report(session, earlier[0].id) if earlier else {}
 
     def _train(self, round_id: int) -> None:
         """Policy, critics and drafter; what failed to train ends the round, which keeps the old."""

@@ -49,7 +49,7 @@ class SelectionStage:
     def run(
         self,
         finds: Sequence[Find],
-        searched: Sequence[Problem] = (),
+        searched: Sequence[Problem],
         before: Mapping[str, Any] | None = None,
     ) -> Chosen:
         """Choose from all finished texts of a round; probes among them are never kept.
@@ -68,6 +68,7 @@ class SelectionStage:
             judge = replace(judge, trusts=Trusts(trial, least))
         selection = self.rule.select(own, judge, views.finds)
         report = self._report(finds, own, selection, trial, judge) | _told(views)
+        report["rungs"] = rungs([p for p in searched if p.origin != PROBE], selection)
         if why := collapsed(before or {}, report):
             report["collapse"] = why
         return Chosen(self.rule, selection, report, self._said(trial))
@@ -131,9 +132,9 @@ class SelectionStage:
         trial: Trial | None,
         judge: Judge,
     ) -> dict[str, Any]:
-        found: dict[str, Any] = {"rungs": rungs(own, selection)}
         if trial is None:
-            return found
+            return {}
+        found: dict[str, Any] = {}
         evidence = evidence_of(own, judge.same)
         labelled = evidence_of([f for f in finds if judge.is_labelled(f)], judge.same)
         found["agreement"] = _mean([_agreement(e) for e in evidence.values()])
@@ -249,18 +250,15 @@ def _help(trial: Trial) -> str:
     )
 
 
-def rungs(own: Sequence[Find], selection: Selection) -> dict[str, dict[str, int]]:
+def rungs(searched: Sequence[Problem], selection: Selection) -> dict[str, dict[str, int]]:
     """By difficulty: searches, those that gave a text, and how many of the known answers of these
     are right."""
     found: dict[str, Counter[str]] = {}
-    seen: set[int] = set()
-    for find in own:
-        if find.search_id not in seen:
-            seen.add(find.search_id)
-            found.setdefault(_rung(find), Counter())["searches"] += 1
+    for problem in searched:
+        found.setdefault(_rung(problem.difficulty), Counter())["searches"] += 1
     for item in selection.kept:
         if item.scores["rank"] == 1:
-            tally = found[_rung(item.find)]
+            tally = found[_rung(item.find.difficulty)]
             tally["kept"] += 1
             if item.find.is_correct is not None:
                 tally["known"] += 1
@@ -268,5 +266,5 @@ def rungs(own: Sequence[Find], selection: Selection) -> dict[str, dict[str, int]
     return {rung: dict(tally) for rung, tally in sorted(found.items())}
 
 
-def _rung(find: Find) -> str:
-    return "-" if find.difficulty is None else f"{find.difficulty:g}"
+def _rung(difficulty: float | None) -> str:
+    return "-" if difficulty is None else f"{difficulty:g}"

@@ -10,6 +10,7 @@ import pytest
 from agent.rounds.imagination_stage import top_rung
 from agent.rounds.selection_stage import Trusts, collapsed, rungs
 from critics.trust import tried
+from search.state import Problem
 from store.selection import Find, Judge, SelectionRule, evidence_of
 from store.states import PROBE
 
@@ -114,7 +115,9 @@ def test_yield_and_precision_are_told_by_difficulty() -> None:
         for i, (d, c) in enumerate([(5.0, True), (5.0, False), (6.0, True), (6.0, None)], 1)
     ]
     selection = RULE.select(finds[:3])
-    assert rungs(finds, selection) == {
+    # The last problem's search came across no text: it counts all the same.
+    searched = [Problem(str(i), "1+1", difficulty=d) for i, d in enumerate((5.0, 5.0, 6.0, 6.0))]
+    assert rungs(searched, selection) == {
         "5": {"searches": 2, "kept": 2, "known": 2, "right": 1},
         "6": {"searches": 2, "kept": 1, "known": 1, "right": 1},
     }
