@@ -1,12 +1,13 @@
 """Between the search, which knows no models, and the hosts, which know no trees."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from agent.checkpoints.model_refs import ModelRef, ModelSet
+from agent.checker import Checker
+from agent.checkpoints.model_refs import CHECKER, ModelRef, ModelSet
 from agent.config.settings import Config, PromptSettings
 from agent.engine.requests import CompletionRequest, Generated, OptionRequest, Options, ScoreRequest
 from agent.engine.tokenizer import Tokenizer
@@ -99,19 +100,27 @@ class Models:
         self.tokenizer = self.prompts.tokenizer
         self.task = task
         self.claim_of = lru_cache(maxsize=2**16)(task.claim_of)
-        self.settings = settings = _resolved(given, task)
+        self.use_tool = given.use_tool and bool(task.tool)
+        self.distrusted = models.distrusted(given.min_auc)
+        self.checker = self._checker()
+        self.settings = settings = _resolved(given, task, self.checker is not None)
         self.weights = given.weights
         device = expected_device(given.device)
         dtype = chosen_dtype(given.dtype, device, models.policy.header.num_parameters)
         self.dtype = str(dtype).removeprefix("torch.")
         """What the policy's weights are held in."""
         self.limits = lengths_of(self.prompts, models.policy, given)
-        self.use_tool = given.use_tool and bool(task.tool)
         self.speculation = given.speculation
-        self.distrusted = models.distrusted(given.min_auc)
         name = settings.boundary
         self.boundary = boundary_named(name) if name else task.boundary
         self.steps = self.tokenizer.steps(self.boundary)
+
+    def _checker(self) -> Checker | None:
+        """Who speaks of steps where no tool does; None without one that can be believed."""
+        ref = self.models.refs.get(CHECKER)
+        if ref is None or self.use_tool or CHECKER in self.distrusted:
+            return None
+        return Checker(self.hosts, ref, self.tokenizer)
 
     def with_search(self, search: SearchSettings) -> "Models":
         """The same models under other settings of the search."""
@@ -165,21 +174,41 @@ class Models:
         return State(problem.id, tokens, prompt, attachments=attachments, problem=problem.text)
 
     def check(self, state: State) -> Finding:
-        """What the tool says of a state's last option."""
-        if not self.use_tool or not state.options:
+        """What the tool, or else the checker, says of a state's last option."""
+        if not state.options or not (self.use_tool or self.checker):
             return Finding(None)
-        problem = state.problem
+        finding = Finding(True, "no step is whole yet") if self.use_tool else Finding(None)
+        for steps in self._new_steps(state):
+            finding = self._checked_step(state.problem, steps)
+            if finding.is_sound is not True and (self.use_tool or finding.is_sound is False):
+                break
+        return finding
+
+    def _new_steps(self, state: State) -> list[Sequence[str]]:
+        """The task's steps up to each that the last option ends."""
         if self.boundary.name == self.task.boundary.name:
-            return self.task.check_step(problem, state.steps)
+            return [state.steps]
         # Options of another boundary may hold several of the task's steps, or a part of one.
         before = self._whole_steps(replace(state, options=state.options[:-1]))
         steps = self._whole_steps(state)
-        finding = Finding(True, "no step is whole yet")
-        for end in range(len(before) + 1, len(steps) + 1):
-            finding = self.task.check_step(problem, steps[:end])
-            if finding.is_sound is not True:
-                break
-        return finding
+        return [steps[:end] for end in range(len(before) + 1, len(steps) + 1)]
+
+    def _checked_step(self, problem: str, steps: Sequence[str]) -> Finding:
+        if self.checker and not self.use_tool:
+            return self.checker.finding(self.task.questions(problem, steps))
+        return self.task.check_step(problem, steps)
+
+    def _work_out(self, states: Iterable[State]) -> None:
+        """All that the last options of these states claim, in one batch, before each is asked."""
+        if self.checker is None:
+            return
+        asked = (
+            question.text
+            for state in states
+            for steps in self._new_steps(state)
+            for question in self.task.questions(state.problem, steps) or ()
+        )
+        self.checker.learn(asked)
 
     def _whole_steps(self, state: State) -> list[str]:
         """The text cut at the task's own boundary, less a step that is not whole yet."""
@@ -215,12 +244,23 @@ class Models:
                 for r in requests
             ],
         )
-        return [self._proposal(r.state, found) for r, found in zip(requests, answers, strict=True)]
+        options = [
+            tuple(self._option(r.state, generated) for generated in found.options)
+            for r, found in zip(requests, answers, strict=True)
+        ]
+        self._work_out(
+            r.state.extended(option)
+            for r, own in zip(requests, options, strict=True)
+            for option in own
+        )
+        return [
+            self._proposal(r.state, found, own)
+            for r, found, own in zip(requests, answers, options, strict=True)
+        ]
 
-    def _proposal(self, state: State, found: Options) -> Proposal:
+    def _proposal(self, state: State, found: Options, options: tuple[Option, ...]) -> Proposal:
         if found.error:
             log.warning("no options for problem %s: %s", state.problem_id, found.error)
-        options = tuple(self._option(state, generated) for generated in found.options)
         unsound: list[str] = []
         for option in options:
             finding = self.check(state.extended(option))
@@ -360,9 +400,19 @@ class Models:
         texts = self.hosts.drafted_completions(
             self.models.policy, self.models.refs.get("drafter"), requests, self.speculation
         )
-        return [
-            None if t.error else self.checked(s, self.options_of(s, t.generated))
+        ends = [
+            None if t.error else self.options_of(s, t.generated)
             for s, t in zip(states, texts, strict=True)
+        ]
+        self._work_out(
+            replace(s, options=(*s.options, *own[:place]))
+            for s, own in zip(states, ends, strict=True)
+            if own is not None
+            for place in range(1, len(own) + 1)
+        )
+        return [
+            None if own is None else self.checked(s, own)
+            for s, own in zip(states, ends, strict=True)
         ]
 
     def options_of(self, state: State, text: Generated) -> list[Option]:
@@ -381,13 +431,14 @@ class Models:
         return checked_rollout(state, new, self.check, self.answer_of)
 
 
-def _resolved(given: ModelSettings, task: Task) -> SearchSettings:
+def _resolved(given: ModelSettings, task: Task, has_checker: bool) -> SearchSettings:
     """Settings in which what depends on the task and its tool is chosen."""
     settings = given.search
-    is_checked = given.use_tool and bool(task.tool)
-    proves = task.proves if is_checked else "nothing"
+    has_tool = given.use_tool and bool(task.tool)
+    is_checked = has_tool or has_checker
+    proves = task.proves if has_tool else "nothing"
     if settings.order == "auto":
-        is_deep = proves == "steps" and settings.unsound == "prune"
+        is_deep = is_checked and task.proves == "steps" and settings.unsound == "prune"
         settings = replace(settings, order="depth" if is_deep else "mass")
     if is_checked and settings.leaves == "texts":
         settings = replace(settings, num_rollouts=0)

@@ -67,6 +67,8 @@ class Role(StrEnum):
     """Critic: the chance that the last step of a state is sound."""
     OUTCOME = "outcome"
     """Critic: the chance that a finished text is right."""
+    CHECKER = "checker"
+    """Works out in writing what steps claim, where no tool checks them."""
 
 
 CRITICS = (Role.VALUE, Role.PROCESS, Role.OUTCOME)

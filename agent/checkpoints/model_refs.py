@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 from agent.checkpoints.header import Header, read_header
 from critics.calibration import Calibration
 from critics.registry import NAMES
+from store.states import Role
 
 CRITIC_ROLES = NAMES
+CHECKER = Role.CHECKER.value
+"""A sixth model, of runs without a tool that ask for it (`critics.checker_steps`)."""
 ROLES = ("policy", "drafter", *CRITIC_ROLES)
 
 
@@ -38,7 +41,8 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True)
 class ModelSet:
-    """The models of a search; a command that only writes texts has the policy alone."""
+    """The models of a search; a command that only writes texts has the policy alone, a run without
+    a tool may have a checker, too."""
 
     refs: Mapping[str, ModelRef]
 
@@ -55,8 +59,10 @@ class ModelSet:
         return self.refs[role].header.calibration
 
     def distrusted(self, min_auc: float) -> dict[str, str]:
-        """Critic to why its scores do not count, of those measured to rank too badly."""
-        aucs = {role: ref.header.auc for role, ref in self.refs.items() if role in CRITIC_ROLES}
+        """Critic, or checker, to why its word does not count, of those measured to rank too
+        badly."""
+        judges = (*CRITIC_ROLES, CHECKER)
+        aucs = {role: ref.header.auc for role, ref in self.refs.items() if role in judges}
         return {
             role: f"held-out AUC {auc:.2f} is under {min_auc:g}"
             for role, auc in aucs.items()

@@ -85,6 +85,13 @@ class CriticSettings(Section):
         description="last blocks of a critic that training changes; those below stay the policy's "
         "and are held once; 0: all are trained",
     )
+    checker_steps: int = Field(
+        0,
+        ge=0,
+        le=STEPS,
+        description="training steps, when a run begins, of a checker: a copy of the policy that "
+        "works out in writing what steps claim where no tool checks them; 0: none",
+    )
     rate_share: float = Field(
         0.17, gt=0, le=1, description="learning rate of token critics as a share of the policy's"
     )

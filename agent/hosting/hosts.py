@@ -7,7 +7,7 @@ from several threads.
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from agent.checkpoints.model_refs import ModelRef
+from agent.checkpoints.model_refs import CHECKER, ModelRef
 from agent.engine.requests import (
     Completion,
     CompletionRequest,
@@ -17,6 +17,12 @@ from agent.engine.requests import (
     ScoreRequest,
 )
 from agent.hosting.policy_host import Speculation
+
+
+def host_of(role: str) -> str:
+    """Whose host serves a model: a checker writes on the policy's."""
+    return "policy" if role == CHECKER else role
+
 
 Asked = Mapping[str, tuple[ModelRef, Sequence[ScoreRequest]]]
 """By critic which weights are asked for which rows."""

@@ -14,7 +14,7 @@ from agent.engine.requests import (
     Options,
     ScoreRequest,
 )
-from agent.hosting.hosts import Asked
+from agent.hosting.hosts import Asked, host_of
 from agent.hosting.model_host import CriticHost, GeneratorHost, Host, HostSettings
 from agent.hosting.policy_host import PolicyHost, Speculation
 from agent.networks.shared_blocks import SharedBlocks
@@ -35,8 +35,9 @@ class InlineHosts:
         return {"policy": self._policy, "drafter": self._drafter, **self._critics}
 
     def load(self, ref: ModelRef) -> None:
-        with self._locks[ref.role]:
-            self._hosts()[ref.role].load(ref)
+        role = host_of(ref.role)
+        with self._locks[role]:
+            self._hosts()[role].load(ref)
 
     def options(self, policy: ModelRef, requests: Sequence[OptionRequest]) -> list[Options]:
         with self._locks["policy"]:

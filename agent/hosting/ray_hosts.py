@@ -26,7 +26,7 @@ from agent.engine.requests import (
     ScoreRequest,
 )
 from agent.hosting.gpu_share import gpu_share
-from agent.hosting.hosts import Asked
+from agent.hosting.hosts import Asked, host_of
 from agent.hosting.model_host import CriticHost, GeneratorHost, Host, HostSettings
 from agent.hosting.policy_host import PolicyHost, Speculation
 from agent.networks import shared_blocks
@@ -200,7 +200,7 @@ class RayHosts:
         return worker.actor.run.remote(method, *arguments)
 
     def load(self, ref: ModelRef) -> None:
-        self._call(ref.role, "load", ref)
+        self._call(host_of(ref.role), "load", ref)
 
     def options(self, policy: ModelRef, requests: Sequence[OptionRequest]) -> list[Options]:
         found: list[Options] = self._call("policy", "options", policy, requests)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from agent.checkpoints.model_refs import CRITIC_ROLES, ModelRef
+from agent.checkpoints.model_refs import CHECKER, CRITIC_ROLES, ModelRef
 from agent.imagination.decontamination import Decontamination
 from agent.rounds.context import RunContext
 from agent.rounds.label_sampling import LabelSampling
@@ -36,8 +36,10 @@ class CriticLessons:
     def labelled(self) -> Labelled:
         """Sample the policy on the labelled problems and judge what it wrote."""
         settings = self.config.critics
-        problems = self._problems()
-        models = self.context.models_for(self.refs)
+        problems = labelled_problems(self.context)
+        # What labels say is known, and no checker's guess.
+        refs = {role: ref for role, ref in self.refs.items() if role != CHECKER}
+        models = self.context.models_for(refs)
         self.context.progress.stage("labelling", len(problems), "problems")
         seed = derive_seed(self.config.seed, self.number, "label")
         labelled = LabelSampling(models, self.context.task, problems, seed).labelled(
@@ -55,20 +57,6 @@ class CriticLessons:
                 f"{texts[labelled.suspects[0]][:60]!r}: the policy keeps coming to another one"
             )
         return labelled
-
-    def _problems(self) -> list[Problem]:
-        """Problems with known answers that give no held-out one away."""
-        config, task = self.config, self.context.task
-        held_out = task.held_out(config.num_held_out, config.evaluation.seed)
-        guard = Decontamination(held_out, task.key)
-        found = task.labelled(config.critics.num_labelled, config.seed)
-        clean = [p for p in found if not guard.leak(p.text)]
-        if len(clean) < len(found):
-            self.context.progress.say(
-                f"warning: {len(found) - len(clean)} of {len(found)} labelled problems share their "
-                "key or thirteen words with a held-out one and are left out"
-            )
-        return clean
 
     def jobs(self, labelled: Labelled) -> list[CriticJob]:
         """A job for each critic, where there are labels to learn."""
@@ -114,3 +102,18 @@ class CriticLessons:
                 verdicts += stored_verdicts(session, dataset_id, self.context.task.same_answer)
                 pairs += pair_examples(stored_pairs(session, dataset_id), self.context.prompts)
         return tree_rows(contrasted(verdicts), pairs)
+
+
+def labelled_problems(context: RunContext) -> list[Problem]:
+    """Problems with known answers that give no held-out one away."""
+    config, task = context.config, context.task
+    held_out = task.held_out(config.num_held_out, config.evaluation.seed)
+    guard = Decontamination(held_out, task.key)
+    found = task.labelled(config.critics.num_labelled, config.seed)
+    clean = [p for p in found if not guard.leak(p.text)]
+    if len(clean) < len(found):
+        context.progress.say(
+            f"warning: {len(found) - len(clean)} of {len(found)} labelled problems share their "
+            "key or thirteen words with a held-out one and are left out"
+        )
+    return clean

@@ -1,4 +1,4 @@
-"""The five models of a run's first round, made from its base where some are missing."""
+"""The models of a run's first round, made from its base where some are missing."""
 
 from collections.abc import Mapping
 
@@ -7,6 +7,7 @@ from agent.checkpoints.custody import as_new, trained_as_new
 from agent.checkpoints.model_refs import ROLES, ModelRef
 from agent.checkpoints.publish import copied
 from agent.checkpoints.trained import Trained
+from agent.rounds.checker_lesson import CheckerLesson, wants_checker
 from agent.rounds.context import RunContext
 from agent.rounds.training_stage import TrainingStage
 from agent.training.initial import initial_models
@@ -34,6 +35,8 @@ def first_models(context: RunContext, base: Mapping[str, Checkpoint]) -> dict[st
         if config.critics.steps and config.critics.num_labelled:
             stage = TrainingStage(context, refs, BEFORE_THE_FIRST)
             refs |= _registered(context, list(stage.critics_alone().values()))
+    if wants_checker(context) and (made := CheckerLesson(context, refs).taught()) is not None:
+        refs |= _registered(context, [made])
     with context.store.session() as session:
         versions = {role: ref.version for role, ref in refs.items()}
         add_event(session, context.lease.run_id, EventKind.MODELS, versions)

@@ -8,13 +8,16 @@ The calculator checks a whole step here (same value, one operation fewer), so wi
 has a process oracle; `--no-tool` shows what is left without.
 """
 
+import math
 import random
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 
 from agent.tasks.operators import Operator
 from agent.tasks.task import Demonstration, Task, generator, is_held_out, problem_id
-from critics.calculator import CalculatorError, calculate
+from critics.calculator import MAX_LENGTH, CalculatorError
+from critics.working import Question, question_of
 from search.errors import TaskError
 from search.score import Finding
 from search.state import Problem
@@ -26,23 +29,38 @@ MAX_OPERATORS = 8
 
 _EXPRESSION = re.compile(r"-?\d{1,5}(?:[-+*]\d{1,5}){0,40}")
 _NUMBER = re.compile(r"-?\d+")
-_PRODUCT = re.compile(r"(\d+)\*(\d+)")
+_PRODUCT = re.compile(r"(\d+)(\*)(\d+)")
 _TERM = re.compile(r"([-+]?)(\d+(?:\*\d+)*)")
 _SUM = re.compile(r"(-?\d+)([-+])(\d+)")
 
 
+def next_operation(text: str) -> re.Match[str] | None:
+    """Where the leftmost legal operation stands, products before sums: left, sign and right. A
+    minus before a product stays where it is; that before the first summand belongs to it."""
+    return _PRODUCT.search(text) or _SUM.match(text)
+
+
 def reduced(text: str) -> str:
-    """The expression after its leftmost legal operation; products come before sums."""
-    product = _PRODUCT.search(text)
-    if product:
-        # A leading minus belongs to the first number, so the product keeps the sign before it.
-        value = int(product[1]) * int(product[2])
-        return text[: product.start()] + str(value) + text[product.end() :]
-    match = _SUM.match(text)
-    if match is None:
+    """The expression after its next operation."""
+    operation = next_operation(text)
+    if operation is None:
         raise TaskError(f"{text!r} has no operation to reduce")
-    left, right = int(match[1]), int(match[3])
-    return str(left + right if match[2] == "+" else left - right) + text[match.end() :]
+    left, right = int(operation[1]), int(operation[3])
+    signs = {"+": left + right, "-": left - right, "*": left * right}
+    return text[: operation.start()] + str(signs[operation[2]]) + text[operation.end() :]
+
+
+@lru_cache(maxsize=2**16)
+def value_of(text: str) -> int:
+    """What an expression comes to. A search asks this of every step, so it is worked out in whole
+    numbers. Raises CalculatorError for one that is too long."""
+    if len(text) > MAX_LENGTH:
+        raise CalculatorError(f"an expression of {len(text)} characters")
+    total = 0
+    for sign, factors in _TERM.findall(text):
+        product = math.prod(map(int, factors.split("*")))
+        total += -product if sign == "-" else product
+    return total
 
 
 def num_operators(text: str) -> int:
@@ -141,7 +159,7 @@ class Expressions(Task):
         if num_operators(step) != num_operators(before) - 1:
             return Finding(False, "not one operation fewer")
         try:
-            is_same = calculate(before) == calculate(step)
+            is_same = value_of(before) == value_of(step)
         except CalculatorError as error:
             return Finding(False, str(error))
         if not is_same:
@@ -150,11 +168,26 @@ class Expressions(Task):
             return Finding(False, "goes on after the value")
         return Finding(True, "same value, one operation fewer")
 
+    def questions(self, text: str, steps: Sequence[str]) -> tuple[Question, ...] | None:
+        """The line before with its next operation replaced by a number claims that operation."""
+        before = steps[-2].strip() if len(steps) > 1 else text
+        step = steps[-1].strip()
+        operation = next_operation(before)
+        if operation is None:
+            return None
+        start, end = operation.span()
+        left, right = before[:start], before[end:]
+        value = step[len(left) : len(step) - len(right)]
+        if step != left + value + right or not _NUMBER.fullmatch(value):
+            return None
+        question = question_of(operation[1], operation[2], operation[3], value)
+        return None if question is None else (question,)
+
     def problem(self, text: str, origin: str) -> Problem:
         return Problem(
             id=problem_id(self.name, self.key(text)),
             text=text,
-            answer=str(calculate(text)),
+            answer=str(value_of(text)),
             origin=origin,
             difficulty=float(num_operators(text)),
         )

@@ -21,6 +21,7 @@ RETURNS: dict[str, tuple[type, ...]] = {
     "is_correct": (bool,),
     "check_step": (Finding,),
     "claim_of": (StepClaim, type(None)),
+    "questions": (tuple, type(None)),
 }
 """Methods that a task of one's own overrides, and what each gives back."""
 
@@ -84,6 +85,7 @@ def _tried(task: Task, name: str) -> None:
         task.prompt(problem.text)
         task.check_step(problem.text, ["1\n"])
         task.claim_of("1\n")
+        task.questions(problem.text, ["1\n"])
         answer = task.answer_of(["1\n", "2"])
         if answer is not None and problem.answer is not None:
             task.is_correct(answer, problem.answer)

@@ -20,11 +20,13 @@ from critics.answer import final_answer
 from critics.claims import Claim, claims, is_hedged
 from critics.equality import AnswerRule, normal_form, same_answer
 from critics.formulas import formula_claims, parted
+from critics.working import Question, question_of
 from search.errors import TaskError
 from search.merge import StepClaim
 from search.score import Finding
 from search.state import Problem
 
+_OPERATION = re.compile(r"(-?[\d.]+)([-+*/×÷])([\d.]+)=(-?[\d.]+)")
 _BLANK = re.compile(r"[\s$€£,]+")
 """What equal equations may differ in."""
 ANNOTATION = re.compile(r"<<[^<>\n]{0,200}>>")
@@ -133,6 +135,14 @@ class Jsonl(Task):
                 return Finding(False, f"{claim.text} is false")
         known = [claim.text for claim in told if claim.holds]
         return Finding(True, f"{known[0]} holds") if known else Finding(None, "no equation")
+
+    def questions(self, text: str, steps: Sequence[str]) -> tuple[Question, ...] | None:
+        """Its equations of one operation between two numbers; what else it claims is not asked."""
+        if "=" not in steps[-1]:
+            return ()
+        found = (_OPERATION.fullmatch(_BLANK.sub("", c.text)) for c in claims(steps[-1]))
+        asked = (question_of(*match.groups()) for match in found if match)
+        return tuple(question for question in asked if question is not None)
 
     def claim_of(self, step: str) -> StepClaim | None:
         """Its equations: the last side is the result. A line that gives the answer claims that."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from agent.tasks.operators import Operator
 from agent.tasks.task import Demonstration, Task, check_text, generator, is_held_out, problem_id
 from critics.calculator import equation_holds
+from critics.working import Question, question_of
 from search.merge import StepClaim
 from search.score import Finding
 from search.state import Problem
@@ -26,6 +27,7 @@ MAX_AMOUNT = 99
 LEVELS = (1, 2, 3, 4)
 
 _ANSWER = re.compile(r"#(-?\d{1,9})")
+_EQUATION = re.compile(r"(-?\d+)([-+*/])(\d+)=(-?\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +203,15 @@ class Stories(Task):
         if is_equation:
             return StepClaim(what, result)
         return StepClaim("answer", what[1:]) if what.startswith("#") else None
+
+    def questions(self, text: str, steps: Sequence[str]) -> tuple[Question, ...] | None:
+        step = steps[-1].strip()
+        if _ANSWER.fullmatch(step):
+            before = steps[-2].rpartition("=")[2].strip() if len(steps) > 1 else ""
+            return () if step[1:] == before else None
+        equation = _EQUATION.fullmatch(step)
+        question = question_of(*equation.groups()) if equation else None
+        return None if question is None else (question,)
 
     def problem(self, story: Story, origin: str) -> Problem:
         steps = story.steps() or ["#"]

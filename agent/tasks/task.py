@@ -9,6 +9,7 @@ from typing import Literal
 from agent.tasks.operators import Operator
 from critics.answer import final_answer
 from critics.equality import normal_form, same_answer
+from critics.working import Question
 from search.boundary import NEWLINE, Boundary
 from search.errors import TaskError
 from search.merge import StepClaim
@@ -95,6 +96,12 @@ class Task:
     def check_step(self, text: str, steps: Sequence[str]) -> Finding:
         """What the tool says of the last of `steps`, given the problem and those before it."""
         return Finding(None, "no tool")
+
+    def questions(self, text: str, steps: Sequence[str]) -> tuple[Question, ...] | None:
+        """What the last of `steps` claims, to be worked out again in writing by a checker; empty
+        where it claims nothing of the kind, None where it is no step from what stands before it.
+        Nothing is worked out here."""
+        return ()
 
     def claim_of(self, step: str) -> StepClaim | None:
         """What a step claims; None where that cannot be read, and its words alone count."""

@@ -10,8 +10,10 @@ Each (base, seed, arm) is a run of its own with its own imagined problems, searc
 gate; the held-out problems are drawn with a seed that no tuning looked at, the same for all arms.
 
     loop             the product as it is
-    no-tool          without the calculator: nothing checks a step, a rule that labelled problems
-                     have shown to be right chooses what is learned
+    no-tool          without the calculator: a checker, which learned from labelled problems, works
+                     steps out again, and a rule that others have shown to be right chooses
+    votes            without calculator and checker: answers to eight wordings of each problem, as
+                     many views besides, and the ladder
     demonstrations   as many steps, on the base's demonstrations alone (the loop's step counts)
     unfiltered       as many steps, on one sampled text of each of the loop's problems, unfiltered
 
@@ -63,18 +65,21 @@ from store.schema import (
 )
 
 HELD_OUT_SEED = 20_261_123
-ARMS = ("loop", "no-tool", "demonstrations", "unfiltered")
+ARMS = ("loop", "no-tool", "votes", "demonstrations", "unfiltered")
 NO_TOOL = {
     "critics.use_tool": False,
-    "imagination.wordings": 7,
-    "imagination.ladder": True,
-    "voting.wordings": 8,
     "critics.num_labelled": 1000,
     "critics.samples": 6,
     "critics.steps": 200,
+    "problems_per_round": 2800,
+}
+CHECKED = {"critics.checker_steps": 800}
+VOTED = {
+    "imagination.wordings": 7,
+    "imagination.ladder": True,
+    "voting.wordings": 8,
     "search.simulations": 8,
     "tokens_per_problem": 200,
-    "problems_per_round": 2800,
 }
 QUICK = {
     "problems_per_round": 80,
@@ -100,8 +105,8 @@ def settings(arguments: argparse.Namespace, base: str, seed: int, arm: str, fold
     }
     if base:
         flags["bundle"] = base
-    if arm == "no-tool":
-        flags |= NO_TOOL
+    if arm in ("no-tool", "votes"):
+        flags |= NO_TOOL | (CHECKED if arm == "no-tool" else VOTED)
     if arguments.quick:
         flags |= QUICK
     flags |= dict(text.split("=", 1) for text in arguments.set or [])

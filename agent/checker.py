@@ -1,0 +1,84 @@
+"""A model that works out again, in writing, what steps claim where no tool can check them.
+
+It is asked without the step's own result (`Task.questions`), so it does not repeat how that was
+found, and it writes before it answers (Zhang et al., arXiv 2408.15240). It refutes and never
+proves: of what it agrees with critics go on to judge.
+"""
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+
+from agent.checkpoints.model_refs import ModelRef
+from agent.engine.requests import Completion, CompletionRequest
+from agent.engine.tokenizer import Tokenizer
+from agent.hosting.hosts import Hosts
+from critics.working import Question, most_characters, result_of
+from search.errors import TaskError
+from search.score import Finding
+
+UNREADABLE = Finding(False, "no step from what stands before it")
+
+
+class Checker:
+    """Each question is worked out once, greedily. One object serves several threads."""
+
+    def __init__(self, hosts: Hosts, ref: ModelRef, tokenizer: Tokenizer) -> None:
+        self.hosts = hosts
+        self.ref = ref
+        self.tokenizer = tokenizer
+        self.num_tokens = 0
+        """Read by the checker so far."""
+        self._found: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def learn(self, questions: Iterable[str]) -> None:
+        """Work out in one batch those that are new."""
+        with self._lock:
+            new = [q for q in dict.fromkeys(questions) if q not in self._found]
+            if not new:
+                return
+            answers = asked(self.tokenizer, new, self.ref.max_positions)
+            texts = self.hosts.completions(self.ref, list(answers.values()))
+            for question, text in zip(answers, texts, strict=True):
+                self.num_tokens += len(answers[question].prefix) + len(text.generated.tokens)
+                self._found[question] = concluded(self.tokenizer, text)
+
+    def finding(self, questions: Sequence[Question] | None) -> Finding:
+        """Whether what was worked out is what the step claims; None of is_sound where nothing
+        speaks against it."""
+        if questions is None:
+            return UNREADABLE
+        self.learn(q.text for q in questions)
+        for question in questions:
+            found = self._found.get(question.text, "")
+            if found and found != question.claimed:
+                return Finding(False, f"worked out again: {question.text} is {found}")
+        return Finding(None, "worked out again" if questions else "nothing to work out")
+
+
+def asked(
+    tokenizer: Tokenizer, questions: Iterable[str], max_positions: int
+) -> Mapping[str, CompletionRequest]:
+    """Requests by question; those that the vocabulary cannot spell, or whose answer might not fit
+    the context, are left out."""
+    found: dict[str, CompletionRequest] = {}
+    for question in questions:
+        try:
+            prefix = tuple(tokenizer.encode(prompt_of(question)))
+        except TaskError:
+            continue
+        if len(prefix) + most_characters(question) <= max_positions:
+            found[question] = CompletionRequest(prefix, most_characters(question), 0.0)
+    return found
+
+
+def prompt_of(question: str) -> str:
+    return question + "\n"
+
+
+def concluded(tokenizer: Tokenizer, text: Completion) -> str:
+    """What a checker's text comes to; empty for one that failed or never ended."""
+    if text.error or text.generated.stop != "end":
+        return ""
+    ends = set(tokenizer.end_ids)
+    return result_of(tokenizer.decode([t for t in text.generated.tokens if t not in ends]))
