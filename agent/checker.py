@@ -38,6 +38,9 @@ class Checker:
             if not new:
                 return
             answers = asked(self.tokenizer, new, self.ref.max_positions)
+            self._found |= dict.fromkeys(new, "")
+            if not answers:
+                return
             texts = self.hosts.completions(self.ref, list(answers.values()))
             for question, text in zip(answers, texts, strict=True):
                 self.num_tokens += len(answers[question].prefix) + len(text.generated.tokens)
@@ -50,7 +53,7 @@ class Checker:
             return UNREADABLE
         self.learn(q.text for q in questions)
         for question in questions:
-            found = self._found.get(question.text, "")
+            found = self._found[question.text]
             if found and found != question.claimed:
                 return Finding(False, f"worked out again: {question.text} is {found}")
         return Finding(None, "worked out again" if questions else "nothing to work out")

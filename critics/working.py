@@ -57,7 +57,7 @@ def question_of(left: str, operator: str, right: str, result: str) -> Question |
     a, b, c = (number for number in numbers if number is not None)
     if operator in "+-":
         return _sum(a, b if operator == "+" else _negated(b), c)
-    if operator in "*×":
+    if operator in "*×x":
         return _product(a, b, c)
     if operator in "/÷":
         # More digits behind the point than the dividend has may be a rounded result.

@@ -212,6 +212,34 @@ class CriticReport(TypedDict):
     """AUC of the critic before, on the same rows; null when one class is missing."""
 
 
+class CheckerReport(TypedDict):
+    """Measured on texts of labelled problems that it learned nothing of."""
+
+    first_loss: float
+    """Mean training loss of the first tenth of the steps, nats a token."""
+    last_loss: float
+    """The same of the last tenth."""
+    num_steps: int
+    """Training steps."""
+    num_examples: int
+    """Questions that it learned to work out."""
+    num_texts: int
+    """Texts that it was measured on."""
+    auc: float | None
+    """How well its word tells right texts from wrong ones, one half for chance, 1 at best; null
+    when one kind is missing."""
+    refuted_right: float | None
+    """Share of right texts that it refutes; null without any."""
+    refuted_wrong: float | None
+    """Share of wrong texts that it refutes; null without any."""
+    unread_right: float | None
+    """Share of right texts with a step that cannot be read as one which follows."""
+    unread_wrong: float | None
+    """The same of wrong texts."""
+    answered_right: float | None
+    """Share of the questions of these texts that it answers right; null without any."""
+
+
 class Costs(TypedDict):
     rows: "Open[CostsAtRows]"
     """Costs with this many texts in the batch: 1, 4, 16 or 64."""
@@ -451,6 +479,7 @@ COLUMNS_BY: Mapping[str, tuple[str, Mapping[str, type]]] = {
             Role.VALUE: CriticReport,
             Role.PROCESS: CriticReport,
             Role.OUTCOME: CriticReport,
+            Role.CHECKER: CheckerReport,
         },
     ),
     "events.payload": (

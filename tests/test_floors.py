@@ -36,11 +36,13 @@ ROOMS = {
     "engine": {"checkpoints", "networks"},
     "hosting": {"checkpoints", "config", "engine", "networks", "scratch", "signals"},
     "prompts": {"config", "engine", "tasks"},
+    "checker": {"checkpoints", "engine", "hosting"},
     "search_models": {
-        *("checkpoints", "config", "engine", "hosting", "lengths", "networks", "prompts", "tasks"),
+        *("checker", "checkpoints", "config", "engine", "hosting", "lengths", "networks"),
+        *("prompts", "tasks"),
     },
     "training": {
-        *("checkpoints", "config", "engine", "hosting", "networks", "progress"),
+        *("checker", "checkpoints", "config", "engine", "hosting", "networks", "progress"),
         *("prompts", "scratch", "tasks"),
     },
     "imagination": {"checkpoints", "engine", "search_models", "tasks"},

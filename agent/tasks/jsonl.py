@@ -26,7 +26,7 @@ from search.merge import StepClaim
 from search.score import Finding
 from search.state import Problem
 
-_OPERATION = re.compile(r"(-?[\d.]+)([-+*/×÷])([\d.]+)=(-?[\d.]+)")
+_OPERATION = re.compile(r"(-?[\d.]+)([-+*/×÷x])([\d.]+)=(-?[\d.]+)")
 _BLANK = re.compile(r"[\s$€£,]+")
 """What equal equations may differ in."""
 ANNOTATION = re.compile(r"<<[^<>\n]{0,200}>>")

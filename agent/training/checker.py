@@ -59,18 +59,19 @@ class CheckerJob(LoopJob):
         told = train_on_texts(model, examples, self.settings, self.seed, progress)
         losses = {"first_loss": told.first_loss, "last_loss": told.last_loss}
         report: dict[str, Any] = losses | {"num_steps": told.num_steps}
-        report |= measured_checker(model, tokenizer, self.held_out, most)
+        claimed = {q.text for text in self.held_out for q in text.questions or ()}
+        found = _answers(model, tokenizer, asked(tokenizer, sorted(claimed), most))
+        report |= measured_checker(found, self.held_out)
         return model, report | {"num_examples": len(examples), "num_texts": len(self.held_out)}
 
 
-def measured_checker(
-    model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[JudgedText], max_positions: int
-) -> dict[str, Any]:
-    """AUC of its word on whole texts (None where all are right or none is), the shares of right and
-    wrong texts that it refutes, of those of them in which a step cannot even be read as one that
-    follows, and of questions that it answers as they are worked out."""
-    questions = {q.text for text in texts for q in text.questions or ()}
-    found = _answers(model, tokenizer, asked(tokenizer, sorted(questions), max_positions))
+def measured_checker(found: Mapping[str, str], texts: Sequence[JudgedText]) -> dict[str, Any]:
+    """What a checker's answers, by question in `found`, are worth.
+
+    AUC of its word on whole texts (None where all are right or none is), the shares of right and
+    wrong texts that it refutes, the shares in which a step cannot even be read as one that follows,
+    and that of questions which it answers as they are worked out.
+    """
     refuted = {True: 0, False: 0}
     num = {True: 0, False: 0}
     unread = {True: 0, False: 0}

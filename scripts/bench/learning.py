@@ -66,6 +66,8 @@ from store.schema import (
 
 HELD_OUT_SEED = 20_261_123
 ARMS = ("loop", "no-tool", "votes", "demonstrations", "unfiltered")
+LOOPS = ("loop", "no-tool", "votes")
+"""Arms that are rounds of the product."""
 NO_TOOL = {
     "critics.use_tool": False,
     "critics.num_labelled": 1000,
@@ -270,7 +272,7 @@ def one(arguments: argparse.Namespace, base: str, seed: int, arm: str) -> Run | 
     started = time.monotonic()
     loop_folder = folder.parent / f"{arguments.task}-{name}-{seed}-loop"
     with Improver(config, Silent()).started() as improver:
-        if arm in ("loop", "no-tool"):
+        if arm in LOOPS:
             run = loop(improver, config, arguments.rounds, before)
         else:
             rounds = json.loads((loop_folder / "run.json").read_text())["states"][1:]
@@ -347,7 +349,7 @@ def summary(runs: Sequence[Run], rounds: int, task: str) -> list[dict[str, Any]]
             rows.append(repeats(f"search_errors_removed_{arm}", gone, "share", "greedy_before"))
         if arm == "loop":
             rows += difficulty_rows(mine, rounds, task)
-        if arm in ("loop", "no-tool"):
+        if arm in LOOPS:
             rows += round_rows(mine, arm)
     return rows
 

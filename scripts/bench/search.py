@@ -106,6 +106,8 @@ def batching(quick: bool) -> list[Row]:
     def go(settings: SearchSettings, one_by_one: bool) -> tuple[float, list[Search]]:
         # Hosts of its own: what one arm has read must not be known to the next one.
         own = open_models("expressions", True).with_search(settings)
+        for ref in own.models.refs.values():
+            own.hosts.load(ref)
         searches = [Search(own.root(p), settings, derive_seed(0, p.id, "bench")) for p in problems]
         started = time.perf_counter()
         for part in [[s] for s in searches] if one_by_one else [searches]:

@@ -104,12 +104,13 @@ def test_the_database_allows_exactly_the_values_of_the_enum(store: Store, column
     assert re.findall(r"'(\w+)'", rule) == list(values_of(column))
 
 
-def test_the_four_checked_columns_are_those_of_the_first_migration() -> None:
+def test_the_four_checked_columns_are_those_of_the_migrations() -> None:
     assert CHECKED == {
         "rounds.stage": "stage IN ('imagining', 'searching', 'selecting', 'training', "
         "'evaluating', 'promoted', 'kept', 'failed')",
         "searches.status": "status IN ('pending', 'running', 'done', 'failed')",
-        "checkpoints.role": "role IN ('policy', 'drafter', 'value', 'process', 'outcome')",
+        "checkpoints.role": "role IN ('policy', 'drafter', 'value', 'process', 'outcome', "
+        "'checker')",
         "checkpoints.status": "status IN ('ready', 'rejected', 'quarantined')",
     }
 
