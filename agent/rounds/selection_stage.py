@@ -244,9 +244,10 @@ def _help(trial: Trial) -> str:
             f"{trial.num_trusted}: search about {more} labelled problems (selection.probes)"
         )
     return (
-        f"the best rule trusts {trial.num_trusted}, {trial.num_trusted_right} of them right: teach "
-        "the critics more labels (critics.num_labelled), compare more wordings "
-        "(imagination.wordings), or ask for less (selection.min_precision)"
+        f"the best rule trusts {trial.num_trusted}, {trial.num_trusted_right} of them right: let a "
+        "checker work steps out (critics.checker_steps), teach the critics more labels "
+        "(critics.num_labelled), compare more wordings (imagination.wordings), or ask for less "
+        "(selection.min_precision)"
     )
 
 
