@@ -348,8 +348,8 @@ def confidence(
 
 def show_table(found: Answers) -> None:
     """Share solved and, in brackets, mean tokens."""
-    budgets = list(found["greedy"])
-    n = len(found["greedy"][budgets[0]])
+    budgets = list(next(iter(found.values())))
+    n = len(next(iter(found.values()))[budgets[0]])
     print(f"{'n = ' + str(n):<36}" + "".join(f"{b:>16}" for b in budgets))
     for name, by_budget in found.items():
         cells = (
