@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+USUAL_SLOPE = 1.0
+"""Of log-odds against logits in units of their spread: that of an AUC of about .75."""
 BINS = 10
 """Equal widths of score that frequencies are compared in."""
 
@@ -29,25 +31,33 @@ def fit_calibration(
     halved until the likelihood rises (Lin, Lin and Weng 2007): log-odds of whole texts may lie
     anywhere, and where the first guess is far away the curvature there says little.
 
-    One class only gives no information about the scale: the identity comes back.
+    The slope is drawn towards `USUAL_SLOPE` by as much as one label would: a handful of positives
+    decides little, and one class only leaves the ranking as it is, around the share that was seen.
+    The identity comes back only without any labels.
     """
     x, y = np.asarray(logits, float), np.asarray(labels, float)
-    good, bad = float((y > 0.5).sum()), float((y <= 0.5).sum())
-    if good == 0 or bad == 0:
+    if not len(x):
         return Calibration()
+    good, bad = float((y > 0.5).sum()), float((y <= 0.5).sum())
     target = np.where(y > 0.5, (good + 1) / (good + 2), 1 / (bad + 2))
     middle, spread = float(x.mean()), float(x.std()) or 1.0
     design = np.stack([(x - middle) / spread, np.ones_like(x)], axis=1)
     share = float(target.mean())
-    weights = np.array([0.0, math.log(share / (1 - share))])
-    loss = _cross_entropy(design @ weights, target)
+    weights = np.array([USUAL_SLOPE, math.log(share / (1 - share))])
+    usual, drawn = np.array([USUAL_SLOPE, 0.0]), np.array([1.0, 0.0])
+
+    def loss_of(weights: np.ndarray) -> float:
+        pull = float((drawn * (weights - usual) ** 2).sum()) / 2
+        return _cross_entropy(design @ weights, target) + pull
+
+    loss = loss_of(weights)
     for _ in range(steps):
         p = 1 / (1 + np.exp(-np.clip(design @ weights, -30, 30)))
-        gradient = design.T @ (p - target)
-        hessian = (design * (p * (1 - p))[:, None]).T @ design + 1e-9 * np.eye(2)
+        gradient = design.T @ (p - target) + drawn * (weights - usual)
+        hessian = (design * (p * (1 - p))[:, None]).T @ design + np.diag(drawn + 1e-9)
         move = np.linalg.solve(hessian, gradient)
         share_taken = 1.0
-        while (found := _cross_entropy(design @ (weights - share_taken * move), target)) > loss:
+        while (found := loss_of(weights - share_taken * move)) > loss:
             share_taken /= 2
             if share_taken < 1e-9:
                 break

@@ -182,7 +182,8 @@ class ReliabilityBin(TypedDict):
 
 
 class CriticReport(TypedDict):
-    """Measured on labelled texts that no step learned from: half calibrate, half are measured."""
+    """Measured on labelled texts that no step learned from: by halves, each calibrated by the
+    other."""
 
     loss: float
     """Mean training loss of the last ten steps."""

@@ -116,12 +116,22 @@ def measure_critic(critic: LanguageModel, examples: Sequence[LabelledExample]) -
 def measured(
     fitted: tuple[list[float], list[float]], tested: tuple[list[float], list[float]]
 ) -> dict[str, Any]:
-    """Report from (logits, labels) of two halves: the first calibrates, the second measures."""
-    calibration = fit_calibration(*fitted)
-    scores = [calibration.apply(x) for x in tested[0]]
-    labels = tested[1]
+    """Report from (logits, labels) of two halves: each is measured as the other calibrates it, and
+    both together calibrate what is used."""
+    scores: list[float] = []
+    labels: list[float] = []
+    ranked: list[tuple[float, int]] = []
+    for ours, theirs in ((fitted, tested), (tested, fitted)):
+        own = fit_calibration(*ours)
+        found = [own.apply(x) for x in theirs[0]]
+        area = auc(found, theirs[1])
+        ranked += [] if area is None else [(area, len(found))]
+        scores += found
+        labels += theirs[1]
+    calibration = fit_calibration([*fitted[0], *tested[0]], [*fitted[1], *tested[1]])
+    num_ranked = sum(n for _, n in ranked)
     return {
-        "auc": auc(scores, labels),
+        "auc": sum(area * n for area, n in ranked) / num_ranked if num_ranked else None,
         "brier": brier(scores, labels),
         "calibration_error": expected_calibration_error(scores, labels),
         "share_good": sum(labels) / len(labels) if labels else None,

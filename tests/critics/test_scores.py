@@ -82,8 +82,23 @@ def test_equal_numbers_have_one_form(text: str, wanted: str) -> None:
     assert normal_form(text) == wanted
 
 
-def test_one_class_leaves_the_scores_as_they_are() -> None:
-    assert fit_calibration([1.0, 2.0], [1, 1]) == Calibration()
+def test_one_class_keeps_the_ranking_around_the_share_that_was_seen() -> None:
+    """A critic of which only right texts were seen must not say one in ten million."""
+    fitted = fit_calibration([-16.0, -15.0, -14.0], [1, 1, 1])
+    low, middle, high = (fitted.apply(x) for x in (-16.0, -15.0, -14.0))
+    assert low < middle < high and middle == pytest.approx(0.8, abs=0.03)  # (3 + 1) / (3 + 2)
+    assert fit_calibration([], []) == Calibration()
+
+
+def test_three_positives_in_fifty_are_not_taken_at_their_word() -> None:
+    """The log-odds of whole texts of a pretrained model, as they came: all far below zero."""
+    rng = random.Random(3)
+    labels = [1] * 3 + [0] * 47
+    logits = [-12.0] * 3 + [rng.gauss(-20, 2) for _ in range(47)]  # parted without an overlap
+    fitted = fit_calibration(logits, labels)
+    scores = [fitted.apply(x) for x in logits]
+    assert sum(scores) / 50 == pytest.approx(3 / 50, abs=0.03)
+    assert 0.3 < fitted.apply(-12.0) < 0.95 and fitted.apply(-20.0) < 0.05
 
 
 @pytest.mark.parametrize(("good", "bad", "spread"), [(-3, -8, 4), (-55, -70, 13), (5, -25, 15)])
