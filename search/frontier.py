@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from search.collector import rare_collections
 from search.errors import SearchSettingsError
 from search.interfaces import Evaluation, Evaluator, Proposal, Proposer
 from search.mcts import Expansion, Leaf, Search
@@ -143,8 +144,9 @@ def run(
     frontier = Frontier(proposer, evaluator, listener, clock, batch_target)
     for search in searches:
         frontier.add(search)
-    while not frontier.is_idle and not should_stop():
-        frontier.step()
+    with rare_collections():
+        while not frontier.is_idle and not should_stop():
+            frontier.step()
 
 
 def _answer(
