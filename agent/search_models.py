@@ -125,7 +125,9 @@ class Models:
     def with_search(self, search: SearchSettings) -> "Models":
         """The same models under other settings of the search."""
         given = replace(self.given, search=search)
-        return Models(self.hosts, self.models, self.task, given, self.prompts)
+        found = Models(self.hosts, self.models, self.task, given, self.prompts)
+        found.checker = self.checker  # what it has worked out need not be asked again
+        return found
 
     def same_answer(self, left: str, right: str) -> bool:
         """Whether two answers are equal: votes count values."""

@@ -119,6 +119,11 @@ def test_a_checker_refutes_whole_texts_and_proves_none() -> None:
     assert text.is_sound is False
 
 
+def test_other_settings_of_the_search_ask_the_same_checker() -> None:
+    models = without_tool()
+    assert models.with_search(replace(models.settings, simulations=3)).checker is models.checker
+
+
 def test_a_tool_goes_before_a_checker() -> None:
     models = without_tool()
     given = replace(models.given, use_tool=True)
