@@ -347,14 +347,16 @@ def summary(runs: Sequence[Run], rounds: int, task: str) -> list[dict[str, Any]]
                 removed(accuracy(r, 0) or 0, accuracy(r, rounds, "search") or 0) for r in searched
             ]
             rows.append(repeats(f"search_errors_removed_{arm}", gone, "share", "greedy_before"))
-        if arm == "loop":
-            rows += difficulty_rows(mine, rounds, task)
+        if arm in LOOPS:
+            rows += difficulty_rows(mine, rounds, task, "" if arm == "loop" else f"_{arm}")
         if arm in LOOPS:
             rows += round_rows(mine, arm)
     return rows
 
 
-def difficulty_rows(runs: Sequence[Run], rounds: int, task: str) -> list[dict[str, Any]]:
+def difficulty_rows(
+    runs: Sequence[Run], rounds: int, task: str, label: str
+) -> list[dict[str, Any]]:
     """Solved share by the task's own measure of difficulty, before and after, greedily."""
     n = runs[0]["states"][0]["greedy"]["n"]
     level = {p.id: p.difficulty for p in open_task(Config(task=task)).held_out(n, HELD_OUT_SEED)}
@@ -367,7 +369,8 @@ def difficulty_rows(runs: Sequence[Run], rounds: int, task: str) -> list[dict[st
                 for key, is_right in r["states"][place]["greedy"]["items"].items()
                 if level.get(key) == difficulty
             ]
-            rows.append(share(f"solved_{difficulty:g}_{when}", sum(found), len(found), "greedy"))
+            name = f"solved_{difficulty:g}_{when}{label}"
+            rows.append(share(name, sum(found), len(found), "greedy"))
     return rows
 
 
