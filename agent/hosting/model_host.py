@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from agent.checkpoints.checkpoint import Checkpoint, verify_ref
-from agent.checkpoints.model_refs import ModelRef
+from agent.checkpoints.model_refs import CHECKER, ModelRef
 from agent.checkpoints.weights import load_model
 from agent.config.settings import HostingSettings
 from agent.engine.backend import RolloutBackend
@@ -166,8 +166,9 @@ class GeneratorHost(Host):
         )
 
     def _engine(self, ref: ModelRef) -> RolloutBackend:
-        """The backend with these weights. vLLM keeps one set and changes it between calls."""
-        if self.settings.engine != "vllm" or self.role != "policy":
+        """The backend with these weights. vLLM keeps one set and changes it between calls; a
+        checker, asked in turn with the policy, would have it changed each time."""
+        if self.settings.engine != "vllm" or self.role != "policy" or ref.role == CHECKER:
             found: RolloutBackend = self._model(ref)
             return found
         self.num_calls += 1

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 
 from agent.checkpoints.model_refs import CHECKER, ModelRef
 from agent.checkpoints.trained import Trained
+from agent.config.settings import Config
 from agent.evaluation.answering import sample_rollouts
 from agent.rounds.context import RunContext, chunks, judged
 from agent.rounds.critic_lessons import labelled_problems
 from agent.rounds.label_sampling import is_measuring
+from agent.tasks.task import Task
 from agent.training.checker import CheckerJob, JudgedText
 from agent.training.recipe import policy_settings
 from critics.working import Question
@@ -20,10 +22,10 @@ LEAST_QUESTIONS = 50
 """Fewer teach nothing that holds for others."""
 
 
-def wants_checker(context: RunContext) -> bool:
-    """Whether the run's settings ask for a checker, and nothing else checks steps."""
-    settings = context.config.critics
-    has_tool = settings.use_tool and bool(context.task.tool)
+def wants_checker(config: Config, task: Task) -> bool:
+    """Whether the settings ask for a checker, and nothing else checks steps."""
+    settings = config.critics
+    has_tool = settings.use_tool and bool(task.tool)
     return bool(settings.checker_steps and settings.num_labelled) and not has_tool
 
 

@@ -7,6 +7,7 @@ from agent.checkpoints.model_refs import CRITIC_ROLES, ROLES
 from agent.config.settings import Config
 from agent.engine.requests import OptionRequest
 from agent.lengths import Lengths
+from agent.rounds.checker_lesson import wants_checker
 from agent.rounds.inputs import RunInputs
 from agent.rounds.label_sampling import HELD_OUT_SHARE
 from agent.rounds.probes import num_searched
@@ -59,11 +60,12 @@ def checkpoint_bytes(config: Config, inputs: RunInputs, rounds: int) -> int:
     """That rounds write: critics which train their last blocks have those below in one file."""
     whole = inputs.policy.num_bytes
     tuned = tuned_share(inputs.policy, config.critics.tuned_layers)
+    checker = whole if wants_checker(config, inputs.task) else 0
     if tuned == 1.0:
-        return rounds * 10 * whole
+        return rounds * 10 * whole + checker
     critics = len(CRITIC_ROLES) * tuned
     first = 0.0 if len(inputs.base) == len(ROLES) else DRAFTER_SHARE + 1.0 - tuned + 2 * critics
-    return round(whole * (first + rounds * (1.0 + DRAFTER_SHARE + critics)))
+    return checker + round(whole * (first + rounds * (1.0 + DRAFTER_SHARE + critics)))
 
 
 def _asked(config: Config, inputs: RunInputs, limits: Lengths) -> list[OptionRequest]:
@@ -121,8 +123,13 @@ def _seconds(
     has_critics = bool(critics.num_labelled and critics.steps)
     all_critics = len(CRITIC_ROLES) * critic if has_critics else 0.0
     first = has_critics and len(inputs.base) < len(ROLES)
+    starting = (labelling + all_critics / min(jobs, len(CRITIC_ROLES))) if first else 0.0
+    if wants_checker(config, inputs.task):
+        # What is worked out is about as long as a text.
+        starting += critics.num_labelled * critics.samples * text / rates.decoded
+        starting += critics.checker_steps * batch * text / rates.trained
     return {
-        "starting": (labelling + all_critics / min(jobs, len(CRITIC_ROLES))) if first else 0.0,
+        "starting": starting,
         "searching": rounds
         * searched_s(num_searched(config, inputs.task), config.tokens_per_problem),
         "training": rounds
@@ -143,7 +150,8 @@ def _memory(config: Config, inputs: RunInputs, rates: Rates) -> float:
     processes = (len(ROLES) + 3 if is_ray else 1) * PROCESS_BYTES
     kept = len(ROLES) * config.hosting.kv_mib * 2**20
     # Blocks of equal weights are held once; critics have their last ones apart.
-    serving = (1 + len(CRITIC_ROLES) * tuned) * rates.serving_bytes + kept
+    writing = 2 if wants_checker(config, inputs.task) else 1
+    serving = (writing + len(CRITIC_ROLES) * tuned) * rates.serving_bytes + kept
     critic = training_bytes(inputs.policy, config.critics.tuned_layers)
     others = min(_processes(config), len(ROLES)) - 1
     return processes + max(serving, training_bytes(inputs.policy) + others * critic)

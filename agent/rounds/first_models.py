@@ -35,8 +35,8 @@ def first_models(context: RunContext, base: Mapping[str, Checkpoint]) -> dict[st
         if config.critics.steps and config.critics.num_labelled:
             stage = TrainingStage(context, refs, BEFORE_THE_FIRST)
             refs |= _registered(context, list(stage.critics_alone().values()))
-    if wants_checker(context) and (made := CheckerLesson(context, refs).taught()) is not None:
-        refs |= _registered(context, [made])
+    made = CheckerLesson(context, refs).taught() if wants_checker(config, context.task) else None
+    refs |= _registered(context, [made] if made else [])
     with context.store.session() as session:
         versions = {role: ref.version for role, ref in refs.items()}
         add_event(session, context.lease.run_id, EventKind.MODELS, versions)

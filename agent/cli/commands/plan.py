@@ -16,6 +16,7 @@ from agent.evaluation.gate import detectable, least_gained, level
 from agent.imagination.imagine import Imagination
 from agent.lengths import Lengths
 from agent.networks.device import LARGE, expected_device, precision
+from agent.rounds.checker_lesson import wants_checker
 from agent.rounds.cost import checkpoint_bytes, cost_by_trial
 from agent.rounds.inputs import RunInputs, checked_inputs
 from agent.rounds.probes import num_searched
@@ -147,12 +148,15 @@ def _cost(config: Config, inputs: RunInputs, limits: Lengths, rounds: int) -> di
         "critics": rounds * 3 * critics.steps,
         "drafter": rounds * training.drafter_steps,
     }
+    has_checker = wants_checker(config, inputs.task)
+    if has_checker:
+        steps["checker"] = critics.checker_steps
     common = {
         "simulations_at_most": searches * config.search.simulations,
         "tokens_about": written,
         "training_steps_at_most": steps,
         "disk_bytes_about": searches * BYTES_PER_SEARCH + checkpoint_bytes(config, inputs, rounds),
-        "checkpoints_to_write": rounds * 5 + (0 if len(inputs.base) == 5 else 7),
+        "checkpoints_to_write": rounds * 5 + (0 if len(inputs.base) == 5 else 7) + has_checker,
     }
     if inputs.policy.num_parameters >= LARGE:
         return common | cost_by_trial(config, inputs, limits, rounds)
