@@ -16,6 +16,8 @@ from critics.working import Question, most_characters, result_of
 from search.errors import TaskError
 from search.score import Finding
 
+MOST_KNOWN = 100_000
+"""Answers kept; a service that runs for months begins anew there."""
 UNREADABLE = Finding(False, "no step from what stands before it")
 
 
@@ -31,29 +33,29 @@ class Checker:
         self._found: dict[str, str] = {}
         self._lock = threading.Lock()
 
-    def learn(self, questions: Iterable[str]) -> None:
-        """Work out in one batch those that are new."""
+    def learn(self, questions: Iterable[str]) -> list[str]:
+        """What each comes to, those that are new worked out in one batch; empty for a question that
+        cannot be asked, or whose text never ended."""
+        wanted = list(questions)
         with self._lock:
-            new = [q for q in dict.fromkeys(questions) if q not in self._found]
-            if not new:
-                return
+            if len(self._found) + len(wanted) > MOST_KNOWN:
+                self._found.clear()
+            new = [q for q in dict.fromkeys(wanted) if q not in self._found]
             answers = asked(self.tokenizer, new, self.ref.max_positions)
             self._found |= dict.fromkeys(new, "")
-            if not answers:
-                return
-            texts = self.hosts.completions(self.ref, list(answers.values()))
+            texts = self.hosts.completions(self.ref, list(answers.values())) if answers else []
             for question, text in zip(answers, texts, strict=True):
                 self.num_tokens += len(answers[question].prefix) + len(text.generated.tokens)
                 self._found[question] = concluded(self.tokenizer, text)
+            return [self._found[question] for question in wanted]
 
     def finding(self, questions: Sequence[Question] | None) -> Finding:
         """Whether what was worked out is what the step claims; None of is_sound where nothing
         speaks against it."""
         if questions is None:
             return UNREADABLE
-        self.learn(q.text for q in questions)
-        for question in questions:
-            found = self._found[question.text]
+        answers = self.learn(q.text for q in questions)
+        for question, found in zip(questions, answers, strict=True):
             if found and found != question.claimed:
                 return Finding(False, f"worked out again: {question.text} is {found}")
         return Finding(None, "worked out again" if questions else "nothing to work out")

@@ -70,6 +70,16 @@ def test_each_question_is_worked_out_once(tmp_path: Path, tokenizer: Tokenizer) 
     assert hosts.calls == [["1+2", "3*4"], ["5+5"]] and found.num_tokens > spent > 0
 
 
+def test_what_is_known_is_bounded(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.checker.MOST_KNOWN", 3)
+    found, hosts = checker(tmp_path, tokenizer)
+    assert found.learn(["1+2", "1+3"]) == ["3", "4"]
+    assert found.learn(["1+4", "1+2"]) == ["5", "3"]  # all anew, and still right
+    assert hosts.calls == [["1+2", "1+3"], ["1+4", "1+2"]]
+
+
 def test_what_does_not_fit_its_context_is_not_asked(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "c", max_position_embeddings=64)
     found, hosts = checker(tmp_path, Tokenizer(path))
