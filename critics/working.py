@@ -55,6 +55,9 @@ def question_of(left: str, operator: str, right: str, result: str) -> Question |
     if any(number is None for number in numbers):
         return None
     a, b, c = (number for number in numbers if number is not None)
+    exact = a.places + b.places if operator in "*×x" else max(a.places, b.places)
+    if operator not in "/÷" and c.places < exact:
+        return None  # it may be rounded
     if operator in "+-":
         return _sum(a, b if operator == "+" else _negated(b), c)
     if operator in "*×x":

@@ -26,9 +26,9 @@ from search.merge import StepClaim
 from search.score import Finding
 from search.state import Problem
 
-_OPERATION = re.compile(r"(-?[\d.]+)([-+*/×÷x])([\d.]+)=(-?[\d.]+)")
 _BLANK = re.compile(r"[\s$€£,]+")
 """What equal equations may differ in."""
+_OPERATION = re.compile(r"(-?[\d.]+)([-+*/×÷x])([\d.]+)=(-?[\d.]+)")
 ANNOTATION = re.compile(r"<<[^<>\n]{0,200}>>")
 """What GSM8K puts before each result for a calculator that fills it in."""
 INSTRUCTION = (
@@ -137,8 +137,9 @@ class Jsonl(Task):
         return Finding(True, f"{known[0]} holds") if known else Finding(None, "no equation")
 
     def questions(self, text: str, steps: Sequence[str]) -> tuple[Question, ...] | None:
-        """Its equations of one operation between two numbers; what else it claims is not asked."""
-        if "=" not in steps[-1]:
+        """Its equations of one operation between two numbers; what else it claims is not asked, and
+        nothing of a line that says itself that it may be wrong."""
+        if "=" not in steps[-1] or is_hedged(steps[-1]):
             return ()
         found = (_OPERATION.fullmatch(_BLANK.sub("", c.text)) for c in claims(steps[-1]))
         asked = (question_of(*match.groups()) for match in found if match)

@@ -43,6 +43,8 @@ def test_a_claim_is_asked_without_signs_and_by_its_inverse(
         ("x", "+", "1", "2"),
         ("2", "^", "3", "8"),
         ("2", "*", "3", "6.01"),
+        ("3.33", "*", "3", "10"),
+        ("3.33", "+", "3.34", "6.7"),
     ],
 )
 def test_what_cannot_be_worked_out_is_not_asked(claim: tuple[str, str, str, str]) -> None:

@@ -158,4 +158,5 @@ def test_word_problems_claim_their_equations(tmp_path: Path) -> None:
     task = Jsonl(Files(str(path)))
     asked = task.questions("", ["She pays 3 x $4 = $12.\n"])
     assert asked == (Question("3*4", "12"),)
+    assert task.questions("", ["Suppose 3 * 4 = 13.\n"]) == ()  # a guess is no claim
     assert task.questions("", ["So x = 3.\n"]) == () == task.questions("", ["#### 4"])
