@@ -55,10 +55,15 @@ class Checker:
         if questions is None:
             return UNREADABLE
         answers = self.learn(q.text for q in questions)
-        for question, found in zip(questions, answers, strict=True):
-            if found and found != question.claimed:
-                return Finding(False, f"worked out again: {question.text} is {found}")
+        for question, answer in zip(questions, answers, strict=True):
+            if is_refuted(question, answer):
+                return Finding(False, f"worked out again: {question.text} is {answer}")
         return Finding(None, "worked out again" if questions else "nothing to work out")
+
+
+def is_refuted(question: Question, answer: str) -> bool:
+    """Whether the answer speaks against the claim; an empty one says nothing."""
+    return answer not in ("", question.claimed)
 
 
 def asked(
@@ -69,16 +74,12 @@ def asked(
     found: dict[str, CompletionRequest] = {}
     for question in questions:
         try:
-            prefix = tuple(tokenizer.encode(prompt_of(question)))
+            prefix = tuple(tokenizer.encode(question + "\n"))
         except TaskError:
             continue
         if len(prefix) + most_characters(question) <= max_positions:
             found[question] = CompletionRequest(prefix, most_characters(question), 0.0)
     return found
-
-
-def prompt_of(question: str) -> str:
-    return question + "\n"
 
 
 def concluded(tokenizer: Tokenizer, text: Completion) -> str:

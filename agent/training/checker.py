@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from agent.checker import asked, concluded
+from agent.checker import asked, concluded, is_refuted
 from agent.checkpoints.checkpoint import Checkpoint
 from agent.engine.requests import CompletionRequest
 from agent.engine.tokenizer import Tokenizer
@@ -79,7 +79,7 @@ def measured_checker(found: Mapping[str, str], texts: Sequence[JudgedText]) -> d
         num[text.is_right] += 1
         unread[text.is_right] += text.questions is None
         refuted[text.is_right] += text.questions is None or any(
-            found.get(q.text) not in (None, "", q.claimed) for q in text.questions
+            is_refuted(q, found.get(q.text, "")) for q in text.questions
         )
     right, wrong = (_share(refuted[is_right], num[is_right]) for is_right in (True, False))
     known = [found[q] == result_of(worked(q)) for q in found]
