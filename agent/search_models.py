@@ -444,7 +444,7 @@ def _resolved(given: ModelSettings, task: Task, has_checker: bool) -> SearchSett
         settings = replace(settings, order="depth" if is_deep else "mass")
     if is_checked and settings.leaves == "texts":
         settings = replace(settings, num_rollouts=0)
-    if has_checker and task.proves != "nothing":
+    if has_checker and task.proves == "steps":
         # All that an unrefuted text does was worked out again. Whether that is enough to learn from
         # it is told by labelled problems, not by one search that goes on.
         settings = replace(settings, stop_unchecked_value=0.0)

@@ -349,7 +349,6 @@ def summary(runs: Sequence[Run], rounds: int, task: str) -> list[dict[str, Any]]
             rows.append(repeats(f"search_errors_removed_{arm}", gone, "share", "greedy_before"))
         if arm in LOOPS:
             rows += difficulty_rows(mine, rounds, task, "" if arm == "loop" else f"_{arm}")
-        if arm in LOOPS:
             rows += round_rows(mine, arm)
     return rows
 

@@ -82,9 +82,9 @@ def test_a_checker_that_cannot_be_had_or_believed_is_told_of(
         assert models.checker is None and models.settings.wordings > 1
 
 
-def without_tool(**told: str) -> Models:
+def without_tool(task: str = "expressions", **told: str) -> Models:
     """The embedded models with a checker that reckons right, but for what it is told."""
-    flags = {"hosting.hosting": "inline", "critics.use_tool": False}
+    flags = {"task": task, "hosting.hosting": "inline", "critics.use_tool": False}
     config, _ = load_config(flags)
     plain = models_over(config, base_refs(config))
     policy = plain.models.policy
@@ -117,6 +117,11 @@ def test_a_checker_refutes_whole_texts_and_proves_none() -> None:
     wrong = without_tool(**{"2*3": "0+0\n7"})
     (text,) = [r for r in wrong.completed([root], 0.0, [0]) if r is not None]
     assert text.is_sound is False
+
+
+def test_a_search_ends_at_an_unrefuted_text_only_where_steps_say_all() -> None:
+    assert without_tool().settings.stop_unchecked_value == 0.0
+    assert without_tool("stories").settings.stop_unchecked_value > 1.0  # an equation may be wrong
 
 
 def test_other_settings_of_the_search_ask_the_same_checker() -> None:
