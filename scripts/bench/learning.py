@@ -448,6 +448,7 @@ def main() -> None:
     parser.add_argument("--task", default="expressions", choices=["expressions", "stories"])
     parser.add_argument("--base", action="append", help="bundle folder; default: the shipped one")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--arm", action="append", choices=ARMS, help="default: all")
     parser.add_argument("--folder", type=Path, default=Path("ratchet-runs/bench"))
@@ -458,7 +459,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    seeds = [0] if arguments.quick else list(range(arguments.seeds))
+    seeds = (
+        [0]
+        if arguments.quick
+        else list(range(arguments.first_seed, arguments.first_seed + arguments.seeds))
+    )
     if arguments.quick:
         arguments.rounds = 1
         arguments.folder = arguments.folder / "quick"
