@@ -10,8 +10,11 @@ from agent.defaults import Default, fitted
 from agent.engine.tokenizer import Tokenizer
 from agent.evaluation.gate import least_gained, level
 from agent.hosting.open_hosts import check_hosting
+from agent.imagination.imagine import Imagination
 from agent.networks.device import expected_device
 from agent.prompts import Prompts, check_prompts
+from agent.rounds.label_sampling import HELD_OUT_SHARE
+from agent.rounds.probes import has_unchecked, probes_of
 from agent.search_models import ModelSettings, lengths_of
 from agent.tasks.registry import open_task
 from agent.tasks.rewards import own_reward
@@ -20,7 +23,9 @@ from agent.training.examples import Example
 from agent.training.recipe import policy_settings
 from agent.training.rehearsal import read_demonstrations
 from agent.trial import check_memory
+from critics.trust import least_trusted
 from search.errors import CheckpointError, TaskError, UsageError
+from search.state import Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,7 @@ def checked_inputs(config: Config) -> RunInputs:
     _check_problems(config, prompts, longest)
     _check_gate(config, task)
     _check_learnable(config, task)
+    _check_trust(config, task)
     folder = Path(config.checkpoints.folder).expanduser()
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--checkpoints {str(folder)!r} is a file", "name a folder")
@@ -103,6 +109,35 @@ def _check_learnable(config: Config, task: Task) -> None:
         "held out or shown in prompts",
         "give --held-out another file than --problems",
     )
+
+
+def _check_trust(config: Config, task: Task) -> None:
+    """Where only labelled problems can show which answers to trust, there must be enough of them,
+    or a round searches all its problems and learns nothing."""
+    if not has_unchecked(config, task) or any(p.answer is not None for p in _own(task, config)):
+        return
+    wanted = config.selection
+    needed = least_trusted(wanted.min_precision, wanted.certainty)
+    held_out = task.held_out(config.num_held_out, config.evaluation.seed)
+    found = probes_of(config, task, Imagination(task, held_out).guard)
+    num = len({p.family or p.id for p in found})
+    if num >= needed:
+        return
+    if wanted.probes < needed:
+        more = f"set selection.probes to {needed} or more"
+    else:
+        more = f"give about {HELD_OUT_SHARE * needed} labelled problems (--labelled FILE)"
+    raise UsageError(
+        f"no answer could be trusted: to show a precision of {wanted.min_precision:g} with "
+        f"certainty {wanted.certainty:g} takes {needed} labelled problems that nothing learns from "
+        f"(one in {HELD_OUT_SHARE}), all of them answered right, and there are {num}",
+        f"{more}, ask for less (selection.min_precision), or for none (selection.min_precision=0)",
+    )
+
+
+def _own(task: Task, config: Config) -> list[Problem]:
+    """Problems of the user's own, whose answers decide where they are known."""
+    return task.given(config.seed) if task.gives_answers else []
 
 
 def _check_others(config: Config, policy: Checkpoint) -> None:

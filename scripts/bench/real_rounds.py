@@ -46,15 +46,16 @@ from store.schema import DatasetItem, DatasetRow, ProblemRow, Round, TrajectoryR
 SETS = ("mawps", "svamp", "gsm8k")
 ARMS = ("rounds", "demonstrations", "unfiltered")
 SEED = 21
-LABELLED = {"mawps": 250, "svamp": 110, "gsm8k": 40}
-UNSEEN = {"mawps": 460, "svamp": 210, "gsm8k": 80}
+LABELLED = {"mawps": 250, "svamp": 120, "gsm8k": 20}
+UNSEEN = {"mawps": 460, "svamp": 220, "gsm8k": 40}
 """As many of each set for one labelled problem: the promise is of problems like the labelled."""
-HELD_OUT = {"mawps": 300, "svamp": 200, "gsm8k": 100}
+HELD_OUT = {"mawps": 340, "svamp": 150, "gsm8k": 60}
 SIZES = {
-    "problems_per_round": 450,
-    "tokens_per_problem": 200,
+    "problems_per_round": 320,
+    "tokens_per_problem": 150,
     "critics.samples": 3,
-    "evaluation.num_search_problems": 100,
+    "critics.steps": 60,
+    "evaluation.num_search_problems": 60,
     "selection.min_precision": 0.8,
     "training.drafter_steps": 0,
 }

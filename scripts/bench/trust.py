@@ -34,6 +34,7 @@ from agent.rounds.run import Improver
 from agent.tasks.expressions import Expressions
 from critics.working import Question
 from scripts.bench.report import Row, missing, repeats, share, show, write
+from search.errors import RatchetError
 from search.score import Finding
 from search.state import Problem
 from store.schema import SearchRow
@@ -187,8 +188,12 @@ FAULTS: dict[str, tuple[Any, dict[str, Any]]] = {
 
 def faults(families: int, seed: int) -> Iterator[Row]:
     for name, (fault, flags) in FAULTS.items():
-        with fault():
-            found, said = one_round(flags, families, seed)
+        try:
+            with fault():
+                found, said = one_round(flags, families, seed)
+        except RatchetError as error:
+            yield missing(f"kept_{name}", f"refused before a model loads: {error.message}")
+            continue
         kept, searches = found["kept"], found["searches"]
         yield share(f"kept_{name}", kept, searches, "searches of the round")
         yield precision(name, found["right"], kept)

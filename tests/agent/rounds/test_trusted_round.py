@@ -1,5 +1,6 @@
 """Whole rounds without a tool: probes are searched with the others and never learned from."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -117,8 +118,8 @@ def test_a_round_that_can_promise_nothing_keeps_nothing_and_says_what_would_help
 ) -> None:
     places = {"store": f"sqlite:///{tmp_path}/s.db", "checkpoints": f"{tmp_path}/checkpoints"}
     said = Said()
-    few = {"selection.probes": 4, "voting.wordings": 0}
-    config, _ = load_config(FLAGS | places | few)
+    aim = {"selection.min_precision": 0.83, "voting.wordings": 0}
+    config, _ = load_config(FLAGS | places | aim)
     with Improver(config, said).started() as improver:
         outcome = improver.run_round()
         with improver.store.session() as session:
@@ -127,7 +128,44 @@ def test_a_round_that_can_promise_nothing_keeps_nothing_and_says_what_would_help
     assert outcome.stage == "kept" and "no trajectory passed" in outcome.verdict["reason"]
     assert "selected" in kinds and outcome.before is None
     (line,) = [x for x in said.lines if "no answer can be trusted" in x]
-    assert "38 trusted ones" in line and "selection.probes" in line
+    assert "21 trusted ones" in line and "selection.probes" in line
+
+
+def test_too_few_labelled_problems_are_told_before_a_model_loads(tmp_path: Path) -> None:
+    def refused(**more: Any) -> RatchetError:
+        config, _ = load_config(FLAGS | {"store": f"sqlite:///{tmp_path}/s.db"} | more)
+        with pytest.raises(RatchetError, match="no answer could be trusted") as found:
+            checked_inputs(config)
+        return found.value
+
+    few = refused(**{"selection.min_precision": 0.9})
+    assert "takes 38 labelled problems" in few.message and few.message.endswith("there are 24")
+    assert few.fix.startswith("set selection.probes to 38 or more")
+    none = refused(**{"selection.probes": 0, "selection.min_precision": 0.5})
+    assert none.message.endswith("there are 0")
+
+
+def test_a_file_needs_enough_labelled_problems_unless_its_own_answers_decide(
+    tmp_path: Path,
+) -> None:
+    rows = [{"question": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(2, 200)]
+    problems, labelled = tmp_path / "problems.jsonl", tmp_path / "labelled.jsonl"
+    asked = [{"question": f"What is {n} - 1?"} for n in range(2, 100)]
+    labelled.write_text("".join(json.dumps(row) + "\n" for row in rows[:40]))
+    flags = {"task": "jsonl", "problems": str(problems), "labelled": str(labelled)}
+    flags |= {"store": f"sqlite:///{tmp_path}/s.db", "policy": str(EMBEDDED / "stories" / "policy")}
+    flags |= {"held_out": str(tmp_path / "held-out.jsonl")}
+    (tmp_path / "held-out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[100:]))
+
+    def checked(own: list[dict[str, str]], **more: Any) -> None:
+        problems.write_text("".join(json.dumps(row) + "\n" for row in own))
+        checked_inputs(load_config(flags | more)[0])
+
+    with pytest.raises(RatchetError, match="no answer could be trusted") as found:
+        checked(asked)
+    assert "give about 152 labelled problems" in found.value.fix
+    checked([*asked, *rows[:5]])  # answers of one's own decide
+    checked(asked, **{"selection.min_precision": 0})
 
 
 def test_what_may_be_promised_is_told_in_a_line() -> None:
