@@ -53,6 +53,7 @@ HELD_OUT = {"mawps": 340, "svamp": 150, "gsm8k": 60}
 SIZES = {
     "problems_per_round": 320,
     "tokens_per_problem": 150,
+    "critics.num_labelled": 400,
     "critics.samples": 3,
     "critics.steps": 60,
     "evaluation.num_search_problems": 60,
