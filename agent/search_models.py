@@ -122,6 +122,13 @@ class Models:
             return None
         return Checker(self.hosts, ref, self.tokenizer)
 
+    @property
+    def checked_by(self) -> str:
+        """What checks steps: the tool's name, `checker`, or empty text."""
+        if self.use_tool:
+            return self.task.tool
+        return CHECKER if self.checker else ""
+
     def with_search(self, search: SearchSettings) -> "Models":
         """The same models under other settings of the search."""
         given = replace(self.given, search=search)

@@ -42,7 +42,10 @@ class Solution:
     confidence: float | None
     """Share of the outcome scores behind the answer, in [0, 1]; None without an answer."""
     is_sound: bool | None
-    """Whether the tool found every step sound; None where it has nothing to say."""
+    """Whether the tool found every step sound; None where it has nothing to say, and where a
+    checker alone speaks, which refutes and never proves."""
+    checked_by: str
+    """The tool's name, `checker`, or empty text where nothing checks steps."""
     steps: tuple[SolutionStep, ...]
     wording: str | None
     """The question as the steps answer it, where that is another wording of it."""
@@ -108,6 +111,7 @@ def solution_of(models: Models, question: str, search: Search) -> Solution:
         answer=chosen.rollout.answer if chosen else None,
         confidence=result.confidence,
         is_sound=chosen.rollout.is_sound if chosen else None,
+        checked_by=models.checked_by,
         steps=_steps(search, chosen) if chosen else (),
         wording=_other_wording(search, chosen),
         runner_up=result.runner_up.rollout.answer if result.runner_up else None,

@@ -1,9 +1,11 @@
 """One question, searched: a record that the command prints and a service can answer with."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from agent.cli.commands.solve import checked
 from agent.config.load import load_config
 from agent.open_models import base_refs, models_over
 from agent.solve import search_for, solution_of, solve
@@ -24,11 +26,25 @@ def models() -> object:
 def test_a_solution_says_what_was_found_and_how(models) -> None:  # type: ignore[no-untyped-def]
     found = solve(models, QUESTION, seed=0)
     assert found.answer == "38" and found.is_sound is True
+    assert found.checked_by == "calculator"
     assert [step.text for step in found.steps][-1] == "38"
     assert found.steps[0].visits and 0 < (found.steps[0].prior or 0) <= 1
     assert found.tokens > 0 and found.simulations > 0 and 0 <= found.confidence <= 1
     assert found.models == models.versions and set(found.models) >= {"policy", "value"}
     assert solve(models, QUESTION, seed=0) == found
+
+
+def test_people_are_told_who_checked_the_steps(models) -> None:  # type: ignore[no-untyped-def]
+    proven = solve(models, QUESTION, seed=0)
+    for is_sound, by, told in (
+        (True, "calculator", "every step checked by the calculator"),
+        (False, "checker", "a step refuted by the checker"),
+        (None, "checker", "worked out again by the checker, which found nothing wrong"),
+        (None, "", "unchecked"),
+    ):
+        assert checked(replace(proven, is_sound=is_sound, checked_by=by)) == told
+    nothing = replace(proven, is_sound=None, checked_by="checker", answer=None)
+    assert checked(nothing) == "unchecked"
 
 
 def test_a_question_too_long_for_the_policy_joins_no_frontier(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
+from agent.checkpoints.model_refs import CHECKER
 from agent.cli.output import emit
 from agent.config.settings import Config
 from agent.open_models import open_models
@@ -31,6 +32,18 @@ def _document(found: Solution) -> dict[str, Any]:
     return asdict(found) | {"steps": steps}
 
 
+def checked(found: Solution) -> str:
+    """Who checked the steps of the answer, for people."""
+    if found.is_sound is not None:
+        by = found.checked_by
+        return (
+            f"every step checked by the {by}" if found.is_sound else f"a step refuted by the {by}"
+        )
+    if found.checked_by == CHECKER and found.answer is not None:
+        return "worked out again by the checker, which found nothing wrong"
+    return "unchecked"
+
+
 def _show(found: Solution) -> None:
     console = Console(highlight=False, soft_wrap=True)
 
@@ -47,9 +60,8 @@ def _show(found: Solution) -> None:
             f"  {shown(step.text):<28} N {visits:>3}  Q {number(step.q)}  "
             f"P {number(step.prior)}  {critics}"
         )
-    sound = {True: "every step checked by the tool", False: "a step is unsound", None: "unchecked"}
     console.print(
-        f"confidence {number(found.confidence).strip()} · {sound[found.is_sound]} · "
+        f"confidence {number(found.confidence).strip()} · {checked(found)} · "
         f"runner-up {found.runner_up or 'none'} · {found.simulations} simulations, "
         f"{found.tokens} tokens, stopped: {found.stop_reason}"
     )
