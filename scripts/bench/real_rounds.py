@@ -13,6 +13,8 @@ may be trusted; and held-out ones. What a round kept is compared with the answer
 rounds          rounds of the product, calculator and default settings but for sizes
 demonstrations  as many steps, on the worked answers that the start was taught with
 unfiltered      as many steps, on one sampled text of each problem searched, whatever it says
+critics         the search of held-out problems by the models of the last round, with all critics
+                and with each one left out
 
 Finished rounds and arms are kept in DIR and not repeated, so the same command goes on after a kill,
 and one with more --rounds adds them. One process; --threads gives it more than one torch thread.
@@ -23,18 +25,22 @@ import json
 import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from sqlalchemy import select
 
+from agent.checkpoints.custody import current_models
 from agent.config.load import load_config
 from agent.config.settings import Config
+from agent.evaluation.answering import Plan, evaluate
 from agent.evaluation.intervals import paired_difference
 from agent.progress import Terminal
 from agent.rounds.context import judged
 from agent.rounds.run import Improver
+from agent.search_models import Models
 from agent.tasks.jsonl import Files, Jsonl
 from agent.tasks.registry import open_task
 from scripts.bench.learning import Run, control, loop
@@ -45,6 +51,7 @@ from store.schema import DatasetItem, DatasetRow, ProblemRow, Round, TrajectoryR
 
 SETS = ("mawps", "svamp", "gsm8k")
 ARMS = ("rounds", "demonstrations", "unfiltered")
+SECTIONS = (*ARMS, "critics")
 SEED = 21
 LABELLED = {"mawps": 250, "svamp": 120, "gsm8k": 20}
 UNSEEN = {"mawps": 460, "svamp": 220, "gsm8k": 40}
@@ -189,6 +196,26 @@ def arm_of(world: World, deal: Deal, given: argparse.Namespace, name: str) -> Ru
     return {"states": states}
 
 
+def critics_left_out(world: World, deal: Deal, given: argparse.Namespace) -> Iterator[Row]:
+    """Searches of as many held-out problems as a round searches, by the last round's models."""
+    config = config_of(world, deal, given)
+    with Improver(config, Terminal()).started() as improver:
+        refs = current_models(improver.store, improver.run_id, print) or improver.models
+        settings = improver.config
+        problems = improver.inputs.task.held_out(settings.num_held_out, settings.evaluation.seed)
+        problems = problems[: settings.evaluation.num_search_problems]
+        models = improver.context().models_for(refs)
+        for gone in ("", *models.weights):
+            own = replace(
+                models.given, weights={**models.given.weights, **({gone: 0.0} if gone else {})}
+            )
+            told = Models(models.hosts, models.models, models.task, own, models.prompts)
+            found = evaluate(told, problems, Plan("search"), settings.hosting.cohort)
+            name = f"search_without_{gone}" if gone else "search_with_all_critics"
+            why = f"not believed: {', '.join(sorted(models.distrusted)) or 'none'}"
+            yield share(name, found.num_correct, found.n, why, tokens=found.num_tokens / found.n)
+
+
 def kept_texts(config: Config, deal: Deal, number: int) -> list[tuple[str, bool | None]]:
     """(set, whether the answer is the one that was taken away) of what a round kept; None for
     problems that imagination made."""
@@ -282,7 +309,7 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--arm", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--arm", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
@@ -305,6 +332,8 @@ def main() -> None:
         if name in given.arm and (run := arm_of(world, deal, given, name)):
             runs[name] = run
     rows = list(rows_of(world, deal, config, runs))
+    if "critics" in given.arm:
+        rows += critics_left_out(world, deal, given)
     for row in rows:
         show(row)
     sizes = QUICK if given.quick else SIZES
