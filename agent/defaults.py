@@ -30,6 +30,9 @@ KV_BYTES = 2**31
 ROUND_RATE = 0.1
 """A round's rate as a share of teaching's: its texts are the policy's own, near to what it says."""
 
+HEAD_RATE = 3.0
+"""A head's rate as a share of teaching's."""
+
 
 @dataclass(frozen=True, slots=True)
 class Default:
@@ -79,6 +82,11 @@ def _defaults(policy: Header, task: Task, text_tokens: int, device: str) -> Iter
     tuned = tuned_layers(policy)
     yield Default("critics.tuned_layers", tuned, "the blocks below are held once for all critics")
     yield Default("critics.steps", 30 * more, f"{size}: a pretrained critic needs few steps")
+    yield Default(
+        "critics.head_rate",
+        float(f"{HEAD_RATE * pretrained_rate(policy):.2g}"),
+        "a head that begins at zero learns nothing at a round's rate",
+    )
     yield Default("training.num_steps", 60 * more, f"{size}: more would forget")
     yield Default("training.batch_size", 16, f"{size} on {where}")
     yield Default("training.max_epochs", 3.0, "a pretrained model learns a text in a few passes")

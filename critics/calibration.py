@@ -18,14 +18,17 @@ class Calibration:
 
     scale: float = 1.0
     shift: float = 0.0
+    is_bent: bool = False
+    """Whether asinh(logit) stands for the logit: the log-odds of whole texts reach to minus two
+    hundred, and without it such tails decide a slope that the others need (LOG.md)."""
 
     def apply(self, logit: float) -> float:
-        x = self.scale * logit + self.shift
+        x = self.scale * (math.asinh(logit) if self.is_bent else logit) + self.shift
         return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
 
 
 def fit_calibration(
-    logits: Sequence[float], labels: Sequence[float], steps: int = 50
+    logits: Sequence[float], labels: Sequence[float], is_bent: bool = False, steps: int = 50
 ) -> Calibration:
     """Maximum likelihood by Newton's method on Platt's smoothed targets (Platt 1999), with steps
     halved until the likelihood rises (Lin, Lin and Weng 2007): log-odds of whole texts may lie
@@ -38,6 +41,8 @@ def fit_calibration(
     x, y = np.asarray(logits, float), np.asarray(labels, float)
     if not len(x):
         return Calibration()
+    if is_bent:
+        x = np.arcsinh(x)
     good, bad = float((y > 0.5).sum()), float((y <= 0.5).sum())
     target = np.where(y > 0.5, (good + 1) / (good + 2), 1 / (bad + 2))
     middle, spread = float(x.mean()), float(x.std()) or 1.0
@@ -65,7 +70,7 @@ def fit_calibration(
             break
         weights, loss = weights - share_taken * move, found
     scale = float(weights[0]) / spread
-    return Calibration(scale, float(weights[1]) - scale * middle)
+    return Calibration(scale, float(weights[1]) - scale * middle, is_bent)
 
 
 def _cross_entropy(logits: np.ndarray, target: np.ndarray) -> float:

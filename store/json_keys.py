@@ -170,6 +170,9 @@ class Calibration(TypedDict):
     """Factor on the critic's raw logit."""
     shift: float
     """Added to it; the sigmoid of the sum is the score."""
+    is_bent: bool
+    """Whether the inverse hyperbolic sine of the logit stands for it; missing before version
+    0.14."""
 
 
 class ReliabilityBin(TypedDict):

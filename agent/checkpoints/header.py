@@ -78,7 +78,11 @@ class Header:
     def calibration(self) -> Calibration:
         """How a critic's logits become probabilities; the identity where nothing was fitted."""
         found = self.report.get("calibration", {})
-        return Calibration(float(found.get("scale", 1.0)), float(found.get("shift", 0.0)))
+        return Calibration(
+            float(found.get("scale", 1.0)),
+            float(found.get("shift", 0.0)),
+            bool(found.get("is_bent", False)),
+        )
 
 
 def read_header(path: Path | str) -> Header:

@@ -96,6 +96,13 @@ class CriticSettings(Section):
         0.17, gt=0, le=1, description="learning rate of token critics as a share of the policy's"
     )
 
+    head_rate: float | None = Field(
+        None,
+        gt=0,
+        le=10.0,
+        description="learning rate of a critic with a scalar head; unset: the policy's",
+    )
+
     @property
     def weights(self) -> dict[str, float]:
         """Critic to its weight in the blend."""
@@ -443,6 +450,8 @@ class Config(Section):
                 kept["selection"].pop(name)
         if not self.imagination.served:
             kept["imagination"].pop("served")
+        if self.critics.head_rate is None:
+            kept["critics"].pop("head_rate")
         if self.training.dtype == "auto":
             kept["training"].pop("dtype")
         if self.hosting.dtype != "auto":

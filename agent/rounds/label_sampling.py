@@ -1,10 +1,12 @@
 """Labels for critics: what the policy writes on problems with known answers, and what is right.
 
-Whole texts are sampled and judged by their answers (and the tool, where it speaks). Then some
-states of right texts are gone back to: the policy's most probable options there, most of which no
-sample would have shown, are each judged by the tool or, where it is silent, by where the policy
-gets from them (hard estimation, Math-Shepherd, arXiv 2312.08935). Those are what a search comes
-across, so they are what a process critic must tell apart.
+Whole texts are sampled and judged by their answers (and the tool, where it speaks). Then the
+policy's most probable options are looked at, most of which no sample would have shown: those at
+some states of right texts, and at the roots where no tool proves a step. Each is judged by the tool
+or, where that proves nothing, by where the policy gets from it (hard estimation, Math-Shepherd,
+arXiv 2312.08935). Options and the texts they come to are what a search comes across, so they are
+what critics must tell apart: of samples a tool refutes most wrong ones, and what is left to judge
+is which of several sound texts answers the question.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,10 +49,11 @@ class LabelSampling:
         """Rows for the critics: `samples` texts a problem, `options` at `states` of a right one."""
         rollouts: list[Rollout] = []
         siblings: list[Siblings] = []
+        ends: list[Rollout] = []
         for place, part in enumerate(chunks(self.problems, cohort)):
             groups = sample_rollouts(self.models, part, samples, 1.0, self.seed)
             rollouts += [r for group in groups for r in group if r.state.options]
-            siblings += self.siblings(groups, states, options)
+            siblings += self.siblings(part, groups, states, options, ends)
             on_progress(min(len(self.problems), (place + 1) * cohort))
         return label_rollouts(
             rollouts,
@@ -59,27 +62,45 @@ class LabelSampling:
             siblings,
             is_measuring,
             self.task.same_answer,
+            ends,
         )
 
     def is_correct(self, rollout: Rollout) -> bool:
         return bool(judged(self.task, rollout.answer, self._answers[rollout.state.problem_id]))
 
     def step_is_sound(self, rollout: Rollout, index: int) -> bool | None:
+        """What is known of a step; None where nothing is."""
         state = rollout.state
-        return self.models.check(replace(state, options=state.options[: index + 1])).is_sound
+        sound = self.models.check(replace(state, options=state.options[: index + 1])).is_sound
+        if sound and not self._is_proving:  # true, and perhaps beside the point
+            return True if self.is_correct(rollout) else None
+        return sound
+
+    @property
+    def _is_proving(self) -> bool:
+        """Whether what the tool finds sound is a right step."""
+        return self.models.use_tool and self.task.proves == "steps"
 
     def siblings(
-        self, groups: Sequence[Sequence[Rollout]], states: int, options: int
+        self,
+        problems: Sequence[Problem],
+        groups: Sequence[Sequence[Rollout]],
+        states: int,
+        options: int,
+        ends: list[Rollout] | None = None,
     ) -> list[Siblings]:
-        """Options at states of one right text a problem, each judged."""
+        """Options at the root, unless the tool proves steps, and at states of one right text a
+        problem, each judged; `ends` takes the texts that they were judged by."""
         chosen: list[State] = []
-        for group in groups:
+        for problem, group in zip(problems, groups, strict=True):
+            if not self._is_proving:
+                chosen.append(self.models.root(problem))
             right = next((r for r in group if self.is_correct(r) and r.is_sound is not False), None)
             if right is not None:
                 chosen += self._beginnings(right.state, states)
         proposals = self.models.propose([ExpandRequest(s, options, 0) for s in chosen])
         flat = [s.extended(o) for s, p in zip(chosen, proposals, strict=True) for o in p.options]
-        verdicts = iter(self._verdicts(flat))
+        verdicts = iter(self._verdicts(flat, [] if ends is None else ends))
         return [
             Siblings(s, p.options, tuple(next(verdicts) for _ in p.options))
             for s, p in zip(chosen, proposals, strict=True)
@@ -87,19 +108,27 @@ class LabelSampling:
 
     def _beginnings(self, state: State, num: int) -> list[State]:
         """`num` different states on the way to a text, drawn by its problem."""
+        first = 0 if self._is_proving else 1
         order = sorted(
-            range(state.depth), key=lambda d: derive_seed(self.seed, state.problem_id, d, "state")
+            range(first, state.depth),
+            key=lambda d: derive_seed(self.seed, state.problem_id, d, "state"),
         )
         return [replace(state, options=state.options[:d]) for d in sorted(order[:num])]
 
-    def _verdicts(self, states: Sequence[State]) -> list[bool]:
-        """Whether each state's last option is good."""
+    def _verdicts(self, states: Sequence[State], texts: list[Rollout]) -> list[bool]:
+        """Whether each state's last option is good; the texts that told go to `texts`."""
         told = [self.models.check(s).is_sound for s in states]
-        unknown = [i for i, verdict in enumerate(told) if verdict is None]
+        unknown = [
+            i
+            for i, verdict in enumerate(told)
+            if verdict is None or (verdict and not self._is_proving)
+        ]
         open_ones = [i for i in unknown if not states[i].is_terminal]
         completed = self.models.completed([states[i] for i in open_ones], 0.0, [0] * len(open_ones))
         ends = dict(zip(open_ones, completed, strict=True))
         for i in unknown:
             end = ends[i] if i in ends else self.models.checked(states[i], [])
             told[i] = end is not None and self.is_correct(end)
+            if end is not None:
+                texts.append(end)
         return [bool(verdict) for verdict in told]

@@ -1,6 +1,7 @@
 """Training a critic with a scalar head from labelled texts, and measuring what it is worth."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -110,11 +111,13 @@ def measure_critic(critic: LanguageModel, examples: Sequence[LabelledExample]) -
             halves[i % 2][0].extend(logits[place:end].tolist())
             halves[i % 2][1].extend(target[place:end].tolist())
             place = end
-    return measured(*halves)
+    return measured(halves[0], halves[1])
 
 
 def measured(
-    fitted: tuple[list[float], list[float]], tested: tuple[list[float], list[float]]
+    fitted: tuple[list[float], list[float]],
+    tested: tuple[list[float], list[float]],
+    is_bent: bool = False,
 ) -> dict[str, Any]:
     """Report from (logits, labels) of two halves: each is measured as the other calibrates it, and
     both together calibrate what is used."""
@@ -122,13 +125,13 @@ def measured(
     labels: list[float] = []
     ranked: list[tuple[float, int]] = []
     for ours, theirs in ((fitted, tested), (tested, fitted)):
-        own = fit_calibration(*ours)
+        own = fit_calibration(*ours, is_bent)
         found = [own.apply(x) for x in theirs[0]]
         area = auc(found, theirs[1])
         ranked += [] if area is None else [(area, len(found))]
         scores += found
         labels += theirs[1]
-    calibration = fit_calibration([*fitted[0], *tested[0]], [*fitted[1], *tested[1]])
+    calibration = fit_calibration([*fitted[0], *tested[0]], [*fitted[1], *tested[1]], is_bent)
     num_ranked = sum(n for _, n in ranked)
     return {
         "auc": sum(area * n for area, n in ranked) / num_ranked if num_ranked else None,
@@ -136,6 +139,6 @@ def measured(
         "calibration_error": expected_calibration_error(scores, labels),
         "share_good": sum(labels) / len(labels) if labels else None,
         "n": len(labels),
-        "calibration": {"scale": calibration.scale, "shift": calibration.shift},
+        "calibration": asdict(calibration),
         "reliability": reliability(scores, labels),
     }

@@ -72,9 +72,13 @@ def label_rollouts(
     siblings: Sequence[Siblings],
     is_held_out: Callable[[str], bool],
     same: SameAnswer = eq,
+    ends: Sequence[Rollout] = (),
 ) -> Labelled:
     """Value: does the text end right, at every state. Process: is the step sound, by the tool's
     word and among siblings. Outcome: is the finished text right, and sound where the tool speaks.
+
+    `ends` are texts that siblings were judged by: the outcome critic learns from those that the
+    tool does not refute, each once.
     """
     value, process, outcome = Split(), Split(), Split()
 
@@ -86,10 +90,10 @@ def label_rollouts(
         good = is_correct(rollout)
         label = 1.0 if good else 0.0
         end = len(state.prompt_tokens) - 1
-        ends = [end]
+        places = [end]
         for option in state.options:
             end += len(option.tokens)
-            ends.append(end)
+            places.append(end)
         is_sound = True
         for i in range(state.depth):
             sound = step_is_sound(rollout, i)
@@ -97,14 +101,21 @@ def label_rollouts(
                 put(
                     process,
                     state.problem_id,
-                    JudgedExample(state.tokens[: ends[i + 1] + 1], ends[i] + 1, sound),
+                    JudgedExample(state.tokens[: places[i + 1] + 1], places[i] + 1, sound),
                 )
             is_sound = is_sound and sound is not False
         tokens = state.tokens
         # A text that ended by itself has nothing left to be uncertain of: its last state counts.
-        put(value, state.problem_id, LabelledExample(tokens, tuple(ends), (label,) * len(ends)))
+        put(value, state.problem_id, LabelledExample(tokens, tuple(places), (label,) * len(places)))
         if state.is_finished:
             row = JudgedExample(tokens, len(state.prompt_tokens), good and is_sound)
+            put(outcome, state.problem_id, row)
+    known = {r.state.tokens for r in rollouts}
+    for rollout in ends:
+        state = rollout.state
+        if state.is_finished and rollout.is_sound is not False and state.tokens not in known:
+            known.add(state.tokens)
+            row = JudgedExample(state.tokens, len(state.prompt_tokens), is_correct(rollout))
             put(outcome, state.problem_id, row)
     for group in siblings:
         for row in sibling_examples(group):

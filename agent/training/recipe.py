@@ -57,13 +57,17 @@ def critic_settings(
 
     One in the form of a language model learns at a share of the policy's rates: at the whole of
     them it forgets more of what the policy knows than the labels teach it (LOG.md).
+    A head begins at zero and may have a rate of its own.
     """
     share = 1.0 if has_head else config.rate_share
+    rate = share * base.learning_rate
+    if has_head and config.head_rate is not None:
+        rate = config.head_rate
     return base.model_copy(
         update={
             "num_steps": max(1, config.steps),
             "max_epochs": 12.0,
-            "learning_rate": share * base.learning_rate,
+            "learning_rate": rate,
             "matrix_learning_rate": share * base.matrix_learning_rate,
         }
     )

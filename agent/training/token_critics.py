@@ -120,4 +120,4 @@ def measure_token_critic(
         for i, (example, logprob) in enumerate(zip(part, sums, strict=True), start):
             halves[i % 2][0].append(log_odds(logprob))
             halves[i % 2][1].append(float(example.is_good))
-    return measured(*halves)
+    return measured(halves[0], halves[1], is_bent=True)
