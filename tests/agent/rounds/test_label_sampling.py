@@ -68,7 +68,7 @@ def test_the_outcome_critic_learns_from_the_texts_that_options_come_to(stories: 
     rows = [*found.outcome.train, *found.outcome.held_out]
     more = [row for row in rows if row.tokens not in sampled]
     # Wrong ones above all, whose every equation holds: no sample showed them.
-    assert sum(not row.is_good for row in more) > 10
+    assert sum(not row.is_good for row in more) > 5
     assert len({row.tokens for row in more}) == len(more)  # each of them once
 
 
