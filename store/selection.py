@@ -74,11 +74,12 @@ class Evidence:
     confidence: float
     """Mean share of the candidates' weight that the searches which chose it put behind it."""
 
-    def numbers(self, least_step: float = 1.0) -> tuple[float, ...]:
+    def numbers(self, least_step: float = 1.0, doubts: tuple[float, ...] = ()) -> tuple[float, ...]:
         """For a regression: shares as they are, probabilities as log-odds.
 
-        `least_step` is the least process score of a step of the text. The last number is the
-        pessimist's: a text is as good as its worst step (Cheng et al., arXiv 2504.15275).
+        `least_step` is the least process score of a step of the text; with the outcome it makes
+        the pessimist's number: a text is as good as its worst step (Cheng et al., arXiv
+        2504.15275). `doubts` are the task's own.
         """
         return (
             self.votes,
@@ -86,6 +87,7 @@ class Evidence:
             _log_odds(self.outcome),
             _log_odds(self.confidence),
             _log_odds(min(self.outcome, least_step)),
+            *doubts,
         )
 
 
@@ -303,7 +305,7 @@ def _vote(find: Find) -> float:
 
 
 def evidence_of(finds: Sequence[Find], same: SameAnswer = eq) -> dict[str, Evidence]:
-    """Family to what speaks for its best supported answer.
+    """Family to what speaks for its best supported answer; of one search that is its own.
 
     Each search supports an answer by the best score among its texts that end with it; equal
     answers are one. Where support says nothing, more searches decide.
@@ -330,8 +332,13 @@ def _evidence(members: Sequence[Find], same: SameAnswer) -> Evidence:
             best[find.search_id] = max(best.get(find.search_id, 0.0), _vote(find))
         return sum(best.values())
 
-    def rank(texts: Sequence[Find]) -> tuple[float, int, str]:
-        return support(texts), len({f.search_id for f in texts if f.is_chosen}), _name(texts)
+    def rank(texts: Sequence[Find]) -> tuple[float, float, str]:
+        chosen = len({f.search_id for f in texts if f.is_chosen})
+        return (
+            (support(texts), chosen, _name(texts))
+            if searches > 1
+            else (chosen, support(texts), _name(texts))
+        )
 
     texts = max(behind.values(), key=rank)
     top = max(texts, key=lambda f: (_vote(f), -f.id))

@@ -22,6 +22,8 @@ from search.state import Option, Problem, State
 from store.selection import Evidence, Find, Judge, Selection, SelectionRule, evidence_of
 from store.states import PROBE
 
+More = tuple[float, tuple[float, ...]]
+"""Of a text: the least score of its steps, and the task's own doubts."""
 COLLAPSE_P = 0.01
 """From which a fall on the labelled problems is no chance."""
 
@@ -63,9 +65,9 @@ class SelectionStage:
         trial = None
         if self._asks(own, judge):
             views = ViewStage(self.context, self.refs).run(searched)
-            least = self._least_steps([*finds, *views.finds])
-            trial = self._tried(finds, views, judge, least)
-            judge = replace(judge, trusts=Trusts(trial, least))
+            more = self._more_numbers([*finds, *views.finds])
+            trial = self._tried(finds, views, judge, more)
+            judge = replace(judge, trusts=Trusts(trial, more))
         selection = self.rule.select(own, judge, views.finds)
         report = self._report(finds, own, selection, trial, judge) | _told(views)
         report["rungs"] = rungs([p for p in searched if p.origin != PROBE], selection)
@@ -94,27 +96,32 @@ class SelectionStage:
         return any(f.search_id not in checked for f in own)
 
     def _tried(
-        self, finds: Sequence[Find], views: Views, judge: Judge, least: Mapping[int, float]
+        self, finds: Sequence[Find], views: Views, judge: Judge, more: Mapping[int, More]
     ) -> Trial:
         labelled = [f for f in finds if judge.is_labelled(f)]
         families = {f.family for f in labelled}
         labelled += [v for v in views.finds if v.family in families]
         evidence = [e for e in evidence_of(labelled, judge.same).values() if e.answer is not None]
         return tried(
-            [e.numbers(least.get(e.text, 1.0)) for e in evidence],
+            [e.numbers(*more[e.text]) for e in evidence],
             [bool(e.is_right) for e in evidence],
             self.rule.min_precision,
             self.rule.certainty,
         )
 
-    def _least_steps(self, finds: Sequence[Find]) -> dict[int, float]:
-        """By text the least score of its steps, of those that stand for their answers; empty where
-        no process critic is to be trusted."""
+    def _more_numbers(self, finds: Sequence[Find]) -> dict[int, More]:
+        """By text, of those that stand for their answers, what is asked of it alone."""
+        wanted = {e.text for e in evidence_of(finds, self.task.same_answer).values()}
+        texts = [f for f in finds if f.id in wanted]
+        least = self._least_steps(texts)
+        return {f.id: (least.get(f.id, 1.0), self.task.doubts(f.problem, f.steps)) for f in texts}
+
+    def _least_steps(self, texts: Sequence[Find]) -> dict[int, float]:
+        """The least score of the steps of each text; empty where no process critic is to be
+        trusted."""
         models = self.context.models_for(self.refs)
         if "process" in models.distrusted:
             return {}
-        wanted = {e.text for e in evidence_of(finds, self.task.same_answer).values()}
-        texts = [f for f in finds if f.id in wanted]
         scores = iter(models.process_scores([s for f in texts for s in _states(f)]))
         found: dict[int, float] = {}
         for text in texts:
@@ -171,13 +178,13 @@ class Trusts:
     """Whether an answer may be learned from, by the rule that was found."""
 
     trial: Trial
-    least: Mapping[int, float]
+    more: Mapping[int, More]
 
     def __call__(self, evidence: Evidence) -> bool:
         trust = self.trial.trust
         if trust is None or evidence.answer is None:
             return False
-        return trust.trusts(evidence.numbers(self.least.get(evidence.text, 1.0)))
+        return trust.trusts(evidence.numbers(*self.more[evidence.text]))
 
 
 def _states(find: Find) -> Iterator[State]:

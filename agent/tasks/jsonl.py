@@ -20,6 +20,7 @@ from critics.answer import final_answer
 from critics.claims import Claim, claims, is_hedged
 from critics.equality import AnswerRule, normal_form, same_answer
 from critics.formulas import formula_claims, parted
+from critics.grounding import grounding
 from critics.working import Question, question_of
 from search.errors import TaskError
 from search.merge import StepClaim
@@ -156,6 +157,10 @@ class Jsonl(Task):
             return None
         plain = [[_BLANK.sub("", side) for side in chain] for chain in sides]
         return StepClaim(";".join("=".join(c[:-1]) for c in plain), ";".join(c[-1] for c in plain))
+
+    def doubts(self, text: str, steps: Sequence[str]) -> tuple[float, ...]:
+        """How the answer stands to the question's numbers."""
+        return grounding(text, steps).doubts
 
     # --- problems ---
 

@@ -107,6 +107,11 @@ class Task:
         """What a step claims; None where that cannot be read, and its words alone count."""
         return None
 
+    def doubts(self, text: str, steps: Sequence[str]) -> tuple[float, ...]:
+        """What speaks against a finished answer of several, a number each from 0 to 1; always as
+        many. A round weighs them, on labelled problems, beside what its models say."""
+        return ()
+
     # --- problems ---
 
     def new_problem(self, text: str, answer: str | None, origin: str) -> Problem:

@@ -87,13 +87,13 @@ def test_a_rule_from_probes_keeps_what_is_like_the_right_ones() -> None:
         labels.append(is_right)
     trial = tried(evidence, labels, 0.9, 0.9)
     assert trial.trust is not None
-    judge = Judge(trusts=Trusts(trial, {}))
+    judge = Judge(trusts=Trusts(trial, {1: (1.0, ())}))
     assert kept(judge, replace(FIND, outcome=0.95)) == [1]
     assert kept(judge, replace(FIND, outcome=0.2)) == []
     # A step that the process critic finds bad makes the pessimist doubt the whole text.
     assert trial.trust.weights[-1] > 0
     none = tried(evidence, [False] * 300, 0.9, 0.9)
-    assert kept(Judge(trusts=Trusts(none, {})), replace(FIND, outcome=0.95)) == []
+    assert kept(Judge(trusts=Trusts(none, {1: (1.0, ())})), replace(FIND, outcome=0.95)) == []
 
 
 def report(agreement: float, right: str) -> dict[str, Any]:
