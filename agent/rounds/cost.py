@@ -19,6 +19,8 @@ TOKENS_PER_SIMULATION = 25
 """Mean over searches of a taught model of 135 million parameters."""
 SHARE_RIGHT = 0.4
 """Of labelled problems that some sampled text solves, whose options are judged."""
+OPEN_SHARE = 0.6
+"""Of judged options that no tool refutes and that do not end their text: they are completed."""
 DRAFTER_SHARE = 0.6
 """Of the policy's bytes: half of its blocks, and all embeddings."""
 THINNER = 1.4
@@ -105,9 +107,12 @@ def _seconds(
         reading = len(CRITIC_ROLES) * tokens / rates.read / min(jobs, len(CRITIC_ROLES))
         return THINNER * tokens / rates.proposed + reading
 
-    judged = SHARE_RIGHT * critics.states * critics.options
+    is_proving = critics.use_tool and inputs.task.proves == "steps"
+    looked_into = SHARE_RIGHT * critics.states + (0 if is_proving else 1)
+    judged = looked_into * critics.options
+    completed = 0 if is_proving else judged * OPEN_SHARE
     labelling = critics.num_labelled * (
-        critics.samples * text / rates.decoded + judged * step / rates.proposed
+        (critics.samples * text + completed * step) / rates.decoded + judged * step / rates.proposed
     )
     tuned = tuned_share(inputs.policy, config.critics.tuned_layers)
     held_out = critics.num_labelled / HELD_OUT_SHARE * (2 * critics.samples + judged)

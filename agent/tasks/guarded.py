@@ -1,6 +1,7 @@
 """A task of somebody else's: what goes wrong in it is told with its name, and it is tried first."""
 
 import functools
+import math
 import traceback
 from collections.abc import Callable
 from typing import Any, get_args
@@ -22,6 +23,7 @@ RETURNS: dict[str, tuple[type, ...]] = {
     "check_step": (Finding,),
     "claim_of": (StepClaim, type(None)),
     "questions": (tuple, type(None)),
+    "doubts": (tuple,),
 }
 """Methods that a task of one's own overrides, and what each gives back."""
 
@@ -86,6 +88,12 @@ def _tried(task: Task, name: str) -> None:
         task.check_step(problem.text, ["1\n"])
         task.claim_of("1\n")
         task.questions(problem.text, ["1\n"])
+        few, more = (task.doubts(problem.text, steps) for steps in (["1\n"], ["1\n", "2"]))
+        if len(few) != len(more) or not all(map(math.isfinite, (*few, *more))):
+            raise UsageError(
+                f"task {name!r}: doubts gave back {few} and {more}",
+                "let it give back as many finite numbers for any text",
+            )
         answer = task.answer_of(["1\n", "2"])
         if answer is not None and problem.answer is not None:
             task.is_correct(answer, problem.answer)

@@ -76,6 +76,34 @@ def test_evidence_counts_wordings_and_takes_the_best_text() -> None:
     assert silent.answer is None and silent.searches == 1 and silent.votes == 0.0
 
 
+def test_of_one_search_the_evidence_is_for_its_own_answer() -> None:
+    """What is trusted must be what is learned, though a critic likes another candidate better."""
+    own = replace(FIND, id=1, answer="7", outcome=0.4, is_chosen=True)
+    other = replace(FIND, id=2, answer="8", outcome=0.9, is_chosen=False)
+    evidence = evidence_of([own, other])["p"]
+    assert (evidence.answer, evidence.text, evidence.votes) == ("7", 1, 1.0)
+    (selected,) = RULE.select([own, other], Judge(trusts=lambda e: e.answer == "7")).kept
+    assert selected.find.answer == "7"
+    elsewhere = replace(other, search_id=2, is_chosen=True)  # another wording
+    assert evidence_of([own, elsewhere])["p"].answer == "8"
+
+
+def test_the_tasks_own_doubts_are_weighed_beside() -> None:
+    evidence = evidence_of([FIND])["p"]
+    assert evidence.numbers(1.0, (0.5, 1.0)) == (*evidence.numbers(), 0.5, 1.0)
+    rng = random.Random(2)
+    numbers, labels = [], []
+    for _ in range(300):
+        is_right = rng.random() < 0.5
+        unused = float(rng.random() < (0.05 if is_right else 0.7))
+        numbers.append(evidence.numbers(1.0, (unused,)))
+        labels.append(is_right)
+    trial = tried(numbers, labels, 0.6, 0.9)
+    assert trial.trust is not None
+    assert Trusts(trial, {1: (1.0, (0.0,))})(evidence)
+    assert not Trusts(trial, {1: (1.0, (1.0,))})(evidence)
+
+
 def test_a_rule_from_probes_keeps_what_is_like_the_right_ones() -> None:
     rng = random.Random(0)
     evidence, labels = [], []
