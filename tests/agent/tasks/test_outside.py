@@ -99,6 +99,17 @@ BROKEN = [
     ("return Finding(is_sound", "return (is_sound", "check_step gave back a"),
     ("or None", "and 5", "answer_of gave back a int"),
     ('proves = "steps"', 'proves = "all"', "proves is 'all'"),
+    (
+        "    def answer_of(",
+        "    def doubts(self, text, steps):\n        return tuple(map(len, steps))\n\n"
+        "    def answer_of(",
+        "doubts gave back",
+    ),
+    (
+        "    def answer_of(",
+        "    def doubts(self, text, steps):\n        return [0.0]\n\n    def answer_of(",
+        "doubts gave back a list",
+    ),
 ]
 
 

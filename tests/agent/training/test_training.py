@@ -9,7 +9,7 @@ import torch
 from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.checkpoints.publish import publish
 from agent.checkpoints.weights import load_model
-from agent.config.settings import PolicyTraining
+from agent.config.settings import CriticSettings, PolicyTraining
 from agent.training.drafter import cut_drafter, expected_acceptance
 from agent.training.early_stop import Snapshot
 from agent.training.examples import (
@@ -34,6 +34,7 @@ from agent.training.logprobs import counted_logprobs
 from agent.training.methods.sft import SftJob, train_on_texts
 from agent.training.mixture import mixed_examples, rows_to_train, with_dev
 from agent.training.optimizer import TrainingSettings
+from agent.training.recipe import critic_settings
 from agent.training.resume import Resume
 from agent.training.stored_examples import as_examples
 from agent.training.token_critics import measure_token_critic, train_token_critic
@@ -419,3 +420,14 @@ def test_texts_of_one_verdict_alone_teach_critics_nothing() -> None:
     assert contrasted(good) == [] and contrasted(bad) == []
     assert contrasted([*good, *bad]) == [*good[:6], *bad]
     assert contrasted([*bad, *good[:3]]) == [*bad, *good[:3]]
+
+
+def test_a_head_has_the_rate_that_is_set_and_other_critics_their_share() -> None:
+    base = TrainingSettings(learning_rate=3e-5)
+    plain = CriticSettings(steps=7)
+    own = CriticSettings(steps=7, head_rate=1e-3)
+    assert critic_settings(plain, base, has_head=True).learning_rate == 3e-5
+    assert critic_settings(own, base, has_head=True).learning_rate == 1e-3
+    for config in (plain, own):
+        token = critic_settings(config, base, has_head=False)
+        assert token.learning_rate == pytest.approx(0.17 * 3e-5) and token.num_steps == 7
