@@ -47,7 +47,7 @@ class Grounding:
 
 
 def grounding(question: str, steps: Sequence[str]) -> Grounding:
-    """Of the steps of an answer, those that only say it aside.
+    """Of an answer's steps; one that only says the answer (`####`) is left aside.
 
     >>> grounding("Tom had 8 pens, gave 3 away and lost 2.", ["8 - 3 = 5\\n", "#### 5"])
     Grounding(num_unused=1, num_unknown=0, num_inexact=0)
