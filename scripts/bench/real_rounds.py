@@ -206,9 +206,8 @@ def critics_left_out(world: World, deal: Deal, given: argparse.Namespace) -> Ite
         problems = problems[: settings.evaluation.num_search_problems]
         models = improver.context().models_for(refs)
         for gone in ("", *models.weights):
-            own = replace(
-                models.given, weights={**models.given.weights, **({gone: 0.0} if gone else {})}
-            )
+            weights = dict(models.weights) | ({gone: 0.0} if gone else {})
+            own = replace(models.given, weights=weights)
             told = Models(models.hosts, models.models, models.task, own, models.prompts)
             found = evaluate(told, problems, Plan("search"), settings.hosting.cohort)
             name = f"search_without_{gone}" if gone else "search_with_all_critics"
