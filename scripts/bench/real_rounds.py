@@ -245,7 +245,7 @@ def kept_texts(config: Config, deal: Deal, number: int) -> list[tuple[str, bool 
 def rows_of(world: World, deal: Deal, config: Config, runs: Mapping[str, Run]) -> Iterator[Row]:
     task = open_task(config)
     problems = task.held_out(config.num_held_out, config.evaluation.seed)
-    places = [deal.set_of.get(_key({"question": p.text}), "made") for p in problems]
+    place_of = {p.id: deal.set_of.get(_key({"question": p.text}), "made") for p in problems}
     first = runs["rounds"]["states"][0] if "rounds" in runs else None
     for name in ARMS:
         if name not in runs:
@@ -253,30 +253,32 @@ def rows_of(world: World, deal: Deal, config: Config, runs: Mapping[str, Run]) -
             continue
         states = runs[name]["states"]
         for number, state in enumerate(states):
-            yield from _accuracies(f"{name}@{number}", state, places)
+            yield from _accuracies(f"{name}@{number}", state, place_of)
         before, after = (first or states[0])["greedy"]["items"], states[-1]["greedy"]["items"]
-        gained = sum(b and not a for a, b in zip(before, after, strict=True))
-        lost = sum(a and not b for a, b in zip(before, after, strict=True))
+        gained = sum(after[p] and not before[p] for p in after)
+        lost = sum(before[p] and not after[p] for p in after)
         gain, low, high = paired_difference(gained, lost, len(after))
-        yield share(f"greedy_{name}", sum(after), len(after), f"before: {sum(before)}") | {
+        num_before = sum(before.values())
+        yield share(f"greedy_{name}", sum(after.values()), len(after), f"before: {num_before}") | {
             "gain": gain,
             "gain_low": low,
             "gain_high": high,
-            "errors_removed": gain / (1 - sum(before) / len(before)),
+            "errors_removed": gain / (1 - num_before / len(before)),
         }
     for number, state in enumerate(runs.get("rounds", {"states": []})["states"][1:], 1):
         yield from _round(deal, config, number, state)
 
 
-def _accuracies(name: str, state: Mapping[str, Any], places: Sequence[str]) -> Iterator[Row]:
+def _accuracies(name: str, state: Mapping[str, Any], place_of: Mapping[str, str]) -> Iterator[Row]:
     for mode in ("greedy", "search"):
         found = state.get(mode)
         if not found:
             continue
         items = found["items"]
-        yield share(f"{mode}_{name}", sum(items), len(items), "held out", tokens=found["tokens"])
+        num = sum(items.values())
+        yield share(f"{mode}_{name}", num, len(items), "held out", tokens=found["tokens"])
         for of in SETS:
-            mine = [item for item, place in zip(items, places, strict=False) if place == of]
+            mine = [is_right for p, is_right in items.items() if place_of[p] == of]
             if mine:
                 yield share(f"{mode}_{of}_{name}", sum(mine), len(mine), "held out")
 
