@@ -323,7 +323,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     world = World(given.data, given.work, given.quick, None)
-    world.taught = world.work / "taught"
+    world.taught, world.rows = world.work / "taught", world.work / "train.jsonl"
     if not world.taught.exists():
         parser.error(f"{world.taught} is not there: python -m scripts.bench.real --section base")
     deal = Deal(world)
