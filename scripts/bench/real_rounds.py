@@ -60,6 +60,7 @@ HELD_OUT = {"mawps": 340, "svamp": 150, "gsm8k": 60}
 SIZES = {
     "problems_per_round": 320,
     "tokens_per_problem": 150,
+    "search.max_tokens": 150,
     "critics.num_labelled": 400,
     "critics.samples": 3,
     "critics.steps": 60,
@@ -70,6 +71,7 @@ SIZES = {
 QUICK = {
     "problems_per_round": 24,
     "tokens_per_problem": 100,
+    "search.max_tokens": 100,
     "critics.samples": 2,
     "critics.steps": 4,
     "training.num_steps": 4,
