@@ -300,8 +300,8 @@ def _round(deal: Deal, config: Config, number: int, state: Mapping[str, Any]) ->
     for role, report in state["reports"].items():
         for key in ("auc", "calibration_error"):
             if report.get(key) is not None:
-                n = report.get("num_held_out", "-")
-                yield repeats(f"{role}_{key}_{number}", [report[key]], "", f"held out: {n}")
+                why = f"{report.get('n', '-')} held-out labels"
+                yield repeats(f"{role}_{key}_{number}", [report[key]], "share", why)
     for stage, spent in state["seconds"].items():
         yield repeats(f"seconds_{stage}_{number}", [spent], "s", "one round")
 
