@@ -53,7 +53,9 @@ class LabelSampling:
         for place, part in enumerate(chunks(self.problems, cohort)):
             groups = sample_rollouts(self.models, part, samples, 1.0, self.seed)
             rollouts += [r for group in groups for r in group if r.state.options]
-            siblings += self.siblings(part, groups, states, options, ends)
+            judged_options, completed = self.siblings(part, groups, states, options)
+            siblings += judged_options
+            ends += completed
             on_progress(min(len(self.problems), (place + 1) * cohort))
         return label_rollouts(
             rollouts,
@@ -87,10 +89,9 @@ class LabelSampling:
         groups: Sequence[Sequence[Rollout]],
         states: int,
         options: int,
-        ends: list[Rollout] | None = None,
-    ) -> list[Siblings]:
+    ) -> tuple[list[Siblings], list[Rollout]]:
         """Options at the root, unless the tool proves steps, and at states of one right text a
-        problem, each judged; `ends` takes the texts that they were judged by."""
+        problem, each judged; and the texts that they were judged by."""
         chosen: list[State] = []
         for problem, group in zip(problems, groups, strict=True):
             if not self._is_proving:
@@ -100,11 +101,13 @@ class LabelSampling:
                 chosen += self._beginnings(right.state, states)
         proposals = self.models.propose([ExpandRequest(s, options, 0) for s in chosen])
         flat = [s.extended(o) for s, p in zip(chosen, proposals, strict=True) for o in p.options]
-        verdicts = iter(self._verdicts(flat, [] if ends is None else ends))
-        return [
+        told, ends = self._verdicts(flat)
+        verdicts = iter(told)
+        found = [
             Siblings(s, p.options, tuple(next(verdicts) for _ in p.options))
             for s, p in zip(chosen, proposals, strict=True)
         ]
+        return found, ends
 
     def _beginnings(self, state: State, num: int) -> list[State]:
         """`num` different states on the way to a text, drawn by its problem."""
@@ -115,8 +118,8 @@ class LabelSampling:
         )
         return [replace(state, options=state.options[:d]) for d in sorted(order[:num])]
 
-    def _verdicts(self, states: Sequence[State], texts: list[Rollout]) -> list[bool]:
-        """Whether each state's last option is good; the texts that told go to `texts`."""
+    def _verdicts(self, states: Sequence[State]) -> tuple[list[bool], list[Rollout]]:
+        """Whether each state's last option is good, and the texts that told."""
         told = [self.models.check(s).is_sound for s in states]
         unknown = [
             i
@@ -126,9 +129,10 @@ class LabelSampling:
         open_ones = [i for i in unknown if not states[i].is_terminal]
         completed = self.models.completed([states[i] for i in open_ones], 0.0, [0] * len(open_ones))
         ends = dict(zip(open_ones, completed, strict=True))
+        texts: list[Rollout] = []
         for i in unknown:
             end = ends[i] if i in ends else self.models.checked(states[i], [])
             told[i] = end is not None and self.is_correct(end)
             if end is not None:
                 texts.append(end)
-        return [bool(verdict) for verdict in told]
+        return [bool(verdict) for verdict in told], texts

@@ -67,7 +67,7 @@ def scored_texts(models: Models, num: int) -> dict[str, Scored]:
             found["outcome_tool"][0].append(0.0 if rollout.is_sound is False else score.value)
             found["outcome"][1].append(label)
             found["outcome_tool"][1].append(label)
-    siblings = examinee.siblings(problems, groups, 2, 5)
+    siblings, _ = examinee.siblings(problems, groups, 2, 5)
     states = [g.state.extended(o) for g in siblings for o in g.options]
     labels = [float(good) for g in siblings for good in g.is_good]
     process = models.process_scores(states)
