@@ -334,11 +334,8 @@ def _evidence(members: Sequence[Find], same: SameAnswer) -> Evidence:
 
     def rank(texts: Sequence[Find]) -> tuple[float, float, str]:
         chosen = len({f.search_id for f in texts if f.is_chosen})
-        return (
-            (support(texts), chosen, _name(texts))
-            if searches > 1
-            else (chosen, support(texts), _name(texts))
-        )
+        first, second = (support(texts), chosen) if searches > 1 else (chosen, support(texts))
+        return first, second, _name(texts)
 
     texts = max(behind.values(), key=rank)
     top = max(texts, key=lambda f: (_vote(f), -f.id))

@@ -95,7 +95,6 @@ class CriticSettings(Section):
     rate_share: float = Field(
         0.17, gt=0, le=1, description="learning rate of token critics as a share of the policy's"
     )
-
     head_rate: float | None = Field(
         None,
         gt=0,

@@ -10,7 +10,7 @@ from agent.defaults import Default, fitted
 from agent.engine.tokenizer import Tokenizer
 from agent.evaluation.gate import least_gained, level
 from agent.hosting.open_hosts import check_hosting
-from agent.imagination.imagine import Imagination
+from agent.imagination.decontamination import Decontamination
 from agent.networks.device import expected_device
 from agent.prompts import Prompts, check_prompts
 from agent.rounds.label_sampling import HELD_OUT_SHARE
@@ -119,7 +119,7 @@ def _check_trust(config: Config, task: Task) -> None:
     wanted = config.selection
     needed = least_trusted(wanted.min_precision, wanted.certainty)
     held_out = task.held_out(config.num_held_out, config.evaluation.seed)
-    found = probes_of(config, task, Imagination(task, held_out).guard)
+    found = probes_of(config, task, Decontamination(held_out, task.key))
     num = len({p.family or p.id for p in found})
     if num >= needed:
         return
