@@ -63,6 +63,7 @@ from store.schema import (
     SearchRow,
     TrajectoryRow,
 )
+from store.states import PROBE
 
 HELD_OUT_SEED = 20_261_123
 ARMS = ("loop", "no-tool", "votes", "demonstrations", "unfiltered")
@@ -237,7 +238,7 @@ def sampled(
             select(ProblemRow)
             .join(SearchRow, SearchRow.problem_id == ProblemRow.id)
             .join(Round, Round.id == SearchRow.round_id)
-            .where(Round.number == number)
+            .where(Round.number == number, ProblemRow.origin != PROBE)
             .order_by(SearchRow.position)
         )
         problems = [as_problem(p) for p in rows]

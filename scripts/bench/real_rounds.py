@@ -1,8 +1,8 @@
 """Rounds of a taught pretrained model on problems whose answers it does not see, with controls.
 
     python -m scripts.bench.real --data DATA --work DIR --section base     # fetches and teaches
-    python -m scripts.bench.real_rounds --data DATA --work DIR             # about three hours
-    python -m scripts.bench.real_rounds --data DATA --work DIR --quick     # ten minutes
+    python -m scripts.bench.real_rounds --data DATA --work DIR             # some hours
+    python -m scripts.bench.real_rounds --data DATA --work DIR --quick     # half an hour
     python -m scripts.bench.real_rounds --data DATA --work DIR --arm demonstrations unfiltered
 
 DATA and DIR are those of `scripts.bench.real`. What was taught is the start. Rows of MAWPS, SVAMP

@@ -34,7 +34,7 @@ from agent.rounds.run import Improver
 from agent.tasks.expressions import Expressions
 from critics.working import Question
 from scripts.bench.report import Row, missing, repeats, share, show, write
-from search.errors import RatchetError
+from search.errors import UsageError
 from search.score import Finding
 from search.state import Problem
 from store.schema import SearchRow
@@ -191,7 +191,7 @@ def faults(families: int, seed: int) -> Iterator[Row]:
         try:
             with fault():
                 found, said = one_round(flags, families, seed)
-        except RatchetError as error:
+        except UsageError as error:
             yield missing(f"kept_{name}", f"refused before a model loads: {error.message}")
             continue
         kept, searches = found["kept"], found["searches"]
