@@ -41,6 +41,6 @@ def test_doubts_are_shares_however_many_there_are() -> None:
     assert grounding("8 pens, 3 away", ["8 - 3 = 5\n"]).doubts == (0.0, 0.0, 0.0)
 
 
-def test_hostile_text_takes_no_time() -> None:
+def test_hostile_text_is_read_like_any_other() -> None:
     long = "1," * 50_000 + " ".join(str(n) for n in range(5_000))
     assert grounding(long, ["=" * 2_000, "9" * 5_000, "1 + " * 2_000]).num_unused > 1_000
