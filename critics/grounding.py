@@ -62,11 +62,15 @@ def grounding(question: str, steps: Sequence[str]) -> Grounding:
     for step in steps:
         if _ANSWER in step:
             continue
-        left, _, right = step.rpartition("=")
-        read = _numbers(left or right)
-        used.update(read)
-        unknown += sum(number not in known for number in read)
-        known.update(read, _numbers(right))
+        first, *others = step.split("=")
+        sides = [_numbers(first), *map(_numbers, others)]
+        for place, numbers in enumerate(sides):
+            if place:  # what the side before comes to
+                known.update(numbers[:1])
+            if place == 0 or place < len(sides) - 1:
+                used.update(numbers)
+                unknown += sum(number not in known for number in numbers)
+            known.update(numbers)
         inexact += sum(claim.holds is not True for claim in claims(step))
     return Grounding(len(asked - used), unknown, inexact)
 

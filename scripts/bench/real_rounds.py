@@ -25,6 +25,7 @@ import json
 import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -180,8 +181,7 @@ def arm_of(world: World, deal: Deal, given: argparse.Namespace, name: str) -> Ru
     folder = Path(config.checkpoints.folder).parent
     done = folder / f"{name}.json"
     states = json.loads(done.read_text())["states"] if done.is_file() else []
-    progress = Terminal()
-    with Improver(config, progress).started() as improver:
+    with closing(Terminal()) as progress, Improver(config, progress).started() as improver:
         if name == "rounds":
             for number in range(len(states), given.rounds + 1):
                 states = loop(improver, improver.config, number, states)["states"]
@@ -194,14 +194,13 @@ def arm_of(world: World, deal: Deal, given: argparse.Namespace, name: str) -> Ru
         if len(states) != len(trained) + 1:
             states = control(improver, improver.config, trained, name, improver)["states"]
             done.write_text(json.dumps({"states": states}))
-    progress.close()
-    return {"states": states}
+        return {"states": states}
 
 
 def critics_left_out(world: World, deal: Deal, given: argparse.Namespace) -> Iterator[Row]:
     """Searches of as many held-out problems as a round searches, by the last round's models."""
     config = config_of(world, deal, given)
-    with Improver(config, Terminal()).started() as improver:
+    with closing(Terminal()) as progress, Improver(config, progress).started() as improver:
         refs = current_models(improver.store, improver.run_id, print) or improver.models
         settings = improver.config
         problems = improver.inputs.task.held_out(settings.num_held_out, settings.evaluation.seed)

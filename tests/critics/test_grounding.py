@@ -16,6 +16,8 @@ from critics.grounding import MOST, grounding
         ("A dozen eggs, 4 of them bad.", ["12 - 4 = 8\n", "#### 8"], (0, 0, 0)),
         ("Two boys have 7 each.", ["7 * 2 = 14\n", "14 + 1 = 15\n"], (0, 0, 0)),
         ("Ann has 5, Bob 6.", ["5 + 6 = 11\n", "11 * 3 = 33\n"], (0, 1, 0)),
+        ("Ann has 2 bags of 3 and 1.", ["2 * 3 = 6 + 1 = 7\n", "#### 7"], (0, 0, 1)),
+        ("Ann has 2 bags of 3.", ["2 * 3 = 6 + 9 = 15\n", "#### 15"], (0, 1, 1)),
         ("Ann has 5.", ["She has 5.\n", "#### 5"], (0, 0, 0)),
         ("", [], (0, 0, 0)),
         ("3 4 5", ["#### 7"], (3, 0, 0)),
