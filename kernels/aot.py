@@ -19,7 +19,6 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from kernels import critic_heads, linear_logprob, tree_attention, verify_draft
-from kernels.linear_logprob import FULL, GROUP, NARROW, NARROW_FULL, WIDE, Tiles
 
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
 """Bytes a program may have (CUDA C++ programming guide, table of compute capabilities)."""
@@ -69,17 +68,23 @@ class Taken:
 
 
 def variants() -> Iterator[Variant]:
-    for dtype in (torch.bfloat16, torch.float16):
-        for tiles in (NARROW, WIDE):
-            yield from _logprob(dtype, tiles)
-    for tiles in (NARROW_FULL, FULL):
-        yield from _logprob(torch.float32, tiles)
+    block = linear_logprob.MOST_BLOCK
     yield Variant(
-        "linear_logprob.combine",
-        linear_logprob.combine_kernel,
-        {"target": "*i64"} | dict.fromkeys(("partial", "out"), "*fp32"),
-        {"BLOCK": 128},
+        "linear_logprob.reduce",
+        linear_logprob.reduce_kernel,
+        {"z": "*fp32", "target": "*i64", "state": "*fp32"},
+        {"BLOCK": block},
+        num_warps=8,
     )
+    floats = dict.fromkeys(("z", "top", "log_total", "by_logprob"), "*fp32")
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        yield Variant(
+            f"linear_logprob.gradient {_TYPES[dtype]}",
+            linear_logprob.gradient_kernel,
+            floats | {"target": "*i64", "out": f"*{_TYPES[dtype]}"},
+            {"BLOCK": block},
+            num_warps=8,
+        )
     for dtype in (torch.bfloat16, torch.float32):
         t = _TYPES[dtype]
         yield Variant(
@@ -98,46 +103,6 @@ def variants() -> Iterator[Variant]:
         for width in (64, 128):
             yield from _attention(dtype, width)
         yield from _verification(t)
-
-
-def _logprob(dtype: torch.dtype, tiles: Tiles) -> Iterator[Variant]:
-    t = _TYPES[dtype]
-    common = {
-        "HAS_ROWS": True,
-        "UPCAST": False,
-        "GROUP": GROUP,
-        "stride_he": 1,
-        "stride_we": 1,
-        "ROWS": tiles.rows,
-        "WORDS": tiles.words,
-        "WIDTH": tiles.width,
-    }
-    types = {
-        "hidden": f"*{t}",
-        "weight": f"*{t}",
-        "rows": "*i64",
-        "target": "*i64",
-    }
-    at = f"{t} {tiles.rows}x{tiles.words}x{tiles.width}"
-    rest: dict[str, Any] = {
-        "num_warps": tiles.num_warps,
-        "num_stages": tiles.num_stages,
-        "is_tensor_core": dtype != torch.float32,
-    }
-    yield Variant(
-        f"linear_logprob.forward {at}",
-        linear_logprob.forward_kernel,
-        types | {"partial": "*fp32"},
-        common,
-        **rest,
-    )
-    yield Variant(
-        f"linear_logprob.gradient {at}",
-        linear_logprob.gradient_kernel,
-        types | {"found": "*fp32", "by_logprob": "*fp32", "out": f"*{t}"},
-        common,
-        **rest,
-    )
 
 
 def _attention(dtype: torch.dtype, width: int) -> Iterator[Variant]:

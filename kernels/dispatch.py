@@ -93,9 +93,7 @@ def linear_logprob(
     if M and is_fused(hidden_RE.device):
         from kernels.linear_logprob import FusedLinearLogprob
 
-        found: Tensor = FusedLinearLogprob.apply(
-            hidden_RE, weight_VE, target_M, rows_M, is_interpreted()
-        )
+        found: Tensor = FusedLinearLogprob.apply(hidden_RE, weight_VE, target_M, rows_M)
         return found
     return reference.linear_logprob(hidden_RE, weight_VE, target_M, rows_M)
 
