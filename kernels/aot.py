@@ -18,7 +18,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from kernels import critic_heads, linear_logprob, tree_attention, verify_draft
+from kernels import critic_heads, decoding, linear_logprob, tree_attention, verify_draft
 
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
 """Bytes a program may have (CUDA C++ programming guide, table of compute capabilities)."""
@@ -102,6 +102,7 @@ def variants() -> Iterator[Variant]:
         )
         for width in (64, 128):
             yield from _attention(dtype, width)
+            yield from _decoding(dtype, width)
         yield from _verification(t)
 
 
@@ -125,6 +126,45 @@ def _attention(dtype: torch.dtype, width: int) -> Iterator[Variant]:
         num_warps=tiles.num_warps,
         is_tensor_core=dtype != torch.float32,
     )
+
+
+def _decoding(dtype: torch.dtype, width: int) -> Iterator[Variant]:
+    t = _TYPES[dtype]
+    yield Variant(
+        f"decoding.turn_and_store {t} {width}",
+        decoding.turn_and_store_kernel,
+        {"qkv": f"*{t}", "kept": f"*{t}", "turns": "*fp32", "column": "*i64"},
+        {"HEADS": decoding.HEADS, "HALF": width // 2},
+    )
+    for shares in (1, decoding.MOST_SHARES):
+        yield Variant(
+            f"decoding.attention {t} {width} {shares}",
+            decoding.attention_kernel,
+            dict.fromkeys(("query", "kept", "out"), f"*{t}")
+            | {"column": "*i64", "partial": "*fp32", "scale": "fp32"},
+            {
+                "SHARES": shares,
+                "GROUP": 16,
+                "COLUMNS": decoding.COLUMNS,
+                "WIDTH": width,
+                "UPCAST": False,
+            },
+            is_tensor_core=dtype != torch.float32,
+        )
+    yield Variant(
+        f"decoding.combine {t} {width}",
+        decoding.combine_kernel,
+        {"partial": "*fp32", "out": f"*{t}"},
+        {"SHARES": decoding.MOST_SHARES, "WIDTH": width},
+        num_warps=2,
+    )
+    if width == 64:
+        yield Variant(
+            f"decoding.gated {t}",
+            decoding.gated_kernel,
+            dict.fromkeys(("gate_up", "out"), f"*{t}"),
+            {"BLOCK": decoding.BLOCK},
+        )
 
 
 def _verification(t: str) -> Iterator[Variant]:

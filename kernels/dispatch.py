@@ -162,7 +162,27 @@ def verify_draft(
         if given.dtype != torch.int64:
             raise TypeError(f"{name} is {given.dtype}; wanted int64")
     temperature_N = arguments.temperatures(temperature, N, logits_NQV)
+    return _verified(logits_NQV, draft_NK, temperature_N, seeds_N, positions_N)
+
+
+def next_tokens(
+    logits_NV: Tensor, temperature_N: Tensor, seeds_N: Tensor, positions_N: Tensor
+) -> Verified:
+    """As `verify_draft` without drafts, one place a text, of arguments known to be right: nothing
+    is read back from the device, so that it can be captured in a graph."""
+    none = seeds_N.new_empty((len(logits_NV), 0))
+    return _verified(logits_NV[:, None], none, temperature_N, seeds_N, positions_N)
+
+
+def _verified(
+    logits_NQV: Tensor,
+    draft_NK: Tensor,
+    temperature_N: Tensor,
+    seeds_N: Tensor,
+    positions_N: Tensor,
+) -> Verified:
     inputs = (logits_NQV, draft_NK, temperature_N, seeds_N, positions_N)
+    N, _, V = logits_NQV.shape
     if N and is_fused(logits_NQV.device):
         from kernels.verify_draft import coupled
 

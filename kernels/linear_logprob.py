@@ -103,7 +103,8 @@ class FusedLinearLogprob(torch.autograd.Function):
         top = top.masked_fill(top == float("-inf"), 0.0)
         log_total = total.log()
         ctx.save_for_backward(hidden_RE, weight_VE, target_M, rows_M, top, log_total)
-        return (found - top - log_total).masked_fill_(target_M < 0, 0.0)
+        logprob_M: Tensor = found - top - log_total
+        return logprob_M.masked_fill_(target_M < 0, 0.0)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

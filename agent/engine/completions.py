@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agent.engine.decode import decode
 from agent.engine.draft_choice import NONE, Drafter, Drafts
 from agent.engine.feed import feed, prefill, within
 from agent.engine.job_cache import Ids
@@ -22,6 +21,7 @@ from agent.engine.sampling import SamplingParameters
 from search.state import Stop
 
 NO_DRAFT = -1
+NOT_FINITE = "the policy's logits are not finite"
 StopOf = Callable[[Sequence[int]], Stop | None]
 
 
@@ -38,6 +38,7 @@ class CompletionBatch:
         """`stop_of` says of what a text has written whether that is all of it, and why."""
         num = len(requests)
         self.network, self.tree, self.cache = space.network, space.tree, space.cache
+        self.loop = space.loop
         self.requests, self.limits, self.stop_of = requests, limits, stop_of
         self.drafter = drafter
         self.max_jobs = max_jobs
@@ -101,11 +102,10 @@ class CompletionBatch:
         rows = [[self.done[n][-1]] for n in live]
         for row, draft in zip(rows, drafts.tokens, strict=False):
             row += draft
-        jobs = np.arange(len(live))
         if not drafts.tokens:
-            hidden_NE = decode(self.network, self.cache, [row[0] for row in rows])
-            self._take(jobs, self.network.logits(hidden_NE)[:, None], drafts)
+            self._decode([row[0] for row in rows])
             return
+        jobs = np.arange(len(live))
         logits_RV = self.network.logits(feed(self.network, self.cache, jobs, rows))
         longest = max(len(row) for row in rows)
         if len(logits_RV) == len(live) * longest:
@@ -115,6 +115,27 @@ class CompletionBatch:
             counts = np.array([len(row) for row in rows])
             logits_NQV[np.repeat(jobs, counts), within(counts)] = logits_RV
         self._take(jobs, logits_NQV, drafts)
+
+    def _decode(self, last: Sequence[int]) -> None:
+        """One token of each text, or several where that costs little, without drafts."""
+        most = 1 if self.drafter else self.loop.num_steps
+        left = max(self.limits[n] - len(self.done[n]) for n in self.live)
+        places = [len(self.done[n]) for n in self.live]
+        found = self.loop.run(last, places, self.parameters, min(most, left))
+        ended = []
+        for job, n in enumerate(self.live):
+            is_bad = found.is_bad[job]
+            num = is_bad.index(True) if True in is_bad else len(is_bad)
+            goes_on = not num or self._write(
+                n, found.tokens[job], found.logprob[job], found.processed_logprob[job], num
+            )
+            if goes_on and num < len(is_bad):
+                self.errors[n] = NOT_FINITE
+            if not goes_on or num < len(is_bad):
+                ended.append(job)
+        # What a text wrote after its end is dropped, but not what it left in the cache.
+        self.cache.wipe([job for job in ended if True in found.is_bad[job]])
+        self._retire(ended)
 
     def _take(
         self,
@@ -150,7 +171,7 @@ class CompletionBatch:
                 self.accepted[n] += num
                 self.cache.lengths[job] -= len(drafts.tokens[i]) - num
             if is_bad[i]:
-                self.errors[n] = "the policy's logits are not finite"
+                self.errors[n] = NOT_FINITE
                 ended.append(job)
             elif not self._write(n, choices[i], raw[i], processed[i], num + 1):
                 ended.append(job)

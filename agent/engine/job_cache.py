@@ -18,7 +18,12 @@ from agent.networks.inference import InferenceNetwork
 Ids = NDArray[np.int64]
 FIRST_COLUMNS = 32
 EXPECTED_BYTES = 2**25
+"""Reserved ahead on a CPU."""
 KEPT_BYTES = 2**28
+"""Kept between calls on a CPU."""
+GPU_SHARE = 16
+"""On a GPU this part of its memory is reserved ahead and kept: a cache that moves there costs new
+graphs, and returning memory waits for the device."""
 WIDTH = 16
 """Columns are seen in multiples of this."""
 
@@ -47,9 +52,17 @@ class Cache:
     def clear(self) -> None:
         """Drop all jobs, and the memory too when it has grown beyond a bound."""
         self.lengths = self.lengths[:0]
-        if self.num_bytes > KEPT_BYTES:
+        if self.num_bytes > (self._gpu_share or KEPT_BYTES):
             self.layers = []
             return_freed()
+
+    @property
+    def _gpu_share(self) -> int:
+        """Bytes; 0 without a GPU."""
+        device = self.network.device
+        if device.type != "cuda":
+            return 0
+        return int(torch.cuda.get_device_properties(device).total_memory) // GPU_SHARE
 
     def reserve(self, num_jobs: int, num_columns: int) -> None:
         """Room for this many jobs and columns, at least; doubles, so that growing stays cheap."""
@@ -68,12 +81,12 @@ class Cache:
                 self.layers[i] = grown
             else:
                 self.layers.append(grown)
-        if have_jobs and self.num_bytes > KEPT_BYTES:
+        if have_jobs and not self._gpu_share and self.num_bytes > KEPT_BYTES:
             return_freed()
 
     def expect(self, num_jobs: int, num_columns: int) -> None:
         """Reserve at once what jobs may come to need, as far as that is little."""
-        affordable = EXPECTED_BYTES // (num_jobs * self.network.kv_bytes)
+        affordable = (self._gpu_share or EXPECTED_BYTES) // (num_jobs * self.network.kv_bytes)
         self.reserve(num_jobs, min(num_columns, affordable))
 
     def open(self, lengths: Sequence[int]) -> Ids:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agent.engine.decode import DecodeLoop
 from agent.engine.job_cache import Cache, Ids
 from agent.engine.requests import Attachments
 from agent.networks.inference import InferenceNetwork
@@ -338,10 +339,15 @@ class Workspace:
     """What the calls of one engine work with."""
 
     network: InferenceNetwork
-    cache: Cache
-    """Of the jobs under way; empty between calls."""
+    loop: DecodeLoop
+    """Decodes the jobs under way; its cache is empty between calls."""
     tree: KVTree
     """Of the prefixes that are kept."""
+
+    @property
+    def cache(self) -> Cache:
+        """Of the jobs under way."""
+        return self.loop.cache
 
 
 def _common(a: Tokens, b: Tokens) -> int:

@@ -28,6 +28,8 @@ class SamplingParameters:
     top_p_N: Tensor
     min_p_N: Tensor
     seeds_N: Tensor
+    is_filtered: bool
+    """Whether any row leaves tokens out."""
 
     @classmethod
     def of(
@@ -42,15 +44,16 @@ class SamplingParameters:
             column([r.top_p for r in requests], torch.float32),
             column([r.min_p for r in requests], torch.float32),
             column([r.seed for r in requests], torch.int64),
+            any(r.top_k > 0 or r.top_p < 1 or r.min_p > 0 for r in requests),
         )
 
     def take(self, rows: Tensor) -> "SamplingParameters":
+        top_k_N, top_p_N, min_p_N = self.top_k_N[rows], self.top_p_N[rows], self.min_p_N[rows]
+        is_filtered = self.is_filtered and bool(
+            (top_k_N > 0).any() or (top_p_N < 1).any() or (min_p_N > 0).any()
+        )
         return SamplingParameters(
-            self.temperature_N[rows],
-            self.top_k_N[rows],
-            self.top_p_N[rows],
-            self.min_p_N[rows],
-            self.seeds_N[rows],
+            self.temperature_N[rows], top_k_N, top_p_N, min_p_N, self.seeds_N[rows], is_filtered
         )
 
     def choose(self, logits_NQV: Tensor, draft_NK: Tensor, position_N: Tensor) -> Verified:
@@ -62,7 +65,7 @@ class SamplingParameters:
         what is written.
         """
         given = (draft_NK, self.temperature_N, self.seeds_N, position_N)
-        if not self._has_filters:
+        if not self.is_filtered:
             return dispatch.verify_draft(logits_NQV, *given)
         raw_NQV = torch.log_softmax(logits_NQV, dim=-1)
         temperature_N11 = self.temperature_N[:, None, None]
@@ -71,12 +74,6 @@ class SamplingParameters:
         is_sampled_N = (self.temperature_N > 0).float()
         found = dispatch.verify_draft(log_p_NQV, draft_NK, is_sampled_N, self.seeds_N, position_N)
         return found._replace(logprob=raw_NQV.gather(2, found.tokens[..., None])[..., 0])
-
-    @property
-    def _has_filters(self) -> bool:
-        return bool(
-            (self.top_k_N > 0).any() or (self.top_p_N < 1).any() or (self.min_p_N > 0).any()
-        )
 
     def _filtered(self, scaled_NQV: Tensor) -> Tensor:
         V = scaled_NQV.shape[-1]

@@ -13,6 +13,7 @@ import torch
 
 from agent.engine.backend import Capabilities
 from agent.engine.completions import CompletionBatch, StopOf
+from agent.engine.decode import DecodeLoop
 from agent.engine.draft_choice import Drafter, SelfTest
 from agent.engine.feed import feed, prefill
 from agent.engine.job_cache import Cache
@@ -62,8 +63,8 @@ class TorchEngine:
         self.version = version
         self.kv_bytes = kv_bytes
         self.tree = KVTree(self.network, version, kv_bytes)
-        self.cache = Cache(self.network)
-        """Workspace, kept from call to call."""
+        self.loop = DecodeLoop(self.network, Cache(self.network))
+        """With the cache of the jobs under way, kept from call to call."""
         self.batch_rows = batch_rows
         self.steps = steps
         self.ends = frozenset(end_ids)
@@ -77,13 +78,17 @@ class TorchEngine:
         """Go on with other weights. Nothing that the old ones computed can be reached again."""
         self.network = laid_out(source)
         self.version = version
-        self.cache = Cache(self.network)
+        self.loop = DecodeLoop(self.network, Cache(self.network))
         self.forget()
+
+    @property
+    def cache(self) -> Cache:
+        return self.loop.cache
 
     def _space(self) -> Workspace:
         """Ready for new jobs."""
         self.cache.clear()
-        return Workspace(self.network, self.cache, self.tree)
+        return Workspace(self.network, self.loop, self.tree)
 
     def forget(self) -> None:
         """Drop all kept prefixes. Costs time, changes no answer."""

@@ -58,6 +58,15 @@ class InferenceNetwork(Protocol):
         """
         ...
 
+    def decode(
+        self, tokens_N: Tensor, column_N: Tensor, num_columns: int, cache: list[Tensor]
+    ) -> Tensor:
+        """One token of each of the cache's first N jobs, which stands in column `column_N` of its
+        job and sees that and those before it; hidden states [N, E]. Reads nothing back from the
+        device. Of `num_columns` columns none in use lies further right.
+        """
+        ...
+
     def logits(self, hidden_RE: Tensor) -> Tensor:
         """Float32 logits [R, V] (a critic's: [R, 1])."""
         ...

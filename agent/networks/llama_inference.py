@@ -126,6 +126,9 @@ class LlamaInference:
 
     def logits(self, hidden_RE: Tensor) -> Tensor:
         """Float32 logits [R, V] (a critic's: [R, 1])."""
+        if self.device.type == "cuda" and self.dtype != torch.float32:
+            # A logit of 20 is rounded to an eighth in bfloat16.
+            return torch.mm(hidden_RE, self.head, out_dtype=torch.float32)
         z_RV = _product(hidden_RE, self.head, None).float()
         return self._refined(z_RV, hidden_RE) if self.is_rounded else z_RV
 
@@ -169,7 +172,7 @@ class LlamaInference:
         `cache` holds one tensor [jobs, columns, 2 G, D] a layer.
         """
         num_rows = tokens_R.shape[0]
-        if num_rows < MIN_ROWS:
+        if num_rows < MIN_ROWS and self.device.type == "cpu":
             row_R = torch.arange(MIN_ROWS, device=tokens_R.device).clamp(max=num_rows - 1)
             return self.forward(tokens_R[row_R], _repeated(places, row_R), cache)[:num_rows]
         arch = self.arch
@@ -195,6 +198,48 @@ class LlamaInference:
             x = _product(F.silu(gate).mul_(up), layer.down, layer.down_bias, x)
         return self._normed(x, self.norm)
 
+    def decode(
+        self, tokens_N: Tensor, column_N: Tensor, num_columns: int, cache: list[Tensor]
+    ) -> Tensor:
+        """Hidden states [N, E]; see `InferenceNetwork`. The bits are those of `forward`, but on a
+        GPU, where what surrounds the products is fused."""
+        if dispatch.is_fused(self.device):
+            return self._decode_fused(tokens_N, column_N, cache)
+        num, device = len(tokens_N), self.device
+        bias = torch.zeros((num, 1, num_columns), dtype=self.dtype, device=device)
+        column_C = torch.arange(num_columns, device=device)
+        bias.masked_fill_((column_C > column_N[:, None])[:, None], float("-inf"))
+        places = Places(
+            jobs=slice(0, num),
+            job_R=torch.arange(num, device=device),
+            query_R=torch.zeros_like(column_N),
+            column_R=column_N,
+            position_R=column_N.clamp(max=self.arch.max_positions - 1),
+            bias_NMC=bias,
+            is_dense=True,
+        )
+        return self.forward(tokens_N, places, cache)
+
+    def _decode_fused(self, tokens_N: Tensor, column_N: Tensor, cache: list[Tensor]) -> Tensor:
+        from kernels import decoding
+
+        arch = self.arch
+        H, G, D = arch.num_heads, arch.num_kv_heads, arch.head_dim
+        turns = torch.view_as_real(self.turns)
+        x = F.embedding(tokens_N, self.embedding)
+        for layer, kept in zip(self.layers, cache, strict=True):
+            h = self._normed(x, layer.attention_norm)
+            qkv = _product(h, layer.qkv, layer.qkv_bias).view(-1, H + 2 * G, D)
+            if layer.qk_norm is not None:
+                qk = F.rms_norm(qkv[:, : H + G], (D,), None, arch.norm_eps) * layer.qk_norm
+                qkv = torch.cat((qk, qkv[:, H + G :]), dim=1)
+            decoding.turn_and_store(qkv, turns, column_N, kept, H)
+            x = _product(decoding.attention(qkv, column_N, kept, H), layer.out, layer.out_bias, x)
+            h = self._normed(x, layer.mlp_norm)
+            active = decoding.gated(_product(h, layer.gate_up, layer.gate_up_bias))
+            x = _product(active, layer.down, layer.down_bias, x)
+        return self._normed(x, self.norm)
+
     def _normed(self, x: Tensor, weight: Tensor | None) -> Tensor:
         """Root-mean-square norm; without a weight, x over its own length, the rest folded away."""
         if weight is None:
@@ -211,7 +256,7 @@ def _with_rows(x: Tensor) -> Tensor:
 def _product(x: Tensor, matrix: Tensor, bias: Tensor | None, onto: Tensor | None = None) -> Tensor:
     """x @ matrix + bias + onto, as one operation where it can be."""
     num_rows = x.shape[0]
-    if num_rows < MIN_ROWS:
+    if num_rows < MIN_ROWS and x.device.type == "cpu":
         more = None if onto is None else _with_rows(onto)
         return _product(_with_rows(x), matrix, bias, more)[:num_rows]
     if onto is None:

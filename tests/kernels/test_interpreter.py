@@ -26,6 +26,7 @@ def test_the_kernels_pass_the_numerics_of_their_twins() -> None:
             "-p",
             "no:cacheprovider",
             "tests/kernels/test_numerics.py",
+            "tests/kernels/fused_decoding.py",
         ],
         cwd=ROOT,
         capture_output=True,

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.checkpoints.weights import load_model
 from agent.engine import torch_engine
-from agent.engine.decode import decode
 from agent.engine.feed import feed, prefill
 from agent.engine.job_cache import Cache
 from agent.engine.prefix_cache import KeptWork, KVTree, Prefix
@@ -238,23 +237,3 @@ def test_a_row_with_nothing_to_score_moves_no_other_row(tmp_path: Path) -> None:
     rows = [ScoreRequest((3, 4, 5), 1), ScoreRequest((3, 4), 2), ScoreRequest((4, 6, 7, 8), 2)]
     alone = [asked.tail_logprobs([r])[0] for r in rows]
     assert asked.tail_logprobs(rows) == alone and alone[1] == 0.0 and alone[2] < 0.0
-
-
-def test_decoding_feeds_what_the_general_path_feeds_to_the_bit(network: InferenceNetwork) -> None:
-    """One token a job on a path of its own: same hidden states, same keys and values."""
-    prefixes = [Prefix((3, 4, 5)), Prefix((4, 6)), Prefix((5, 7, 8, 9, 3))]
-    found = []
-    with torch.inference_mode():
-        for path in (decode, general):
-            tree, cache = KVTree(network, "v", 2**20), Cache(network)
-            prefill(network, cache, tree, prefixes)
-            hidden = [path(network, cache, [4 + i, 9, 3]).clone() for i in range(3)]
-            used = [layer[:3, : cache.num_columns].clone() for layer in cache.layers]
-            found.append((hidden, used, cache.lengths.tolist()))
-    for left, right in zip(found[0][0] + found[0][1], found[1][0] + found[1][1], strict=True):
-        assert torch.equal(left, right)
-    assert found[0][2] == found[1][2]
-
-
-def general(network: InferenceNetwork, cache: Cache, tokens: list[int]) -> torch.Tensor:
-    return feed(network, cache, np.arange(cache.num_jobs), [[t] for t in tokens])

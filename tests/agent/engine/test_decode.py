@@ -1,0 +1,199 @@
+"""Decoding: the bits of the general path, however many steps the host is away."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from agent.checkpoints.checkpoint import verify_checkpoint
+from agent.checkpoints.weights import load_model
+from agent.engine import decode as decoding
+from agent.engine.decode import Decoded, DecodeLoop
+from agent.engine.feed import feed, prefill
+from agent.engine.job_cache import Cache
+from agent.engine.prefix_cache import KVTree, Prefix
+from agent.engine.requests import CompletionRequest
+from agent.engine.sampling import SamplingParameters
+from agent.networks.inference import InferenceNetwork
+from agent.networks.registry import laid_out
+from tests.agent.conftest import write_checkpoint
+from tests.agent.engine.engines import engine
+
+PREFIXES = [Prefix((3, 4, 5)), Prefix((4, 6)), Prefix((5, 7, 8, 9, 3))]
+LAST, PLACES = [4, 5, 6], [0, 1, 2]
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> InferenceNetwork:
+    path = write_checkpoint(tmp_path_factory.mktemp("decode") / "p", seed=3)
+    return laid_out(load_model(verify_checkpoint(path)))
+
+
+def parameters(temperature: float = 0.7, top_k: int = 0) -> SamplingParameters:
+    requests = [CompletionRequest((3,), 9, temperature, seed, top_k=top_k) for seed in range(3)]
+    return SamplingParameters.of(requests, torch.device("cpu"))
+
+
+def opened(network: InferenceNetwork) -> DecodeLoop:
+    cache = Cache(network)
+    prefill(network, cache, KVTree(network, "v", 2**20), PREFIXES)
+    return DecodeLoop(network, cache)
+
+
+def joined(parts: list[Decoded]) -> list[tuple[list[int], list[float], list[float]]]:
+    return [
+        (
+            [t for p in parts for t in p.tokens[n]],
+            [x for p in parts for x in p.logprob[n]],
+            [x for p in parts for x in p.processed_logprob[n]],
+        )
+        for n in range(len(PREFIXES))
+    ]
+
+
+def test_a_token_a_job_has_the_bits_of_the_general_path(network: InferenceNetwork) -> None:
+    """Same hidden states, same keys and values."""
+    found = []
+    with torch.inference_mode():
+        for is_general in (False, True):
+            cache = opened(network).cache
+            states = []
+            for i in range(3):
+                tokens = [4 + i, 9, 3]
+                if is_general:
+                    jobs = np.arange(3)
+                    states.append(feed(network, cache, jobs, [[t] for t in tokens]))
+                    continue
+                column = torch.from_numpy(cache.append(np.arange(3), np.ones(3, np.int64)))
+                given = (torch.tensor(tokens), column, cache.num_columns, cache.layers)
+                states.append(network.decode(*given))
+            used = [layer[:3, : cache.num_columns].clone() for layer in cache.layers]
+            found.append((states, used, cache.lengths.tolist()))
+    for left, right in zip(found[0][0] + found[0][1], found[1][0] + found[1][1], strict=True):
+        assert torch.equal(left, right)
+    assert found[0][2] == found[1][2]
+
+
+@pytest.mark.parametrize("top_k", [0, 3])
+def test_several_steps_at_once_write_what_single_steps_write(
+    network: InferenceNetwork, top_k: int
+) -> None:
+    with torch.inference_mode():
+        several, single = opened(network), opened(network)
+        together = several.run(LAST, PLACES, parameters(top_k=top_k), 5)
+        parts, last = [], LAST
+        for step in range(5):
+            places = [p + step for p in PLACES]
+            parts.append(single.run(last, places, parameters(top_k=top_k), 1))
+            last = [tokens[-1] for tokens in parts[-1].tokens]
+    assert joined([together]) == joined(parts)
+    assert several.cache.lengths.tolist() == single.cache.lengths.tolist()
+    for left, right in zip(several.cache.layers, single.cache.layers, strict=True):
+        assert torch.equal(left[:3], right[:3])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_a_text_is_the_same_whether_the_host_looks_at_each_token_or_at_eight(
+    temperature: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ends, limits and the context's end within the steps drop what comes after them."""
+    path = write_checkpoint(tmp_path / "p", seed=4)
+    requests = [
+        CompletionRequest((3, *([4] * (n % 4))), 3 + 5 * n, temperature, seed=n) for n in range(14)
+    ]
+    wanted = engine(path).completions(requests)
+    monkeypatch.setattr(DecodeLoop, "num_steps", 8)
+    found = engine(path, batch_rows=4).completions(requests)
+    assert found == wanted
+    stops = {text.generated.stop for text in wanted}
+    assert stops == ({"end", "length"} if temperature else {"length"})
+
+
+def test_a_text_whose_logits_spoil_after_its_end_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logits that are not finite count up to a text's end only, and spoil no later text."""
+    monkeypatch.setattr(DecodeLoop, "num_steps", 8)
+    asked = engine(write_checkpoint(tmp_path / "p", seed=4), batch_rows=2)
+    request = CompletionRequest((3, 4), 3, 0.8, seed=1)
+    (wanted,) = asked.completions([request])
+    step = DecodeLoop._step
+
+    def spoiled(self, rows, given, num):  # type: ignore[no-untyped-def]
+        step(self, rows, given, num)
+        if int(rows.step) > 4:
+            rows.scores[int(rows.step) - 1, 2] = 1.0
+            self.cache.layers[0][:, 5:] = float("nan")
+
+    monkeypatch.setattr(DecodeLoop, "_step", spoiled)
+    longer = CompletionRequest((3, 4), 30, 0.8, seed=3)
+    short, long = asked.completions([request, longer])
+    assert short == wanted
+    assert long.error == "the policy's logits are not finite" and len(long.generated.tokens) < 9
+    monkeypatch.setattr(DecodeLoop, "_step", step)
+    asked.forget()
+    assert asked.completions([request]) == [wanted]
+
+
+def test_a_graph_that_cannot_be_captured_is_told_once_and_decoding_goes_on(
+    network: InferenceNetwork, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a driver without graphs, or memory that is out, would have it."""
+
+    def refused() -> None:
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore")
+
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", refused)
+    with torch.inference_mode():
+        plain, loop = opened(network), opened(network)
+        wanted = [plain.run(LAST, PLACES, parameters(), 2) for _ in range(2)]
+        loop.is_captured = True
+        found = [loop.run(LAST, PLACES, parameters(), 2) for _ in range(2)]
+    assert joined(found) == joined(wanted)
+    assert [r.getMessage() for r in caplog.records] == [
+        "decoding goes on without a CUDA graph, slower: "
+        "CUDA error: operation not permitted when stream is capturing"
+    ]
+
+
+def test_rows_of_a_bucket_beyond_the_jobs_change_nothing(
+    network: InferenceNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DecodeLoop, "_size", lambda self, num: 8)
+    with torch.inference_mode():
+        padded = opened(network)
+        found = padded.run(LAST, PLACES, parameters(), 4)
+        monkeypatch.undo()
+        wanted = opened(network).run(LAST, PLACES, parameters(), 4)
+    assert joined([found]) == joined([wanted])
+    assert padded.cache.num_jobs == 3
+
+
+def test_a_bucket_is_the_next_size_and_no_larger_than_the_largest(
+    network: InferenceNetwork,
+) -> None:
+    loop = opened(network)
+    loop.is_captured = True
+    assert [loop._size(n) for n in (1, 3, 17, 256, 512, 700)] == [1, 4, 24, 256, 512, 700]
+    assert sorted(decoding.BUCKETS) == list(decoding.BUCKETS)
+
+
+@pytest.mark.round
+def test_what_a_gpu_fuses_agrees_with_the_general_path() -> None:
+    """On Triton's interpreter, in a process of its own, for each family."""
+    pytest.importorskip("triton")
+    import subprocess
+    import sys
+
+    environment = os.environ | {"TRITON_INTERPRET": "1", "RATCHET_KERNELS": "triton"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.agent.engine.fused_step"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=Path(__file__).parent.parent.parent.parent,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.split() == ["llama", "mistral", "qwen2", "qwen3"]
