@@ -133,16 +133,18 @@ def _decoding(dtype: torch.dtype, width: int) -> Iterator[Variant]:
     yield Variant(
         f"decoding.turn_and_store {t} {width}",
         decoding.turn_and_store_kernel,
-        {"qkv": f"*{t}", "kept": f"*{t}", "turns": "*fp32", "column": "*i64"},
+        {"qkv": f"*{t}", "kept": f"*{t}", "turns": "*fp32"}
+        | dict.fromkeys(("job", "column", "position"), "*i64"),
         {"HEADS": decoding.HEADS, "HALF": width // 2},
     )
-    for shares in (1, decoding.MOST_SHARES):
+    for shares, has_seen in ((1, False), (decoding.MOST_SHARES, False), (1, True)):
         yield Variant(
-            f"decoding.attention {t} {width} {shares}",
+            f"decoding.attention {t} {width} {shares} {'tree' if has_seen else 'text'}",
             decoding.attention_kernel,
             dict.fromkeys(("query", "kept", "out"), f"*{t}")
-            | {"column": "*i64", "partial": "*fp32", "scale": "fp32"},
+            | {"job": "*i64", "end": "*i64", "seen": "*u8", "partial": "*fp32", "scale": "fp32"},
             {
+                "HAS_SEEN": has_seen,
                 "SHARES": shares,
                 "GROUP": 16,
                 "COLUMNS": decoding.COLUMNS,

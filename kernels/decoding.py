@@ -1,12 +1,12 @@
-"""One token of many texts: what a layer does beside its products, in three kernels.
+"""A few tokens of many texts: what a layer does beside its products, in three kernels.
 
 `turn_and_store` turns queries and keys by their positions and writes keys and values to the
-cache; `attention` reads of a text's cache what the text has, no more; `gated` is the activation.
-A text's columns are shared out over several programs where texts are few (flash decoding: Dao et
-al., 2023), block after block in turn, so that the shares are even however long the text is.
-Nothing here reads a number back, so that a step can be captured in a graph.
+cache; `attention` reads of a job's columns those that a row may see, up to the last one; `gated` is
+the activation. A row's columns are shared out over several programs where rows are few (flash
+decoding: Dao et al., 2023), block after block in turn, so that the shares are even however long the
+text is. Nothing here reads a number back, so that a step can be captured in a graph.
 
-Shapes: N texts, H query heads, G key heads, D head width, S shares, C columns of the cache.
+Shapes: N rows (tokens), H query heads, G key heads, D head width, S shares, C columns of the cache.
 """
 
 import torch
@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.dispatch import is_interpreted
+from kernels.rows import Rows
 
 COLUMNS = 64
 """Columns that a program looks at together."""
@@ -29,7 +30,9 @@ MOST_SHARES = 32
 def turn_and_store_kernel(
     qkv,
     turns,
+    job,
     column,
+    position,
     kept,
     num_positions,
     H,
@@ -40,17 +43,16 @@ def turn_and_store_kernel(
     HEADS: tl.constexpr,
     HALF: tl.constexpr,
 ):
-    """Queries [n, :H] in place; keys and values to kept[n, column[n]]."""
+    """Queries [n, :H] in place; keys and values to kept[job[n], column[n]]."""
     n = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     pair = tl.arange(0, HALF)
-    c = tl.load(column + n)
     in_x = (head < H + 2 * G)[:, None] & (pair < D // 2)[None, :]
     at = qkv + n * qkv_n + head[:, None] * D + 2 * pair[None, :]
     a = tl.load(at, mask=in_x, other=0.0).to(tl.float32)
     b = tl.load(at + 1, mask=in_x, other=0.0).to(tl.float32)
     # What a text writes after its end may lie past the last position; it is dropped later.
-    angle = turns + tl.minimum(c, num_positions - 1) * D + 2 * pair
+    angle = turns + tl.minimum(tl.load(position + n), num_positions - 1) * D + 2 * pair
     cos = tl.load(angle, mask=pair < D // 2, other=1.0)[None, :]
     sin = tl.load(angle + 1, mask=pair < D // 2, other=0.0)[None, :]
     is_turned = (head < H + G)[:, None]
@@ -59,7 +61,8 @@ def turn_and_store_kernel(
     is_query = in_x & (head < H)[:, None]
     tl.store(at, x, mask=is_query)
     tl.store(at + 1, y, mask=is_query)
-    to = kept + n * kept_n + c * (2 * G * D) + (head[:, None] - H) * D + 2 * pair[None, :]
+    to = kept + tl.load(job + n) * kept_n + tl.load(column + n) * (2 * G * D)
+    to += (head[:, None] - H) * D + 2 * pair[None, :]
     is_kept = in_x & (head >= H)[:, None]
     tl.store(to, x, mask=is_kept)
     tl.store(to + 1, y, mask=is_kept)
@@ -69,7 +72,9 @@ def turn_and_store_kernel(
 def attention_kernel(
     query,
     kept,
-    column,
+    job,
+    end,
+    seen,
     out,
     partial,
     G,
@@ -78,13 +83,15 @@ def attention_kernel(
     scale,
     q_n,
     kept_n,
+    seen_n,
+    HAS_SEEN: tl.constexpr,
     SHARES: tl.constexpr,
     GROUP: tl.constexpr,
     COLUMNS: tl.constexpr,
     WIDTH: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """A group of heads of one text over a share of its columns, 0 to column[n].
+    """A group of heads of one row over a share of the columns that it sees.
 
     With one share out[n, h * D + d]; else partial[share, n, h, 0..D + 1]: the weighted values, the
     maximum and the sum.
@@ -92,7 +99,8 @@ def attention_kernel(
     n = tl.program_id(0).to(tl.int64)
     g = tl.program_id(1)
     share = tl.program_id(2)
-    num = (tl.load(column + n) + 1).to(tl.int32)
+    num = tl.load(end + n).to(tl.int32)
+    first = kept + tl.load(job + n) * kept_n + g * D
     inside = tl.arange(0, GROUP)
     d = tl.arange(0, WIDTH)
     in_q = (inside < group)[:, None] & (d < D)[None, :]
@@ -106,7 +114,7 @@ def attention_kernel(
     for start in range(share * COLUMNS, num, SHARES * COLUMNS):
         c = start + tl.arange(0, COLUMNS)
         in_c = c < num
-        at = kept + n * kept_n + c.to(tl.int64) * (2 * G * D) + g * D
+        at = first + c.to(tl.int64) * (2 * G * D)
         k = tl.load(at[None, :] + d[:, None], mask=in_c[None, :] & (d < D)[:, None], other=0.0)
         v = tl.load(
             at[:, None] + G * D + d[None, :], mask=in_c[:, None] & (d < D)[None, :], other=0.0
@@ -115,10 +123,14 @@ def attention_kernel(
             k = k.to(tl.float32)
             v = v.to(tl.float32)
         z = tl.dot(q, k, input_precision="ieee") * scale
+        if HAS_SEEN:
+            in_c = in_c & (tl.load(seen + n * seen_n + c, mask=in_c, other=0) != 0)
         z = tl.where(in_c[None, :], z, float("-inf"))
         higher = tl.maximum(top, tl.max(z, axis=1))
-        p = tl.exp(z - higher[:, None])
-        fade = tl.exp(top - higher)
+        # A block of which nothing is seen has nothing to shift by.
+        base = tl.where(higher == float("-inf"), 0.0, higher)
+        p = tl.exp(z - base[:, None])
+        fade = tl.exp(top - base)
         total = total * fade + tl.sum(p, axis=1)
         if not UPCAST:
             p = p.to(v.dtype)
@@ -163,8 +175,8 @@ def gated_kernel(gate_up, out, size, BLOCK: tl.constexpr):
     tl.store(out + r * size + i, (active * up).to(out.dtype.element_ty), mask=in_i)
 
 
-def turn_and_store(qkv_NXD: Tensor, turns: Tensor, column_N: Tensor, kept: Tensor, H: int) -> None:
-    """Turn queries in place, and put keys and values into the cache at each text's column.
+def turn_and_store(qkv_NXD: Tensor, turns: Tensor, rows: Rows, kept: Tensor, H: int) -> None:
+    """Turn queries in place, and put keys and values into the cache at each row's column.
 
     `qkv_NXD` [N, H + 2 G, D] contiguous, two numbers of a pair side by side; `turns` float32
     [positions, D / 2, 2], cosine and sine; `kept` [jobs, C, 2 G, D] contiguous.
@@ -173,7 +185,9 @@ def turn_and_store(qkv_NXD: Tensor, turns: Tensor, column_N: Tensor, kept: Tenso
     turn_and_store_kernel[(N, triton.cdiv(X, HEADS))](
         qkv_NXD,
         turns,
-        column_N,
+        rows.job,
+        rows.column,
+        rows.position,
         kept,
         len(turns),
         H,
@@ -187,8 +201,8 @@ def turn_and_store(qkv_NXD: Tensor, turns: Tensor, column_N: Tensor, kept: Tenso
     )
 
 
-def attention(qkv_NXD: Tensor, column_N: Tensor, kept: Tensor, H: int) -> Tensor:
-    """Attention of each text's one query over its columns 0 to `column_N`, [N, H * D]."""
+def attention(qkv_NXD: Tensor, rows: Rows, kept: Tensor, H: int) -> Tensor:
+    """Attention of each row over the columns that it sees, one at least, [N, H * D]."""
     N, X, D = qkv_NXD.shape
     G = (X - H) // 2
     group, width = H // G, max(16, int(triton.next_power_of_2(D)))
@@ -200,7 +214,9 @@ def attention(qkv_NXD: Tensor, column_N: Tensor, kept: Tensor, H: int) -> Tensor
     attention_kernel[(N, G, shares)](
         qkv_NXD,
         kept,
-        column_N,
+        rows.job,
+        rows.end,
+        rows.seen,
         out,
         partial,
         G,
@@ -209,6 +225,8 @@ def attention(qkv_NXD: Tensor, column_N: Tensor, kept: Tensor, H: int) -> Tensor
         D**-0.5,
         qkv_NXD.stride(0),
         kept.stride(0),
+        0 if rows.seen is None else rows.seen.stride(0),
+        rows.seen is not None,
         shares,
         max(16, int(triton.next_power_of_2(group))),
         COLUMNS,

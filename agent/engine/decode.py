@@ -1,25 +1,20 @@
 """Decoding: the next tokens of every text under way, a path of its own beside prefill.
 
-One token a job, all jobs of the cache, in their order. On a GPU a step is captured in a graph, once
-for each number of rows (a few sizes, the rest padding), and replayed several times before the host
-looks at what was written: a step is some hundred small kernels, and to launch them one by one costs
-five times what they do. A text that ends within those steps has its rest dropped by the caller.
-Elsewhere the same code runs step by step.
-
-Capturing: NVIDIA, "CUDA graphs"; sizes as buckets are usual in serving (vLLM, SGLang).
+One token a job, all jobs of the cache, in their order. On a GPU a step is a graph, and several run
+before the host looks at what was written; a text that ends within them has its rest dropped by the
+caller. Elsewhere the same code runs step by step.
 
 Shapes: N jobs, B rows of a bucket, S steps, V vocabulary.
 """
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from agent.engine.graphs import bucket
 from agent.engine.job_cache import Cache
 from agent.engine.sampling import SamplingParameters
 from agent.networks.inference import InferenceNetwork
@@ -27,8 +22,6 @@ from kernels.dispatch import next_tokens
 
 STEPS = 8
 """Tokens that a text writes on a GPU before the host sees them."""
-BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512)
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +48,6 @@ class _Rows:
         self.tokens = torch.zeros((STEPS, num), dtype=torch.int64, device=device)
         self.scores = torch.zeros((STEPS, 3, num), device=device)
         """Of each token: log-probability, processed log-probability, 1 where logits were bad."""
-        self.graph: Any = None
 
 
 class DecodeLoop:
@@ -63,12 +55,7 @@ class DecodeLoop:
 
     def __init__(self, network: InferenceNetwork, cache: Cache) -> None:
         self.network, self.cache = network, cache
-        self.is_captured = network.device.type == "cuda"
-        """Whether steps go into graphs; no longer, once one could not."""
         self.rows: dict[int, _Rows] = {}
-        self._seen: tuple[int, ...] = ()
-        """Where the cache lay when graphs were captured: they hold its addresses."""
-        self._pool: Any = None
 
     @property
     def num_steps(self) -> int:
@@ -88,15 +75,24 @@ class DecodeLoop:
         wrote but the last one.
         """
         num = len(tokens)
+        size = bucket(num) if self.cache.graphs.is_captured else num
         first = self.cache.append(np.arange(num), np.full(num, num_steps))
-        size = self._size(num)
         self.cache.reserve(size, self.cache.num_columns)
         if size not in self.rows:
             self.rows[size] = _Rows(size, self.network.device)
         rows = self.rows[size]
         state = np.zeros((3, size), np.int64)
         state[0, :num], state[1, :num], state[2, :num] = tokens, first, places
-        step = self._ready(rows, num, state, parameters)
+
+        def step() -> None:
+            self._step(rows, parameters, num)
+
+        if parameters.is_filtered:
+            self._fill(rows, state, parameters)
+        else:
+            step = self.cache.graphs.of(
+                ("decode", size), lambda: self._fill(rows, state, parameters), step
+            )
         for _ in range(num_steps):
             step()
         written = rows.tokens[:num_steps, :num].t().tolist()
@@ -104,62 +100,12 @@ class DecodeLoop:
         raw, processed, is_bad = (scores[:, i].T for i in range(3))
         return Decoded(written, raw.tolist(), processed.tolist(), (is_bad > 0).tolist())
 
-    def _size(self, num: int) -> int:
-        if not self.is_captured:
-            return num
-        return next((size for size in BUCKETS if size >= num), num)
-
-    def _ready(
-        self, rows: _Rows, num: int, state: NDArray[np.int64], parameters: SamplingParameters
-    ) -> Any:
-        """Set the rows' state; returns what does one step."""
-
-        def fill() -> None:
-            rows.numbers[:3].copy_(torch.from_numpy(state))
-            rows.numbers[3, :num].copy_(parameters.seeds_N)
-            rows.temperature[:num].copy_(parameters.temperature_N)
-            rows.step.zero_()
-
-        def step() -> None:
-            self._step(rows, parameters, num)
-
-        if self.is_captured and not parameters.is_filtered:
-            self._check_addresses()
-            if rows.graph is None:
-                # The first run compiles kernels; it writes what the step itself will write again.
-                fill()
-                rows.graph = self._captured(step)
-        fill()
-        return step if rows.graph is None or parameters.is_filtered else rows.graph.replay
-
-    def _check_addresses(self) -> None:
-        """Graphs of a cache that has moved are gone."""
-        layers = self.cache.layers
-        seen = tuple(layer.data_ptr() for layer in layers) + tuple(layers[0].shape)
-        if seen != self._seen:
-            self._seen = seen
-            for rows in self.rows.values():
-                rows.graph = None
-
-    def _captured(self, step: Any) -> Any:
-        try:
-            if self._pool is None:
-                self._pool = torch.cuda.graph_pool_handle()
-            aside = torch.cuda.Stream()
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
-                step()
-            torch.cuda.current_stream().wait_stream(aside)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                step()
-        except RuntimeError as error:
-            self.is_captured = False
-            log.warning(
-                "decoding goes on without a CUDA graph, slower: %s", str(error).splitlines()[0]
-            )
-            return None
-        return graph
+    def _fill(self, rows: _Rows, state: NDArray[np.int64], parameters: SamplingParameters) -> None:
+        num = len(parameters.seeds_N)
+        rows.numbers[:3].copy_(torch.from_numpy(state))
+        rows.numbers[3, :num].copy_(parameters.seeds_N)
+        rows.temperature[:num].copy_(parameters.temperature_N)
+        rows.step.zero_()
 
     def _step(self, rows: _Rows, parameters: SamplingParameters, num: int) -> None:
         """One token of each row, all on the device."""

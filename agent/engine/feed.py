@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from agent.engine.forward import Where, forward
 from agent.engine.job_cache import Cache, Ids
 from agent.engine.prefix_cache import KVTree, Prefix
-from agent.networks.inference import InferenceNetwork, Places
+from agent.networks.inference import InferenceNetwork
 
 PREFILL_CELLS = 16384
 """Queries of one prefill, jobs times the longest, at most."""
@@ -35,39 +35,13 @@ def feed(
     is_hidden = np.arange(cache.num_columns) > (first_N[:, None] + query)[..., None]
     job_R = np.repeat(jobs - start, counts)
     where = Where(slice(start, stop), job_R, query_R, column_R, column_R)
-    places = placed(network, where, is_hidden, is_dense)
-    return network.forward(torch.from_numpy(tokens).to(network.device), places, cache.layers)
+    return forward(network, cache, tokens, where, is_hidden, is_dense)
 
 
 def within(counts: Ids) -> Ids:
     """0, 1, ... for each of some runs of this many rows."""
     ends = np.cumsum(counts)
     return np.arange(int(ends[-1])) - np.repeat(ends - counts, counts)
-
-
-@dataclass(frozen=True, slots=True)
-class Where:
-    """Where the rows of a forward stand; see `Places`."""
-
-    jobs: slice
-    job_R: Ids
-    query_R: Ids
-    column_R: Ids
-    position_R: Ids
-
-
-def placed(
-    network: InferenceNetwork, where: Where, is_hidden_NMC: NDArray[np.bool_], is_dense: bool
-) -> Places:
-    """The same on the network's device, with the bias that hides columns from queries."""
-    device = network.device
-    bias = torch.zeros(is_hidden_NMC.shape, dtype=network.dtype, device=device)
-    bias.masked_fill_(torch.from_numpy(is_hidden_NMC).to(device), float("-inf"))
-    job, query, column, position = (
-        torch.from_numpy(x).to(device)
-        for x in (where.job_R, where.query_R, where.column_R, where.position_R)
-    )
-    return Places(where.jobs, job, query, column, position, bias, is_dense)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from agent.engine.graphs import Graphs
 from agent.engine.memory import return_freed
 from agent.networks.inference import InferenceNetwork
 
@@ -34,6 +35,8 @@ class Cache:
         self.layers: list[Tensor] = []
         self.lengths: Ids = np.zeros(0, np.int64)
         """Columns in use of each job."""
+        self.graphs = Graphs(network.device)
+        """Of steps over these tensors."""
 
     @property
     def num_jobs(self) -> int:
@@ -54,6 +57,7 @@ class Cache:
         self.lengths = self.lengths[:0]
         if self.num_bytes > (self._gpu_share or KEPT_BYTES):
             self.layers = []
+            self.graphs.drop()
             return_freed()
 
     @property
@@ -74,6 +78,7 @@ class Cache:
         while columns < num_columns:
             columns *= 2
         shape = (jobs, columns, *self.network.kv_shape)
+        self.graphs.drop()
         for i in range(self.network.arch.num_layers):
             grown = torch.zeros(shape, dtype=self.network.dtype, device=self.network.device)
             if have_jobs:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from agent.engine.enumeration import Enumeration, Partial, StopOf
-from agent.engine.feed import Where, placed, prefill, within
+from agent.engine.feed import prefill, within
+from agent.engine.forward import Where, forward
 from agent.engine.job_cache import Ids
 from agent.engine.prefix_cache import KeptWork, Prefix, Segment, Workspace
 from agent.engine.requests import Generated, OptionRequest, Options
@@ -188,9 +189,9 @@ class OptionBatch:
         is_hidden[np.repeat(job_R, depth_R), np.repeat(query_R, depth_R), seen] = False
         position_R = np.repeat(prefix_N, counts) + depth_R - 1
         where = Where(slice(0, N), job_R, query_R, column_R, position_R)
-        places = placed(self.network, where, is_hidden, len(rows) == N * M)
-        tokens_R = torch.tensor([p.tokens[-1] for p in rows], device=self.network.device)
-        hidden = self.network.forward(tokens_R, places, self.cache.layers)
+        tokens = np.fromiter((p.tokens[-1] for p in rows), np.int64, len(rows))
+        is_dense = len(rows) == N * M
+        hidden = forward(self.network, self.cache, tokens, where, is_hidden, is_dense)
         return self.network.logits(hidden)
 
     def _note(self, fed: Sequence[tuple[Enumeration, Partial]], logits_RV: Tensor) -> None:

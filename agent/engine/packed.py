@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agent.engine.feed import Where, placed, within
+from agent.engine.feed import within
+from agent.engine.forward import Where, placed
 from agent.engine.job_cache import Cache, Ids
 from agent.networks.inference import InferenceNetwork
 

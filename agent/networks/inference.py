@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from agent.networks.architecture import Architecture
+from kernels.rows import Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +59,22 @@ class InferenceNetwork(Protocol):
         """
         ...
 
+    @property
+    def fuses_rows(self) -> bool:
+        """Whether `forward_rows` is there: a forward of few rows whose shapes depend on their
+        number alone, and which reads nothing back, so that it can be captured in a graph."""
+        ...
+
+    def forward_rows(self, tokens_R: Tensor, rows: Rows, cache: list[Tensor]) -> Tensor:
+        """As `forward`, where `fuses_rows`."""
+        ...
+
     def decode(
         self, tokens_N: Tensor, column_N: Tensor, num_columns: int, cache: list[Tensor]
     ) -> Tensor:
         """One token of each of the cache's first N jobs, which stands in column `column_N` of its
-        job and sees that and those before it; hidden states [N, E]. Reads nothing back from the
-        device. Of `num_columns` columns none in use lies further right.
+        job and sees that and those before it; hidden states [N, E]. Of `num_columns` columns none
+        in use lies further right.
         """
         ...
 

@@ -26,6 +26,7 @@ from agent.networks.inference import Places
 from agent.networks.llama import Block, Decoder, rope_frequencies
 from agent.networks.shared_blocks import SharedBlocks
 from kernels import dispatch
+from kernels.rows import Rows
 
 ALIGNMENT = 64
 MIN_ROWS = 4
@@ -203,9 +204,10 @@ class LlamaInference:
     ) -> Tensor:
         """Hidden states [N, E]; see `InferenceNetwork`. The bits are those of `forward`, but on a
         GPU, where what surrounds the products is fused."""
-        if dispatch.is_fused(self.device):
-            return self._decode_fused(tokens_N, column_N, cache)
         num, device = len(tokens_N), self.device
+        if self.fuses_rows:
+            job_N = torch.arange(num, device=device)
+            return self.forward_rows(tokens_N, Rows(job_N, column_N, column_N, column_N + 1), cache)
         bias = torch.zeros((num, 1, num_columns), dtype=self.dtype, device=device)
         column_C = torch.arange(num_columns, device=device)
         bias.masked_fill_((column_C > column_N[:, None])[:, None], float("-inf"))
@@ -220,21 +222,27 @@ class LlamaInference:
         )
         return self.forward(tokens_N, places, cache)
 
-    def _decode_fused(self, tokens_N: Tensor, column_N: Tensor, cache: list[Tensor]) -> Tensor:
+    @property
+    def fuses_rows(self) -> bool:
+        """On a GPU with Triton."""
+        return dispatch.is_fused(self.device)
+
+    def forward_rows(self, tokens_R: Tensor, rows: Rows, cache: list[Tensor]) -> Tensor:
+        """Hidden states [R, E]; see `InferenceNetwork`."""
         from kernels import decoding
 
         arch = self.arch
         H, G, D = arch.num_heads, arch.num_kv_heads, arch.head_dim
         turns = torch.view_as_real(self.turns)
-        x = F.embedding(tokens_N, self.embedding)
+        x = F.embedding(tokens_R, self.embedding)
         for layer, kept in zip(self.layers, cache, strict=True):
             h = self._normed(x, layer.attention_norm)
             qkv = _product(h, layer.qkv, layer.qkv_bias).view(-1, H + 2 * G, D)
             if layer.qk_norm is not None:
                 qk = F.rms_norm(qkv[:, : H + G], (D,), None, arch.norm_eps) * layer.qk_norm
                 qkv = torch.cat((qk, qkv[:, H + G :]), dim=1)
-            decoding.turn_and_store(qkv, turns, column_N, kept, H)
-            x = _product(decoding.attention(qkv, column_N, kept, H), layer.out, layer.out_bias, x)
+            decoding.turn_and_store(qkv, turns, rows, kept, H)
+            x = _product(decoding.attention(qkv, rows, kept, H), layer.out, layer.out_bias, x)
             h = self._normed(x, layer.mlp_norm)
             active = decoding.gated(_product(h, layer.gate_up, layer.gate_up_bias))
             x = _product(active, layer.down, layer.down_bias, x)

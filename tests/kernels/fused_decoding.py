@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels import decoding
+from kernels.rows import Rows
 from tests.kernels.exact import DEVICE, close
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -21,6 +22,11 @@ def inputs(
     qkv = torch.randn(N, H + 2 * G, D, device=DEVICE).to(dtype)
     kept = torch.randn(N + 2, C, 2 * G, D, device=DEVICE).to(dtype)
     return qkv, kept, torch.randint(0, C, (N,), device=DEVICE)
+
+
+def at(column: Tensor, seen: Tensor | None = None) -> Rows:
+    """One row for each job, in the last column that it may see."""
+    return Rows(torch.arange(len(column), device=DEVICE), column, column, column + 1, seen)
 
 
 def turned(x_NHD: Tensor, angle_NP: Tensor) -> Tensor:
@@ -41,7 +47,7 @@ def test_queries_turn_in_place_and_keys_and_values_go_to_their_column(
     before, cache = qkv.double(), kept.clone()
     exact = turned(before[:, : H + G], angle[column].double())
     plain = turned(before.float()[:, : H + G], angle[column]).to(dtype)
-    decoding.turn_and_store(qkv, turns, column, kept, H)
+    decoding.turn_and_store(qkv, turns, at(column), kept, H)
     close(qkv[:, :H], exact[:, :H], plain[:, :H])
     row = torch.arange(3, device=DEVICE)
     close(kept[row, column, :G], exact[:, H:], plain[:, H:])
@@ -55,8 +61,8 @@ def test_a_column_past_the_last_position_is_turned_as_the_last_one() -> None:
     qkv, kept, _ = inputs(1, 2, 1, 8, 20, torch.float32)
     turns = torch.rand(4, 4, 2, device=DEVICE)
     again = qkv.clone()
-    decoding.turn_and_store(qkv, turns, torch.tensor([17], device=DEVICE), kept, 2)
-    decoding.turn_and_store(again, turns, torch.tensor([3], device=DEVICE), kept, 2)
+    decoding.turn_and_store(qkv, turns, at(torch.tensor([17], device=DEVICE)), kept, 2)
+    decoding.turn_and_store(again, turns, at(torch.tensor([3], device=DEVICE)), kept, 2)
     assert torch.equal(qkv, again)
 
 
@@ -70,7 +76,7 @@ def test_a_text_sees_its_columns_up_to_its_own_whatever_shares_they_are_read_in(
     qkv, kept, column = inputs(3, H, G, D, 300, dtype)
     column[0], column[1] = 0, 299
     kept[0, 1:] = float("nan")  # what a text does not have is not read
-    found = decoding.attention(qkv, column, kept, H)
+    found = decoding.attention(qkv, at(column), kept, H)
 
     def attended(precise: torch.dtype) -> Tensor:
         rows = []
@@ -83,6 +89,31 @@ def test_a_text_sees_its_columns_up_to_its_own_whatever_shares_they_are_read_in(
         return torch.stack(rows)
 
     close(found, attended(torch.float64), attended(torch.float32).to(dtype))
+
+
+@pytest.mark.parametrize("shares", [1, 4])
+def test_rows_of_one_job_see_what_their_mask_shows(
+    shares: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As partial options of a prefix do; whole blocks of columns may be hidden."""
+    monkeypatch.setattr(decoding, "num_shares", lambda *_: shares)
+    qkv, kept, _ = inputs(4, 4, 2, 16, 300, torch.float32)
+    job = torch.tensor([2, 0, 2, 2], device=DEVICE)
+    end = torch.tensor([300, 1, 290, 200], device=DEVICE)
+    seen = (torch.rand(4, 300, device=DEVICE) < 0.3).to(torch.uint8)
+    seen[:, :130] = 0
+    seen[torch.arange(4), end - 1] = 1
+    found = decoding.attention(qkv, Rows(job, end - 1, end - 1, end, seen), kept, 4)
+    for n in range(4):
+        shown = seen[n].bool() & (torch.arange(300, device=DEVICE) < end[n])
+        columns = kept[job[n]][shown].double()
+        keys, values = (
+            columns[:, :2].repeat_interleave(2, 1),
+            columns[:, 2:].repeat_interleave(2, 1),
+        )
+        z = torch.einsum("hd,chd->hc", qkv[n, :4].double(), keys) / 4
+        exact = torch.einsum("hc,chd->hd", z.softmax(dim=1), values).flatten()
+        torch.testing.assert_close(found[n].double(), exact, atol=1e-5, rtol=1e-4)
 
 
 def test_shares_are_a_power_of_two_and_no_more_than_there_are_blocks_of_columns() -> None:

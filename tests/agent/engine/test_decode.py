@@ -1,6 +1,8 @@
 """Decoding: the bits of the general path, however many steps the host is away."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,10 @@ import torch
 
 from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.checkpoints.weights import load_model
-from agent.engine import decode as decoding
+from agent.engine import decode, graphs
 from agent.engine.decode import Decoded, DecodeLoop
 from agent.engine.feed import feed, prefill
+from agent.engine.graphs import Graphs
 from agent.engine.job_cache import Cache
 from agent.engine.prefix_cache import KVTree, Prefix
 from agent.engine.requests import CompletionRequest
@@ -149,11 +152,11 @@ def test_a_graph_that_cannot_be_captured_is_told_once_and_decoding_goes_on(
     with torch.inference_mode():
         plain, loop = opened(network), opened(network)
         wanted = [plain.run(LAST, PLACES, parameters(), 2) for _ in range(2)]
-        loop.is_captured = True
+        loop.cache.graphs.is_captured = True
         found = [loop.run(LAST, PLACES, parameters(), 2) for _ in range(2)]
     assert joined(found) == joined(wanted)
     assert [r.getMessage() for r in caplog.records] == [
-        "decoding goes on without a CUDA graph, slower: "
+        "the engine goes on without CUDA graphs, slower: "
         "CUDA error: operation not permitted when stream is capturing"
     ]
 
@@ -161,31 +164,37 @@ def test_a_graph_that_cannot_be_captured_is_told_once_and_decoding_goes_on(
 def test_rows_of_a_bucket_beyond_the_jobs_change_nothing(
     network: InferenceNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(DecodeLoop, "_size", lambda self, num: 8)
+    monkeypatch.setattr(decode, "bucket", lambda num: 8)
+    monkeypatch.setattr(Graphs, "of", lambda self, key, fill, step: (fill(), step)[1])
     with torch.inference_mode():
         padded = opened(network)
+        padded.cache.graphs.is_captured = True
         found = padded.run(LAST, PLACES, parameters(), 4)
-        monkeypatch.undo()
         wanted = opened(network).run(LAST, PLACES, parameters(), 4)
+    assert list(padded.rows) == [8]
     assert joined([found]) == joined([wanted])
     assert padded.cache.num_jobs == 3
 
 
-def test_a_bucket_is_the_next_size_and_no_larger_than_the_largest(
-    network: InferenceNetwork,
-) -> None:
-    loop = opened(network)
-    loop.is_captured = True
-    assert [loop._size(n) for n in (1, 3, 17, 256, 512, 700)] == [1, 4, 24, 256, 512, 700]
-    assert sorted(decoding.BUCKETS) == list(decoding.BUCKETS)
+def test_a_bucket_is_the_next_size_and_no_larger_than_the_largest() -> None:
+    assert [graphs.bucket(n) for n in (1, 3, 17, 256, 512, 700)] == [1, 4, 24, 256, 512, 700]
+    assert sorted(graphs.BUCKETS) == list(graphs.BUCKETS)
+
+
+def test_a_cache_that_moves_drops_its_graphs(network: InferenceNetwork) -> None:
+    """They hold its addresses."""
+    cache = opened(network).cache
+    cache.graphs.kept["step"] = cache.graphs.buffers["step"] = object()
+    cache.reserve(cache.num_jobs, cache.layers[0].shape[1])
+    assert "step" in cache.graphs.kept
+    cache.reserve(cache.num_jobs, cache.layers[0].shape[1] + 1)
+    assert not cache.graphs.kept and not cache.graphs.buffers
 
 
 @pytest.mark.round
 def test_what_a_gpu_fuses_agrees_with_the_general_path() -> None:
     """On Triton's interpreter, in a process of its own, for each family."""
     pytest.importorskip("triton")
-    import subprocess
-    import sys
 
     environment = os.environ | {"TRITON_INTERPRET": "1", "RATCHET_KERNELS": "triton"}
     done = subprocess.run(
