@@ -78,6 +78,8 @@ def linear_logprob(
     arguments.floating("hidden_RE", hidden_RE)
     (R, E), V = hidden_RE.shape, len(weight_VE)
     arguments.shaped("weight_VE", weight_VE, "[vocabulary, width]", None, E)
+    if torch.is_autocast_enabled(hidden_RE.device.type):  # either may have been cast on its way
+        hidden_RE = hidden_RE.to(weight_VE.dtype)
     arguments.floating("weight_VE", weight_VE, hidden_RE)
     if V == 0:
         raise ValueError("weight_VE has no rows; wanted one for each token of the vocabulary")

@@ -70,7 +70,8 @@ def gradient_kernel(
 
 
 class FusedLinearLogprob(torch.autograd.Function):
-    """As chunked.ChunkedLinearLogprob, and with the list of rows."""
+    """As chunked.ChunkedLinearLogprob, and with the list of rows; under autocast the products are
+    in its type."""
 
     @staticmethod
     def forward(
@@ -81,6 +82,11 @@ class FusedLinearLogprob(torch.autograd.Function):
         rows_M: Tensor | None,
     ) -> Tensor:
         M, V, device = len(target_M), len(weight_VE), hidden_RE.device
+        ctx.save_for_backward(hidden_RE, weight_VE, target_M, rows_M)
+        ctx.dtype = hidden_RE.dtype
+        if torch.is_autocast_enabled(device.type):
+            ctx.dtype = torch.get_autocast_dtype(device.type)
+        hidden_RE, weight_VE = hidden_RE.to(ctx.dtype), weight_VE.to(ctx.dtype)
         hidden_ME = hidden_RE if rows_M is None else hidden_RE[rows_M]
         state = torch.zeros((3, M), dtype=torch.float32, device=device)
         state[0] = float("-inf")
@@ -102,19 +108,20 @@ class FusedLinearLogprob(torch.autograd.Function):
         top, total, found = state
         top = top.masked_fill(top == float("-inf"), 0.0)
         log_total = total.log()
-        ctx.save_for_backward(hidden_RE, weight_VE, target_M, rows_M, top, log_total)
+        ctx.top, ctx.log_total = top, log_total
         logprob_M: Tensor = found - top - log_total
         return logprob_M.masked_fill_(target_M < 0, 0.0)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_RE, weight_VE, target_M, rows_M, top, log_total = ctx.saved_tensors
+        given_RE, given_VE, target_M, rows_M = ctx.saved_tensors
+        hidden_RE, weight_VE = given_RE.to(ctx.dtype), given_VE.to(ctx.dtype)
         M, (V, E) = len(target_M), weight_VE.shape
         by_logprob = grads[0].float().masked_fill(target_M < 0, 0.0)
         wants = ctx.needs_input_grad
         hidden_ME = hidden_RE if rows_M is None else hidden_RE[rows_M]
         d_hidden = torch.zeros((M, E), dtype=torch.float32, device=hidden_RE.device)
-        d_weight = torch.empty_like(weight_VE) if wants[1] else None
+        d_weight = torch.empty_like(given_VE) if wants[1] else None
         for start, end in _shares(M, V, BACKWARD_SHARE):
             weight_CE = weight_VE[start:end]
             z_MC = _product(hidden_ME, weight_CE.t())
@@ -124,8 +131,8 @@ class FusedLinearLogprob(torch.autograd.Function):
             gradient_kernel[(M, triton.cdiv(width, block))](
                 z_MC,
                 target_M,
-                top,
-                log_total,
+                ctx.top,
+                ctx.log_total,
                 by_logprob,
                 d_MC,
                 start,
@@ -143,10 +150,10 @@ class FusedLinearLogprob(torch.autograd.Function):
         if not wants[0]:
             d_hidden_RE = None
         elif rows_M is None:
-            d_hidden_RE = d_hidden.to(hidden_RE.dtype)
+            d_hidden_RE = d_hidden.to(given_RE.dtype)
         else:
             whole = torch.zeros(hidden_RE.shape, dtype=torch.float32, device=hidden_RE.device)
-            d_hidden_RE = whole.index_add_(0, rows_M, d_hidden).to(hidden_RE.dtype)
+            d_hidden_RE = whole.index_add_(0, rows_M, d_hidden).to(given_RE.dtype)
         return d_hidden_RE, d_weight, None, None
 
 
@@ -163,6 +170,7 @@ def _warps(block: int) -> int:
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
     """a @ b with a float32 result."""
-    if a.dtype == torch.float32 or a.device.type == "cpu":
-        return a.float() @ b.float()
-    return torch.mm(a, b, out_dtype=torch.float32)
+    with torch.autocast(a.device.type, enabled=False):
+        if a.dtype == torch.float32 or a.device.type == "cpu":
+            return a.float() @ b.float()
+        return torch.mm(a, b, out_dtype=torch.float32)

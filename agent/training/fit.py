@@ -87,7 +87,7 @@ def fit(
     generator = torch.Generator().manual_seed(seed)
     optimizer = Optimizer(model, settings, num_steps)
     dtype = product_dtype(model, settings)
-    usual = MICRO_TOKENS if num_parameters(model) >= LARGE else 0
+    usual = _micro_tokens(model)
     most_tokens = (settings.micro_tokens or usual) if plan.is_additive else 0
     model.is_checkpointed = needs_checkpoints(model, _at_once(plan, most_tokens))
     losses = plan.resume.load(model, optimizer, snapshot) if plan.resume else []
@@ -145,13 +145,32 @@ def _at_once(plan: FitPlan, most_tokens: int) -> int:
 
 def needs_checkpoints(model: LanguageModel, num_tokens: int) -> bool:
     """Whether what so many tokens leave for the backward pass would take more memory than weights,
-    gradients and the optimiser's state do."""
+    gradients and the optimiser's state do, or on a GPU than it has beside them."""
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad) * BYTES_TRAINED
+    most = trained if model.device.type != "cuda" else _gpu_room(model)
+    return num_parameters(model) >= LARGE and num_tokens * _token_bytes(model) > most
+
+
+def _token_bytes(model: LanguageModel) -> int:
+    """What a token leaves for the backward pass."""
     arch = model.arch
-    num_blocks = arch.num_layers - model.num_frozen
-    activations = num_tokens * num_blocks * arch.hidden_size * ACTIVATION_BYTES
+    return (arch.num_layers - model.num_frozen) * arch.hidden_size * ACTIVATION_BYTES
+
+
+def _gpu_room(model: LanguageModel) -> int:
+    """Bytes for activations: half of what the card has beside weights and their training."""
+    total = int(torch.cuda.get_device_properties(model.device).total_memory)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    size = num_parameters(model)
-    return size >= LARGE and activations > trained * BYTES_TRAINED
+    return max(0, total - trained * BYTES_TRAINED) // 2
+
+
+def _micro_tokens(model: LanguageModel) -> int:
+    """Tokens whose activations are in memory together where nothing is set; 0: all of a batch."""
+    if num_parameters(model) < LARGE:
+        return 0
+    if model.device.type != "cuda":
+        return MICRO_TOKENS
+    return max(MICRO_TOKENS, _gpu_room(model) // _token_bytes(model))
 
 
 def num_parameters(model: LanguageModel) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from agent.evaluation.intervals import wilson
-from agent.rounds.run import code_version
+from agent.rounds.code_version import code_version
 
 Row = dict[str, Any]
 
