@@ -18,7 +18,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from kernels import critic_heads, decoding, linear_logprob, tree_attention, verify_draft
+from kernels import critic_heads, decoding, linear_logprob, verify_draft
 
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
 """Bytes a program may have (CUDA C++ programming guide, table of compute capabilities)."""
@@ -101,31 +101,8 @@ def variants() -> Iterator[Variant]:
             },
         )
         for width in (64, 128):
-            yield from _attention(dtype, width)
             yield from _decoding(dtype, width)
         yield from _verification(t)
-
-
-def _attention(dtype: torch.dtype, width: int) -> Iterator[Variant]:
-    t = _TYPES[dtype]
-    tiles = tree_attention.tiles_for(dtype, width)
-    yield Variant(
-        f"tree_attention {t} {width}",
-        tree_attention.attend_kernel,
-        {"scale": "fp32"} | dict.fromkeys(("query", "key", "value", "bias", "out"), f"*{t}"),
-        {
-            "UPCAST": False,
-            "QUERIES": tiles.queries,
-            "COLUMNS": tiles.columns,
-            "WIDTH": width,
-            "q_d": 1,
-            "k_d": 1,
-            "v_d": 1,
-            "b_c": 1,
-        },
-        num_warps=tiles.num_warps,
-        is_tensor_core=dtype != torch.float32,
-    )
 
 
 def _decoding(dtype: torch.dtype, width: int) -> Iterator[Variant]:

@@ -17,7 +17,6 @@ from kernels.reference import Verified
 
 SWITCH = "RATCHET_KERNELS"
 _PLACES = {
-    "tree_attention": ("tree_attention", "attend"),
     "linear_logprob": ("linear_logprob", "FusedLinearLogprob"),
     "critic_heads": ("critic_heads", "FusedCriticHeads"),
     "verify_draft": ("verify_draft", "coupled"),
@@ -118,27 +117,6 @@ def critic_heads(hidden_RE: Tensor, weight_SE: Tensor, rows_M: Tensor) -> Tensor
         found: Tensor = FusedCriticHeads.apply(hidden_RE, weight_SE, rows_M)
         return found
     return reference.critic_heads(hidden_RE, weight_SE, rows_M)
-
-
-def tree_attention(
-    q_NGQD: Tensor, key_NGCD: Tensor, value_NGCD: Tensor, bias_N1QC: Tensor
-) -> Tensor:
-    """See reference.tree_attention. Raises TypeError and ValueError that name the argument."""
-    arguments.shaped("q_NGQD", q_NGQD, "[jobs, key heads, queries, width]", *[None] * 4)
-    arguments.floating("q_NGQD", q_NGQD)
-    N, G, Q, D = q_NGQD.shape
-    arguments.shaped("key_NGCD", key_NGCD, "[jobs, key heads, columns, width]", N, G, None, D)
-    C = key_NGCD.shape[2]
-    arguments.shaped("value_NGCD", value_NGCD, "[jobs, key heads, columns, width]", N, G, C, D)
-    arguments.shaped("bias_N1QC", bias_N1QC, "[jobs, 1, queries, columns]", N, 1, Q, C)
-    for name, given in (("key_NGCD", key_NGCD), ("value_NGCD", value_NGCD)):
-        arguments.floating(name, given, q_NGQD)
-    arguments.together("bias_N1QC", bias_N1QC, q_NGQD)
-    if q_NGQD.numel() and is_fused(q_NGQD.device):
-        from kernels.tree_attention import attend
-
-        return attend(q_NGQD, key_NGCD, value_NGCD, bias_N1QC, is_interpreted())
-    return reference.tree_attention(q_NGQD, key_NGCD, value_NGCD, bias_N1QC)
 
 
 def verify_draft(

@@ -29,20 +29,6 @@ class Verified(NamedTuple):
     """Of the tokens under the distribution they were drawn from, float32 [N, Q]."""
 
 
-def tree_attention(
-    q_NGQD: Tensor, key_NGCD: Tensor, value_NGCD: Tensor, bias_N1QC: Tensor
-) -> Tensor:
-    """Attention of a job's queries over its columns, [N, G, Q, D].
-
-    The columns of a job are a tree of tokens; the bias is 0 where a query sees one and minus
-    infinity where it does not. Keys are read once for all queries of a job. Heads that share keys
-    (grouped-query attention) stand among the queries.
-    """
-    return torch.nn.functional.scaled_dot_product_attention(
-        q_NGQD, key_NGCD, value_NGCD, attn_mask=bias_N1QC
-    )
-
-
 def linear_logprob(
     hidden_RE: Tensor, weight_VE: Tensor, target_M: Tensor, rows_M: Tensor | None
 ) -> Tensor:

@@ -37,8 +37,9 @@ class Graphs:
         self._pool: Any = None
 
     def drop(self) -> None:
-        """Forget all graphs: something that they touch has moved."""
+        """Forget all graphs: something that they touch has moved. Their memory goes with them."""
         self.kept.clear()
+        self._pool = None
         self.buffers.clear()
 
     def of(self, key: Hashable, fill: Callable[[], None], step: Step) -> Step:
@@ -52,10 +53,10 @@ class Graphs:
             return step
         if key not in self.kept:
             graph = self._captured(step)
+            fill()
             if graph is None:
                 return step
             self.kept[key] = graph
-            fill()
         replay: Step = self.kept[key].replay
         return replay
 

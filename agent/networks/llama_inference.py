@@ -298,7 +298,8 @@ def _attend(q_RHD: Tensor, kv: Tensor, places: Places, bias: Tensor, G: int) -> 
         missing = bias.shape[2] - num_queries
         q = torch.cat((q, q[:, :, -1:].expand(-1, -1, missing, -1)), dim=2)
     keys, values = kv[:N, :C, :G].transpose(1, 2), kv[:N, :C, G:].transpose(1, 2)
-    mixed = dispatch.tree_attention(q, keys, values, bias)[:, :, :num_queries]
+    mixed = F.scaled_dot_product_attention(q, keys, values, attn_mask=bias)
+    mixed = mixed[:, :, :num_queries]
     mixed = mixed.reshape(N, G, M, H // G, D).permute(0, 2, 1, 3, 4)
     if places.is_dense:
         return mixed.reshape(R, H * D)

@@ -1,6 +1,5 @@
 """Each operation in float64 and in words, from inputs that are already rounded."""
 
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -40,11 +39,6 @@ def logprobs(
     log_p = z - torch.logsumexp(z, 1, keepdim=True)
     picked = log_p.gather(1, target.clamp(min=0)[:, None])[:, 0]
     return torch.where(target != -100, picked, torch.zeros_like(picked))
-
-
-def attention(q: Tensor, key: Tensor, value: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
-    z = q.to(dtype) @ key.to(dtype).transpose(-1, -2) / math.sqrt(q.shape[-1]) + bias.to(dtype)
-    return torch.softmax(z, -1) @ value.to(dtype)
 
 
 def choices(

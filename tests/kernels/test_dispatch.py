@@ -12,7 +12,6 @@ from kernels.dispatch import implementation
 torch.manual_seed(0)
 H, W, T = torch.randn(4, 6), torch.randn(9, 6), torch.tensor([0, 8, 3, 3])
 Z, D, ONE, SEEDS = torch.randn(2, 3, 9), torch.zeros(2, 2).long(), torch.ones(2), torch.arange(2)
-Q, K, BIAS = torch.randn(2, 2, 5, 8), torch.randn(2, 2, 7, 8), torch.zeros(2, 1, 5, 7)
 lp, heads = dispatch.linear_logprob, dispatch.critic_heads
 
 REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
@@ -30,9 +29,6 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: lp([1.0], W, T), TypeError, "hidden_RE is a list"),  # type: ignore[arg-type]
     (lambda: heads(H, W[:, :5], T), ValueError, "weight_SE has shape"),
     (lambda: heads(H, W, T), ValueError, "rows_M holds 8"),
-    (lambda: dispatch.tree_attention(Q, K[:1], K, BIAS), ValueError, "key_NGCD has shape"),
-    (lambda: dispatch.tree_attention(Q, K, K.half(), BIAS), TypeError, "value_NGCD is"),
-    (lambda: dispatch.tree_attention(Q, K, K, BIAS[:, :, :4]), ValueError, "bias_N1QC has shape"),
     (lambda: dispatch.verify_draft(Z[0], D, ONE, SEEDS, SEEDS), ValueError, "logits_NQV has shape"),
     (lambda: dispatch.verify_draft(Z[:, :2], D, ONE, SEEDS, SEEDS), ValueError, "2 drafts"),
     (lambda: dispatch.verify_draft(Z, D, -ONE, SEEDS, SEEDS), ValueError, "temperature is below 0"),

@@ -16,7 +16,6 @@ from kernels import dispatch
 from tests.kernels.exact import (
     DEVICE,
     IS_INTERPRETED,
-    attention,
     choices,
     close,
     guarded,
@@ -117,26 +116,6 @@ def test_critic_heads_and_their_gradients_are_those_of_float64(dtype: torch.dtyp
         wanted[precise] = [out, *(g.to(dtype) if precise == torch.float32 else g for g in more)]
     for x, y, z in zip((found, *grads), wanted[torch.float64], wanted[torch.float32], strict=True):
         close(x, y, z)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(
-    ("N", "G", "Q", "C", "D"), [(1, 1, 1, 1, 8), (2, 2, 5, 70, 24), (1, 2, 70, 33, 16)]
-)
-def test_tree_attention_sees_what_the_bias_shows(
-    N: int, G: int, Q: int, C: int, D: int, dtype: torch.dtype
-) -> None:
-    q = beside_nan((N, G, Q, D), dtype)
-    key, value = (beside_nan((N, G, C, D), dtype) for _ in range(2))
-    is_seen = torch.rand(N, 1, Q, C, device=DEVICE) < 0.4
-    is_seen[..., torch.randint(0, C, ())] = True
-    bias = torch.zeros(N, 1, Q, C, dtype=dtype, device=DEVICE)
-    bias.masked_fill_(~is_seen, float("-inf"))
-    found = dispatch.tree_attention(q, key, value, bias)
-    exact = attention(q, key, value, bias, torch.float64)
-    # Sixteen-bit multiplication units take probabilities rounded to sixteen bits.
-    plain = attention(q, key, value, bias, torch.float32).to(dtype)
-    close(found, exact, plain)
 
 
 def drafts(N: int, Q: int, V: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

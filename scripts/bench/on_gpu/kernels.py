@@ -37,9 +37,8 @@ def measured(is_quick: bool) -> Iterator[Row]:
         yield from log_probability(name, E, V, 8192 if IS_GPU else 5, flops)
         yield from verification(name, V)
         yield from heads(name, E)
-    yield from attention()
     yield from branches()
-    yield from shares()
+    yield from texts()
 
 
 def log_probability(name: str, E: int, V: int, R: int, ceiling: float) -> list[Row]:
@@ -164,39 +163,9 @@ def heads(name: str, E: int) -> list[Row]:
     return arms_of(f"critic_heads_{name}", call, others, target=3)
 
 
-def shares() -> Iterator[Row]:
-    """linear_logprob's forward and training by the size of a share of the vocabulary."""
-    if not IS_GPU:
-        return
-    from kernels import linear_logprob
-
-    E, V = SHAPES["llama_8b"]
-    hidden, weight = (
-        torch.randn(num, E, device=DEVICE, dtype=torch.bfloat16).mul_(0.05).requires_grad_()
-        for num in (8192, V)
-    )
-    target = torch.randint(0, V, (8192,), device=DEVICE)
-
-    def score() -> None:
-        with torch.no_grad():
-            dispatch.linear_logprob(hidden, weight, target)
-
-    def train() -> None:
-        hidden.grad = weight.grad = None
-        dispatch.linear_logprob(hidden, weight, target).mean().backward()
-
-    for name, call in (("FORWARD_SHARE", score), ("BACKWARD_SHARE", train)):
-        before = getattr(linear_logprob, name)
-        for power in (23, 24, 25, 26, 27, 28):
-            setattr(linear_logprob, name, 1 << power)
-            found = milliseconds(call, 0.4)
-            yield repeats(f"linear_logprob_{name.lower()}_{power}", found, "ms", "llama_8b")
-        setattr(linear_logprob, name, before)
-
-
 def branches() -> Iterator[Row]:
     """Attention of a tree: so many branches over a shared beginning, one token each, in one job."""
-    from kernels import decoding, tree_attention
+    from kernels import decoding
     from kernels.rows import Rows
 
     H, G, D = (32, 8, 128) if IS_GPU else (4, 2, 16)
@@ -219,8 +188,36 @@ def branches() -> Iterator[Row]:
             def ours() -> object:
                 return decoding.attention(qkv, rows, kept, H)  # noqa: B023
 
-            def tree() -> object:
-                return tree_attention.attend(q, keys, values, bias, not IS_GPU)  # noqa: B023
+            def torchs() -> object:
+                return torch.nn.functional.scaled_dot_product_attention(
+                    q,  # noqa: B023
+                    keys,  # noqa: B023
+                    values,  # noqa: B023
+                    attn_mask=bias,  # noqa: B023
+                )
+
+            yield from arms_of(f"attention_{C}_x_{R}", ours, {"torch": torchs})
+
+
+def texts() -> Iterator[Row]:
+    """Attention of decoding: one token of each of some texts, all of the same length."""
+    from kernels import decoding
+    from kernels.rows import Rows
+
+    H, G, D = (32, 8, 128) if IS_GPU else (4, 2, 16)
+    for C in (256, 2048) if IS_GPU else (20,):
+        for N in (1, 16, 64, 256) if IS_GPU else (3,):
+            dtype = torch.bfloat16 if IS_GPU else torch.float32
+            qkv = torch.randn(N, H + 2 * G, D, device=DEVICE, dtype=dtype)
+            kept = torch.randn(N, C, 2 * G, D, device=DEVICE, dtype=dtype)
+            end = torch.full((N,), C, device=DEVICE)
+            rows = Rows(torch.arange(N, device=DEVICE), end - 1, end - 1, end)
+            q = qkv[:, :H].view(N, G, H // G, D)
+            bias = torch.zeros(N, 1, H // G, C, dtype=dtype, device=DEVICE)
+            keys, values = kept[:, :, :G].transpose(1, 2), kept[:, :, G:].transpose(1, 2)
+
+            def ours() -> object:
+                return decoding.attention(qkv, rows, kept, H)  # noqa: B023
 
             def torchs() -> object:
                 return torch.nn.functional.scaled_dot_product_attention(
@@ -230,20 +227,4 @@ def branches() -> Iterator[Row]:
                     attn_mask=bias,  # noqa: B023
                 )
 
-            others: dict[str, Call] = {"tree_kernel": tree, "torch": torchs}
-            yield from arms_of(f"attention_{C}_x_{R}", ours, others)
-
-
-def attention() -> list[Row]:
-    H, G, D = (32, 8, 128) if IS_GPU else (4, 2, 16)
-    Q, C = (512, 512) if IS_GPU else (20, 20)
-    dtype = torch.bfloat16 if IS_GPU else torch.float32
-    q, k = (torch.randn(1, G, num, D, device=DEVICE, dtype=dtype) for num in (Q * (H // G), C))
-    bias = torch.zeros(1, 1, Q * (H // G), C, device=DEVICE, dtype=dtype)
-    bias.masked_fill_(torch.rand_like(bias) < 0.7, float("-inf"))
-    bias[..., 0] = 0
-
-    def packed() -> Any:
-        return dispatch.tree_attention(q, k, k, bias)
-
-    return arms_of(f"tree_attention_packed_{Q}", packed, {"torch": twin(packed)})
+            yield from arms_of(f"decode_attention_{N}_x_{C}", ours, {"torch": torchs})

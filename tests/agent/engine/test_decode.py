@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -148,7 +149,14 @@ def test_a_graph_that_cannot_be_captured_is_told_once_and_decoding_goes_on(
     def refused() -> None:
         raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore")
 
-    monkeypatch.setattr(torch.cuda, "graph_pool_handle", refused)
+    class Stream:
+        def wait_stream(self, other: object) -> None: ...
+
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", nullcontext)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", refused)
     with torch.inference_mode():
         plain, loop = opened(network), opened(network)
         wanted = [plain.run(LAST, PLACES, parameters(), 2) for _ in range(2)]
