@@ -1,4 +1,5 @@
-"""Keys and values of the jobs under way, one tensor [jobs, columns, 2 G, D] a layer.
+"""Keys and values of the jobs under way, one tensor [jobs, columns, 2 G, D] a layer. On a GPU all
+layers are one tensor, so that jobs are copied in one operation instead of one a layer.
 
 A job's columns only grow: each fed token takes the next one, and what a token may see is said by
 the bias of the forward, not by where it lies. So several continuations of one text share its
@@ -17,7 +18,9 @@ from agent.engine.memory import return_freed
 from agent.networks.inference import InferenceNetwork
 
 Ids = NDArray[np.int64]
-FIRST_COLUMNS = 32
+FIRST = (1, 32)
+"""Jobs and columns to begin with, at least."""
+FIRST_ON_GPU = (64, 256)
 EXPECTED_BYTES = 2**25
 """Reserved ahead on a CPU."""
 KEPT_BYTES = 2**28
@@ -33,6 +36,8 @@ class Cache:
     def __init__(self, network: InferenceNetwork) -> None:
         self.network = network
         self.layers: list[Tensor] = []
+        self.parts: list[Tensor] = []
+        """The same memory as [layers of the part, jobs, columns, 2 G, D]."""
         self.lengths: Ids = np.zeros(0, np.int64)
         """Columns in use of each job."""
         self.graphs = Graphs(network.device)
@@ -50,13 +55,13 @@ class Cache:
 
     @property
     def num_bytes(self) -> int:
-        return sum(layer.numel() * layer.element_size() for layer in self.layers)
+        return sum(part.numel() * part.element_size() for part in self.parts)
 
     def clear(self) -> None:
         """Drop all jobs, and the memory too when it has grown beyond a bound."""
         self.lengths = self.lengths[:0]
         if self.num_bytes > (self._gpu_share or KEPT_BYTES):
-            self.layers = []
+            self.layers, self.parts = [], []
             self.graphs.drop()
             return_freed()
 
@@ -73,19 +78,24 @@ class Cache:
         have_jobs, have_columns = self.layers[0].shape[:2] if self.layers else (0, 0)
         if num_jobs <= have_jobs and num_columns <= have_columns:
             return
-        jobs = have_jobs if num_jobs <= have_jobs else max(num_jobs, min(2 * have_jobs, 512))
-        columns = max(have_columns, FIRST_COLUMNS)
+        least_jobs, least_columns = FIRST if self.network.device.type == "cpu" else FIRST_ON_GPU
+        jobs = have_jobs
+        if num_jobs > have_jobs:
+            jobs = max(num_jobs, min(2 * have_jobs, 512), least_jobs)
+        columns = max(have_columns, least_columns)
         while columns < num_columns:
             columns *= 2
-        shape = (jobs, columns, *self.network.kv_shape)
         self.graphs.drop()
-        for i in range(self.network.arch.num_layers):
-            grown = torch.zeros(shape, dtype=self.network.dtype, device=self.network.device)
+        network, before = self.network, self.parts
+        for i, num in enumerate(part_sizes(network)):
+            shape = (num, jobs, columns, *network.kv_shape)
+            grown = torch.zeros(shape, dtype=network.dtype, device=network.device)
             if have_jobs:
-                grown[:have_jobs, :have_columns] = self.layers[i]
-                self.layers[i] = grown
+                grown[:, :have_jobs, :have_columns] = before[i]
+                before[i] = grown
             else:
-                self.layers.append(grown)
+                before.append(grown)
+            self.layers[i * num : (i + 1) * num] = grown.unbind(0)
         if have_jobs and not self._gpu_share and self.num_bytes > KEPT_BYTES:
             return_freed()
 
@@ -106,15 +116,15 @@ class Cache:
         new = self.open(self.lengths[jobs].tolist())
         width = int(self.lengths[jobs].max())
         source = torch.from_numpy(jobs).to(self.network.device)
-        for layer in self.layers:
-            layer[int(new[0]) : int(new[-1]) + 1, :width] = layer[source, :width]
+        for part in self.parts:
+            part[:, int(new[0]) : int(new[-1]) + 1, :width] = part[:, source, :width]
         return new
 
     def wipe(self, jobs: Sequence[int]) -> None:
         """Forget what jobs wrote: a NaN is not hidden by a bias."""
         if jobs:
-            for layer in self.layers:
-                layer[list(jobs)] = 0
+            for part in self.parts:
+                part[:, list(jobs)] = 0
 
     def append(self, jobs: Ids, counts: Ids) -> Ids:
         """Take `counts` further columns of the jobs; returns the first of each."""
@@ -140,7 +150,13 @@ class Cache:
             source = torch.from_numpy(kept[moved]).to(self.network.device)
             target = torch.from_numpy(moved).to(self.network.device)
             width = int(self.lengths[kept[moved]].max())
-            for layer in self.layers:
-                layer[target, :width] = layer[source, :width]
+            for part in self.parts:
+                part[:, target, :width] = part[:, source, :width]
         self.lengths = self.lengths[kept]
         return kept
+
+
+def part_sizes(network: InferenceNetwork) -> list[int]:
+    """Layers that share a tensor: all on a GPU; on a CPU each its own, for it grows one by one."""
+    num = network.arch.num_layers
+    return [num] if network.device.type == "cuda" else [1] * num

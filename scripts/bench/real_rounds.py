@@ -4,6 +4,7 @@
     python -m scripts.bench.real_rounds --data DATA --work DIR             # some hours
     python -m scripts.bench.real_rounds --data DATA --work DIR --quick     # half an hour
     python -m scripts.bench.real_rounds --data DATA --work DIR --arm demonstrations unfiltered
+    python -m scripts.bench.real_rounds --data DATA --work DIR --gguf FILE --rounds 1  # on a GPU
 
 DATA and DIR are those of `scripts.bench.real`. What was taught is the start. Rows of MAWPS, SVAMP
 and short GSM8K that it was not taught are dealt, by a seed, to three files: problems to learn from,
@@ -54,9 +55,9 @@ SETS = ("mawps", "svamp", "gsm8k")
 ARMS = ("rounds", "demonstrations", "unfiltered")
 SECTIONS = (*ARMS, "critics")
 SEED = 21
-LABELLED = {"mawps": 250, "svamp": 120, "gsm8k": 20}
-UNSEEN = {"mawps": 460, "svamp": 220, "gsm8k": 40}
-"""As many of each set for one labelled problem: the promise is of problems like the labelled."""
+DEALT = {"mawps": 710, "svamp": 340, "gsm8k": 60}
+"""Labelled problems and problems to learn from, in the same proportion of each set: the promise is
+of problems like the labelled."""
 HELD_OUT = {"mawps": 340, "svamp": 150, "gsm8k": 60}
 SIZES = {
     "problems_per_round": 320,
@@ -85,7 +86,7 @@ QUICK = {
 class Deal:
     """The three files of a work folder, and the answers that were taken away."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, labelled_share: float) -> None:
         self.world = world
         part = 0.1 if world.is_quick else 1.0
         self.unseen = self._file("unseen")
@@ -99,11 +100,10 @@ class Deal:
         taught = {_key(row) for row in _read(world.rows)}
         for name in SETS:
             fresh, apart = self._rows(name, taught)
-            at = 0
-            for file, sizes in ((self.labelled, LABELLED), (self.unseen, UNSEEN)):
-                num = max(4, round(part * sizes[name]))
-                files[file] += fresh[at : at + num]
-                at += num
+            dealt = fresh[: max(8, round(part * DEALT[name]))]
+            num = round(labelled_share * len(dealt))
+            files[self.labelled] += dealt[:num]
+            files[self.unseen] += dealt[num:]
             files[self.held_out] += apart[: max(8, round(part * HELD_OUT[name]))]
             for row in (*fresh, *apart):
                 self.set_of[_key(row)] = name
@@ -315,6 +315,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--labelled-share", type=float, default=0.35, help="of the problems dealt (0.35)"
+    )
+    parser.add_argument(
+        "--gguf",
+        type=Path,
+        help="first teach the model in this file (SmolLM2, from its package): no network needed",
+    )
     parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="any setting")
     parser.add_argument("--quick", action="store_true", help="true but smaller")
     parser.add_argument("--json", type=Path, default=None)
@@ -325,9 +333,12 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     world = World(given.data, given.work, given.quick, None)
     world.taught, world.rows = world.work / "taught", world.work / "train.jsonl"
+    if given.gguf and not world.taught.exists():
+        world.prepare(given.gguf)
+        world.teach()
     if not world.taught.exists():
         parser.error(f"{world.taught} is not there: python -m scripts.bench.real --section base")
-    deal = Deal(world)
+    deal = Deal(world, given.labelled_share)
     config = config_of(world, deal, given)
     runs: dict[str, Run] = {}
     for name in ARMS:
