@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from kernels import arguments, block_choice, reference
+from kernels.chunked import PART
 from kernels.reference import Verified
+from kernels.summed_logprob import SummedLogprob
 
 SWITCH = "RATCHET_KERNELS"
 _PLACES = {
@@ -73,6 +75,19 @@ def linear_logprob(
     -100 gives 0 and no gradient. Differentiable in hidden and weight, with any gradient a row.
     Raises TypeError and ValueError that name the argument.
     """
+    hidden_RE, target_M = _logprob_arguments(hidden_RE, weight_VE, target_M, rows_M)
+    if len(target_M) and is_fused(hidden_RE.device):
+        from kernels.linear_logprob import FusedLinearLogprob
+
+        found: Tensor = FusedLinearLogprob.apply(hidden_RE, weight_VE, target_M, rows_M)
+        return found
+    return reference.linear_logprob(hidden_RE, weight_VE, target_M, rows_M)
+
+
+def _logprob_arguments(
+    hidden_RE: Tensor, weight_VE: Tensor, target_M: Tensor, rows_M: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Hidden states in the weight's type, and targets with -1 for what counts for nothing."""
     arguments.shaped("hidden_RE", hidden_RE, "[rows, width]", None, None)
     arguments.floating("hidden_RE", hidden_RE)
     (R, E), V = hidden_RE.shape, len(weight_VE)
@@ -90,13 +105,22 @@ def linear_logprob(
         arguments.integral("rows_M", rows_M, hidden_RE)
         arguments.within("rows_M", rows_M, R)
     arguments.within("target_M", target_M, V, IGNORED)
-    target_M = target_M.long().masked_fill(target_M == IGNORED, -1)
-    if M and is_fused(hidden_RE.device):
-        from kernels.linear_logprob import FusedLinearLogprob
+    return hidden_RE, target_M.long().masked_fill(target_M == IGNORED, -1)
 
-        found: Tensor = FusedLinearLogprob.apply(hidden_RE, weight_VE, target_M, rows_M)
-        return found
-    return reference.linear_logprob(hidden_RE, weight_VE, target_M, rows_M)
+
+def summed_logprob(hidden_ME: Tensor, weight_VE: Tensor, target_M: Tensor) -> Tensor:
+    """The sum of `linear_logprob` over all rows, float32, for training: a quarter less work.
+
+    A target of -100 counts for nothing. Raises as `linear_logprob` does.
+    """
+    is_low = torch.is_autocast_enabled(hidden_ME.device.type)
+    is_fused_here = is_fused(hidden_ME.device)
+    is_large = is_low or is_fused_here or target_M.numel() * len(weight_VE) > PART
+    if not is_large or not torch.is_grad_enabled() or not len(target_M):
+        return linear_logprob(hidden_ME, weight_VE, target_M).sum()
+    hidden_ME, target_M = _logprob_arguments(hidden_ME, weight_VE, target_M, None)
+    found: Tensor = SummedLogprob.apply(hidden_ME, weight_VE, target_M, is_fused_here)
+    return found
 
 
 def critic_heads(hidden_RE: Tensor, weight_SE: Tensor, rows_M: Tensor) -> Tensor:
@@ -107,6 +131,8 @@ def critic_heads(hidden_RE: Tensor, weight_SE: Tensor, rows_M: Tensor) -> Tensor
     arguments.shaped("hidden_RE", hidden_RE, "[rows, width]", None, None)
     arguments.floating("hidden_RE", hidden_RE)
     arguments.shaped("weight_SE", weight_SE, "[heads, width]", None, hidden_RE.shape[1])
+    if torch.is_autocast_enabled(hidden_RE.device.type):
+        hidden_RE = hidden_RE.to(weight_SE.dtype)
     arguments.floating("weight_SE", weight_SE, hidden_RE)
     arguments.shaped("rows_M", rows_M, "rows wanted", None)
     arguments.integral("rows_M", rows_M, hidden_RE)

@@ -88,28 +88,10 @@ class FusedLinearLogprob(torch.autograd.Function):
             ctx.dtype = torch.get_autocast_dtype(device.type)
         hidden_RE, weight_VE = hidden_RE.to(ctx.dtype), weight_VE.to(ctx.dtype)
         hidden_ME = hidden_RE if rows_M is None else hidden_RE[rows_M]
-        state = torch.zeros((3, M), dtype=torch.float32, device=device)
-        state[0] = float("-inf")
+        state = _state(M, device)
         for start, end in _shares(M, V, FORWARD_SHARE):
-            z_MC = _product(hidden_ME, weight_VE[start:end].t())
-            width = end - start
-            block = min(MOST_BLOCK, int(triton.next_power_of_2(width)))
-            reduce_kernel[(M,)](
-                z_MC,
-                target_M,
-                state,
-                M,
-                start,
-                width,
-                z_MC.stride(0),
-                block,
-                num_warps=_warps(block),
-            )
-        top, total, found = state
-        top = top.masked_fill(top == float("-inf"), 0.0)
-        log_total = total.log()
-        ctx.top, ctx.log_total = top, log_total
-        logprob_M: Tensor = found - top - log_total
+            _reduce(_product(hidden_ME, weight_VE[start:end].t()), target_M, state, start)
+        ctx.top, ctx.log_total, logprob_M = _logprobs(state)
         return logprob_M.masked_fill_(target_M < 0, 0.0)
 
     @staticmethod
@@ -125,23 +107,8 @@ class FusedLinearLogprob(torch.autograd.Function):
         for start, end in _shares(M, V, BACKWARD_SHARE):
             weight_CE = weight_VE[start:end]
             z_MC = _product(hidden_ME, weight_CE.t())
-            width = end - start
-            d_MC = torch.empty((M, width), dtype=hidden_RE.dtype, device=hidden_RE.device)
-            block = min(MOST_BLOCK, int(triton.next_power_of_2(width)))
-            gradient_kernel[(M, triton.cdiv(width, block))](
-                z_MC,
-                target_M,
-                ctx.top,
-                ctx.log_total,
-                by_logprob,
-                d_MC,
-                start,
-                width,
-                z_MC.stride(0),
-                d_MC.stride(0),
-                block,
-                num_warps=_warps(block),
-            )
+            d_MC = torch.empty(z_MC.shape, dtype=hidden_RE.dtype, device=hidden_RE.device)
+            _gradient(z_MC, target_M, ctx.top, ctx.log_total, by_logprob, d_MC, start)
             del z_MC
             if wants[0]:
                 _add_product(d_hidden, d_MC, weight_CE)
@@ -155,6 +122,72 @@ class FusedLinearLogprob(torch.autograd.Function):
             whole = torch.zeros(hidden_RE.shape, dtype=torch.float32, device=hidden_RE.device)
             d_hidden_RE = whole.index_add_(0, rows_M, d_hidden).to(given_RE.dtype)
         return d_hidden_RE, d_weight, None, None
+
+
+def gradient_of_rows(
+    hidden_PE: Tensor, weight_VE: Tensor, target_P: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of some rows, and the gradient of their sum by the logits, [P, V]; the
+    logits are made once and whole."""
+    P, V, device = len(hidden_PE), len(weight_VE), hidden_PE.device
+    z_PV = _product(hidden_PE, weight_VE.t())
+    state = _state(P, device)
+    _reduce(z_PV, target_P, state, 0)
+    top, log_total, logprob_P = _logprobs(state)
+    by_P = (target_P >= 0).float()
+    d_PV = torch.empty((P, V), dtype=hidden_PE.dtype, device=device)
+    _gradient(z_PV, target_P, top, log_total, by_P, d_PV, 0)
+    return logprob_P, d_PV
+
+
+def _state(num_rows: int, device: torch.device) -> Tensor:
+    """Of a row that has seen no logits: maximum, sum, target's logit."""
+    state = torch.zeros((3, num_rows), dtype=torch.float32, device=device)
+    state[0] = float("-inf")
+    return state
+
+
+def _reduce(z_MC: Tensor, target_M: Tensor, state: Tensor, start: int) -> None:
+    M, width = z_MC.shape
+    block = min(MOST_BLOCK, int(triton.next_power_of_2(width)))
+    reduce_kernel[(M,)](
+        z_MC, target_M, state, M, start, width, z_MC.stride(0), block, num_warps=_warps(block)
+    )
+
+
+def _logprobs(state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The logsumexp of each row in its two parts, and the target's log-probability."""
+    top, total, found = state
+    top = top.masked_fill(top == float("-inf"), 0.0)
+    log_total = total.log()
+    return top, log_total, found - top - log_total
+
+
+def _gradient(
+    z_MC: Tensor,
+    target_M: Tensor,
+    top: Tensor,
+    log_total: Tensor,
+    by_logprob: Tensor,
+    out_MC: Tensor,
+    start: int,
+) -> None:
+    M, width = z_MC.shape
+    block = min(MOST_BLOCK, int(triton.next_power_of_2(width)))
+    gradient_kernel[(M, triton.cdiv(width, block))](
+        z_MC,
+        target_M,
+        top,
+        log_total,
+        by_logprob,
+        out_MC,
+        start,
+        width,
+        z_MC.stride(0),
+        out_MC.stride(0),
+        block,
+        num_warps=_warps(block),
+    )
 
 
 def _shares(num_rows: int, V: int, size: int) -> Iterator[tuple[int, int]]:

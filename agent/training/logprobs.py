@@ -49,11 +49,32 @@ def counted_logprobs(
     positions_BT: Tensor | None = None,
 ) -> Counted:
     """log p of all tokens after the first `given` of each row; the first token never counts."""
+    hidden_NE, target_N, mask_BT = _counted(model, rows, given, positions_BT)
+    return Counted(dispatch.linear_logprob(hidden_NE, model.head, target_N), mask_BT)
+
+
+def summed_logprobs(
+    model: LanguageModel,
+    rows: Sequence[Sequence[int]],
+    given: Sequence[int],
+    positions_BT: Tensor | None = None,
+) -> Tensor:
+    """The sum of `counted_logprobs` over all rows: less work where that is all that is wanted."""
+    hidden_NE, target_N, _ = _counted(model, rows, given, positions_BT)
+    return dispatch.summed_logprob(hidden_NE, model.head, target_N)
+
+
+def _counted(
+    model: LanguageModel,
+    rows: Sequence[Sequence[int]],
+    given: Sequence[int],
+    positions_BT: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """States before the counted tokens, these tokens, and where they are."""
     device = model.device
     tokens_BT, lengths_B = padded(rows)
     mask_BT = counted_mask(lengths_B, given, tokens_BT.shape[1]).to(device)
     tokens_BT = tokens_BT.to(device)
     positions = None if positions_BT is None else positions_BT.to(device)
     hidden_NE = model.of_rows(rows, tokens_BT, positions)[:, :-1][mask_BT]
-    logprob_N = dispatch.linear_logprob(hidden_NE, model.head, tokens_BT[:, 1:][mask_BT])
-    return Counted(logprob_N, mask_BT)
+    return hidden_NE, tokens_BT[:, 1:][mask_BT], mask_BT

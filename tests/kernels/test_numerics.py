@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import dispatch
+from kernels import chunked, dispatch, summed_logprob
 from tests.kernels.exact import (
     DEVICE,
     IS_INTERPRETED,
@@ -70,6 +70,34 @@ def test_linear_logprob_and_its_gradients_are_those_of_float64(
             logprob = logprobs(h, w, target, rows, dtype_of)
         loss = (logprob * upstream.to(logprob.dtype)).sum()
         return [logprob, *torch.autograd.grad(loss, copies)]
+
+    found, exact, plain = run(None), run(torch.float64), run(torch.float32)
+    for i, (x, y, z) in enumerate(zip(found, exact, plain, strict=True)):
+        close(x, y, z if i == 0 else z.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_sum_and_its_gradients_are_those_of_float64(
+    shape: tuple[int, int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In parts of some rows, as a large vocabulary has them."""
+    monkeypatch.setattr(dispatch, "PART", 0)
+    monkeypatch.setattr(chunked, "PART", 2 * shape[1])
+    monkeypatch.setattr(summed_logprob, "GPU_PART", 2 * shape[1])
+    R, V, E = shape
+    hidden, weight = beside_nan((R, E), dtype, 0.5), beside_nan((V, E), dtype)
+    target = torch.randint(0, V, (R,), device=DEVICE)
+    if R > 1:
+        target[-1] = -100
+
+    def run(precise: torch.dtype | None) -> list[Tensor]:
+        h, w = (x.detach().to(precise or dtype).requires_grad_() for x in (hidden, weight))
+        if precise is None:
+            total = dispatch.summed_logprob(h, w, target)
+        else:
+            total = logprobs(h, w, target, None, precise).sum()
+        return [total, *torch.autograd.grad(total * -0.75, [h, w])]
 
     found, exact, plain = run(None), run(torch.float64), run(torch.float32)
     for i, (x, y, z) in enumerate(zip(found, exact, plain, strict=True)):

@@ -24,7 +24,7 @@ from agent.training.fit import (
 )
 from agent.training.job import LoopJob
 from agent.training.lesson import Lesson
-from agent.training.logprobs import counted_logprobs
+from agent.training.logprobs import counted_logprobs, summed_logprobs
 from agent.training.mixture import with_dev
 from agent.training.optimizer import TrainingSettings
 from agent.training.resume import Resume
@@ -95,7 +95,8 @@ def train_on_texts(
             len(examples[i].tokens) - max(1, examples[i].num_prompt) for i in batch.all_rows
         )
         part = [examples[i] for i in batch.rows]
-        return -learned_logprobs(model, part, batch.positions_BT).sum() / num_learned
+        rows, given = [e.tokens for e in part], [e.num_prompt for e in part]
+        return -summed_logprobs(model, rows, given, batch.positions_BT) / num_learned
 
     lengths = [len(e.tokens) for e in examples]
     plan = FitPlan(lengths, settings.batch_size, num_steps, settings, seed, True, resume)
@@ -110,12 +111,10 @@ def train_on_texts(
     )
 
 
-def learned_logprobs(
-    model: LanguageModel, examples: Sequence[Example], positions_BT: Tensor | None = None
-) -> Tensor:
+def learned_logprobs(model: LanguageModel, examples: Sequence[Example]) -> Tensor:
     """log p of every token that is learned, row by row, [N]."""
     rows, given = [e.tokens for e in examples], [e.num_prompt for e in examples]
-    return counted_logprobs(model, rows, given, positions_BT).logprob_N
+    return counted_logprobs(model, rows, given).logprob_N
 
 
 @torch.inference_mode()

@@ -35,7 +35,7 @@ def measured(is_quick: bool) -> Iterator[Row]:
 
 def _of(name: str, shape: tuple[int, ...], flops: float) -> Iterator[Row]:
     from agent.training.fit import Batch, FitPlan, fit
-    from agent.training.logprobs import counted_logprobs
+    from agent.training.logprobs import summed_logprobs
     from agent.training.optimizer import TrainingSettings
 
     model = random_model(shape).float()
@@ -45,8 +45,7 @@ def _of(name: str, shape: tuple[int, ...], flops: float) -> Iterator[Row]:
 
     def loss_of(batch: Batch) -> torch.Tensor:
         mine = [rows[i] for i in batch.rows]
-        found = counted_logprobs(model, mine, [1] * len(mine))
-        return -found.logprob_N.sum() / (len(batch.all_rows) * LENGTH)
+        return -summed_logprobs(model, mine, [1] * len(mine)) / (len(batch.all_rows) * LENGTH)
 
     def mark(step: int) -> None:
         if IS_GPU:
