@@ -8,7 +8,9 @@ Source: NVIDIA, "CUDA graphs", CUDA C++ programming guide. Sizes in buckets, the
 usual in serving (vLLM, SGLang).
 """
 
+import contextlib
 import logging
+import threading
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -18,6 +20,8 @@ BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384
 MOST_ROWS = BUCKETS[-1]
 Step = Callable[[], None]
 log = logging.getLogger(__name__)
+_CAPTURE = threading.Lock()
+"""One capture at a time: engines run in threads, and streams come from a pool that they share."""
 
 
 def bucket(num_rows: int) -> int:
@@ -61,20 +65,34 @@ class Graphs:
         return replay
 
     def _captured(self, step: Step) -> Any:
+        """The step as a graph; None where it could not be captured."""
         try:
-            if self._pool is None:
-                self._pool = torch.cuda.graph_pool_handle()
-            aside = torch.cuda.Stream()
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
-                step()
-            torch.cuda.current_stream().wait_stream(aside)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                step()
+            with _CAPTURE:
+                return self._capture(step)
         except RuntimeError as error:
             self.is_captured = False
             why = str(error).splitlines()[0]
             log.warning("the engine goes on without CUDA graphs, slower: %s", why)
             return None
+
+    def _capture(self, step: Step) -> Any:
+        # Not by torch.cuda.graph: that collects garbage and empties the cache of memory each time,
+        # all threads share its stream, and after an error a thread is left on it.
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+        aside.wait_stream(here)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.stream(aside):
+            step()
+            aside.synchronize()
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                step()
+            except BaseException:
+                with contextlib.suppress(RuntimeError):
+                    graph.capture_end()
+                raise
+            graph.capture_end()
+        here.wait_stream(aside)
         return graph

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -141,22 +143,48 @@ def test_a_text_whose_logits_spoil_after_its_end_is_whole(
     assert asked.completions([request]) == [wanted]
 
 
-def test_a_graph_that_cannot_be_captured_is_told_once_and_decoding_goes_on(
-    network: InferenceNetwork, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As a driver without graphs, or memory that is out, would have it."""
+class Stream:
+    def wait_stream(self, other: object) -> None: ...
 
-    def refused() -> None:
-        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore")
+    def synchronize(self) -> None: ...
 
-    class Stream:
-        def wait_stream(self, other: object) -> None: ...
 
+class Graph:
+    """Stands for a CUDA graph: notes when it is captured, and fails where it is told to."""
+
+    under_way = most = 0
+    why = ""
+
+    def capture_begin(self, **given: object) -> None:
+        Graph.under_way += 1
+        Graph.most = max(Graph.most, Graph.under_way)
+        if Graph.why:
+            raise RuntimeError(Graph.why)
+
+    def capture_end(self) -> None:
+        time.sleep(0.01)
+        Graph.under_way -= 1
+
+    def replay(self) -> None: ...
+
+
+@pytest.fixture
+def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As much of CUDA as a capture asks for."""
+    Graph.under_way, Graph.most, Graph.why = 0, 0, ""
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", nullcontext)
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", refused)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+
+
+@pytest.mark.usefixtures("no_cuda")
+def test_a_graph_that_cannot_be_captured_is_told_once_and_decoding_goes_on(
+    network: InferenceNetwork, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a driver without graphs, or memory that is out, would have it."""
+    Graph.why = "CUDA error: operation not permitted when stream is capturing\nmore"
     with torch.inference_mode():
         plain, loop = opened(network), opened(network)
         wanted = [plain.run(LAST, PLACES, parameters(), 2) for _ in range(2)]
@@ -167,6 +195,35 @@ def test_a_graph_that_cannot_be_captured_is_told_once_and_decoding_goes_on(
         "the engine goes on without CUDA graphs, slower: "
         "CUDA error: operation not permitted when stream is capturing"
     ]
+
+
+@pytest.mark.usefixtures("no_cuda")
+def test_engines_in_threads_capture_one_after_another() -> None:
+    def captured(key: int) -> bool:
+        own = Graphs(torch.device("cpu"))
+        own.is_captured = True
+        own.of(key, lambda: None, lambda: None)()
+        return key in own.kept
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(captured, range(16)))
+    assert Graph.most == 1
+
+
+@pytest.mark.usefixtures("no_cuda")
+def test_a_step_that_fails_within_a_capture_ends_it() -> None:
+    own = Graphs(torch.device("cpu"))
+    own.is_captured = True
+    calls = []
+
+    def step() -> None:
+        calls.append(Graph.under_way)
+        if Graph.under_way:
+            raise RuntimeError("out of memory")
+
+    assert own.of("key", lambda: None, step) is step
+    assert calls == [0, 1] and Graph.under_way == 0
+    assert not own.is_captured
 
 
 def test_rows_of_a_bucket_beyond_the_jobs_change_nothing(
