@@ -97,7 +97,7 @@ class Deal:
         self.set_of: dict[str, str] = {}
         """Question of any dealt row to the set that it is of."""
         files: dict[Path, list[Line]] = {self.unseen: [], self.labelled: [], self.held_out: []}
-        taught = {_key(row) for row in _read(world.rows)}
+        taught = {key_of(row) for row in _read(world.rows)}
         for name in SETS:
             fresh, apart = self._rows(name, taught)
             dealt = fresh[: max(8, round(part * DEALT[name]))]
@@ -106,7 +106,7 @@ class Deal:
             files[self.unseen] += dealt[num:]
             files[self.held_out] += apart[: max(8, round(part * HELD_OUT[name]))]
             for row in (*fresh, *apart):
-                self.set_of[_key(row)] = name
+                self.set_of[key_of(row)] = name
         put(self.truth, files[self.unseen])
         files[self.unseen] = [{"question": row["question"]} for row in files[self.unseen]]
         for file, rows in files.items():
@@ -130,20 +130,20 @@ class Deal:
             fresh = [r for r in self.world.lines("gsm8k/train") if is_short(r)]
             apart = [r for r in self.world.lines("gsm8k/test") if is_short(r)]
         apart = _different(apart, taught)
-        fresh = _different(fresh, taught | {_key(r) for r in apart})
+        fresh = _different(fresh, taught | {key_of(r) for r in apart})
         rng.shuffle(fresh)
         rng.shuffle(apart)
         return fresh, apart
 
 
-def _key(row: Mapping[str, Any]) -> str:
+def key_of(row: Mapping[str, Any]) -> str:
     return " ".join(str(row["question"]).lower().split())
 
 
 def _different(rows: Sequence[Line], known: set[str]) -> list[Line]:
     """The rows whose questions are not known, each question once, all in one form."""
     asked = [{"question": row.get("question") or row["problem"]} | row for row in rows]
-    return list({_key(row): row for row in asked if _key(row) not in known}.values())
+    return list({key_of(row): row for row in asked if key_of(row) not in known}.values())
 
 
 def _read(file: Path) -> list[Line]:
@@ -220,7 +220,7 @@ def kept_texts(config: Config, deal: Deal, number: int) -> list[tuple[str, bool 
     """(set, whether the answer is the one that was taken away) of what a round kept; None for
     problems that imagination made."""
     task = Jsonl(Files(str(deal.truth)))
-    truth = {_key({"question": row.text}): row.answer for row in task.rows}
+    truth = {key_of({"question": row.text}): row.answer for row in task.rows}
     store = open_store(config.store)
     with store.session() as session:
         found = session.execute(
@@ -233,7 +233,7 @@ def kept_texts(config: Config, deal: Deal, number: int) -> list[tuple[str, bool 
         ).all()
     kept: list[tuple[str, bool | None]] = []
     for text, answer in found:
-        key = _key({"question": text})
+        key = key_of({"question": text})
         known = truth.get(key)
         is_right = None if known is None else judged(task, answer, known)
         kept.append((deal.set_of[key] if known else "made", is_right))
@@ -246,7 +246,7 @@ def kept_texts(config: Config, deal: Deal, number: int) -> list[tuple[str, bool 
 def rows_of(world: World, deal: Deal, config: Config, runs: Mapping[str, Run]) -> Iterator[Row]:
     task = open_task(config)
     problems = task.held_out(config.num_held_out, config.evaluation.seed)
-    place_of = {p.id: deal.set_of.get(_key({"question": p.text}), "made") for p in problems}
+    place_of = {p.id: deal.set_of.get(key_of({"question": p.text}), "made") for p in problems}
     first = runs["rounds"]["states"][0] if "rounds" in runs else None
     for name in ARMS:
         if name not in runs:

@@ -1,0 +1,147 @@
+"""What a rule of trust is worth on a real run, by hidden answers, and with evidence left out.
+
+    python -m scripts.bench.trusted --data DATA --work DIR      # those of scripts.bench.real_rounds
+    python -m scripts.bench.trusted --data DATA --work DIR --store FILE --rounds 1 2 --json out.json
+
+For each round of the run's store the rule is fitted to the labelled problems alone, as the product
+does it, and asked of the problems whose answers were taken away. An arm is a set of numbers that
+speak for an answer: all, without the task's doubts, doubts alone. Of each: how well it ranks (AUC),
+and for several aims of precision whether the labelled problems show it, how many of the unseen
+answers it keeps and how many of these are right. The least step's score is not among the numbers:
+it takes the models.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from agent.rounds.context import judged
+from agent.tasks.jsonl import Files, Jsonl
+from critics.calibration import auc
+from critics.trust import fitted, tried
+from scripts.bench.real import World
+from scripts.bench.real_rounds import Deal, key_of
+from scripts.bench.report import Row, missing, repeats, share, show, write
+from store.database import open_store
+from store.selection import evidence_of, read_finds
+from store.states import PROBE
+
+TOP = (0.1, 0.2, 0.3)
+"""Shares of the unseen answers."""
+AIMS = (0.7, 0.75, 0.8, 0.85, 0.9)
+CERTAINTY = 0.9
+ARMS = ("all", "without_doubts", "doubts_alone")
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The answer that the searches of one problem support best."""
+
+    is_probe: bool
+    is_right: bool
+    numbers: tuple[float, ...]
+    doubts: tuple[float, ...]
+
+    def of(self, arm: str) -> tuple[float, ...]:
+        if arm == "doubts_alone":
+            return self.doubts
+        return self.numbers + (self.doubts if arm == "all" else ())
+
+
+def answered(store: str, deal: Deal, number: int) -> list[Answered]:
+    """Of a round's searches, those whose answers are known to us."""
+    task = Jsonl(Files(str(deal.truth)))
+    truth = {key_of({"question": row.text}): row.answer for row in task.rows}
+    with open_store(store).session() as session:
+        finds = read_finds(session, number)
+    by_text = {find.id: find for find in finds}
+    found = []
+    for evidence in evidence_of(finds, task.same_answer).values():
+        text = by_text[evidence.text]
+        known = truth.get(key_of({"question": text.problem}))
+        is_right = evidence.is_right
+        if is_right is None and known is not None:
+            is_right = judged(task, evidence.answer, known)
+        if is_right is None or evidence.answer is None:
+            continue
+        doubts = task.doubts(text.problem, text.steps)
+        found.append(
+            Answered(text.origin == PROBE, bool(is_right), evidence.numbers(), tuple(doubts))
+        )
+    return found
+
+
+def rows_of(number: int, found: Sequence[Answered]) -> Iterator[Row]:
+    probes = [a for a in found if a.is_probe]
+    unseen = [a for a in found if not a.is_probe]
+    for name, part in (("labelled", probes), ("unseen", unseen)):
+        yield share(f"right_{name}_{number}", sum(a.is_right for a in part), len(part), "answers")
+    if not probes or not unseen:
+        yield missing(f"rule_{number}", "no labelled problems were searched")
+        return
+    labels = [a.is_right for a in probes]
+    for arm in ARMS:
+        evidence = [a.of(arm) for a in probes]
+        trust = fitted(evidence, np.asarray(labels, float), 0.0)
+        chances = [trust.probability(a.of(arm)) for a in unseen]
+        ranked = auc(chances, [a.is_right for a in unseen])
+        shown = tried(evidence, labels, 0.0, CERTAINTY)
+        why = f"fitted to {len(probes)} labelled problems, there cross-fitted {shown.auc:.3f}"
+        yield repeats(f"auc_{arm}_{number}", [ranked or 0.5], "AUC of unseen answers", why)
+        best = sorted(zip(chances, unseen, strict=True), key=lambda pair: -pair[0])
+        for part in TOP:
+            top = [a.is_right for _, a in best[: int(part * len(best) + 0.5)]]
+            yield share(f"top_{part:g}_{arm}_{number}", sum(top), len(top), "likeliest of unseen")
+        for aim in AIMS:
+            yield _kept(f"{arm}_{aim:g}_{number}", arm, aim, probes, unseen)
+
+
+def _kept(
+    name: str, arm: str, aim: float, probes: Sequence[Answered], unseen: Sequence[Answered]
+) -> Row:
+    trial = tried([a.of(arm) for a in probes], [a.is_right for a in probes], aim, CERTAINTY)
+    counts = (
+        f"{trial.num_trusted_right} of {trial.num_trusted} labelled, at least {trial.bound:.2f}"
+    )
+    if trial.trust is None:
+        return missing(f"kept_{name}", f"not shown: {counts}")
+    kept = [a for a in unseen if trial.trust.trusts(a.of(arm))]
+    num_right = sum(a.is_right for a in kept)
+    if not kept:
+        return missing(f"kept_{name}", f"shown ({counts}), and nothing was above it")
+    why = f"{len(kept)} of {len(unseen)} kept; {counts}"
+    return share(f"kept_{name}", num_right, len(kept), why, kept=len(kept) / len(unseen))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--store", type=Path, help="store (DIR/rounds-0/store.db)")
+    parser.add_argument("--rounds", type=int, nargs="+", default=[1])
+    parser.add_argument("--labelled-share", type=float, default=0.35, help="as the run had it")
+    parser.add_argument("--json", type=Path, default=None)
+    given = parser.parse_args()
+    file = given.store or given.work / "rounds-0" / "store.db"
+    if not file.is_file():
+        parser.error(f"{file} is not there: python -m scripts.bench.real_rounds --arm rounds")
+    world = World(given.data, given.work, False, None)
+    world.rows = world.work / "train.jsonl"
+    deal = Deal(world, given.labelled_share)
+    rows = [
+        row
+        for number in given.rounds
+        for row in rows_of(number, answered(f"sqlite:///{file}", deal, number))
+    ]
+    for row in rows:
+        show(row)
+    write(given.json, "trusted", {"aims": AIMS, "certainty": CERTAINTY}, [], rows)
+
+
+if __name__ == "__main__":
+    main()
