@@ -335,11 +335,15 @@ class Models:
         asked = {r: (self.models.refs[r], self._judged(r, chosen[r])) for r in active if chosen[r]}
         raw = {role: list[float]() for role in active} | self.hosts.critic_logits(asked)
         return {
-            role: self._critic(role).score(wanted[role], raw[role])
+            role: self._critic(role).score(wanted[role], raw[role], self.doubts)
             if role in active
             else [self._unasked(role)] * len(wanted[role])
             for role in wanted
         }
+
+    def doubts(self, state: State) -> tuple[float, ...]:
+        """What the task says against a whole text."""
+        return self.task.doubts(state.problem, [option.text for option in state.options])
 
     def _unasked(self, role: str) -> Score:
         return Score(role, "", None, self.distrusted.get(role, "weight 0"))

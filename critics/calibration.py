@@ -21,14 +21,22 @@ class Calibration:
     is_bent: bool = False
     """Whether asinh(logit) stands for the logit: the log-odds of whole texts reach to minus two
     hundred, and without it such tails decide a slope that the others need (LOG.md)."""
+    doubts: tuple[float, ...] = ()
+    """Weight of each of the task's doubts about a whole text; none where they said nothing."""
 
-    def apply(self, logit: float) -> float:
+    def apply(self, logit: float, doubts: Sequence[float] = ()) -> float:
+        """The probability; `doubts` are the task's, as many as there are weights, or none."""
         x = self.scale * (math.asinh(logit) if self.is_bent else logit) + self.shift
+        x += sum(weight * doubt for weight, doubt in zip(self.doubts, doubts, strict=False))
         return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
 
 
 def fit_calibration(
-    logits: Sequence[float], labels: Sequence[float], is_bent: bool = False, steps: int = 50
+    logits: Sequence[float],
+    labels: Sequence[float],
+    is_bent: bool = False,
+    doubts: Sequence[Sequence[float]] = (),
+    steps: int = 50,
 ) -> Calibration:
     """Maximum likelihood by Newton's method on Platt's smoothed targets (Platt 1999), with steps
     halved until the likelihood rises (Lin, Lin and Weng 2007): log-odds of whole texts may lie
@@ -37,6 +45,9 @@ def fit_calibration(
     The slope is drawn towards `USUAL_SLOPE` by as much as one label would: a handful of positives
     decides little, and one class only leaves the ranking as it is, around the share that was seen.
     The identity comes back only without any labels.
+
+    `doubts` are further numbers of each row, all drawn towards no weight by as much as one label;
+    without any, or where none ever differs, the result has none.
     """
     x, y = np.asarray(logits, float), np.asarray(labels, float)
     if not len(x):
@@ -46,10 +57,14 @@ def fit_calibration(
     good, bad = float((y > 0.5).sum()), float((y <= 0.5).sum())
     target = np.where(y > 0.5, (good + 1) / (good + 2), 1 / (bad + 2))
     middle, spread = float(x.mean()), float(x.std()) or 1.0
-    design = np.stack([(x - middle) / spread, np.ones_like(x)], axis=1)
+    more = np.asarray(doubts, float).reshape(len(x), -1)
+    if not more.size or not more.std(axis=0).any():
+        more = more[:, :0]
+    design = np.c_[(x - middle) / spread, np.ones_like(x), more]
     share = float(target.mean())
-    weights = np.array([USUAL_SLOPE, math.log(share / (1 - share))])
-    usual, drawn = np.array([USUAL_SLOPE, 0.0]), np.array([1.0, 0.0])
+    none = np.zeros(more.shape[1])
+    weights = np.r_[USUAL_SLOPE, math.log(share / (1 - share)), none]
+    usual, drawn = np.r_[USUAL_SLOPE, 0.0, none], np.r_[1.0, 0.0, none + 1.0]
 
     def loss_of(weights: np.ndarray) -> float:
         pull = float((drawn * (weights - usual) ** 2).sum()) / 2
@@ -70,7 +85,8 @@ def fit_calibration(
             break
         weights, loss = weights - share_taken * move, found
     scale = float(weights[0]) / spread
-    return Calibration(scale, float(weights[1]) - scale * middle, is_bent)
+    shift = float(weights[1]) - scale * middle
+    return Calibration(scale, shift, is_bent, tuple(weights[2:].tolist()))
 
 
 def _cross_entropy(logits: np.ndarray, target: np.ndarray) -> float:

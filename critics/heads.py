@@ -9,7 +9,7 @@ rewards, Yuan et al., arXiv 2412.01981, without the reference model).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -44,20 +44,26 @@ class TrainedCritic:
         """Leading tokens of the state that are not judged."""
         return len(state.prompt_tokens)
 
-    def score(self, states: Sequence[State], logits: Sequence[float]) -> list[Score]:
-        """One Score a state. `logits` are the model's, for the states that apply, in order.
+    def score(
+        self,
+        states: Sequence[State],
+        logits: Sequence[float],
+        doubts: Callable[[State], Sequence[float]] = lambda state: (),
+    ) -> list[Score]:
+        """One Score a state. `logits` are the model's, for the states that apply, in order;
+        `doubts` is what the task says against a state, asked only where it has a weight.
 
         A state that the critic does not apply to, or whose logit is not finite, stays unscored.
         """
         left = iter(logits)
         return [
-            self._score(next(left))
+            self._score(next(left), doubts(state) if self.calibration.doubts else ())
             if self.applies(state)
             else Score(self.name, self.version, None, DOES_NOT_APPLY)
             for state in states
         ]
 
-    def _score(self, logit: float) -> Score:
+    def _score(self, logit: float, doubts: Sequence[float]) -> Score:
         if not math.isfinite(logit):
             return Score(self.name, self.version, None, f"the score was {logit}")
-        return Score(self.name, self.version, self.calibration.apply(float(logit)))
+        return Score(self.name, self.version, self.calibration.apply(float(logit), doubts))

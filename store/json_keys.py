@@ -173,6 +173,9 @@ class Calibration(TypedDict):
     is_bent: bool
     """Whether the inverse hyperbolic sine of the logit stands for it; missing before version
     0.14."""
+    doubts: list[float]
+    """Weight of each number that the task holds against a whole text, from 0 to 1 each; empty where
+    it holds none. Missing before version 0.15."""
 
 
 class ReliabilityBin(TypedDict):

@@ -82,6 +82,7 @@ class Header:
             float(found.get("scale", 1.0)),
             float(found.get("shift", 0.0)),
             bool(found.get("is_bent", False)),
+            tuple(float(weight) for weight in found.get("doubts", ())),
         )
 
 

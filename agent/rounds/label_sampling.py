@@ -65,6 +65,7 @@ class LabelSampling:
             is_measuring,
             self.task.same_answer,
             ends,
+            self.models.doubts,
         )
 
     def is_correct(self, rollout: Rollout) -> bool:

@@ -38,6 +38,8 @@ class JudgedExample:
     is_good: bool
     first_wrong: int | None = None
     """Index of the first wrong token; None when the row is good or nobody knows the place."""
+    doubts: tuple[float, ...] = ()
+    """What the task itself says against it: of whole texts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Training a critic with a scalar head from labelled texts, and measuring what it is worth."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from agent.training.examples import LabelledExample
 from agent.training.fit import Batch, FitPlan, OnStep, fit, measured_in, planned_steps
 from agent.training.optimizer import TrainingSettings
 from critics.calibration import (
+    Calibration,
     auc,
     brier,
     expected_calibration_error,
@@ -98,7 +99,7 @@ def _places(
 def measure_critic(critic: LanguageModel, examples: Sequence[LabelledExample]) -> dict[str, Any]:
     """Calibration fitted on half of the texts; AUC, Brier and calibration error on the other."""
     device = critic.device
-    halves: list[tuple[list[float], list[float]]] = [([], []), ([], [])]
+    halves = (Judged(), Judged())
     for start in range(0, len(examples), 64):
         part = examples[start : start + 64]
         if not part:
@@ -108,30 +109,47 @@ def measure_critic(critic: LanguageModel, examples: Sequence[LabelledExample]) -
         place = 0
         for i, example in enumerate(part, start):
             end = place + len(example.places)
-            halves[i % 2][0].extend(logits[place:end].tolist())
-            halves[i % 2][1].extend(target[place:end].tolist())
+            halves[i % 2].logits.extend(logits[place:end].tolist())
+            halves[i % 2].labels.extend(target[place:end].tolist())
             place = end
     return measured(halves[0], halves[1])
 
 
-def measured(
-    fitted: tuple[list[float], list[float]],
-    tested: tuple[list[float], list[float]],
-    is_bent: bool = False,
-) -> dict[str, Any]:
-    """Report from (logits, labels) of two halves: each is measured as the other calibrates it, and
-    both together calibrate what is used."""
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a critic said of some rows, and what is true."""
+
+    logits: list[float] = field(default_factory=list)
+    labels: list[float] = field(default_factory=list)
+    doubts: list[tuple[float, ...]] = field(default_factory=list)
+    """Of each row, or none at all."""
+
+    def calibration(self, is_bent: bool) -> Calibration:
+        return fit_calibration(self.logits, self.labels, is_bent, self.doubts)
+
+    def scores(self, calibration: Calibration) -> list[float]:
+        doubts = self.doubts or [()] * len(self.logits)
+        return [calibration.apply(x, d) for x, d in zip(self.logits, doubts, strict=True)]
+
+
+def measured(fitted: Judged, tested: Judged, is_bent: bool = False) -> dict[str, Any]:
+    """Report from two halves of the rows: each is measured as the other calibrates it, and both
+    together calibrate what is used."""
     scores: list[float] = []
     labels: list[float] = []
     ranked: list[tuple[float, int]] = []
     for ours, theirs in ((fitted, tested), (tested, fitted)):
-        own = fit_calibration(*ours, is_bent)
-        found = [own.apply(x) for x in theirs[0]]
-        area = auc(found, theirs[1])
+        found = theirs.scores(ours.calibration(is_bent))
+        area = auc(found, theirs.labels)
         ranked += [] if area is None else [(area, len(found))]
         scores += found
-        labels += theirs[1]
-    calibration = fit_calibration([*fitted[0], *tested[0]], [*fitted[1], *tested[1]], is_bent)
+        labels += theirs.labels
+    both = Judged(
+        [*fitted.logits, *tested.logits],
+        [*fitted.labels, *tested.labels],
+        [*fitted.doubts, *tested.doubts],
+    )
+    calibration = both.calibration(is_bent)
     num_ranked = sum(n for _, n in ranked)
     return {
         "auc": sum(area * n for area, n in ranked) / num_ranked if num_ranked else None,

@@ -73,17 +73,22 @@ def label_rollouts(
     is_held_out: Callable[[str], bool],
     same: SameAnswer = eq,
     ends: Sequence[Rollout] = (),
+    doubts: Callable[[State], tuple[float, ...]] = lambda state: (),
 ) -> Labelled:
     """Value: does the text end right, at every state. Process: is the step sound, by the tool's
     word and among siblings. Outcome: is the finished text right, and sound where the tool speaks.
 
     `ends` are texts that siblings were judged by: the outcome critic learns from those that the
-    tool does not refute, each once.
+    tool does not refute, each once. `doubts` is what the task says against a whole text.
     """
     value, process, outcome = Split(), Split(), Split()
 
     def put(split: Split, problem_id: str, row: CriticExample) -> None:
         (split.held_out if is_held_out(problem_id) else split.train).append(row)
+
+    def whole(state: State, is_good: bool) -> JudgedExample:
+        num_given = len(state.prompt_tokens)
+        return JudgedExample(state.tokens, num_given, is_good, doubts=doubts(state))
 
     for rollout in rollouts:
         state = rollout.state
@@ -108,15 +113,13 @@ def label_rollouts(
         # A text that ended by itself has nothing left to be uncertain of: its last state counts.
         put(value, state.problem_id, LabelledExample(tokens, tuple(places), (label,) * len(places)))
         if state.is_finished:
-            row = JudgedExample(tokens, len(state.prompt_tokens), good and is_sound)
-            put(outcome, state.problem_id, row)
+            put(outcome, state.problem_id, whole(state, good and is_sound))
     known = {r.state.tokens for r in rollouts}
     for rollout in ends:
         state = rollout.state
         if state.is_finished and rollout.is_sound is not False and state.tokens not in known:
             known.add(state.tokens)
-            row = JudgedExample(state.tokens, len(state.prompt_tokens), is_correct(rollout))
-            put(outcome, state.problem_id, row)
+            put(outcome, state.problem_id, whole(state, is_correct(rollout)))
     for group in siblings:
         for row in sibling_examples(group):
             put(process, group.state.problem_id, row)

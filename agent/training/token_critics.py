@@ -19,7 +19,7 @@ from agent.networks.language_model import LanguageModel
 from agent.training.early_stop import Snapshot, most_measured
 from agent.training.examples import JudgedExample
 from agent.training.fit import Batch, FitPlan, OnStep, fit, measured_in, planned_steps
-from agent.training.head_critics import measured
+from agent.training.head_critics import Judged, measured
 from agent.training.logprobs import counted_logprobs, counted_mask
 from agent.training.optimizer import TrainingSettings
 from critics.heads import LEAST_DOUBT, log_odds
@@ -111,13 +111,15 @@ def _mean_loss(critic: LanguageModel, examples: Sequence[JudgedExample]) -> floa
 def measure_token_critic(
     critic: LanguageModel, examples: Sequence[JudgedExample]
 ) -> dict[str, Any]:
-    """Calibration fitted on half of the rows; AUC, Brier and calibration error on the other."""
+    """Calibration fitted on half of the rows; AUC, Brier and calibration error on the other. What
+    the task says against whole texts is weighed with what the critic says."""
     device = critic.device
-    halves: list[tuple[list[float], list[float]]] = [([], []), ([], [])]
+    halves = (Judged(), Judged())
     for start in range(0, len(examples), 128):
         part = examples[start : start + 128]
         sums = _logprobs(critic, _batch(part, device), None).double().sum(dim=1).tolist()
         for i, (example, logprob) in enumerate(zip(part, sums, strict=True), start):
-            halves[i % 2][0].append(log_odds(logprob))
-            halves[i % 2][1].append(float(example.is_good))
+            halves[i % 2].logits.append(log_odds(logprob))
+            halves[i % 2].labels.append(float(example.is_good))
+            halves[i % 2].doubts.append(example.doubts)
     return measured(halves[0], halves[1], is_bent=True)

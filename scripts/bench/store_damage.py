@@ -167,7 +167,7 @@ class _BrokenCritic(ScoredWorld):
             self.num += 1
             if self.num % 3 == 0:
                 logit = (float("nan"), float("inf"), float("-inf"))[self.num // 3 % 3]
-                score = OutcomeCritic("v")._score(logit)
+                score = OutcomeCritic("v")._score(logit, ())
                 evaluation = Evaluation(score.value, (score,), (), evaluation.num_tokens)
             found.append(evaluation)
         return found

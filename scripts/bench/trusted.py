@@ -92,9 +92,11 @@ def rows_of(number: int, found: Sequence[Answered]) -> Iterator[Row]:
         why = f"fitted to {len(probes)} labelled problems, there cross-fitted {shown.auc:.3f}"
         yield repeats(f"auc_{arm}_{number}", [ranked or 0.5], "AUC of unseen answers", why)
         best = sorted(zip(chances, unseen, strict=True), key=lambda pair: -pair[0])
-        for part in TOP:
-            top = [a.is_right for _, a in best[: int(part * len(best) + 0.5)]]
-            yield share(f"top_{part:g}_{arm}_{number}", sum(top), len(top), "likeliest of unseen")
+        for top_share in TOP:
+            top = [a.is_right for _, a in best[: int(top_share * len(best) + 0.5)]]
+            yield share(
+                f"top_{top_share:g}_{arm}_{number}", sum(top), len(top), "likeliest of unseen"
+            )
         for aim in AIMS:
             yield _kept(f"{arm}_{aim:g}_{number}", arm, aim, probes, unseen)
 

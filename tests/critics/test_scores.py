@@ -101,6 +101,32 @@ def test_three_positives_in_fifty_are_not_taken_at_their_word() -> None:
     assert 0.3 < fitted.apply(-12.0) < 0.95 and fitted.apply(-20.0) < 0.05
 
 
+def test_doubts_are_weighed_beside_the_critics_own_number() -> None:
+    """Right in 7 of 10 without a doubt and in 2 of 10 with one, whatever the critic says."""
+    rng = random.Random(0)
+    logits = [rng.gauss(0, 1) for _ in range(800)]
+    doubts = [(float(i % 2), 0.0) for i in range(800)]
+    labels = [float(rng.random() < (0.2 if d else 0.7)) for d, _ in doubts]
+    fitted = fit_calibration(logits, labels, doubts=doubts)
+    assert fitted.apply(0.0, (0.0, 0.0)) == pytest.approx(0.7, abs=0.05)
+    assert fitted.apply(0.0, (1.0, 0.0)) == pytest.approx(0.2, abs=0.05)
+    assert fitted.doubts[0] < -1.5 and fitted.doubts[1] == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("doubts", [[], [()] * 6, [(0.5, 0.5)] * 6])
+def test_doubts_that_say_nothing_change_nothing(doubts: list[tuple[float, ...]]) -> None:
+    logits, labels = [-2.0, -1.0, 0.0, 1.0, 2.0, 3.0], [0, 0, 1, 0, 1, 1]
+    assert fit_calibration(logits, labels, doubts=doubts) == fit_calibration(logits, labels)
+    assert Calibration(1.0, 0.5).apply(1.0, (1.0,)) == Calibration(1.0, 0.5).apply(1.0)
+
+
+def test_one_doubted_text_of_many_decides_little() -> None:
+    """As weights are drawn towards none by as much as one label."""
+    doubts = [(1.0,)] + [(0.0,)] * 39
+    fitted = fit_calibration([0.0] * 40, [0, *[1, 0] * 19, 1], doubts=doubts)
+    assert -1.0 < fitted.doubts[0] < 0.0
+
+
 @pytest.mark.parametrize(("good", "bad", "spread"), [(-3, -8, 4), (-55, -70, 13), (5, -25, 15)])
 def test_calibration_finds_log_odds_wherever_they_lie(good: int, bad: int, spread: int) -> None:
     rng = random.Random(good)

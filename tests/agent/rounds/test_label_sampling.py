@@ -1,5 +1,6 @@
 """Critics learn from what a search comes across: options and texts that a tool lets pass."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -69,6 +70,26 @@ def test_the_outcome_critic_learns_from_the_texts_that_options_come_to(stories: 
     # Wrong ones above all, whose every equation holds: no sample showed them.
     assert sum(not row.is_good for row in more) > 5
     assert len({row.tokens for row in more}) == len(more)  # each of them once
+
+
+def test_an_outcome_score_weighs_what_the_task_holds_against_a_text(
+    stories: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where its critic was fitted with doubts; the other critics are not told of any."""
+    problems = stories.task.labelled(6, SEED)
+    texts = [g[0].state for g in sample_rollouts(stories, problems, 1, 0.0, SEED)]
+    plain, steps = stories.outcome_scores(texts), stories.process_scores(texts)
+    fitted = replace(stories.models.calibration("outcome"), doubts=(-3.0, 0.0))
+    monkeypatch.setattr(type(stories.models), "calibration", lambda self, role: fitted)
+    monkeypatch.setattr(
+        stories.task, "doubts", lambda text, steps: (float(text == problems[0].text), 1.0)
+    )
+    told = stories.outcome_scores(texts)
+    assert told[0].value is not None and plain[0].value is not None
+    odds = [v / (1 - v) for v in (told[0].value, plain[0].value)]
+    assert odds[0] / odds[1] == pytest.approx(math.exp(-3.0), rel=1e-3)
+    assert [s.value for s in told[1:]] == [s.value for s in plain[1:]]
+    assert len(steps) == 6
 
 
 def test_a_sampled_step_that_is_true_is_not_good_for_that(stories: Models) -> None:

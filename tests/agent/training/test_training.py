@@ -17,6 +17,7 @@ from agent.training.examples import (
     JudgedExample,
     LabelledExample,
     batches,
+    judged_rows,
     stretched_positions,
 )
 from agent.training.fit import DivergedError, planned_steps
@@ -137,6 +138,20 @@ def test_a_drafter_is_the_policys_first_blocks(checkpoint: Path) -> None:
     assert 0 < before < 1 and expected_acceptance(policy, drafter, texts) > 0.8
 
 
+def test_a_whole_text_carries_what_the_task_holds_against_it() -> None:
+    texts = labelled_texts({"0" * 20: ["a", "b"]})
+    found = label_rollouts(
+        texts,
+        lambda r: r.answer == "a",
+        lambda r, i: True,
+        [],
+        lambda key: False,
+        doubts=lambda state: (0.5, float(len(state.options))),
+    )
+    assert [row.doubts for row in judged_rows(found.outcome.train)] == [(0.5, 1.0)] * 2
+    assert {row.doubts for row in judged_rows(found.process.train)} == {()}
+
+
 def test_labels_follow_answer_and_tool() -> None:
     start = State("0" * 20, (1, 2), "p")
     good = start.extended(Option((3, 4), "a\n", 0, "boundary")).extended(
@@ -243,6 +258,22 @@ def test_a_token_critic_starts_as_the_policy_and_learns_which_tokens_are_wrong(
     after = measure_token_critic(critic, rows[1::2])
     assert report["held_out_loss"] < 0.5 * report["held_out_loss_before"]
     assert after["auc"] > 0.95 > before["auc"]
+
+
+def test_what_the_task_holds_against_a_text_is_part_of_the_outcome_score(
+    checkpoint: Path,
+) -> None:
+    """Of texts between which the critic sees no difference: every doubted one is wrong."""
+    critic = load_model(verify_checkpoint(checkpoint))
+    rows = [
+        JudgedExample((3, 13, 4, 2, 3 + i % 3, 1), 4, i % 3 == 0, doubts=(float(i % 3 > 0), 0.0))
+        for i in range(60)
+    ]
+    silent = measure_token_critic(critic, [replace(r, doubts=()) for r in rows])
+    told = measure_token_critic(critic, rows)
+    assert silent["calibration"]["doubts"] == ()
+    assert told["auc"] == 1.0 and told["brier"] < 0.1
+    assert told["calibration"]["doubts"][0] < -1.0
 
 
 def test_the_weights_kept_are_those_that_did_best_on_held_out_texts() -> None:
