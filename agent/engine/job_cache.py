@@ -18,16 +18,20 @@ from agent.engine.memory import return_freed
 from agent.networks.inference import InferenceNetwork
 
 Ids = NDArray[np.int64]
-FIRST = (1, 32)
-"""Jobs and columns to begin with, at least."""
-FIRST_ON_GPU = (64, 256)
+FIRST_COLUMNS = 32
+"""To begin with, on a CPU."""
+GPU_COLUMNS = 256
+"""To begin with, on a GPU."""
+MOST_JOBS = 512
+"""That room is made for before they come."""
 EXPECTED_BYTES = 2**25
 """Reserved ahead on a CPU."""
 KEPT_BYTES = 2**28
 """Kept between calls on a CPU."""
 GPU_SHARE = 16
-"""On a GPU this part of its memory is reserved ahead and kept: a cache that moves there costs new
-graphs, and returning memory waits for the device."""
+"""On a GPU this part of its memory is reserved ahead: a cache that moves costs new graphs."""
+GPU_KEPT = 4
+"""Times as much of it is kept between calls."""
 WIDTH = 16
 """Columns are seen in multiples of this."""
 
@@ -60,7 +64,7 @@ class Cache:
     def clear(self) -> None:
         """Drop all jobs, and the memory too when it has grown beyond a bound."""
         self.lengths = self.lengths[:0]
-        if self.num_bytes > (self._gpu_share or KEPT_BYTES):
+        if self.num_bytes > (GPU_KEPT * self._gpu_share or KEPT_BYTES):
             self.layers, self.parts = [], []
             self.graphs.drop()
             return_freed()
@@ -78,13 +82,14 @@ class Cache:
         have_jobs, have_columns = self.layers[0].shape[:2] if self.layers else (0, 0)
         if num_jobs <= have_jobs and num_columns <= have_columns:
             return
-        least_jobs, least_columns = FIRST if self.network.device.type == "cpu" else FIRST_ON_GPU
-        jobs = have_jobs
-        if num_jobs > have_jobs:
-            jobs = max(num_jobs, min(2 * have_jobs, 512), least_jobs)
-        columns = max(have_columns, least_columns)
+        share = self._gpu_share
+        columns = max(have_columns, GPU_COLUMNS if share else FIRST_COLUMNS)
         while columns < num_columns:
             columns *= 2
+        jobs = have_jobs
+        if num_jobs > have_jobs:
+            ahead = share // (columns * self.network.kv_bytes) if share else 2 * have_jobs
+            jobs = max(num_jobs, min(ahead, MOST_JOBS))
         self.graphs.drop()
         network, before = self.network, self.parts
         for i, num in enumerate(part_sizes(network)):
@@ -96,7 +101,7 @@ class Cache:
             else:
                 before.append(grown)
             self.layers[i * num : (i + 1) * num] = grown.unbind(0)
-        if have_jobs and not self._gpu_share and self.num_bytes > KEPT_BYTES:
+        if have_jobs and not share and self.num_bytes > KEPT_BYTES:
             return_freed()
 
     def expect(self, num_jobs: int, num_columns: int) -> None:

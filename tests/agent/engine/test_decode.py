@@ -246,6 +246,25 @@ def test_a_bucket_is_the_next_size_and_no_larger_than_the_largest() -> None:
     assert sorted(graphs.BUCKETS) == list(graphs.BUCKETS)
 
 
+def test_on_a_gpu_room_is_made_ahead_within_a_share_of_its_memory(
+    network: InferenceNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Growing step by step would move the cache, and cost its graphs, each time."""
+
+    def shape(share: int, num_jobs: int, num_columns: int) -> tuple[int, ...]:
+        monkeypatch.setattr(Cache, "_gpu_share", share)
+        cache = Cache(network)
+        cache.reserve(num_jobs, num_columns)
+        return tuple(cache.layers[0].shape[:2])
+
+    column = network.kv_bytes
+    assert shape(0, 3, 20) == (3, 32)
+    assert shape(100 * 256 * column, 3, 20) == (100, 256)
+    assert shape(100 * 256 * column, 3, 300) == (50, 512)
+    assert shape(100 * 256 * column, 120, 20) == (120, 256)
+    assert shape(10_000 * 256 * column, 3, 20) == (512, 256)
+
+
 def test_a_cache_that_moves_drops_its_graphs(network: InferenceNetwork) -> None:
     """They hold its addresses."""
     cache = opened(network).cache
