@@ -9,9 +9,14 @@ speak for an answer: all, without the task's doubts, doubts alone. Of each: how 
 and for several aims of precision whether the labelled problems show it, how many of the unseen
 answers it keeps and how many of these are right. The least step's score is not among the numbers:
 it takes the models.
+
+Then which of a search's texts an outcome score would choose, by the sum over an answer's texts and
+by the best one: the critic's, and one that weighs the doubts with it, fitted to the texts of the
+labelled problems.
 """
 
 import argparse
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +31,7 @@ from scripts.bench.real import World
 from scripts.bench.real_rounds import Deal, key_of
 from scripts.bench.report import Row, missing, repeats, share, show, write
 from store.database import open_store
-from store.selection import evidence_of, read_finds
+from store.selection import Find, evidence_of, read_finds
 from store.states import PROBE
 
 TOP = (0.1, 0.2, 0.3)
@@ -49,6 +54,90 @@ class Answered:
         if arm == "doubts_alone":
             return self.doubts
         return self.numbers + (self.doubts if arm == "all" else ())
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A finished text of a search that the tool does not refute."""
+
+    answer: str
+    is_right: bool
+    is_chosen: bool
+    odds: float
+    """Log-odds of its outcome score."""
+    doubts: tuple[float, ...]
+
+    def numbers(self, has_doubts: bool) -> tuple[float, ...]:
+        return (self.odds, *self.doubts) if has_doubts else (self.odds,)
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    is_probe: bool
+    texts: tuple[Text, ...]
+
+
+def searched(store: str, deal: Deal, number: int) -> list[Searched]:
+    """A round's searches of problems whose answers are known to us, with their texts."""
+    task = Jsonl(Files(str(deal.truth)))
+    truth = {key_of({"question": row.text}): row.answer for row in task.rows}
+    with open_store(store).session() as session:
+        finds = read_finds(session, number)
+    groups: dict[int, list[Find]] = {}
+    for find in finds:
+        groups.setdefault(find.search_id, []).append(find)
+    found = []
+    for group in groups.values():
+        known = group[0].reference or truth.get(key_of({"question": group[0].problem}))
+        if known is None:
+            continue
+        texts = tuple(
+            Text(
+                find.answer,
+                bool(judged(task, find.answer, known)),
+                find.is_chosen,
+                log_odds(find.outcome),
+                tuple(task.doubts(find.problem, find.steps)),
+            )
+            for find in group
+            if find.answer is not None and find.outcome is not None and find.is_sound is not False
+        )
+        found.append(Searched(group[0].origin == PROBE, texts))
+    return found
+
+
+def log_odds(p: float) -> float:
+    p = min(max(p, 1e-4), 1 - 1e-4)
+    return math.log(p / (1 - p))
+
+
+def choices(number: int, found: Sequence[Searched]) -> Iterator[Row]:
+    """How often the unseen problems' searches end right, by what chooses among their texts."""
+    known = [text for s in found if s.is_probe for text in s.texts]
+    unseen = [s for s in found if not s.is_probe]
+    labels = np.asarray([text.is_right for text in known], float)
+    if not known or not unseen or labels.min() == labels.max():
+        yield missing(f"chosen_{number}", "no labelled problems with right and wrong texts")
+        return
+    num = len(unseen)
+    covered = sum(any(t.is_right for t in s.texts) for s in unseen)
+    yield share(f"chosen_coverage_{number}", covered, num, "some text is right")
+    own = sum(any(t.is_right and t.is_chosen for t in s.texts) for s in unseen)
+    yield share(f"chosen_search_{number}", own, num, "the search's own answer")
+    for arm, has_doubts in (("outcome", False), ("with_doubts", True)):
+        trust = fitted([text.numbers(has_doubts) for text in known], labels, 0.0)
+        for name, total in (("sum", sum), ("best", max)):
+            right = 0
+            for search in unseen:
+                groups: dict[str, list[tuple[float, bool]]] = {}
+                for text in search.texts:
+                    chance = trust.probability(text.numbers(has_doubts))
+                    groups.setdefault(text.answer, []).append((chance, text.is_right))
+                if groups:
+                    best = max(groups.values(), key=lambda g: total(c for c, _ in g))
+                    right += best[0][1]
+            why = f"fitted to {len(known)} labelled texts"
+            yield share(f"chosen_{arm}_{name}_{number}", right, num, why)
 
 
 def answered(store: str, deal: Deal, number: int) -> list[Answered]:
@@ -135,11 +224,11 @@ def main() -> None:
     world = World(given.data, given.work, False, None)
     world.rows = world.work / "train.jsonl"
     deal = Deal(world, given.labelled_share)
-    rows = [
-        row
-        for number in given.rounds
-        for row in rows_of(number, answered(f"sqlite:///{file}", deal, number))
-    ]
+    store = f"sqlite:///{file}"
+    rows: list[Row] = []
+    for number in given.rounds:
+        rows += rows_of(number, answered(store, deal, number))
+        rows += choices(number, searched(store, deal, number))
     for row in rows:
         show(row)
     write(given.json, "trusted", {"aims": AIMS, "certainty": CERTAINTY}, [], rows)
