@@ -117,11 +117,11 @@ class CompletionBatch:
         self._take(jobs, logits_NQV, drafts)
 
     def _decode(self, last: Sequence[int]) -> None:
-        """One token of each text, or several where that costs little, without drafts."""
-        most = 1 if self.drafter else self.loop.num_steps
+        """One token of each text, or several where that costs little, without drafts. Who drafts
+        is asked again after them."""
         left = max(self.limits[n] - len(self.done[n]) for n in self.live)
         places = [len(self.done[n]) for n in self.live]
-        found = self.loop.run(last, places, self.parameters, min(most, left))
+        found = self.loop.run(last, places, self.parameters, min(self.loop.num_steps, left))
         ended = []
         for job, n in enumerate(self.live):
             is_bad = found.is_bad[job]
