@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
-from scripts.bench.on_gpu.device import DEVICE, DTYPE, IS_GPU
+from scripts.bench.on_gpu.device import DEVICE, DTYPE, IS_GPU, in_graph
 
 import torch  # isort: skip
 import torch.nn.functional as F  # isort: skip
@@ -168,16 +168,7 @@ class Lean:
         return x * cos + torch.cat((-x[..., half:], x[..., :half]), dim=-1) * sin
 
     def captured(self) -> Callable[[], int]:
-        step: Callable[[], object] = self.step
-        if IS_GPU:
-            aside = torch.cuda.Stream()
-            with torch.cuda.stream(aside):
-                self.step()
-            torch.cuda.current_stream().wait_stream(aside)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                self.step()
-            step = graph.replay
+        step = in_graph(self.step)
 
         def run() -> int:
             self.place.fill_(PROMPT)

@@ -49,6 +49,20 @@ def twin(call: Call) -> Call:
     return run
 
 
+def in_graph(call: Call) -> Call:
+    """The same call captured in a CUDA graph; as it is without a GPU."""
+    if not IS_GPU:
+        return call
+    aside = torch.cuda.Stream()
+    with torch.cuda.stream(aside):
+        call()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
 def milliseconds(call: Call, budget_s: float = 2.0) -> list[float]:
     """Times of many calls, each between two events."""
     for _ in range(3):

@@ -12,13 +12,16 @@ from scripts.bench.on_gpu.device import (
     Call,
     arms_of,
     ceilings,
+    in_graph,
     milliseconds,
     twin,
 )
 
 import torch  # isort: skip
+import torch.nn.functional as F  # isort: skip
 
-from kernels import dispatch  # isort: skip
+from kernels import decoding, dispatch  # isort: skip
+from kernels.rows import Rows  # isort: skip
 from scripts.bench.report import Row, missing, repeats  # isort: skip
 
 SHAPES = {"llama_8b": (4096, 128_256), "qwen_7b": (3584, 152_064), "head_70b": (8192, 128_256)}
@@ -57,8 +60,6 @@ def log_probability(name: str, E: int, V: int, R: int, ceiling: float) -> list[R
             for start in range(0, R, 1024):
                 z = (hidden[start : start + 1024] @ weight.t()).float()
                 torch.log_softmax(z, -1).gather(1, target[start : start + 1024, None])
-
-    F = torch.nn.functional
 
     def plain(h: torch.Tensor, w: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(F.linear(h, w).float(), t, reduction="none")
@@ -163,68 +164,47 @@ def heads(name: str, E: int) -> list[Row]:
     return arms_of(f"critic_heads_{name}", call, others, target=3)
 
 
+H, G, D = (32, 8, 128) if IS_GPU else (4, 2, 16)
+DTYPE = torch.bfloat16 if IS_GPU else torch.float32
+
+
 def branches() -> Iterator[Row]:
     """Attention of a tree: so many branches over a shared beginning, one token each, in one job."""
-    from kernels import decoding
-    from kernels.rows import Rows
-
-    H, G, D = (32, 8, 128) if IS_GPU else (4, 2, 16)
     for C in (512, 2048, 8192) if IS_GPU else (20,):
         for R in (16, 64, 256) if IS_GPU else (3,):
-            dtype = torch.bfloat16 if IS_GPU else torch.float32
-            qkv = torch.randn(R, H + 2 * G, D, device=DEVICE, dtype=dtype)
-            kept = torch.randn(1, C + R, 2 * G, D, device=DEVICE, dtype=dtype)
             column = C + torch.arange(R, device=DEVICE)
             seen = torch.zeros(R, C + R, dtype=torch.uint8, device=DEVICE)
             seen[:, :C] = 1
             seen[torch.arange(R, device=DEVICE), column] = 1
             rows = Rows(column * 0, column, column, column * 0 + C + R, seen)
-            q = qkv[:, :H].view(R, G, H // G, D).permute(1, 0, 2, 3).reshape(1, G, -1, D)
-            bias = torch.zeros(1, 1, R * (H // G), C + R, dtype=dtype, device=DEVICE)
-            hidden = (seen == 0).repeat_interleave(H // G, dim=0)
-            bias.masked_fill_(hidden, float("-inf"))
-            keys, values = kept[:, :, :G].transpose(1, 2), kept[:, :, G:].transpose(1, 2)
-
-            def ours() -> object:
-                return decoding.attention(qkv, rows, kept, H)  # noqa: B023
-
-            def torchs() -> object:
-                return torch.nn.functional.scaled_dot_product_attention(
-                    q,  # noqa: B023
-                    keys,  # noqa: B023
-                    values,  # noqa: B023
-                    attn_mask=bias,  # noqa: B023
-                )
-
-            yield from arms_of(f"attention_{C}_x_{R}", ours, {"torch": torchs})
+            bias = torch.zeros(1, 1, R * (H // G), C + R, dtype=DTYPE, device=DEVICE)
+            bias.masked_fill_((seen == 0).repeat_interleave(H // G, dim=0), float("-inf"))
+            yield from attention(f"attention_{C}_x_{R}", rows, bias)
 
 
 def texts() -> Iterator[Row]:
     """Attention of decoding: one token of each of some texts, all of the same length."""
-    from kernels import decoding
-    from kernels.rows import Rows
-
-    H, G, D = (32, 8, 128) if IS_GPU else (4, 2, 16)
     for C in (256, 2048) if IS_GPU else (20,):
         for N in (1, 16, 64, 256) if IS_GPU else (3,):
-            dtype = torch.bfloat16 if IS_GPU else torch.float32
-            qkv = torch.randn(N, H + 2 * G, D, device=DEVICE, dtype=dtype)
-            kept = torch.randn(N, C, 2 * G, D, device=DEVICE, dtype=dtype)
             end = torch.full((N,), C, device=DEVICE)
             rows = Rows(torch.arange(N, device=DEVICE), end - 1, end - 1, end)
-            q = qkv[:, :H].view(N, G, H // G, D)
-            bias = torch.zeros(N, 1, H // G, C, dtype=dtype, device=DEVICE)
-            keys, values = kept[:, :, :G].transpose(1, 2), kept[:, :, G:].transpose(1, 2)
+            bias = torch.zeros(N, 1, H // G, C, dtype=DTYPE, device=DEVICE)
+            yield from attention(f"decode_attention_{N}_x_{C}", rows, bias)
 
-            def ours() -> object:
-                return decoding.attention(qkv, rows, kept, H)  # noqa: B023
 
-            def torchs() -> object:
-                return torch.nn.functional.scaled_dot_product_attention(
-                    q,  # noqa: B023
-                    keys,  # noqa: B023
-                    values,  # noqa: B023
-                    attn_mask=bias,  # noqa: B023
-                )
+def attention(name: str, rows: Rows, bias_N1QC: torch.Tensor) -> list[Row]:
+    """The kernel of decoding, and torch's own with what rows see as its bias; each in a graph, as
+    the engine runs it: single launches would measure the launch."""
+    num_jobs, num_columns = bias_N1QC.shape[0], bias_N1QC.shape[3]
+    qkv = torch.randn(len(rows.job), H + 2 * G, D, device=DEVICE, dtype=DTYPE)
+    kept = torch.randn(num_jobs, num_columns, 2 * G, D, device=DEVICE, dtype=DTYPE)
+    q = qkv[:, :H].view(num_jobs, -1, G, H // G, D).transpose(1, 2).reshape(num_jobs, G, -1, D)
+    keys, values = kept[:, :, :G].transpose(1, 2), kept[:, :, G:].transpose(1, 2)
 
-            yield from arms_of(f"decode_attention_{N}_x_{C}", ours, {"torch": torchs})
+    def torchs() -> object:
+        return F.scaled_dot_product_attention(q, keys, values, attn_mask=bias_N1QC)
+
+    def ours() -> object:
+        return decoding.attention(qkv, rows, kept, H)
+
+    return arms_of(name, in_graph(ours), {"torch": in_graph(torchs)})
