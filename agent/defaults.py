@@ -20,6 +20,8 @@ from agent.training.recipe import pretrained_rate
 
 ON_A_GPU = 5
 """Times as many problems, labels and steps where a GPU does the work."""
+WIDER_ON_A_GPU = 4
+"""Times as many searches that step together there, and as much memory for their texts."""
 LONGEST_TO_TYPICAL = 3.0
 """How much longer the longest text that is allowed is than a usual one: lengths leave half as much
 again, and one answer in fifty is twice as long as the others."""
@@ -69,10 +71,13 @@ def _defaults(policy: Header, task: Task, text_tokens: int, device: str) -> Iter
     typical = text_tokens / LONGEST_TO_TYPICAL
     most = 50 * -(-int(8 * typical) // 50)
     yield Default("tokens_per_problem", max(200, most), f"eight texts of {typical:.0f} tokens")
-    yield Default("hosting.cohort", 64, f"keys and values of {size}")
+    wider = WIDER_ON_A_GPU if more > 1 else 1
+    yield Default("hosting.cohort", 64 * wider, f"keys and values of {size} on {where}")
+    if wider > 1:
+        yield Default("hosting.kv_mib", 1024, "a GPU's memory is large beside its time")
     arch = policy.architecture
     token = 2 * 2 * arch.num_layers * arch.num_kv_heads * arch.head_dim
-    fitting = KV_BYTES // (token * 2 * text_tokens)
+    fitting = KV_BYTES * wider // (token * 2 * text_tokens)
     rows = 2 ** max(4, min(9, fitting.bit_length() - 1))
     yield Default("hosting.batch_rows", rows, f"{token:,} bytes of keys and values a token")
     labelled = len(task.labelled(150 * more, 0))

@@ -98,6 +98,8 @@ def test_a_larger_model_learns_slower_and_a_gpu_does_more(tmp_path: Path) -> Non
     large, _ = fit(Policy(8_000_000_000), tmp_path, "cuda")
     assert (large.training.learning_rate or 1) < 0.2 * (small.training.learning_rate or 0)
     assert large.problems_per_round == 5 * small.problems_per_round
+    assert large.hosting.cohort == 4 * small.hosting.cohort
+    assert (small.hosting.kv_mib, large.hosting.kv_mib) == (256, 1024)
 
 
 def test_a_trial_writes_reads_and_learns(tmp_path: Path) -> None:
