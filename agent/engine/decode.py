@@ -96,8 +96,10 @@ class DecodeLoop:
         for _ in range(num_steps):
             step()
         written = rows.tokens[:num_steps, :num].t().tolist()
-        scores: NDArray[np.float32] = rows.scores[:num_steps, :, :num].cpu().numpy()
-        raw, processed, is_bad = (scores[:, i].T for i in range(3))
+        scores: NDArray[np.float32] = rows.scores[:num_steps].cpu().numpy()
+        if size > num and scores[:, 2, num:].any():
+            self.cache.wipe(range(num, size))
+        raw, processed, is_bad = (scores[:, i, :num].T for i in range(3))
         return Decoded(written, raw.tolist(), processed.tolist(), (is_bad > 0).tolist())
 
     def _fill(self, rows: _Rows, state: NDArray[np.int64], parameters: SamplingParameters) -> None:
@@ -117,7 +119,8 @@ class DecodeLoop:
             found = parameters.choose(logits[:, None], tokens.new_empty((num, 0)), places[:num])
         else:
             found = next_tokens(logits, rows.temperature, seeds, places)
-        chosen = found.tokens[:, 0]
+        # What is fed next without anybody looking must be a token, whatever the logits were.
+        chosen = found.tokens[:, 0].clamp(0, logits.shape[1] - 1)
         is_bad = ~torch.isfinite(logits.sum(dim=1))
         scores = torch.stack((found.logprob[:, 0], found.processed_logprob[:, 0], is_bad.float()))
         rows.tokens[:, : len(chosen)].index_copy_(0, rows.step, chosen[None])

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
+from agent.engine.decode import DecodeLoop
 from agent.engine.draft_choice import Costs, DraftSource
 from agent.engine.feed import feed, prefill
 from agent.engine.job_cache import Cache
 from agent.engine.prefix_cache import Prefix
 from agent.engine.requests import CompletionRequest
+from agent.engine.sampling import SamplingParameters
 from agent.engine.torch_engine import TorchEngine
 
 
@@ -32,12 +34,21 @@ def draft_costs(
 ) -> Costs:
     """Seconds of a step and of a drafted token with `num` texts, up to `most` drafted."""
     requests = [CompletionRequest(prefix, most + 2, 1.0, i, group=-1 - i) for i in range(num)]
-    cache = Cache(engine.network)
+    cache = Cache(engine.network, has_room_ahead=False)
     jobs = prefill(engine.network, cache, engine.tree, [Prefix(prefix)] * num).jobs
     jobs.sort()
     done = [[prefix[-1]] for _ in requests]
+    loop = DecodeLoop(engine.network, cache)
+    parameters = SamplingParameters.of(requests, engine.network.device)
+
+    def several() -> None:
+        loop.run([prefix[-1]] * num, [1] * num, parameters, loop.num_steps)
+        cache.lengths -= loop.num_steps
 
     def step_s(tokens: int) -> float:
+        if tokens == 1 and loop.num_steps > 1:  # what is written without a draft
+            return seconds(several) / loop.num_steps
+
         def step() -> None:
             feed(engine.network, cache, jobs, [[prefix[-1]] * tokens] * num)
             cache.lengths -= tokens

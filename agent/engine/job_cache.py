@@ -3,7 +3,7 @@ layers are one tensor, so that jobs are copied in one operation instead of one a
 
 A job's columns only grow: each fed token takes the next one, and what a token may see is said by
 the bias of the forward, not by where it lies. So several continuations of one text share its
-columns, a rejected draft is taken back by not counting it, and nothing is ever moved.
+columns, and a rejected draft is taken back by not counting it.
 """
 
 from collections.abc import Sequence
@@ -37,14 +37,17 @@ WIDTH = 16
 
 
 class Cache:
-    def __init__(self, network: InferenceNetwork) -> None:
+    def __init__(self, network: InferenceNetwork, has_room_ahead: bool = True) -> None:
+        """`has_room_ahead` is for a cache that is kept: on a GPU it reserves more than it is asked
+        for."""
         self.network = network
+        self.has_room_ahead = has_room_ahead
         self.layers: list[Tensor] = []
         self.parts: list[Tensor] = []
         """The same memory as [layers of the part, jobs, columns, 2 G, D]."""
         self.lengths: Ids = np.zeros(0, np.int64)
         """Columns in use of each job."""
-        self.graphs = Graphs(network.device)
+        self.graphs = Graphs(network.device, network.fuses_rows)
         """Of steps over these tensors."""
 
     @property
@@ -71,14 +74,15 @@ class Cache:
 
     @property
     def _gpu_share(self) -> int:
-        """Bytes; 0 without a GPU."""
+        """Bytes to reserve ahead; 0 without a GPU."""
         device = self.network.device
-        if device.type != "cuda":
+        if device.type != "cuda" or not self.has_room_ahead:
             return 0
         return int(torch.cuda.get_device_properties(device).total_memory) // GPU_SHARE
 
     def reserve(self, num_jobs: int, num_columns: int) -> None:
-        """Room for this many jobs and columns, at least; doubles, so that growing stays cheap."""
+        """Room for this many jobs and columns, at least. Columns double, so that growing stays
+        cheap; jobs double on a CPU and on a GPU take what its share has room for."""
         have_jobs, have_columns = self.layers[0].shape[:2] if self.layers else (0, 0)
         if num_jobs <= have_jobs and num_columns <= have_columns:
             return
@@ -86,23 +90,36 @@ class Cache:
         columns = max(have_columns, GPU_COLUMNS if share else FIRST_COLUMNS)
         while columns < num_columns:
             columns *= 2
-        jobs = have_jobs
-        if num_jobs > have_jobs:
-            ahead = share // (columns * self.network.kv_bytes) if share else 2 * have_jobs
-            jobs = max(num_jobs, min(ahead, MOST_JOBS))
+        least = max(num_jobs, self.num_jobs)
+        jobs = max(least, have_jobs)
+        if share:
+            fitting = share // (columns * self.network.kv_bytes)
+            jobs = max(least, min(fitting, MOST_JOBS))
+        elif num_jobs > have_jobs:
+            jobs = max(num_jobs, min(2 * have_jobs, MOST_JOBS))
         self.graphs.drop()
-        network, before = self.network, self.parts
+        try:
+            self._grow(jobs, columns)
+        except torch.OutOfMemoryError:
+            if jobs == least:
+                raise
+            self._grow(least, columns)
+        if have_jobs and not share and self.num_bytes > KEPT_BYTES:
+            return_freed()
+
+    def _grow(self, jobs: int, columns: int) -> None:
+        """Move to tensors of this size; of the jobs under way, all that fit them."""
+        network = self.network
         for i, num in enumerate(part_sizes(network)):
             shape = (num, jobs, columns, *network.kv_shape)
             grown = torch.zeros(shape, dtype=network.dtype, device=network.device)
-            if have_jobs:
-                grown[:, :have_jobs, :have_columns] = before[i]
-                before[i] = grown
+            if i < len(self.parts):
+                before = self.parts[i][:, :jobs]
+                grown[:, : before.shape[1], : before.shape[2]] = before
+                self.parts[i] = grown
             else:
-                before.append(grown)
+                self.parts.append(grown)
             self.layers[i * num : (i + 1) * num] = grown.unbind(0)
-        if have_jobs and not share and self.num_bytes > KEPT_BYTES:
-            return_freed()
 
     def expect(self, num_jobs: int, num_columns: int) -> None:
         """Reserve at once what jobs may come to need, as far as that is little."""

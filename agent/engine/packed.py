@@ -133,7 +133,7 @@ def packed_likeliest(
 def _gathered(
     network: InferenceNetwork, hidden_RE: Tensor, places: Ids, targets: Ids
 ) -> list[float]:
-    """log p(target | all up to the place), each place's distribution computed once."""
+    """log p(target | all up to the place), each place's distribution made once on a CPU."""
     step = max(1, MAX_LOGITS // network.arch.vocab_size)
     found = np.empty(len(places))
     for start in range(0, hidden_RE.shape[0], step):
@@ -148,7 +148,7 @@ def _gathered(
 def _forward(network: InferenceNetwork, batch: Sequence[Pack]) -> Tensor:
     """Hidden states of all tokens, pack by pack."""
     N, M = len(batch), max(len(pack.tokens) for pack in batch)
-    cache = Cache(network)
+    cache = Cache(network, has_room_ahead=False)
     cache.open([M] * N)
     counts = np.array([len(pack.tokens) for pack in batch])
     is_hidden = np.ones((N, M, cache.num_columns), np.bool_)

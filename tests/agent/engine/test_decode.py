@@ -144,6 +144,8 @@ def test_a_text_whose_logits_spoil_after_its_end_is_whole(
 
 
 class Stream:
+    def __init__(self, device: object = None) -> None: ...
+
     def wait_stream(self, other: object) -> None: ...
 
     def synchronize(self) -> None: ...
@@ -192,7 +194,7 @@ def test_a_graph_that_cannot_be_captured_is_told_once_and_decoding_goes_on(
         found = [loop.run(LAST, PLACES, parameters(), 2) for _ in range(2)]
     assert joined(found) == joined(wanted)
     assert [r.getMessage() for r in caplog.records] == [
-        "the engine goes on without CUDA graphs, slower: "
+        "this engine goes on without CUDA graphs, slower: "
         "CUDA error: operation not permitted when stream is capturing"
     ]
 
@@ -200,7 +202,7 @@ def test_a_graph_that_cannot_be_captured_is_told_once_and_decoding_goes_on(
 @pytest.mark.usefixtures("no_cuda")
 def test_engines_in_threads_capture_one_after_another() -> None:
     def captured(key: int) -> bool:
-        own = Graphs(torch.device("cpu"))
+        own = Graphs(torch.device("cpu"), can_capture=True)
         own.is_captured = True
         own.of(key, lambda: None, lambda: None)()
         return key in own.kept
@@ -212,18 +214,40 @@ def test_engines_in_threads_capture_one_after_another() -> None:
 
 @pytest.mark.usefixtures("no_cuda")
 def test_a_step_that_fails_within_a_capture_ends_it() -> None:
-    own = Graphs(torch.device("cpu"))
+    own = Graphs(torch.device("cpu"), can_capture=True)
     own.is_captured = True
     calls = []
 
     def step() -> None:
         calls.append(Graph.under_way)
         if Graph.under_way:
-            raise RuntimeError("out of memory")
+            raise RuntimeError("an operation that reads back")
 
     assert own.of("key", lambda: None, step) is step
     assert calls == [0, 1] and Graph.under_way == 0
     assert not own.is_captured
+
+
+@pytest.mark.usefixtures("no_cuda")
+def test_memory_that_runs_out_in_a_capture_is_told_and_costs_no_later_graph() -> None:
+    """The engine goes on with smaller batches; those may be captured again."""
+    own = Graphs(torch.device("cpu"), can_capture=True)
+    own.is_captured = True
+
+    def step() -> None:
+        if Graph.under_way:
+            raise torch.OutOfMemoryError("out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        own.of("large", lambda: None, step)
+    assert own.is_captured and not own.kept and Graph.under_way == 0
+    own.of("small", lambda: None, lambda: None)
+    assert "small" in own.kept
+
+
+def test_steps_that_read_back_from_the_device_are_not_captured() -> None:
+    assert not Graphs(torch.device("cuda", 0), can_capture=False).is_captured
+    assert Graphs(torch.device("cuda", 0), can_capture=True).is_captured
 
 
 def test_rows_of_a_bucket_beyond_the_jobs_change_nothing(
@@ -263,6 +287,36 @@ def test_on_a_gpu_room_is_made_ahead_within_a_share_of_its_memory(
     assert shape(100 * 256 * column, 3, 300) == (50, 512)
     assert shape(100 * 256 * column, 120, 20) == (120, 256)
     assert shape(10_000 * 256 * column, 3, 20) == (512, 256)
+
+
+def test_a_longer_text_does_not_multiply_the_room_of_jobs_that_are_not_there(
+    network: InferenceNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Cache, "_gpu_share", 100 * 256 * network.kv_bytes)
+    cache = Cache(network)
+    cache.open([3, 5])
+    cache.layers[0][:2, :5] = 1.5
+    cache.reserve(2, 3000)
+    assert tuple(cache.layers[0].shape[:2]) == (6, 4096)
+    assert bool((cache.layers[0][:2, :5] == 1.5).all())
+    assert not bool(cache.layers[0][2:].any())
+
+
+def test_where_there_is_no_memory_ahead_what_is_asked_for_is_enough(
+    network: InferenceNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Cache, "_gpu_share", 100 * 256 * network.kv_bytes)
+    grow = Cache._grow
+
+    def short(self: Cache, jobs: int, columns: int) -> None:
+        if jobs > 10:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        grow(self, jobs, columns)
+
+    monkeypatch.setattr(Cache, "_grow", short)
+    cache = Cache(network)
+    cache.reserve(3, 20)
+    assert tuple(cache.layers[0].shape[:2]) == (3, 256)
 
 
 def test_a_cache_that_moves_drops_its_graphs(network: InferenceNetwork) -> None:
