@@ -229,11 +229,7 @@ class Models:
 
     def answer_of(self, state: State) -> str | None:
         """The final answer of a finished text."""
-        return self.task.answer_of(
-            state.steps
-            if self.boundary.name == self.task.boundary.name
-            else self._whole_steps(state)
-        )
+        return self.task.answer_of(self._task_steps(state))
 
     def propose(self, requests: Sequence[ExpandRequest]) -> list[Proposal]:
         answers = self.hosts.options(
@@ -343,7 +339,12 @@ class Models:
 
     def doubts(self, state: State) -> tuple[float, ...]:
         """What the task says against a whole text."""
-        return self.task.doubts(state.problem, [option.text for option in state.options])
+        return self.task.doubts(state.problem, self._task_steps(state))
+
+    def _task_steps(self, state: State) -> Sequence[str]:
+        """Its steps as the task cuts them, whatever boundary options end at."""
+        is_same = self.boundary.name == self.task.boundary.name
+        return state.steps if is_same else self._whole_steps(state)
 
     def _unasked(self, role: str) -> Score:
         return Score(role, "", None, self.distrusted.get(role, "weight 0"))

@@ -66,4 +66,7 @@ class TrainedCritic:
     def _score(self, logit: float, doubts: Sequence[float]) -> Score:
         if not math.isfinite(logit):
             return Score(self.name, self.version, None, f"the score was {logit}")
-        return Score(self.name, self.version, self.calibration.apply(float(logit), doubts))
+        value = self.calibration.apply(float(logit), doubts)
+        if not math.isfinite(value):
+            return Score(self.name, self.version, None, f"the task's doubts are {tuple(doubts)}")
+        return Score(self.name, self.version, value)

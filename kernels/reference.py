@@ -1,7 +1,7 @@
 """Each operation in plain torch: the definition, the fallback off-GPU, and the baseline.
 
-Shapes: N jobs, Q queries of a job, C columns, G key heads, D head width, E hidden width, V
-vocabulary, R rows of hidden states, M rows wanted, S heads, K drafted tokens.
+Shapes: N texts, Q places of a text, E hidden width, V vocabulary, R rows of hidden states, M rows
+wanted, S heads, K drafted tokens.
 """
 
 from typing import NamedTuple

@@ -200,7 +200,10 @@ class CriticReport(TypedDict):
     kept_step: int
     """Step whose weights were kept; 0 when none was better than the start."""
     auc: float | None
-    """Area under the ROC curve, one half for chance, 1 at best; null when one class is missing."""
+    """Area under the ROC curve of the critic's own number, one half for chance, 1 at best; null
+    when one class is missing."""
+    auc_with_doubts: float | None
+    """The same of the score, doubts of the task included; missing where it holds none."""
     brier: float | None
     """Mean squared difference of score and label, from 0 to 1; null without labels."""
     calibration_error: float | None
@@ -211,6 +214,8 @@ class CriticReport(TypedDict):
     """Labels measured."""
     calibration: Calibration
     """How raw logits become scores."""
+    calibration_alone: Calibration
+    """How they would without doubts of the task; missing where it holds none."""
     reliability: list[ReliabilityBin]
     """One object for each of ten equal bins of score that is not empty."""
     num_examples: int

@@ -74,19 +74,23 @@ class Evidence:
     confidence: float
     """Mean share of the candidates' weight that the searches which chose it put behind it."""
 
-    def numbers(self, least_step: float = 1.0, doubts: tuple[float, ...] = ()) -> tuple[float, ...]:
+    def numbers(
+        self, least_step: float = 1.0, doubts: tuple[float, ...] = (), held: float = 0.0
+    ) -> tuple[float, ...]:
         """For a regression: shares as they are, probabilities as log-odds.
 
         `least_step` is the least process score of a step of the text; with the outcome it makes
         the pessimist's number: a text is as good as its worst step (Cheng et al., arXiv
-        2504.15275). `doubts` are the task's own.
+        2504.15275). `doubts` are the task's own, and `held` is what they have moved the log-odds of
+        the outcome by: it is taken out again, for the rule weighs them itself.
         """
+        own = _log_odds(self.outcome) - held
         return (
             self.votes,
             self.support / self.searches,
-            _log_odds(self.outcome),
+            own,
             _log_odds(self.confidence),
-            _log_odds(min(self.outcome, least_step)),
+            min(own, _log_odds(least_step)),
             *doubts,
         )
 

@@ -77,7 +77,17 @@ class Header:
     @property
     def calibration(self) -> Calibration:
         """How a critic's logits become probabilities; the identity where nothing was fitted."""
-        found = self.report.get("calibration", {})
+        return self._calibration("calibration")
+
+    @property
+    def calibration_alone(self) -> Calibration:
+        """The same for those who know of no doubts about a text."""
+        return self._calibration(
+            "calibration_alone" if "calibration_alone" in self.report else "calibration"
+        )
+
+    def _calibration(self, key: str) -> Calibration:
+        found = self.report.get(key, {})
         return Calibration(
             float(found.get("scale", 1.0)),
             float(found.get("shift", 0.0)),

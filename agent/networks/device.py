@@ -40,6 +40,21 @@ def chosen_dtype(name: str, device: str, num_parameters: int) -> torch.dtype:
     return torch.bfloat16 if is_fast else torch.float32
 
 
+_part_of_gpu = 1.0
+
+
+def use_part_of_gpu(part: float) -> None:
+    """This process shares its GPU: so much of it is its own."""
+    global _part_of_gpu
+    _part_of_gpu = part
+
+
+def gpu_bytes(device: torch.device) -> int:
+    """Memory of a GPU that this process may use: its part, and no more than is free or its own."""
+    free, total = torch.cuda.mem_get_info(device)
+    return int(min(_part_of_gpu * total, free + torch.cuda.memory_reserved(device)))
+
+
 def precision(name: str, device: str, num_parameters: int) -> str:
     """The type that `chosen_dtype` takes, and why, for people."""
     found = str(chosen_dtype(name, device, num_parameters)).removeprefix("torch.")

@@ -22,8 +22,9 @@ from search.state import Option, Problem, State
 from store.selection import Evidence, Find, Judge, Selection, SelectionRule, evidence_of
 from store.states import PROBE
 
-More = tuple[float, tuple[float, ...]]
-"""Of a text: the least score of its steps, and the task's own doubts."""
+More = tuple[float, tuple[float, ...], float]
+"""Of a text: the least score of its steps, the task's own doubts, and what they have moved its
+outcome score by, in log-odds."""
 COLLAPSE_P = 0.01
 """From which a fall on the labelled problems is no chance."""
 
@@ -114,7 +115,13 @@ class SelectionStage:
         wanted = {e.text for e in evidence_of(finds, self.task.same_answer).values()}
         texts = [f for f in finds if f.id in wanted]
         least = self._least_steps(texts)
-        return {f.id: (least.get(f.id, 1.0), self.task.doubts(f.problem, f.steps)) for f in texts}
+        weights = self.refs["outcome"].header.calibration.doubts if "outcome" in self.refs else ()
+        found: dict[int, More] = {}
+        for text in texts:
+            doubts = self.task.doubts(text.problem, text.steps)
+            held = sum(w * d for w, d in zip(weights, doubts, strict=False))
+            found[text.id] = (least.get(text.id, 1.0), doubts, held)
+        return found
 
     def _least_steps(self, texts: Sequence[Find]) -> dict[int, float]:
         """The least score of the steps of each text; empty where no process critic is to be

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agent.networks.device import LARGE, chosen_dtype
+from agent.networks.device import LARGE, chosen_dtype, gpu_bytes
 from agent.networks.language_model import LanguageModel
 from agent.training.early_stop import Snapshot
 from agent.training.examples import batches, stretched_positions
@@ -158,10 +158,9 @@ def _token_bytes(model: LanguageModel) -> int:
 
 
 def _gpu_room(model: LanguageModel) -> int:
-    """Bytes for activations: half of what the card has beside weights and their training."""
-    total = int(torch.cuda.get_device_properties(model.device).total_memory)
+    """Bytes for activations: half of what this process may use beside the training of weights."""
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return max(0, total - trained * BYTES_TRAINED) // 2
+    return max(0, gpu_bytes(model.device) - trained * BYTES_TRAINED) // 2
 
 
 def _micro_tokens(model: LanguageModel) -> int:

@@ -124,6 +124,11 @@ class Judged:
     doubts: list[tuple[float, ...]] = field(default_factory=list)
     """Of each row, or none at all."""
 
+    @property
+    def alone(self) -> "Judged":
+        """The same without doubts."""
+        return Judged(self.logits, self.labels)
+
     def calibration(self, is_bent: bool) -> Calibration:
         return fit_calibration(self.logits, self.labels, is_bent, self.doubts)
 
@@ -134,14 +139,18 @@ class Judged:
 
 def measured(fitted: Judged, tested: Judged, is_bent: bool = False) -> dict[str, Any]:
     """Report from two halves of the rows: each is measured as the other calibrates it, and both
-    together calibrate what is used."""
+    together calibrate what is used. `auc` is the critic's alone: by it a critic is believed, whose
+    number some are given without doubts."""
     scores: list[float] = []
     labels: list[float] = []
-    ranked: list[tuple[float, int]] = []
+    alone: list[tuple[float, int]] = []
+    told: list[tuple[float, int]] = []
     for ours, theirs in ((fitted, tested), (tested, fitted)):
         found = theirs.scores(ours.calibration(is_bent))
-        area = auc(found, theirs.labels)
-        ranked += [] if area is None else [(area, len(found))]
+        plain = theirs.alone.scores(ours.alone.calibration(is_bent))
+        for areas, values in ((alone, plain), (told, found)):
+            area = auc(values, theirs.labels)
+            areas += [] if area is None else [(area, len(values))]
         scores += found
         labels += theirs.labels
     both = Judged(
@@ -150,9 +159,12 @@ def measured(fitted: Judged, tested: Judged, is_bent: bool = False) -> dict[str,
         [*fitted.doubts, *tested.doubts],
     )
     calibration = both.calibration(is_bent)
-    num_ranked = sum(n for _, n in ranked)
-    return {
-        "auc": sum(area * n for area, n in ranked) / num_ranked if num_ranked else None,
+    more: dict[str, Any] = {}
+    if calibration.doubts:
+        more["auc_with_doubts"] = _mean_area(told)
+        more["calibration_alone"] = asdict(both.alone.calibration(is_bent))
+    return more | {
+        "auc": _mean_area(alone),
         "brier": brier(scores, labels),
         "calibration_error": expected_calibration_error(scores, labels),
         "share_good": sum(labels) / len(labels) if labels else None,
@@ -160,3 +172,9 @@ def measured(fitted: Judged, tested: Judged, is_bent: bool = False) -> dict[str,
         "calibration": asdict(calibration),
         "reliability": reliability(scores, labels),
     }
+
+
+def _mean_area(areas: Sequence[tuple[float, int]]) -> float | None:
+    """Mean of (area, rows), by rows; None without any."""
+    num = sum(n for _, n in areas)
+    return sum(area * n for area, n in areas) / num if num else None

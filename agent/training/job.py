@@ -21,7 +21,7 @@ from agent.checkpoints.publish import publish
 from agent.checkpoints.trained import Trained
 from agent.checkpoints.weights import load_model
 from agent.engine.memory import return_freed
-from agent.networks.device import chosen_device
+from agent.networks.device import chosen_device, use_part_of_gpu
 from agent.networks.language_model import LanguageModel
 from agent.training.fit import OnStep
 from agent.training.optimizer import TrainingSettings
@@ -39,6 +39,8 @@ class Place:
     progress_file: str = ""
     job_id: str = ""
     """Tells the jobs of one run apart in file names."""
+    gpu_part: float = 1.0
+    """Of a GPU that jobs and actors share."""
 
     def report(self, done: int, total: int, loss: float) -> None:
         if self.progress_file:
@@ -93,6 +95,7 @@ class LoopJob(TrainingJob):
 
     def run(self, place: Place) -> Trained:
         torch.set_num_threads(place.threads)
+        use_part_of_gpu(place.gpu_part)
         parent = verify_checkpoint(self.parent)
         model = load_model(parent, device=chosen_device(place.device))
         curve = Curve(place)

@@ -23,8 +23,8 @@ class TrainingSettings(BaseModel):
     """Of products; weights, gradients and the optimiser's state are float32 (autocast)."""
     micro_tokens: int = Field(0, ge=0)
     """Tokens, padding included, whose activations are in memory together; 0: `MICRO_TOKENS` for a
-    model from `device.LARGE` parameters on, on a GPU as many as half of its free memory holds, else
-    all of a batch."""
+    model from `device.LARGE` parameters on, on a GPU as many as half of its part of the memory
+    holds, else all of a batch."""
     num_steps: int = Field(400, ge=1)
     batch_size: int = Field(48, ge=1)
     optimizer: str = Field("adamw", pattern="^(adamw|muon)$")

@@ -82,6 +82,8 @@ class TrainingRunner:
             "max_retries": 3,
             "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
         }
+        part = options["num_gpus"] or 1.0
+        placed = [(job, replace(place, gpu_part=part)) for job, place in placed]
         remote = ray.remote(_run)
         # What a job on a GPU holds is in the GPU's memory, which `num_gpus` shares out.
         on_nodes = [node["Resources"].get("memory", 0.0) for node in ray.nodes()]

@@ -59,6 +59,7 @@ DEALT = {"mawps": 710, "svamp": 340, "gsm8k": 60}
 """Labelled problems and problems to learn from, in the same proportion of each set: the promise is
 of problems like the labelled."""
 HELD_OUT = {"mawps": 340, "svamp": 150, "gsm8k": 60}
+LABELLED_SHARE = 0.35
 SIZES = {
     "problems_per_round": 320,
     "tokens_per_problem": 150,
@@ -86,8 +87,18 @@ QUICK = {
 class Deal:
     """The three files of a work folder, and the answers that were taken away."""
 
-    def __init__(self, world: World, labelled_share: float) -> None:
+    def __init__(self, world: World, labelled_share: float | None = None) -> None:
+        """A share other than that of the files that are there is refused; None takes theirs."""
         self.world = world
+        note = self._file("deal").with_suffix(".json")
+        before = json.loads(note.read_text())["labelled_share"] if note.is_file() else None
+        if None not in (before, labelled_share) and before != labelled_share:
+            raise SystemExit(
+                f"Error: the files of {world.work} were dealt with --labelled-share {before}\n"
+                f"Fix: give that share, or another --work folder for {labelled_share}"
+            )
+        labelled_share = labelled_share or before or LABELLED_SHARE
+        note.write_text(json.dumps({"labelled_share": labelled_share}))
         part = 0.1 if world.is_quick else 1.0
         self.unseen = self._file("unseen")
         self.labelled = self._file("labelled")
@@ -107,10 +118,12 @@ class Deal:
             files[self.held_out] += apart[: max(8, round(part * HELD_OUT[name]))]
             for row in (*fresh, *apart):
                 self.set_of[key_of(row)] = name
-        put(self.truth, files[self.unseen])
+        if not self.truth.is_file():
+            put(self.truth, files[self.unseen])
         files[self.unseen] = [{"question": row["question"]} for row in files[self.unseen]]
         for file, rows in files.items():
-            put(file, rows)
+            if not file.is_file():
+                put(file, rows)
 
     def _file(self, name: str) -> Path:
         return self.world.work / f"{name}{'-quick' if self.world.is_quick else ''}.jsonl"
@@ -316,7 +329,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
-        "--labelled-share", type=float, default=0.35, help="of the problems dealt (0.35)"
+        "--labelled-share",
+        type=float,
+        help=f"of the problems dealt (as DIR's files were, else {LABELLED_SHARE})",
     )
     parser.add_argument(
         "--gguf",
@@ -332,10 +347,12 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     world = World(given.data, given.work, given.quick, None)
-    world.taught, world.rows = world.work / "taught", world.work / "train.jsonl"
-    if given.gguf and not world.taught.exists():
-        world.prepare(given.gguf)
-        world.teach()
+    if given.gguf and not (world.work / "taught").exists():
+        if not world.taught.exists():
+            world.prepare(given.gguf)
+            world.teach()
+    else:
+        world.taught, world.rows = world.work / "taught", world.work / "train.jsonl"
     if not world.taught.exists():
         parser.error(f"{world.taught} is not there: python -m scripts.bench.real --section base")
     deal = Deal(world, given.labelled_share)

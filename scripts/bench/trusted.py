@@ -1,6 +1,6 @@
 """What a rule of trust is worth on a real run, by hidden answers, and with evidence left out.
 
-    python -m scripts.bench.trusted --data DATA --work DIR      # those of scripts.bench.real_rounds
+    python -m scripts.bench.trusted --data DATA --work DIR     # those of scripts.bench.real_rounds
     python -m scripts.bench.trusted --data DATA --work DIR --store FILE --rounds 1 2 --json out.json
 
 For each round of the run's store the rule is fitted to the labelled problems alone, as the product
@@ -18,7 +18,7 @@ labelled problems.
 import argparse
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -77,12 +77,27 @@ class Searched:
     texts: tuple[Text, ...]
 
 
-def searched(store: str, deal: Deal, number: int) -> list[Searched]:
+def finds_of(store: str, deal: Deal, number: int, weights: Sequence[float]) -> list[Find]:
+    """A round's finished texts, with the outcome scores that the critic alone would have given:
+    `weights` are those of the doubts in its calibration."""
+    task = Jsonl(Files(str(deal.truth)))
+    with open_store(store).session() as session:
+        finds = read_finds(session, number)
+    return [_alone(find, task, weights) for find in finds]
+
+
+def _alone(find: Find, task: Jsonl, weights: Sequence[float]) -> Find:
+    if find.outcome is None or not weights:
+        return find
+    doubts = task.doubts(find.problem, find.steps)
+    odds = log_odds(find.outcome) - sum(w * d for w, d in zip(weights, doubts, strict=True))
+    return replace(find, outcome=1 / (1 + math.exp(-odds)))
+
+
+def searched(finds: Sequence[Find], deal: Deal) -> list[Searched]:
     """A round's searches of problems whose answers are known to us, with their texts."""
     task = Jsonl(Files(str(deal.truth)))
     truth = {key_of({"question": row.text}): row.answer for row in task.rows}
-    with open_store(store).session() as session:
-        finds = read_finds(session, number)
     groups: dict[int, list[Find]] = {}
     for find in finds:
         groups.setdefault(find.search_id, []).append(find)
@@ -140,12 +155,10 @@ def choices(number: int, found: Sequence[Searched]) -> Iterator[Row]:
             yield share(f"chosen_{arm}_{name}_{number}", right, num, why)
 
 
-def answered(store: str, deal: Deal, number: int) -> list[Answered]:
+def answered(finds: Sequence[Find], deal: Deal) -> list[Answered]:
     """Of a round's searches, those whose answers are known to us."""
     task = Jsonl(Files(str(deal.truth)))
     truth = {key_of({"question": row.text}): row.answer for row in task.rows}
-    with open_store(store).session() as session:
-        finds = read_finds(session, number)
     by_text = {find.id: find for find in finds}
     found = []
     for evidence in evidence_of(finds, task.same_answer).values():
@@ -215,7 +228,16 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--store", type=Path, help="store (DIR/rounds-0/store.db)")
     parser.add_argument("--rounds", type=int, nargs="+", default=[1])
-    parser.add_argument("--labelled-share", type=float, default=0.35, help="as the run had it")
+    parser.add_argument("--labelled-share", type=float, help="of a DIR that does not say it")
+    parser.add_argument(
+        "--doubts",
+        type=float,
+        nargs="+",
+        default=[],
+        metavar="WEIGHT",
+        help="of the doubts in the run's outcome critic (calibration.doubts in its ratchet.json); "
+        "none for runs of versions before 0.15",
+    )
     parser.add_argument("--json", type=Path, default=None)
     given = parser.parse_args()
     file = given.store or given.work / "rounds-0" / "store.db"
@@ -227,8 +249,9 @@ def main() -> None:
     store = f"sqlite:///{file}"
     rows: list[Row] = []
     for number in given.rounds:
-        rows += rows_of(number, answered(store, deal, number))
-        rows += choices(number, searched(store, deal, number))
+        finds = finds_of(store, deal, number, given.doubts)
+        rows += rows_of(number, answered(finds, deal))
+        rows += choices(number, searched(finds, deal))
     for row in rows:
         show(row)
     write(given.json, "trusted", {"aims": AIMS, "certainty": CERTAINTY}, [], rows)

@@ -52,6 +52,9 @@ def test_a_critic_scores_only_what_it_knows_of_and_never_passes_on_nan() -> None
     assert [s.value for s in process] == [None, None, 0.5, 0.5]
     outcome = OutcomeCritic("v", Calibration(1.0, 30.0)).score(states, [0.0])
     assert [s.value for s in outcome] == [None, None, pytest.approx(1.0), None]
+    doubting = OutcomeCritic("v", Calibration(1.0, 0.0, doubts=(-1.0,)))
+    (score,) = doubting.score([end], [0.0], lambda state: (float("nan"),))
+    assert score.value is None and score.reason == "the task's doubts are (nan,)"
 
 
 def test_auc_counts_pairs_in_the_right_order() -> None:

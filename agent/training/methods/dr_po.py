@@ -85,7 +85,8 @@ class DrPoJob(LoopJob):
 
 
 def critic_reward(path: str, device: str, end_ids: Sequence[int]) -> Reward:
-    """The calibrated outcome critic as a reward: the chance that a finished text is right.
+    """The calibrated outcome critic as a reward: the chance that a finished text is right, by what
+    the critic alone says.
 
     A text that was cut off by length is worth nothing.
     """
@@ -100,7 +101,7 @@ def critic_reward(path: str, device: str, end_ids: Sequence[int]) -> Reward:
             requests = [ScoreRequest(tokens, num_prompt) for tokens, num_prompt in texts]
             logits = [log_odds(x) for x in judge.tail_logprobs(requests)]
         return [
-            critic.calibration.apply(logit) if tokens[-1] in ends else 0.0
+            critic.calibration_alone.apply(logit) if tokens[-1] in ends else 0.0
             for (tokens, _), logit in zip(texts, logits, strict=True)
         ]
 

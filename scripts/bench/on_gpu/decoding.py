@@ -2,8 +2,8 @@
 
 Random weights in bfloat16, 64 tokens in, 128 out, all texts alike in length. Ours counts all of a
 call: prefill, decoding, sampling with a seed a text, log-probabilities, the host's own work. The
-lean loop is the ceiling: one graph of plain torch operations a step, the next token by argmax,
-nothing copied back until the end, prefill not counted.
+lean loop is what a careful script would do: one graph of plain torch operations a step, the next
+token by argmax, nothing copied back until the end, prefill not counted.
 """
 
 import time

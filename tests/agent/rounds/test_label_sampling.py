@@ -1,6 +1,7 @@
 """Critics learn from what a search comes across: options and texts that a tool lets pass."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,8 @@ from agent.evaluation.answering import sample_rollouts
 from agent.open_models import base_refs, models_over
 from agent.rounds.label_sampling import LabelSampling, is_measuring
 from agent.search_models import Models
-from search.state import Problem
+from search.boundary import boundary_named
+from search.state import Option, Problem
 
 SEED = 5
 
@@ -90,6 +92,19 @@ def test_an_outcome_score_weighs_what_the_task_holds_against_a_text(
     assert odds[0] / odds[1] == pytest.approx(math.exp(-3.0), rel=1e-3)
     assert [s.value for s in told[1:]] == [s.value for s in plain[1:]]
     assert len(steps) == 6
+
+
+def test_doubts_are_asked_about_the_tasks_own_steps_whatever_options_end_at(
+    stories: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = stories.task.labelled(1, SEED)[0]
+    whole = Option((5,), "1 + 1 = 2\n2 + 3 = 5\n#### 5", 0.0, "end")
+    state = stories.root(problem).extended(whole)
+    asked: list[Sequence[str]] = []
+    monkeypatch.setattr(stories.task, "doubts", lambda text, steps: asked.append(steps) or ())
+    monkeypatch.setattr(stories, "boundary", boundary_named("blank_line"))
+    stories.doubts(state)
+    assert asked == [["1 + 1 = 2\n", "2 + 3 = 5\n", "#### 5"]]
 
 
 def test_a_sampled_step_that_is_true_is_not_good_for_that(stories: Models) -> None:

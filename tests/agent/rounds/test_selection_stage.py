@@ -9,6 +9,7 @@ import pytest
 
 from agent.rounds.imagination_stage import top_rung
 from agent.rounds.selection_stage import Trusts, collapsed, rungs
+from critics.calibration import Calibration
 from critics.trust import tried
 from search.state import Problem
 from store.selection import Find, Judge, SelectionRule, evidence_of
@@ -100,8 +101,22 @@ def test_the_tasks_own_doubts_are_weighed_beside() -> None:
         labels.append(is_right)
     trial = tried(numbers, labels, 0.6, 0.9)
     assert trial.trust is not None
-    assert Trusts(trial, {1: (1.0, (0.0,))})(evidence)
-    assert not Trusts(trial, {1: (1.0, (1.0,))})(evidence)
+    assert Trusts(trial, {1: (1.0, (0.0,), 0.0)})(evidence)
+    assert not Trusts(trial, {1: (1.0, (1.0,), 0.0)})(evidence)
+
+
+def test_what_doubts_have_done_to_the_outcome_score_is_taken_out_before_the_rule_weighs_them() -> (
+    None
+):
+    """Else probes would certify numbers that were fitted to their own labels."""
+    calibration = Calibration(0.8, 0.3, True, (-2.0, -1.0))
+    doubts = (0.5, 1.0)
+    held = sum(w * d for w, d in zip(calibration.doubts, doubts, strict=True))
+    told = replace(FIND, outcome=calibration.apply(2.0, doubts))
+    plain = replace(FIND, outcome=replace(calibration, doubts=()).apply(2.0))
+    found = evidence_of([told])["p"].numbers(0.9, doubts, held)
+    wanted = evidence_of([plain])["p"].numbers(0.9, doubts)
+    assert found[2] == pytest.approx(wanted[2]) and found[4] == pytest.approx(wanted[4])
 
 
 def test_a_rule_from_probes_keeps_what_is_like_the_right_ones() -> None:

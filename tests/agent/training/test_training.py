@@ -272,7 +272,11 @@ def test_what_the_task_holds_against_a_text_is_part_of_the_outcome_score(
     silent = measure_token_critic(critic, [replace(r, doubts=()) for r in rows])
     told = measure_token_critic(critic, rows)
     assert silent["calibration"]["doubts"] == ()
-    assert told["auc"] == 1.0 and told["brier"] < 0.1
+    assert told["auc_with_doubts"] == 1.0 and told["brier"] < 0.1
+    # The critic is believed for what it says itself, and that may be asked for alone.
+    assert told["auc"] == silent["auc"]
+    assert told["calibration_alone"] == silent["calibration"]
+    assert "calibration_alone" not in silent and "auc_with_doubts" not in silent
     assert told["calibration"]["doubts"][0] < -1.0
 
 
