@@ -164,7 +164,8 @@ def _gpu_room(model: LanguageModel) -> int:
 
 
 def _micro_tokens(model: LanguageModel) -> int:
-    """Tokens whose activations are in memory together where nothing is set; 0: all of a batch."""
+    """Tokens whose activations are in memory together where nothing is set; 0: all of a batch. On a
+    GPU that others use, what is free decides, and with it how the sum of a batch is rounded."""
     if num_parameters(model) < LARGE:
         return 0
     if model.device.type != "cuda":

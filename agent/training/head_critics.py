@@ -1,5 +1,6 @@
 """Training a critic with a scalar head from labelled texts, and measuring what it is worth."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -23,6 +24,9 @@ from critics.calibration import (
 )
 from kernels import dispatch
 
+LEAST_CHANCE = 1e-6
+"""A score is never taken to be nearer to 0 or 1."""
+
 
 def train_critic(
     critic: LanguageModel,
@@ -36,7 +40,9 @@ def train_critic(
     weights that did best on `held_out`. Returns the losses and the step that was kept.
 
     Both classes weigh the same in all, so a policy that is mostly right or mostly wrong does not
-    turn the critic into a constant; calibration afterwards restores the true frequencies.
+    turn the critic into a constant; calibration afterwards restores the true frequencies. So what
+    counts on held-out texts is the cross-entropy of calibrated scores: a head that ranks well and
+    is far too sure has a loss above that of no head at all (LOG.md).
     """
     labels = [label for e in examples for label in e.labels]
     share = sum(labels) / len(labels) if labels else 0.5
@@ -45,20 +51,9 @@ def train_critic(
     device = critic.device
     looked_at = held_out[: most_measured(critic)]
 
-    def held_out_loss() -> float:
-        total, count = 0.0, 0
-        for start in range(0, len(looked_at), 64):
-            part = looked_at[start : start + 64]
-            tokens_BT, _ = padded([e.tokens for e in part])
-            logits, target = _places(critic, part, tokens_BT, None, device)
-            weight = torch.where(target > 0.5, good_weight, bad_weight)
-            total += float(
-                F.binary_cross_entropy_with_logits(logits, target, weight=weight, reduction="sum")
-            )
-            count += len(target)
-        return total / count
-
-    measure = measured_in(critic, settings, held_out_loss)
+    measure = measured_in(
+        critic, settings, lambda: calibrated_loss(*judged_halves(critic, looked_at))
+    )
     snapshot = Snapshot(critic, measure if looked_at else None, num_steps)
 
     def loss_of(batch: Batch) -> torch.Tensor:
@@ -98,6 +93,13 @@ def _places(
 @torch.inference_mode()
 def measure_critic(critic: LanguageModel, examples: Sequence[LabelledExample]) -> dict[str, Any]:
     """Calibration fitted on half of the texts; AUC, Brier and calibration error on the other."""
+    return measured(*judged_halves(critic, examples))
+
+
+def judged_halves(
+    critic: LanguageModel, examples: Sequence[LabelledExample]
+) -> tuple["Judged", "Judged"]:
+    """What the critic says at the labelled places, every other text apart."""
     device = critic.device
     halves = (Judged(), Judged())
     for start in range(0, len(examples), 64):
@@ -112,7 +114,7 @@ def measure_critic(critic: LanguageModel, examples: Sequence[LabelledExample]) -
             halves[i % 2].logits.extend(logits[place:end].tolist())
             halves[i % 2].labels.extend(target[place:end].tolist())
             place = end
-    return measured(halves[0], halves[1])
+    return halves
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,17 @@ class Judged:
     def scores(self, calibration: Calibration) -> list[float]:
         doubts = self.doubts or [()] * len(self.logits)
         return [calibration.apply(x, d) for x, d in zip(self.logits, doubts, strict=True)]
+
+
+def calibrated_loss(one: Judged, other: Judged) -> float:
+    """Cross-entropy a label of scores that the other half calibrates, nats."""
+    total = 0.0
+    for ours, theirs in ((one, other), (other, one)):
+        scores = theirs.scores(ours.calibration(is_bent=False))
+        for score, label in zip(scores, theirs.labels, strict=True):
+            sure = min(max(score, LEAST_CHANCE), 1 - LEAST_CHANCE)
+            total -= label * math.log(sure) + (1 - label) * math.log(1 - sure)
+    return total / (len(one.labels) + len(other.labels))
 
 
 def measured(fitted: Judged, tested: Judged, is_bent: bool = False) -> dict[str, Any]:

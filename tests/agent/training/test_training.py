@@ -1,10 +1,12 @@
 """Training: the loss falls, the same seed gives the same weights, critics learn what is there."""
 
+import random
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.checkpoints.publish import publish
@@ -21,7 +23,7 @@ from agent.training.examples import (
     stretched_positions,
 )
 from agent.training.fit import DivergedError, planned_steps
-from agent.training.head_critics import measure_critic, train_critic
+from agent.training.head_critics import Judged, calibrated_loss, measure_critic, train_critic
 from agent.training.job import Place
 from agent.training.labelling import (
     Siblings,
@@ -258,6 +260,23 @@ def test_a_token_critic_starts_as_the_policy_and_learns_which_tokens_are_wrong(
     after = measure_token_critic(critic, rows[1::2])
     assert report["held_out_loss"] < 0.5 * report["held_out_loss_before"]
     assert after["auc"] > 0.95 > before["auc"]
+
+
+def test_a_head_that_ranks_well_and_is_too_sure_is_better_than_none() -> None:
+    """Early stopping asks calibrated scores: the plain loss would have kept a head of zeros."""
+    rng = random.Random(4)
+    labels = [float(rng.random() < 0.2) for _ in range(400)]
+    sure = [8.0 * (rng.gauss(1.0 if y else -0.5, 1.0) + 2.0) for y in labels]
+
+    def halves(logits: list[float]) -> tuple[Judged, Judged]:
+        return Judged(logits[::2], labels[::2]), Judged(logits[1::2], labels[1::2])
+
+    plain = F.binary_cross_entropy_with_logits(torch.tensor(sure), torch.tensor(labels))
+    constant = calibrated_loss(*halves([0.0] * 400))
+    assert constant == pytest.approx(0.5, abs=0.05) and float(plain) > 3 * constant
+    assert calibrated_loss(*halves(sure)) < 0.85 * constant
+    noise = [rng.gauss(0.0, 5.0) for _ in labels]
+    assert calibrated_loss(*halves(noise)) > 0.98 * constant
 
 
 def test_what_the_task_holds_against_a_text_is_part_of_the_outcome_score(
