@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels.products import add_product
+
 PART = 1 << 22
 """Logits at a time, numbers."""
 LOW_PART = 1 << 25
@@ -48,19 +50,20 @@ class ChunkedLinearLogprob(torch.autograd.Function):
         for part in parts(len(hidden_ME), len(weight_VE), ctx.dtype):
             z_PV = torch.nn.functional.linear(hidden[part], weight).float()
             z_PV -= torch.logsumexp(z_PV, dim=1, keepdim=True)
-            by_P1 = by_logprob[part][:, None]
-            z_PV.exp_().mul_(-by_P1)
-            z_PV.scatter_add_(1, target_M[part].clamp(min=0)[:, None], by_P1)
+            gradient_of(z_PV, target_M[part].clamp(min=0)[:, None], by_logprob[part][:, None])
             by_z_PV = z_PV.to(ctx.dtype)
             if d_hidden is not None:
                 d_hidden[part] = (by_z_PV @ weight).to(d_hidden.dtype)
-            if d_weight is None:
-                continue
-            if ctx.dtype == torch.float32:
-                d_weight.addmm_(by_z_PV.t(), hidden[part])
-            else:
-                d_weight += by_z_PV.t() @ hidden[part]
+            if d_weight is not None:
+                add_product(d_weight, by_z_PV.t(), hidden[part])
         return d_hidden, None if d_weight is None else d_weight.to(weight_VE.dtype), None
+
+
+def gradient_of(logprob_PV: Tensor, target_P1: Tensor, by_P1: Tensor) -> None:
+    """Turn log-probabilities into the gradient by the logits, in place: `by_P1` is that by each
+    row's target."""
+    logprob_PV.exp_().mul_(-by_P1)
+    logprob_PV.scatter_add_(1, target_P1, by_P1)
 
 
 def product_dtype(device: str) -> torch.dtype:

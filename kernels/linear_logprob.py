@@ -18,6 +18,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.products import add_product, product, put_product
+
 FORWARD_SHARE = 1 << 25
 """Logits that are made together in the forward pass, 128 MiB. Smaller shares that fit the L2 cache
 are no faster: what they save in reading they lose in narrower products."""
@@ -90,7 +92,7 @@ class FusedLinearLogprob(torch.autograd.Function):
         hidden_ME = hidden_RE if rows_M is None else hidden_RE[rows_M]
         state = _state(M, device)
         for start, end in _shares(M, V, FORWARD_SHARE):
-            _reduce(_product(hidden_ME, weight_VE[start:end].t()), target_M, state, start)
+            _reduce(product(hidden_ME, weight_VE[start:end].t()), target_M, state, start)
         ctx.top, ctx.log_total, logprob_M = _logprobs(state)
         return logprob_M.masked_fill_(target_M < 0, 0.0)
 
@@ -106,14 +108,14 @@ class FusedLinearLogprob(torch.autograd.Function):
         d_weight = torch.empty_like(given_VE) if wants[1] else None
         for start, end in _shares(M, V, BACKWARD_SHARE):
             weight_CE = weight_VE[start:end]
-            z_MC = _product(hidden_ME, weight_CE.t())
+            z_MC = product(hidden_ME, weight_CE.t())
             d_MC = torch.empty(z_MC.shape, dtype=hidden_RE.dtype, device=hidden_RE.device)
             _gradient(z_MC, target_M, ctx.top, ctx.log_total, by_logprob, d_MC, start)
             del z_MC
             if wants[0]:
-                _add_product(d_hidden, d_MC, weight_CE)
+                add_product(d_hidden, d_MC, weight_CE)
             if d_weight is not None:
-                _put_product(d_weight[start:end], d_MC.t(), hidden_ME)
+                put_product(d_weight[start:end], d_MC.t(), hidden_ME)
         if not wants[0]:
             d_hidden_RE = None
         elif rows_M is None:
@@ -130,7 +132,7 @@ def gradient_of_rows(
     """Log-probabilities of some rows, and the gradient of their sum by the logits, [P, V]; the
     logits are made once and whole."""
     P, V, device = len(hidden_PE), len(weight_VE), hidden_PE.device
-    z_PV = _product(hidden_PE, weight_VE.t())
+    z_PV = product(hidden_PE, weight_VE.t())
     state = _state(P, device)
     _reduce(z_PV, target_P, state, 0)
     top, log_total, logprob_P = _logprobs(state)
@@ -199,29 +201,3 @@ def _shares(num_rows: int, V: int, size: int) -> Iterator[tuple[int, int]]:
 
 def _warps(block: int) -> int:
     return max(1, min(8, block // 256))
-
-
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b with a float32 result."""
-    with torch.autocast(a.device.type, enabled=False):
-        if a.dtype == torch.float32 or a.device.type == "cpu":
-            return a.float() @ b.float()
-        return torch.mm(a, b, out_dtype=torch.float32)
-
-
-def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a @ b, total in float32."""
-    if a.dtype == torch.float32 or a.device.type == "cpu":
-        total += _product(a, b)
-    else:
-        torch.ops.aten.addmm.dtype_out(total, a, b, torch.float32, out=total)
-
-
-def _put_product(out: Tensor, a: Tensor, b: Tensor) -> None:
-    """out = a @ b, rounded once."""
-    if a.device.type == "cpu" or a.dtype == torch.float32:
-        out.copy_(_product(a, b))
-    elif out.dtype == a.dtype:
-        torch.mm(a, b, out=out)
-    else:
-        torch.ops.aten.mm.dtype_out(a, b, torch.float32, out=out)

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.chunked import parts, product_dtype
+from kernels.chunked import gradient_of, parts, product_dtype
+from kernels.products import add_product
 
 GPU_PART = 1 << 28
 """Logits of a part on a GPU, numbers."""
@@ -47,9 +48,9 @@ class SummedLogprob(torch.autograd.Function):
                 logprob_P, by_z_PV = make(hidden[part], weight, target_P)
                 total += logprob_P.masked_fill(target_P < 0, 0.0).sum()
                 if d_hidden is not None:
-                    d_hidden[part] = (by_z_PV.to(dtype) @ weight).to(d_hidden.dtype)
+                    d_hidden[part] = (by_z_PV @ weight).to(d_hidden.dtype)
                 if d_weight is not None:
-                    _add_product(d_weight, by_z_PV.to(dtype).t(), hidden[part])
+                    add_product(d_weight, by_z_PV.t(), hidden[part])
         ctx.save_for_backward(d_hidden, None if d_weight is None else d_weight.to(weight_VE.dtype))
         return total
 
@@ -70,9 +71,7 @@ def _gradient(hidden_PE: Tensor, weight_VE: Tensor, target_P: Tensor) -> tuple[T
     z_PV -= torch.logsumexp(z_PV, dim=1, keepdim=True)
     at_P1 = target_P.clamp(min=0)[:, None]
     logprob_P = z_PV.gather(1, at_P1)[:, 0]
-    is_counted_P1 = (target_P >= 0).float()[:, None]
-    z_PV.exp_().mul_(-is_counted_P1)
-    z_PV.scatter_add_(1, at_P1, is_counted_P1)
+    gradient_of(z_PV, at_P1, (target_P >= 0).float()[:, None])
     return logprob_P, z_PV.to(hidden_PE.dtype)
 
 
@@ -89,13 +88,3 @@ def _parts(num_rows: int, V: int, dtype: torch.dtype, device: str) -> list[slice
         return parts(num_rows, V, dtype)
     step = max(1, GPU_PART // V)
     return [slice(i, min(i + step, num_rows)) for i in range(0, num_rows, step)]
-
-
-def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a @ b, total in float32."""
-    if a.dtype == torch.float32:
-        total.addmm_(a, b)
-    elif a.device.type == "cpu":
-        total += a @ b
-    else:
-        torch.ops.aten.addmm.dtype_out(total, a, b, torch.float32, out=total)

@@ -8,6 +8,7 @@ from typing import Any
 
 from scripts.bench.on_gpu.device import (
     DEVICE,
+    DTYPE,
     IS_GPU,
     Call,
     arms_of,
@@ -45,9 +46,8 @@ def measured(is_quick: bool) -> Iterator[Row]:
 
 
 def log_probability(name: str, E: int, V: int, R: int, ceiling: float) -> list[Row]:
-    dtype = torch.bfloat16 if IS_GPU else torch.float32
-    hidden = torch.randn(R, E, device=DEVICE, dtype=dtype)
-    weight = torch.randn(V, E, device=DEVICE, dtype=dtype) * E**-0.5
+    hidden = torch.randn(R, E, device=DEVICE, dtype=DTYPE)
+    weight = torch.randn(V, E, device=DEVICE, dtype=DTYPE) * E**-0.5
     target = torch.randint(0, V, (R,), device=DEVICE)
 
     def score() -> Any:
@@ -69,7 +69,7 @@ def log_probability(name: str, E: int, V: int, R: int, ceiling: float) -> list[R
         f"linear_logprob_forward_{name}",
         score,
         {"torch": chunked_practice, "compile": lambda: compiled(hidden, weight, target)},
-        target=3,
+        target=1.4,
     )
     if IS_GPU:
         reached = [2 * R * E * V / (t * 1e9) for t in milliseconds(score)]
@@ -112,19 +112,19 @@ def log_probability(name: str, E: int, V: int, R: int, ceiling: float) -> list[R
                 "liger-kernel is not installed",
             )
         )
-    rows += arms_of(
-        f"linear_logprob_training_{name}",
-        train(lambda: -dispatch.linear_logprob(h, w, target).mean()),
-        others,
-    )
+    ours = {
+        "linear_logprob_training": train(lambda: -dispatch.linear_logprob(h, w, target).mean()),
+        "summed_logprob_training": train(lambda: -dispatch.summed_logprob(h, w, target) / R),
+    }
+    for operation, call in ours.items():
+        rows += arms_of(f"{operation}_{name}", call, others)
     return rows
 
 
 def verification(name: str, V: int) -> list[Row]:
     N, K = (64, 4) if IS_GPU else (2, 2)
-    dtype = torch.bfloat16 if IS_GPU else torch.float32
-    logits = torch.randn(N, K + 1, V, device=DEVICE, dtype=dtype)
-    draft = (logits[:, :K] + torch.randn(N, K, V, device=DEVICE, dtype=dtype)).argmax(-1)
+    logits = torch.randn(N, K + 1, V, device=DEVICE, dtype=DTYPE)
+    draft = (logits[:, :K] + torch.randn(N, K, V, device=DEVICE, dtype=DTYPE)).argmax(-1)
     seeds = torch.arange(N, device=DEVICE)
     temperature = torch.full((N,), 0.8, device=DEVICE)
 
@@ -148,9 +148,8 @@ def verification(name: str, V: int) -> list[Row]:
 
 def heads(name: str, E: int) -> list[Row]:
     R, M = (65_536, 2048) if IS_GPU else (20, 5)
-    dtype = torch.bfloat16 if IS_GPU else torch.float32
-    hidden = torch.randn(R, E, device=DEVICE, dtype=dtype)
-    weight = torch.randn(3, E, device=DEVICE, dtype=dtype)
+    hidden = torch.randn(R, E, device=DEVICE, dtype=DTYPE)
+    weight = torch.randn(3, E, device=DEVICE, dtype=DTYPE)
     rows = torch.randint(0, R, (M,), device=DEVICE)
 
     def every_row() -> Any:
@@ -165,7 +164,6 @@ def heads(name: str, E: int) -> list[Row]:
 
 
 H, G, D = (32, 8, 128) if IS_GPU else (4, 2, 16)
-DTYPE = torch.bfloat16 if IS_GPU else torch.float32
 
 
 def branches() -> Iterator[Row]:
