@@ -30,6 +30,7 @@ from critics.trust import fitted, tried
 from scripts.bench.real import World
 from scripts.bench.real_rounds import Deal, key_of
 from scripts.bench.report import Row, missing, repeats, share, show, write
+from search.candidates import SameAnswer, grouped
 from store.database import open_store
 from store.selection import Find, evidence_of, read_finds
 from store.states import PROBE
@@ -77,10 +78,9 @@ class Searched:
     texts: tuple[Text, ...]
 
 
-def finds_of(store: str, deal: Deal, number: int, weights: Sequence[float]) -> list[Find]:
+def finds_of(store: str, task: Jsonl, number: int, weights: Sequence[float]) -> list[Find]:
     """A round's finished texts, with the outcome scores that the critic alone would have given:
     `weights` are those of the doubts in its calibration."""
-    task = Jsonl(Files(str(deal.truth)))
     with open_store(store).session() as session:
         finds = read_finds(session, number)
     return [_alone(find, task, weights) for find in finds]
@@ -94,10 +94,14 @@ def _alone(find: Find, task: Jsonl, weights: Sequence[float]) -> Find:
     return replace(find, outcome=1 / (1 + math.exp(-odds)))
 
 
-def searched(finds: Sequence[Find], deal: Deal) -> list[Searched]:
+def truth_of(task: Jsonl) -> dict[str, str | None]:
+    """The answers that were taken away, by question."""
+    return {key_of({"question": row.text}): row.answer for row in task.rows}
+
+
+def searched(finds: Sequence[Find], task: Jsonl) -> list[Searched]:
     """A round's searches of problems whose answers are known to us, with their texts."""
-    task = Jsonl(Files(str(deal.truth)))
-    truth = {key_of({"question": row.text}): row.answer for row in task.rows}
+    truth = truth_of(task)
     groups: dict[int, list[Find]] = {}
     for find in finds:
         groups.setdefault(find.search_id, []).append(find)
@@ -126,7 +130,7 @@ def log_odds(p: float) -> float:
     return math.log(p / (1 - p))
 
 
-def choices(number: int, found: Sequence[Searched]) -> Iterator[Row]:
+def choices(number: int, found: Sequence[Searched], same: SameAnswer) -> Iterator[Row]:
     """How often the unseen problems' searches end right, by what chooses among their texts."""
     known = [text for s in found if s.is_probe for text in s.texts]
     unseen = [s for s in found if not s.is_probe]
@@ -144,10 +148,11 @@ def choices(number: int, found: Sequence[Searched]) -> Iterator[Row]:
         for name, total in (("sum", sum), ("best", max)):
             right = 0
             for search in unseen:
-                groups: dict[str, list[tuple[float, bool]]] = {}
-                for text in search.texts:
+                groups: dict[int, list[tuple[float, bool]]] = {}
+                of = grouped([text.answer for text in search.texts], same)
+                for text, group in zip(search.texts, of, strict=True):
                     chance = trust.probability(text.numbers(has_doubts))
-                    groups.setdefault(text.answer, []).append((chance, text.is_right))
+                    groups.setdefault(group, []).append((chance, text.is_right))
                 if groups:
                     best = max(groups.values(), key=lambda g: total(c for c, _ in g))
                     right += best[0][1]
@@ -155,10 +160,9 @@ def choices(number: int, found: Sequence[Searched]) -> Iterator[Row]:
             yield share(f"chosen_{arm}_{name}_{number}", right, num, why)
 
 
-def answered(finds: Sequence[Find], deal: Deal) -> list[Answered]:
+def answered(finds: Sequence[Find], task: Jsonl) -> list[Answered]:
     """Of a round's searches, those whose answers are known to us."""
-    task = Jsonl(Files(str(deal.truth)))
-    truth = {key_of({"question": row.text}): row.answer for row in task.rows}
+    truth = truth_of(task)
     by_text = {find.id: find for find in finds}
     found = []
     for evidence in evidence_of(finds, task.same_answer).values():
@@ -191,8 +195,12 @@ def rows_of(number: int, found: Sequence[Answered]) -> Iterator[Row]:
         chances = [trust.probability(a.of(arm)) for a in unseen]
         ranked = auc(chances, [a.is_right for a in unseen])
         shown = tried(evidence, labels, 0.0, CERTAINTY)
-        why = f"fitted to {len(probes)} labelled problems, there cross-fitted {shown.auc:.3f}"
-        yield repeats(f"auc_{arm}_{number}", [ranked or 0.5], "AUC of unseen answers", why)
+        there = "-" if shown.auc is None else f"{shown.auc:.3f}"
+        why = f"fitted to {len(probes)} labelled problems, there cross-fitted {there}"
+        if ranked is None:
+            yield missing(f"auc_{arm}_{number}", "unseen answers are all right, or all wrong")
+        else:
+            yield repeats(f"auc_{arm}_{number}", [ranked], "AUC of unseen answers", why)
         best = sorted(zip(chances, unseen, strict=True), key=lambda pair: -pair[0])
         for top_share in TOP:
             top = [a.is_right for _, a in best[: int(top_share * len(best) + 0.5)]]
@@ -245,13 +253,13 @@ def main() -> None:
         parser.error(f"{file} is not there: python -m scripts.bench.real_rounds --arm rounds")
     world = World(given.data, given.work, False, None)
     world.rows = world.work / "train.jsonl"
-    deal = Deal(world, given.labelled_share)
+    task = Jsonl(Files(str(Deal(world, given.labelled_share).truth)))
     store = f"sqlite:///{file}"
     rows: list[Row] = []
     for number in given.rounds:
-        finds = finds_of(store, deal, number, given.doubts)
-        rows += rows_of(number, answered(finds, deal))
-        rows += choices(number, searched(finds, deal))
+        finds = finds_of(store, task, number, given.doubts)
+        rows += rows_of(number, answered(finds, task))
+        rows += choices(number, searched(finds, task), task.same_answer)
     for row in rows:
         show(row)
     write(given.json, "trusted", {"aims": AIMS, "certainty": CERTAINTY}, [], rows)
