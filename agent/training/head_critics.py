@@ -50,7 +50,6 @@ def train_critic(
     num_steps = planned_steps(len(examples), settings)
     device = critic.device
     looked_at = held_out[: most_measured(critic)]
-
     measure = measured_in(
         critic, settings, lambda: calibrated_loss(*judged_halves(critic, looked_at))
     )
@@ -104,8 +103,6 @@ def judged_halves(
     halves = (Judged(), Judged())
     for start in range(0, len(examples), 64):
         part = examples[start : start + 64]
-        if not part:
-            continue
         tokens_BT, _ = padded([e.tokens for e in part])
         logits, target = _places(critic, part, tokens_BT, None, device)
         place = 0

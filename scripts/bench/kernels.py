@@ -29,6 +29,8 @@ from scripts.bench.report import Row, repeats, show, write
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 LOSSES = ("twin", "naive", "torch")
+SUMS = (*LOSSES, "sum")
+"""Arms of training: SFT wants the sum alone."""
 VERIFIERS = ("twin", "loop")
 
 
@@ -37,6 +39,8 @@ def loss_of(arm: str, hidden: torch.Tensor, weight: torch.Tensor, target: torch.
     F = torch.nn.functional
     if arm == "twin":
         return -dispatch.linear_logprob(hidden, weight, target).mean()
+    if arm == "sum":
+        return -dispatch.summed_logprob(hidden, weight, target) / len(target)
     if arm == "naive":
         logprob = torch.log_softmax(F.linear(hidden, weight).float(), -1)
         return -logprob.gather(1, target[:, None]).mean()
@@ -212,7 +216,8 @@ def main() -> None:
     for name, sizes in shapes.items():
         for is_training in (False, True):
             label = f"linear_logprob_{'training' if is_training else 'scoring'}_{name}"
-            rows += compared(label, "loss", LOSSES, sizes, num, is_training)
+            arms = SUMS if is_training else LOSSES
+            rows += compared(label, "loss", arms, sizes, num, is_training)
     drafts = ([16, 4, 64], [16, 4, 32_000])[: 1 if arguments.quick else 2]
     for sizes in () if arguments.only == "linear_logprob" else drafts:
         label = "verify_draft_" + "x".join(map(str, sizes))
