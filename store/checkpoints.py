@@ -11,7 +11,7 @@ from search.errors import NotFoundError
 from store.database import now_us
 from store.recording import add_event
 from store.schema import CheckpointRow, Round, Run, SpeculationRow, TrainMetric
-from store.states import CheckpointStatus, DraftSource, EventKind, Stage
+from store.states import CheckpointStatus, DraftSource, EventKind, Stage, role_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,11 @@ class Origin:
 
 
 def find_checkpoint(session: Session, role: str, version: str) -> CheckpointRow | None:
+    """The row of a version; `role` may be a place among a round's models (`role_of`)."""
     return session.scalars(
-        select(CheckpointRow).where(CheckpointRow.role == role, CheckpointRow.version == version)
+        select(CheckpointRow).where(
+            CheckpointRow.role == role_of(role), CheckpointRow.version == version
+        )
     ).one_or_none()
 
 
@@ -70,7 +73,7 @@ def register(session: Session, new: NewCheckpoint, origin: Origin = Origin()) ->
     else:
         known = select(CheckpointRow.version).where(CheckpointRow.version == new.parent)
         row = CheckpointRow(
-            role=new.role,
+            role=role_of(new.role),
             version=new.version,
             path=new.path,
             parent_version=session.scalars(known).first() if new.parent else None,

@@ -28,7 +28,8 @@ class RunConfig(TypedDict):
 
 class Versions(TypedDict):
     role: Open[str]
-    """Version of the checkpoint in this role, as in `checkpoints.version`."""
+    """Version of the checkpoint in this role, as in `checkpoints.version`. `voter-1` and so on are
+    policies that vote on answers (`voting.trained`); their checkpoints have the role `policy`."""
 
 
 class Verdict(TypedDict):

@@ -72,6 +72,22 @@ class Role(StrEnum):
 
 
 CRITICS = (Role.VALUE, Role.PROCESS, Role.OUTCOME)
+VOTER = "voter-"
+"""With a number, the place of a further policy among the models of a round."""
+
+
+def is_voter(place: str) -> bool:
+    """Whether a place among a round's models is that of a policy which only votes on answers."""
+    return place.startswith(VOTER)
+
+
+def role_of(place: str) -> str:
+    """The role of the checkpoint in a place of a round: a voter is a policy.
+
+    >>> role_of("voter-2"), role_of("value")
+    ('policy', 'value')
+    """
+    return Role.POLICY.value if is_voter(place) else place
 
 
 class CheckpointStatus(StrEnum):

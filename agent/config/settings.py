@@ -119,6 +119,13 @@ class VotingSettings(Section):
     policies: tuple[str, ...] = Field(
         (), description="checkpoint directories that answer, too, beside the policy"
     )
+    trained: int = Field(
+        0,
+        ge=0,
+        le=15,
+        description="further policies that a round trains with other seeds: the gate takes the "
+        "best of all, the others vote in the next round",
+    )
 
 
 class SelectionSettings(Section):

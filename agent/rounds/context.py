@@ -15,6 +15,7 @@ from agent.training.examples import Example
 from agent.training.runner import TrainingRunner
 from store.database import Store
 from store.leases import RunLease
+from store.states import is_voter
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +35,9 @@ class RunContext:
     """What the base policy was taught with, as far as that is known."""
 
     def models_for(self, refs: Mapping[str, ModelRef]) -> Models:
-        """Proposer and evaluator over these weights."""
-        return Models(
-            self.hosts, ModelSet(refs), self.task, ModelSettings.of(self.config), self.prompts
-        )
+        """Proposer and evaluator over these weights; voters take no part in a search."""
+        searching = ModelSet({place: ref for place, ref in refs.items() if not is_voter(place)})
+        return Models(self.hosts, searching, self.task, ModelSettings.of(self.config), self.prompts)
 
     def models_to_search(self, refs: Mapping[str, ModelRef]) -> Models:
         """The same with the token budget of a round's searches: many problems, little on each."""

@@ -123,6 +123,7 @@ def _seconds(
         + looked_at * row / 3 / rates.trained
     )
     own = training.num_steps * batch * row / rates.trained
+    policies = 1 + config.voting.trained
     n = len(inputs.task.held_out(config.num_held_out, evaluation.seed))
     measuring = n * text / rates.decoded + searched_s(min(n, evaluation.num_search_problems), 0)
     has_critics = bool(critics.num_labelled and critics.steps)
@@ -140,10 +141,11 @@ def _seconds(
         "training": rounds
         * (
             (labelling if has_critics else 0.0)
-            + max(own, (own + all_critics) / jobs)
+            + max(own, (policies * own + all_critics) / jobs)
             + training.drafter_steps * batch * row / 2 / rates.trained
         ),
-        "evaluating": (rounds + 1) * measuring,
+        "evaluating": (rounds + 1) * measuring
+        + rounds * config.voting.trained * n * text / rates.decoded,
     }
 
 

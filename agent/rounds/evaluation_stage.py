@@ -34,13 +34,20 @@ class EvaluationStage:
     def figures(self, refs: Mapping[str, ModelRef], round_id: int | None) -> Figures:
         """Held-out results of a set of models; those already in the store are not redone."""
         settings = self.context.config.evaluation
-        problems = self.context.task.held_out(self.context.config.num_held_out, settings.seed)
-        greedy = self.evaluated(refs, problems, Plan("greedy"), round_id)
+        greedy = self.greedy(refs, round_id)
         search = None
         if settings.num_search_problems:
-            part = problems[: settings.num_search_problems]
+            part = self._problems()[: settings.num_search_problems]
             search = self.evaluated(refs, part, Plan("search", seed=settings.seed), round_id)
         return Figures(refs["policy"].version, greedy, search)
+
+    def greedy(self, refs: Mapping[str, ModelRef], round_id: int | None) -> Evaluation:
+        """Held-out problems answered by the policy alone, which is what the gate compares."""
+        return self.evaluated(refs, self._problems(), Plan("greedy"), round_id)
+
+    def _problems(self) -> list[Problem]:
+        seed = self.context.config.evaluation.seed
+        return self.context.task.held_out(self.context.config.num_held_out, seed)
 
     def evaluated(
         self,

@@ -34,7 +34,7 @@ from store.rounds import (
 )
 from store.runs import create_run, find_run
 from store.schema import Round, Run
-from store.states import Stage
+from store.states import Stage, is_voter
 
 ASKED = ("problems", "held_out", "labelled", "answers", "prompt")
 """Settings that say which problems there are, and how they are put."""
@@ -128,8 +128,9 @@ class Improver:
             for default in self.inputs.defaults:
                 self.progress.say(f"by the model: {default}")
             self.models = self._sound_models() or first_models(self.context(), self.inputs.base)
-            for ref in self.models.values():
-                self.hosts.load(ref)
+            for place, ref in self.models.items():
+                if not is_voter(place):
+                    self.hosts.load(ref)
             self.start_s = time.monotonic() - began
             self.progress.close()
             yield self

@@ -1,7 +1,7 @@
 """The training stage of a round: what the models learn from, and the jobs that teach them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.checkpoints.model_refs import ModelRef, ModelSet
 from agent.checkpoints.publish import NonFiniteError
@@ -30,7 +30,7 @@ from store.datasets import (
     stored_states,
 )
 from store.pairs import stored_pairs
-from store.states import Stage
+from store.states import VOTER, Stage, is_voter
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +87,13 @@ class TrainingStage:
             labelled = self.lessons.labelled()
             right = labelled.right_texts if self.config.training.use_labelled else []
             critics = self.lessons.jobs(labelled)
-        policy = policy_job(self.lesson(kept, right))
+        lesson = self.lesson(kept, right)
+        policy = policy_job(lesson)
         num_steps = self._announced(policy)
         failpoints.hit("while-training")
         self.context.hosts.release()
-        results = self.context.trainer.run([policy, *critics], self.context.progress)
+        jobs = [policy, *critics, *self._voters(lesson)]
+        results = self.context.trainer.run(jobs, self.context.progress)
         failpoints.hit("after-policy")
         self.context.progress.update(num_steps)
         if isinstance(error := results["policy"], RatchetError):
@@ -102,6 +104,15 @@ class TrainingStage:
         if drafter is not None:
             candidates["drafter"] = drafter
         return Taught([*trained.values(), *([drafter] if drafter else [])], candidates)
+
+    def _voters(self, lesson: Lesson) -> list[TrainingJob]:
+        """Jobs of further policies: the same texts with other seeds, in another order."""
+        found = []
+        for number in range(1, self.config.voting.trained + 1):
+            place = f"{VOTER}{number}"
+            seed = derive_seed(lesson.seed, place) % 2**31
+            found.append(replace(policy_job(replace(lesson, seed=seed)), role=place))
+        return found
 
     def _announced(self, job: TrainingJob) -> int:
         """Steps that the policy's job will take, told with what bounds them."""
@@ -163,9 +174,10 @@ class TrainingStage:
 
     def _succeeded(self, results: Results) -> dict[str, Trained]:
         """What was trained, by role; a critic that cannot be trained stays as it is."""
-        for error in results.values():
+        for place, error in results.items():
             if isinstance(error, RatchetError):
-                self.context.progress.say(f"warning: a critic was not trained: {error.message}")
+                who = place if is_voter(place) else "a critic"
+                self.context.progress.say(f"warning: {who} was not trained: {error.message}")
         return {role: made for role, made in results.items() if isinstance(made, Trained)}
 
     def _drafter(self, policy: Trained, texts: list[Example], seed: int) -> Trained | None:

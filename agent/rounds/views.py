@@ -18,6 +18,7 @@ from critics.rollout import scored
 from search.interfaces import Rollout
 from search.state import Problem
 from store.selection import Find
+from store.states import is_voter
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +39,15 @@ class ViewStage:
 
     def run(self, searched: Sequence[Problem]) -> Views:
         """One view of each of `voting.wordings` further wordings by each policy that votes; where
-        a problem has no other wording, of its own by each other policy."""
+        a problem has no other wording, of its own by each other policy.
+
+        Others are those that are named, and those that the last promoted round trained.
+        """
         own = self.refs["policy"]
         others = [policy_at(Path(p).expanduser()).ref("policy") for p in self.settings.policies]
+        others += [
+            replace(ref, role="policy") for place, ref in self.refs.items() if is_voter(place)
+        ]
         if not self.settings.wordings and not others:
             return Views([], 0, ())
         asked = list(self._asked(searched))

@@ -26,6 +26,7 @@ from agent.networks.language_model import LanguageModel
 from agent.training.fit import OnStep
 from agent.training.optimizer import TrainingSettings
 from agent.training.ranks import rank
+from store.states import role_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class TrainingJob(ABC):
         if rank() != 0:  # of several processes with the same weights the first one writes them
             return Trained(self.role, "", "", parent.version, 0, "", dict(report))
         notes = {"report": dict(report), "seed": self.seed}
-        child = publish(model, parent, Path(curve.place.folder), self.role, notes)
+        child = publish(model, parent, Path(curve.place.folder), role_of(self.role), notes)
         return Trained.of(self.role, child, parent.version, report, curve.points)
 
 

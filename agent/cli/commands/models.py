@@ -11,6 +11,7 @@ from store.database import Session, read_store
 from store.rounds import last_round
 from store.runs import all_runs
 from store.schema import CheckpointRow, SpeculationRow
+from store.states import role_of
 
 
 def run(config: Config, as_json: bool) -> None:
@@ -46,7 +47,8 @@ def _in_force(session: Session) -> set[tuple[str, str]]:
     for run in all_runs(session):
         last = last_round(session, run.id)
         if last is not None:
-            found.update(models_after(last.stage, last.models, last.candidates).items())
+            left = models_after(last.stage, last.models, last.candidates)
+            found.update((role_of(place), version) for place, version in left.items())
     return found
 
 
