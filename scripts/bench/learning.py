@@ -199,7 +199,8 @@ def control(
     states = [state(improver, config)]
     problems = improver.inputs.task.held_out(config.num_held_out, HELD_OUT_SEED)
     texts: list[Example] = []
-    for number, steps in enumerate((r["reports"]["policy"]["num_steps"] for r in rounds), 1):
+    trained = [r for r in rounds if "policy" in r["reports"]]
+    for number, steps in enumerate((r["reports"]["policy"]["num_steps"] for r in trained), 1):
         num_rows = steps * base.batch_size
         replayed = drawn(improver.inputs.demonstrations, num_rows, config.seed + number)
         rows = mixed_examples(replayed, [], 0, num_rows, config.seed + number)
@@ -271,7 +272,8 @@ def one(arguments: argparse.Namespace, base: str, seed: int, arm: str) -> Run | 
     folder.mkdir(parents=True, exist_ok=True)
     config = settings(arguments, base, seed, arm, folder)
     started = time.monotonic()
-    loop_folder = folder.parent / f"{arguments.task}-{name}-{seed}-loop"
+    source_arm = next((arm for arm in LOOPS if arm in (arguments.arm or LOOPS)), "loop")
+    loop_folder = folder.parent / f"{arguments.task}-{name}-{seed}-{source_arm}"
     with Improver(config, Silent()).started() as improver:
         if arm in LOOPS:
             run = loop(improver, config, arguments.rounds, before)
@@ -279,7 +281,8 @@ def one(arguments: argparse.Namespace, base: str, seed: int, arm: str) -> Run | 
             rounds = json.loads((loop_folder / "run.json").read_text())["states"][1:]
             source = None
             if arm == "unfiltered":
-                source = Improver(settings(arguments, base, seed, "loop", loop_folder), Silent())
+                of = settings(arguments, base, seed, source_arm, loop_folder)
+                source = Improver(of, Silent())
             run = control(improver, config, rounds[: arguments.rounds], arm, source)
     run |= {"base": name, "seed": seed, "arm": arm, "seconds": time.monotonic() - started}
     done.write_text(json.dumps(run))
