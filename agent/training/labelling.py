@@ -17,8 +17,14 @@ from search.interfaces import Rollout
 from search.state import Option, State
 from store.verdicts import StoredVerdict
 
+Doubts = Callable[[State], tuple[float, ...]]
+"""What the task says against a whole text."""
 ONE_KIND = 3
 """Texts of stored trees of one verdict, for each of the other."""
+
+
+def no_doubts(state: State) -> tuple[float, ...]:
+    return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +79,7 @@ def label_rollouts(
     is_held_out: Callable[[str], bool],
     same: SameAnswer = eq,
     ends: Sequence[Rollout] = (),
-    doubts: Callable[[State], tuple[float, ...]] = lambda state: (),
+    doubts: Doubts = no_doubts,
 ) -> Labelled:
     """Value: does the text end right, at every state. Process: is the step sound, by the tool's
     word and among siblings. Outcome: is the finished text right, and sound where the tool speaks.
@@ -124,9 +130,10 @@ def label_rollouts(
         for row in sibling_examples(group):
             put(process, group.state.problem_id, row)
     # What measures the critics later must not be learned by heart by the policy.
-    right = worth_repeating(
-        [r for r in rollouts if not is_held_out(r.state.problem_id)], is_correct
+    samples, others = (
+        [r for r in texts if not is_held_out(r.state.problem_id)] for texts in (rollouts, ends)
     )
+    right = worth_repeating(samples, is_correct, others, doubts)
     return Labelled(
         value,
         process,
@@ -161,21 +168,29 @@ def suspicious(
 
 
 def worth_repeating(
-    rollouts: Sequence[Rollout], is_correct: Callable[[Rollout], bool], most: int = 2
+    samples: Sequence[Rollout],
+    is_correct: Callable[[Rollout], bool],
+    others: Sequence[Rollout] = (),
+    doubts: Doubts = no_doubts,
+    most: int = 2,
 ) -> list[Example]:
-    """At most `most` different right texts of each problem that some text got wrong.
+    """At most `most` different right texts of each problem that some sample got wrong, those first
+    that the task holds least against: they are less often right by luck.
 
     Rejection sampling on the labelled problems (STaR, arXiv 2203.14465): what the policy can do
-    and does not always do.
+    and does not always do. `others`, which no sampling wrote, reach answers that no sample has.
     """
+    is_right = {id(r): r.is_sound is not False and is_correct(r) for r in (*samples, *others)}
+    failed = {r.state.problem_id for r in samples if not is_right[id(r)]}
     groups: dict[str, list[Rollout]] = defaultdict(list)
-    for rollout in rollouts:
+    for rollout in (*samples, *others):
         groups[rollout.state.problem_id].append(rollout)
     found: list[Example] = []
-    for group in groups.values():
-        right = [r for r in group if r.is_sound is not False and is_correct(r)]
-        if 0 < len(right) < len(group):
-            texts = list(dict.fromkeys(r.state.tokens for r in right if r.state.is_finished))
+    for problem_id, group in groups.items():
+        if problem_id in failed:
+            finished = [r.state for r in group if is_right[id(r)] and r.state.is_finished]
+            finished.sort(key=lambda state: sum(doubts(state)))
+            texts = list(dict.fromkeys(state.tokens for state in finished))
             num_prompt = len(group[0].state.prompt_tokens)
             found += [Example(tokens, num_prompt) for tokens in texts[:most]]
     return found

@@ -55,7 +55,7 @@ SETS = ("mawps", "svamp", "gsm8k")
 ARMS = ("rounds", "demonstrations", "unfiltered")
 SECTIONS = (*ARMS, "critics")
 SEED = 21
-DEALT = {"mawps": 710, "svamp": 340, "gsm8k": 60}
+DEALT = {"mawps": 710, "svamp": 850, "gsm8k": 60}
 """Labelled problems and problems to learn from, in the same proportion of each set: the promise is
 of problems like the labelled."""
 HELD_OUT = {"mawps": 340, "svamp": 150, "gsm8k": 60}

@@ -211,6 +211,27 @@ def test_texts_worth_repeating_are_right_and_not_always_written() -> None:
     assert worth_repeating(texts, lambda r: r.answer == "7", most=1) == [Example((1, 2, 3), 2)]
 
 
+def test_right_texts_that_no_sample_was_are_worth_repeating_too_doubted_ones_last() -> None:
+    def is_right(rollout: Rollout) -> bool:
+        return rollout.answer == "7"
+
+    samples = labelled_texts({"always": ["7"], "never": ["1", "2"], "at times": ["7", "1"]})
+    others = labelled_texts({"always": ["7"], "never": ["7", "3"], "at times": ["7"]})
+    others = [
+        replace(r, state=replace(r.state, options=(*r.state.options, Option((9,), "", 0.0, "end"))))
+        for r in others
+    ]
+    found = worth_repeating(samples, is_right, others)
+    wanted = (others[1], samples[3], others[3])
+    assert [e.tokens for e in found] == [r.state.tokens for r in wanted]
+
+    def of_long_ones(state: State) -> tuple[float, ...]:
+        return (float(len(state.options) < 2),)
+
+    best = worth_repeating(samples, is_right, others, of_long_ones, most=1)
+    assert [e.tokens for e in best] == [others[1].state.tokens, others[3].state.tokens]
+
+
 def test_dev_texts_are_set_aside_whole_and_only_when_there_are_enough() -> None:
     few = [Example((i, 1), 1) for i in range(100)]
     assert with_dev(few) == (few, [])
