@@ -32,6 +32,10 @@ KV_BYTES = 2**31
 ROUND_RATE = 0.1
 """A round's rate as a share of teaching's: its texts are the policy's own, near to what it says."""
 
+LABELLED = 400
+"""Labelled problems, at most; on 150 the value and the process critic of a model of 135 million
+parameters ranked at .68 and .56 (docs/results/real-2026-11-27.md)."""
+
 HEAD_RATE = 3.0
 """A head's rate as a share of teaching's."""
 
@@ -80,13 +84,13 @@ def _defaults(policy: Header, task: Task, text_tokens: int, device: str) -> Iter
     fitting = KV_BYTES * wider // (token * 2 * text_tokens)
     rows = 2 ** max(4, min(9, fitting.bit_length() - 1))
     yield Default("hosting.batch_rows", rows, f"{token:,} bytes of keys and values a token")
-    labelled = len(task.labelled(150 * more, 0))
+    labelled = len(task.labelled(LABELLED * more, 0))
     if labelled:
         yield Default("critics.num_labelled", labelled, "problems with answers, as far as needed")
     yield Default("critics.samples", 4, f"{size} on {where}")
     tuned = tuned_layers(policy)
     yield Default("critics.tuned_layers", tuned, "the blocks below are held once for all critics")
-    yield Default("critics.steps", 30 * more, f"{size}: a pretrained critic needs few steps")
+    yield Default("critics.steps", 60 * more, f"{size}: a pretrained critic needs few steps")
     yield Default(
         "critics.head_rate",
         float(f"{HEAD_RATE * pretrained_rate(policy):.2g}"),
