@@ -26,6 +26,9 @@ from store.states import PROBE, EventKind
 class StoredText:
     prompt_tokens: tuple[int, ...]
     tokens: tuple[int, ...]
+    problem: str = ""
+    steps: tuple[str, ...] = ()
+    """In words."""
 
 
 def freeze_dataset(
@@ -105,12 +108,26 @@ def dataset_of(session: Session, round_id: int) -> DatasetRow | None:
 
 def read_dataset(session: Session, dataset_id: int) -> list[StoredText]:
     rows = session.execute(
-        select(TrajectoryRow.prompt_tokens, TrajectoryRow.tokens)
+        select(
+            TrajectoryRow.prompt_tokens,
+            TrajectoryRow.tokens,
+            ProblemRow.text,
+            TrajectoryRow.steps,
+        )
         .join(DatasetItem, DatasetItem.trajectory_id == TrajectoryRow.id)
+        .join(ProblemRow, ProblemRow.id == TrajectoryRow.problem_id)
         .where(DatasetItem.dataset_id == dataset_id)
         .order_by(DatasetItem.position)
     )
-    return [StoredText(unpack_tokens(p), unpack_tokens(t)) for p, t in rows]
+    return [
+        StoredText(
+            unpack_tokens(prompt),
+            unpack_tokens(tokens),
+            problem,
+            tuple(step["text"] for step in steps["steps"]),
+        )
+        for prompt, tokens, problem, steps in rows
+    ]
 
 
 def stored_states(session: Session, dataset_id: int) -> list[tuple[tuple[int, ...], int]]:

@@ -194,6 +194,13 @@ class PolicyTraining(Section):
     use_labelled: bool = Field(
         True, description="learn also from the policy's own right texts on labelled problems"
     )
+    variants: int = Field(
+        0,
+        ge=0,
+        le=100,
+        description="texts with other numbers that are made of each one learned from, where the "
+        "task can",
+    )
     method: Literal["sft", "dpo", "tr-dpo", "dr-po"] = Field(
         "sft", description="on kept texts, on sibling pairs, or on policy from stored states"
     )

@@ -1,6 +1,6 @@
 """The training stage of a round: what the models learn from, and the jobs that teach them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from agent.checkpoints.model_refs import ModelRef, ModelSet
@@ -9,8 +9,9 @@ from agent.checkpoints.trained import Trained
 from agent.rounds import failpoints
 from agent.rounds.context import RunContext
 from agent.rounds.critic_lessons import CriticLessons
+from agent.rounds.variation import Variation
 from agent.training.drafter import DrafterJob
-from agent.training.examples import Example, PairExample, StoredState
+from agent.training.examples import Example, PairExample, StoredState, example_of
 from agent.training.fit import DivergedError, planned_steps
 from agent.training.job import TrainingJob
 from agent.training.lesson import Lesson, NothingToLearnError
@@ -22,7 +23,9 @@ from agent.training.runner import Results
 from agent.training.stored_examples import as_examples, pair_examples
 from search.errors import RatchetError
 from search.randomness import derive_seed
+from search.state import State
 from store.datasets import (
+    StoredText,
     dataset_of,
     earlier_datasets,
     read_dataset,
@@ -46,9 +49,9 @@ class Kept:
     """What the store holds for a round to learn from."""
 
     dataset_id: int
-    found: list[Example]
+    found: list[StoredText]
     """Texts of the round's own dataset."""
-    earlier: list[Example]
+    earlier: list[StoredText]
     """Those of earlier rounds, oldest first."""
 
 
@@ -81,7 +84,7 @@ class TrainingStage:
             with self.context.store.session() as session:
                 refused = selected_report(session, round_id).get("refused", {})
             raise NothingToLearnError(f"no trajectory passed the selection{_advice(refused)}")
-        right: list[Example] = []
+        right: list[State] = []
         critics = []
         if self.config.critics.steps and self.config.critics.num_labelled:
             labelled = self.lessons.labelled()
@@ -100,10 +103,19 @@ class TrainingStage:
             raise error
         trained = self._succeeded(results)
         candidates = {role: made for role, made in trained.items() if is_worth_having(made)}
-        drafter = self._drafter(candidates["policy"], kept.found, policy.seed)
+        found = as_examples(kept.found)
+        drafter = self._drafter(candidates["policy"], found, policy.seed)
         if drafter is not None:
             candidates["drafter"] = drafter
         return Taught([*trained.values(), *([drafter] if drafter else [])], candidates)
+
+    def _variants(self, stored: Sequence[StoredText], right: Sequence[State]) -> list[Example]:
+        if not self.config.training.variants:
+            return []
+        worked = [(t.problem, t.steps) for t in stored] + [(s.problem, s.steps) for s in right]
+        found = Variation(self.context, self.number).of(worked)
+        self.context.progress.say(f"{len(found)} variants of {len(worked)} texts are learned, too")
+        return found
 
     def _voters(self, lesson: Lesson) -> list[TrainingJob]:
         """Jobs of further policies: the same texts with other seeds, in another order."""
@@ -135,12 +147,15 @@ class TrainingStage:
             run_id = self.context.lease.run_id
             return Kept(
                 dataset_id,
-                as_examples(read_dataset(session, dataset_id)),
-                as_examples(earlier_datasets(session, run_id, self.number)),
+                read_dataset(session, dataset_id),
+                earlier_datasets(session, run_id, self.number),
             )
 
-    def lesson(self, kept: Kept, right: list[Example]) -> Lesson:
+    def lesson(self, kept: Kept, right: Sequence[State]) -> Lesson:
         """What the policy may learn from, by whichever method is set."""
+        stored = [*kept.found, *kept.earlier]
+        texts = [*as_examples(stored), *map(example_of, right)]
+        texts += self._variants(stored, right)
         config = self.config
         doubts = ModelSet(self.refs).distrusted(config.critics.min_auc)
 
@@ -163,7 +178,7 @@ class TrainingStage:
             config=config.training,
             settings=self.settings,
             seed=derive_seed(config.seed, self.number, "train") % 2**31,
-            texts=[*kept.found, *kept.earlier, *right],
+            texts=texts,
             replayed=replayed,
             has_replay=bool(self.context.demonstrations),
             pairs=pairs,

@@ -24,6 +24,7 @@ RETURNS: dict[str, tuple[type, ...]] = {
     "claim_of": (StepClaim, type(None)),
     "questions": (tuple, type(None)),
     "doubts": (tuple,),
+    "variant": (tuple, type(None)),
 }
 """Methods that a task of one's own overrides, and what each gives back."""
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from agent.tasks.algebra import Algebra
 from agent.tasks.operators import Operator
+from agent.tasks.renumbered import renumbered
 from agent.tasks.rewritings import REWRITINGS
 from agent.tasks.rows import OnBad, Row, keys_of, read_rows
 from agent.tasks.task import Demonstration, Task, check_text, generator, is_held_out
@@ -59,6 +60,7 @@ class Jsonl(Task):
     tool = "calculator"
     instruction = INSTRUCTION
     gives_answers = True
+    varies = True
 
     def __init__(self, files: Files, rule: AnswerRule = "auto") -> None:
         self.files = files
@@ -253,6 +255,12 @@ class Jsonl(Task):
     def given(self, seed: int) -> list[Problem]:
         """The file's own problems."""
         return self.seeds(len(self.rows), seed)
+
+    def variant(
+        self, text: str, steps: Sequence[str], rng: random.Random
+    ) -> tuple[str, tuple[str, ...]] | None:
+        """With other numbers, worked in the same way."""
+        return renumbered(text, steps, rng)
 
     @property
     def operators(self) -> tuple[Operator, ...]:

@@ -112,6 +112,15 @@ class Task:
         many. A round weighs them, on labelled problems, beside what its models say."""
         return ()
 
+    varies: bool = False
+    """Whether `variant` is more than its default."""
+
+    def variant(
+        self, text: str, steps: Sequence[str], rng: random.Random
+    ) -> tuple[str, tuple[str, ...]] | None:
+        """Another problem and its steps, right if these are; None where there is none."""
+        return None
+
     # --- problems ---
 
     def new_problem(self, text: str, answer: str | None, origin: str) -> Problem:

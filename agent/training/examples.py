@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from search.state import State
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -15,6 +17,10 @@ class Example:
     tokens: tuple[int, ...]
     num_prompt: int
     """Leading tokens that are given, not learned."""
+
+
+def example_of(state: State) -> Example:
+    return Example(state.tokens, len(state.prompt_tokens))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ from operator import eq
 
 from agent.training.examples import (
     CriticExample,
-    Example,
     JudgedExample,
     LabelledExample,
     PairExample,
@@ -52,7 +51,7 @@ class Labelled:
     process: Split
     outcome: Split
     num_texts: int
-    right_texts: list[Example] = field(default_factory=list)
+    right_texts: list[State] = field(default_factory=list)
     """Different right texts of problems that the policy does not always solve."""
     suspects: list[str] = field(default_factory=list)
     """Ids of labelled problems whose reference answer the policy and the tool contradict."""
@@ -173,7 +172,7 @@ def worth_repeating(
     others: Sequence[Rollout] = (),
     doubts: Doubts = no_doubts,
     most: int = 2,
-) -> list[Example]:
+) -> list[State]:
     """At most `most` different right texts of each problem that some sample got wrong, those first
     that the task holds least against: they are less often right by luck.
 
@@ -185,14 +184,13 @@ def worth_repeating(
     groups: dict[str, list[Rollout]] = defaultdict(list)
     for rollout in (*samples, *others):
         groups[rollout.state.problem_id].append(rollout)
-    found: list[Example] = []
+    found: list[State] = []
     for problem_id, group in groups.items():
         if problem_id in failed:
             finished = [r.state for r in group if is_right[id(r)] and r.state.is_finished]
             finished.sort(key=lambda state: sum(doubts(state)))
-            texts = list(dict.fromkeys(state.tokens for state in finished))
-            num_prompt = len(group[0].state.prompt_tokens)
-            found += [Example(tokens, num_prompt) for tokens in texts[:most]]
+            different = {state.tokens: state for state in reversed(finished)}
+            found += list(different.values())[::-1][:most]
     return found
 
 

@@ -207,8 +207,9 @@ def test_a_reference_answer_that_the_policy_keeps_contradicting_is_suspect() -> 
 def test_texts_worth_repeating_are_right_and_not_always_written() -> None:
     texts = labelled_texts({"always": ["7", "7"], "never": ["1", "2"], "at times": ["7", "1", "7"]})
     found = worth_repeating(texts, lambda r: r.answer == "7")
-    assert found == [Example((1, 2, 3), 2), Example((1, 2, 5), 2)]
-    assert worth_repeating(texts, lambda r: r.answer == "7", most=1) == [Example((1, 2, 3), 2)]
+    assert [state.tokens for state in found] == [(1, 2, 3), (1, 2, 5)]
+    (first,) = worth_repeating(texts, lambda r: r.answer == "7", most=1)
+    assert first.tokens == (1, 2, 3)
 
 
 def test_right_texts_that_no_sample_was_are_worth_repeating_too_doubted_ones_last() -> None:
