@@ -201,6 +201,11 @@ class PolicyTraining(Section):
         description="texts with other numbers that are made of each one learned from, where the "
         "task can",
     )
+    sharding: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="whether several training workers share one copy of weights, gradients and "
+        "optimiser (FSDP2); auto: for large models",
+    )
     method: Literal["sft", "dpo", "tr-dpo", "dr-po"] = Field(
         "sft", description="on kept texts, on sibling pairs, or on policy from stored states"
     )

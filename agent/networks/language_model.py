@@ -95,6 +95,16 @@ class LanguageModel(nn.Module, ABC):
 
     @property
     @abstractmethod
+    def blocks(self) -> Sequence[nn.Module]:
+        """The blocks, from the embeddings up: each is called with the states as its first
+        argument."""
+
+    @abstractmethod
+    def tie(self) -> None:
+        """Let embeddings and head be one parameter again where the architecture has it so."""
+
+    @property
+    @abstractmethod
     def head(self) -> Tensor:
         """Weight of the last product: [V, E], or [1, E] of a critic."""
 

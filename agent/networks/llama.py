@@ -7,7 +7,7 @@ Shapes: B rows, T tokens, H query heads, G key heads, D head width, E hidden wid
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -103,6 +103,18 @@ class Block(nn.Module):
         self.input_layernorm = RMSNorm(arch.hidden_size, arch.norm_eps)
         self.post_attention_layernorm = RMSNorm(arch.hidden_size, arch.norm_eps)
 
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        q, k, v = (
+            t.transpose(1, 2) for t in self.self_attn.project(self.input_layernorm(x), cos, sin)
+        )
+        arch = self.self_attn.arch
+        out = F.scaled_dot_product_attention(
+            q, k, v, is_causal=True, enable_gqa=arch.num_kv_heads != arch.num_heads
+        )
+        x = x + self.self_attn.o_proj(out.transpose(1, 2).flatten(2))
+        mixed: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return mixed
+
 
 class Backbone(nn.Module):
     def __init__(self, arch: Architecture) -> None:
@@ -126,10 +138,17 @@ class Decoder(LanguageModel):
             self.score = nn.Linear(arch.hidden_size, 1, bias=False)
         else:
             self.lm_head = nn.Linear(arch.hidden_size, arch.vocab_size, bias=False)
-            if arch.is_tied:
-                self.lm_head.weight = self.model.embed_tokens.weight
+            self.tie()
         with torch.device("cpu"):  # where the weights are to be loaded later, on none (meta)
             self.register_buffer("frequencies", rope_frequencies(arch), persistent=False)
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        return list(self.model.layers)
+
+    def tie(self) -> None:
+        if self.arch.is_tied and not self.is_critic:
+            self.lm_head.weight = self.model.embed_tokens.weight
 
     @property
     def head(self) -> Tensor:
@@ -152,8 +171,7 @@ class Decoder(LanguageModel):
         wanted = cut.state_dict()
         weights = {k: v for k, v in self.state_dict().items() if k in wanted}
         cut.load_state_dict(_copied(weights), assign=True)
-        if self.arch.is_tied:
-            cut.lm_head.weight = cut.model.embed_tokens.weight
+        cut.tie()
         return cut
 
     def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -185,19 +203,8 @@ class Decoder(LanguageModel):
             positions_BT = torch.arange(x.shape[1], device=x.device)[None]
         cos, sin = self._angles(positions_BT)
         for block in self.model.layers[start:end]:
-            assert isinstance(block, Block)
             if self.is_checkpointed and torch.is_grad_enabled() and start >= self.num_frozen:
-                x = checkpoint(self._block, block, x, cos, sin, use_reentrant=False)
+                x = checkpoint(block, x, cos, sin, use_reentrant=False)
             else:
-                x = self._block(block, x, cos, sin)
+                x = block(x, cos, sin)
         return x
-
-    def _block(self, block: Block, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        q, k, v = (
-            t.transpose(1, 2) for t in block.self_attn.project(block.input_layernorm(x), cos, sin)
-        )
-        out = F.scaled_dot_product_attention(
-            q, k, v, is_causal=True, enable_gqa=self.arch.num_kv_heads != self.arch.num_heads
-        )
-        x = x + block.self_attn.o_proj(out.transpose(1, 2).flatten(2))
-        return x + block.mlp(block.post_attention_layernorm(x))

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from agent.networks.device import LARGE
+from agent.training.sharding import put_back
 
 MOST_MEASURED, MOST_OF_LARGE = 512, 128
 """Held-out rows looked at each time, and those of a model that takes long to look."""
@@ -66,9 +67,10 @@ class Snapshot:
         assert self.measure is not None
         was_training = self.model.training
         self.model.eval()
-        with torch.inference_mode():
+        with torch.no_grad():  # what is made whole in inference mode cannot train afterwards
             loss = self.measure()
         self.model.train(was_training)
+        put_back(self.model)
         self.last_loss, self.last_step = loss, step
         if loss < self.best_loss:
             self.best_loss, self.best_step = loss, step

@@ -21,8 +21,9 @@ from agent.training.optimizer import (
     Optimizer,
     TrainingSettings,
 )
-from agent.training.ranks import add_gradients, own_rows, rank, total, world_size
+from agent.training.ranks import add_gradients, rank, rows_of, total, world_size
 from agent.training.resume import Resume
+from agent.training.sharding import is_sharded
 from search.errors import RatchetError
 
 T = TypeVar("T")
@@ -100,22 +101,21 @@ def fit(
             positions = stretched_positions(len(rows), longest, settings.position_span, generator)
         if step <= taken:  # before the process was killed
             continue
-        mine = own_rows(rows)
-        if positions is not None:
-            positions = positions[rank() :: world_size()]
         own = 0.0
-        for start, end in _micro_batches([lengths[i] for i in mine], most_tokens):
-            part = mine[start:end]
+        for places, weight in _parts([lengths[i] for i in rows], most_tokens, is_sharded(model)):
+            part = [rows[place] for place in places]
             if positions is not None:
                 longest = max(lengths[i] for i in part)
-                batch = Batch(part, rows, positions[start:end, :longest])
+                batch = Batch(part, rows, positions[places, :longest])
             else:
                 batch = Batch(part, rows, None)
             with products_in(dtype, model.device):
-                loss = loss_of(batch)
-            loss.backward()
+                loss = loss_of(batch) if weight == 1 else loss_of(batch) * weight
+            # Shards average gradients over the ranks, and the sum is wanted.
+            (loss * world_size() if is_sharded(model) else loss).backward()
             own += float(loss.detach())
-        add_gradients(optimizer.parameters)
+        if not is_sharded(model):
+            add_gradients(optimizer.parameters)
         optimizer.step(step - 1)
         losses.append(total(own))
         if not math.isfinite(losses[-1]):
@@ -146,8 +146,7 @@ def _at_once(plan: FitPlan, most_tokens: int) -> int:
 def needs_checkpoints(model: LanguageModel, num_tokens: int) -> bool:
     """Whether what so many tokens leave for the backward pass would take more memory than weights,
     gradients and the optimiser's state do, or on a GPU than it has beside them."""
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad) * BYTES_TRAINED
-    most = trained if model.device.type != "cuda" else _gpu_room(model)
+    most = trained_bytes(model) if model.device.type != "cuda" else _gpu_room(model)
     return num_parameters(model) >= LARGE and num_tokens * _token_bytes(model) > most
 
 
@@ -159,8 +158,13 @@ def _token_bytes(model: LanguageModel) -> int:
 
 def _gpu_room(model: LanguageModel) -> int:
     """Bytes for activations: half of what this process may use beside the training of weights."""
+    return max(0, gpu_bytes(model.device) - trained_bytes(model)) // 2
+
+
+def trained_bytes(model: LanguageModel) -> int:
+    """Of this process's weights that train, of their gradients and of the optimiser's state."""
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return max(0, gpu_bytes(model.device) - trained * BYTES_TRAINED) // 2
+    return trained * BYTES_TRAINED // (world_size() if is_sharded(model) else 1)
 
 
 def _micro_tokens(model: LanguageModel) -> int:
@@ -202,6 +206,25 @@ def measured_in(
             return measure()
 
     return run
+
+
+def _parts(
+    lengths: Sequence[int], most_tokens: int, is_together: bool
+) -> list[tuple[list[int], float]]:
+    """This rank's places of a batch in runs that fit into memory, and what each counts.
+
+    Ranks that share weights go through as many runs each, for every forward pass is all of them at
+    work: who has fewer goes through a row of the batch again, which counts nothing.
+    """
+    every = []
+    for one in range(world_size()):
+        places = rows_of(range(len(lengths)), one)
+        runs = _micro_batches([lengths[i] for i in places], most_tokens)
+        every.append([places[start:end] for start, end in runs])
+    found = [(run, 1.0) for run in every[rank()]]
+    if is_together:
+        found += [([0], 0.0)] * (max(map(len, every)) - len(found))
+    return found
 
 
 def _micro_batches(lengths: Sequence[int], most_tokens: int) -> Iterator[tuple[int, int]]:

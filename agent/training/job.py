@@ -23,6 +23,7 @@ from agent.checkpoints.weights import load_model
 from agent.engine.memory import return_freed
 from agent.networks.device import chosen_device, use_part_of_gpu
 from agent.networks.language_model import LanguageModel
+from agent.training import sharding
 from agent.training.fit import OnStep
 from agent.training.optimizer import TrainingSettings
 from agent.training.ranks import rank
@@ -98,11 +99,15 @@ class LoopJob(TrainingJob):
         torch.set_num_threads(place.threads)
         use_part_of_gpu(place.gpu_part)
         parent = verify_checkpoint(self.parent)
-        model = load_model(parent, device=chosen_device(place.device))
+        device = chosen_device(place.device)
+        if sharding.is_wanted(parent, self.settings):
+            model = sharding.load_sharded(parent, device)
+        else:
+            model = load_model(parent, device=device)
         curve = Curve(place)
         try:
             model, report = self.train(model, parent, curve.report)
-            return self.published(model, parent, report, curve)
+            return self.published(sharding.whole(model), parent, report, curve)
         finally:
             del model
             gc.collect()  # what measures a model knows it, and is known by it

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 MICRO_TOKENS = 512
 BYTES_TRAINED = 16
@@ -37,6 +38,9 @@ class TrainingSettings(BaseModel):
     max_gradient_norm: float = Field(1.0, gt=0)
     position_span: int = Field(0, ge=0)
     """Range of the random positions a row is spread over; 0 keeps 0, 1, 2, ..."""
+    sharding: str = Field("auto", pattern="^(auto|always|never)$")
+    """Whether several processes share one copy of the weights; `auto`: from `device.LARGE`
+    parameters on."""
     max_epochs: float = Field(4.0, gt=0)
     """Fewer steps are taken when the rows would otherwise be seen more often than this."""
 
@@ -72,6 +76,8 @@ class Optimizer:
     def step(self, index: int) -> float:
         """Clip, update at the rate of step `index`, clear. Returns the gradient norm."""
         norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.max_gradient_norm)
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
         factor = self._factor(index)
         for part, rate in self.parts:
             for group in part.param_groups:

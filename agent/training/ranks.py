@@ -22,9 +22,9 @@ def world_size() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
-def own_rows(rows: Sequence[Row]) -> list[Row]:
-    """This rank's rows of a batch."""
-    return list(rows[rank() :: world_size()])
+def rows_of(rows: Sequence[Row], number: int) -> list[Row]:
+    """The rows of a batch that the rank of this number takes."""
+    return list(rows[number :: world_size()])
 
 
 def add_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:

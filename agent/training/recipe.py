@@ -20,7 +20,7 @@ def policy_settings(config: PolicyTraining, checkpoint: Header) -> TrainingSetti
     Raises CheckpointError for notes that recommend what cannot be.
     """
     values: dict[str, Any] = dict(checkpoint.notes.get("training", {}))
-    values["dtype"] = config.dtype
+    values["dtype"], values["sharding"] = config.dtype, config.sharding
     for name in ("learning_rate", "matrix_learning_rate", "optimizer", "position_span"):
         if getattr(config, name) is not None:
             values[name] = getattr(config, name)

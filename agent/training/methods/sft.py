@@ -117,7 +117,7 @@ def learned_logprobs(model: LanguageModel, examples: Sequence[Example]) -> Tenso
     return counted_logprobs(model, rows, given).logprob_N
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def mean_loss(model: LanguageModel, examples: Sequence[Example]) -> float:
     """Mean negative log-likelihood of the learned tokens, nats."""
     total, count = 0.0, 0

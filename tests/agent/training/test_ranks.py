@@ -14,7 +14,7 @@ from agent.training.fit import DivergedError
 from agent.training.job import Place
 from agent.training.methods.sft import SftJob
 from agent.training.optimizer import TrainingSettings
-from agent.training.ranks import own_rows, rank, world_size
+from agent.training.ranks import rank, rows_of, world_size
 from agent.training.ray_runner import train_together
 from search.errors import ResourceError
 
@@ -27,7 +27,7 @@ def job(parent: Path) -> SftJob:
 
 
 def test_outside_a_process_group_there_is_one_rank() -> None:
-    assert (rank(), world_size(), own_rows([1, 2, 3])) == (0, 1, [1, 2, 3])
+    assert (rank(), world_size(), rows_of([1, 2, 3], 0)) == (0, 1, [1, 2, 3])
 
 
 @pytest.mark.cluster
