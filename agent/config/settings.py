@@ -204,7 +204,7 @@ class PolicyTraining(Section):
     sharding: Literal["auto", "always", "never"] = Field(
         "auto",
         description="whether several training workers share one copy of weights, gradients and "
-        "optimiser (FSDP2); auto: for large models",
+        "optimiser (FSDP2); auto: for large models; with muon never",
     )
     method: Literal["sft", "dpo", "tr-dpo", "dr-po"] = Field(
         "sft", description="on kept texts, on sibling pairs, or on policy from stored states"

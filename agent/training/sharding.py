@@ -25,8 +25,9 @@ from agent.training.ranks import rank, world_size
 
 def is_wanted(parent: Checkpoint, settings: TrainingSettings) -> bool:
     """Whether a job's ranks share one copy of the weights: by `sharding`, `auto` where they are too
-    many for a copy a rank to be nothing."""
-    if world_size() == 1 or settings.sharding == "never":
+    many for a copy a rank to be nothing. Muon multiplies whole matrices, so its ranks have copies.
+    """
+    if world_size() == 1 or settings.sharding == "never" or settings.optimizer == "muon":
         return False
     return settings.sharding == "always" or parent.num_parameters >= LARGE
 
