@@ -168,8 +168,17 @@ class RayHosts:
         self._scratch = contextlib.ExitStack()
         self._shared = self._scratch.enter_context(scratch_folder("weights"))
         settings = replace(settings, shared_folder=str(self._shared))
+        self._settings = settings
+        self._gpus = gpus
+        self._choosing = threading.Lock()
+        self._handles: dict[str, _Handle] = {}
+        self._start()
+
+    def _start(self) -> None:
+        """Make the actors."""
+        settings, ray = self._settings, self._ray
         names = [*ROLES, *(f"policy-{i}" for i in range(1, settings.workers))]
-        share = gpu_share(gpus, len(names), settings.device)
+        share = gpu_share(self._gpus, len(names), settings.device)
         threads = str(settings.threads)
         # Health answers from a thread of its own, however long a model call takes.
         setattr(_Actor, "health", ray.method(concurrency_group="health")(_Actor.health))  # noqa: B010
@@ -184,14 +193,15 @@ class RayHosts:
         self._handles = {
             name: _Handle(remote.remote(name.partition("-")[0], settings)) for name in names
         }
-        self._policies = [h for n, h in self._handles.items() if n.partition("-")[0] == "policy"]
-        self._choosing = threading.Lock()
 
     def _worker(self, role: str) -> _Handle:
         """The host that serves a call: of several policies the one with the fewest waiting."""
+        if not self._handles:  # they made room for a training
+            self._start()
         if role != "policy":
             return self._handles[role]
-        return min(self._policies, key=lambda h: h.num_waiting)
+        policies = [h for n, h in self._handles.items() if n.partition("-")[0] == "policy"]
+        return min(policies, key=lambda h: h.num_waiting)
 
     def _send(self, worker: _Handle, method: str, arguments: tuple[Any, ...]) -> Any:
         if method == "drafted_completions":
@@ -281,20 +291,28 @@ class RayHosts:
                 pause = min(2 * pause, 4.0)
                 pending = self._send(worker, call[1], call[2])
 
-    def release(self) -> None:
-        calls = [(name, "release", ()) for name in self._handles]
-        for worker, call in zip(self._handles.values(), calls, strict=True):
+    def release(self, with_gpus: bool = False) -> None:
+        if with_gpus and self._gpus and self._settings.device != "cpu":
+            # Ray takes a reservation back from a dead actor alone.
+            with self._choosing:
+                handles, self._handles = self._handles, {}
+            for handle in handles.values():
+                self._ray.kill(handle.actor, no_restart=True)
+        for name, worker in self._handles.items():
+            call = (name, "release", ())
             self._wait(worker, call, self._send(worker, "release", ()))
         shared_blocks.clear(self._shared)  # those of replaced models would pile up
 
     def health(self) -> dict[str, dict[str, Any]]:
         """State, pid and number of restarts of each actor; a silent one is `unreachable`."""
-        pending = {role: h.actor.health.remote() for role, h in self._handles.items()}
+        handles = dict(self._handles)
+        pending = {role: h.actor.health.remote() for role, h in handles.items()}
         report: dict[str, dict[str, Any]] = {}
         # One wait for all: silent actors must not add up to a lease's length.
-        self._ray.wait(list(pending.values()), num_returns=len(pending), timeout=HEALTH_S)
+        if pending:
+            self._ray.wait(list(pending.values()), num_returns=len(pending), timeout=HEALTH_S)
         for role, future in pending.items():
-            handle = self._handles[role]
+            handle = handles[role]
             try:
                 handle.last = self._ray.get(future, timeout=0)
                 if handle.pid and handle.last["pid"] != handle.pid:

@@ -71,7 +71,7 @@ class TrainingStage:
         """Critics by role, taught from labelled texts; those that could not be are left out."""
         jobs = self.lessons.jobs(self.lessons.labelled())
         self.context.progress.stage("critics", self.config.critics.steps, "steps")
-        self.context.hosts.release()
+        self.context.hosts.release(self.context.trainer.takes_gpus)
         return self._succeeded(self.context.trainer.run(jobs, self.context.progress))
 
     def run(self, round_id: int) -> Taught:
@@ -94,7 +94,7 @@ class TrainingStage:
         policy = policy_job(lesson)
         num_steps = self._announced(policy)
         failpoints.hit("while-training")
-        self.context.hosts.release()
+        self.context.hosts.release(self.context.trainer.takes_gpus)
         jobs = [policy, *critics, *self._voters(lesson)]
         results = self.context.trainer.run(jobs, self.context.progress)
         failpoints.hit("after-policy")

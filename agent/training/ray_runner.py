@@ -19,6 +19,13 @@ ERRORS: dict[str, type[RatchetError]] = {
 """What a rank tells of, by name."""
 
 
+def has_gpus(device: str) -> bool:
+    """Whether workers train on the cluster's GPUs."""
+    import ray
+
+    return device != "cpu" and bool(ray.cluster_resources().get("GPU", 0))
+
+
 def train_together(job: TrainingJob, place: Place, workers: int) -> Trained:
     """The job's result; every worker reads the same rows and takes its share of each batch.
 
@@ -29,7 +36,7 @@ def train_together(job: TrainingJob, place: Place, workers: int) -> Trained:
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
-    uses_gpu = place.device.startswith("cuda")
+    uses_gpu = has_gpus(place.device)
     _check_room(workers, uses_gpu)
     result_file = Path(place.folder) / f".trained-{place.job_id}.json"
     storage = Path(place.folder).resolve() / f".ray-train-{place.job_id}"
@@ -86,10 +93,10 @@ def _check_room(workers: int, uses_gpu: bool) -> None:
     """Ray Train itself would wait for ever."""
     import ray
 
-    # CPUs are waited for while others use them; whole GPUs that the actors share never come free.
+    # CPUs and GPUs are waited for while others use them: actors give theirs back.
     room = {"CPU": ray.cluster_resources().get("CPU", 0)}
     if uses_gpu:
-        room["GPU"] = ray.available_resources().get("GPU", 0)
+        room["GPU"] = ray.cluster_resources().get("GPU", 0)
     for name, has in room.items():
         if has < workers:
             raise ResourceError(
