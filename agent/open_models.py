@@ -22,6 +22,7 @@ from store.address import sqlite_path
 from store.database import read_store
 from store.names import DEFAULT_RUN, chosen_run, run_named
 from store.runs import find_run
+from store.states import is_voter
 
 
 def models_over(config: Config, refs: Mapping[str, ModelRef]) -> Models:
@@ -86,7 +87,9 @@ def _last_models(config: Config) -> tuple[dict[str, ModelRef], Config] | None:
             )
         found = current_models(store, run.id, _warn, is_written=False)
         asked = with_problems_of(config, run.config, ("answers", "prompt"))
-        return None if found is None else (found, asked)
+        if found is None:
+            return None
+        return {place: ref for place, ref in found.items() if not is_voter(place)}, asked
     finally:
         store.close()
 

@@ -89,8 +89,7 @@ JOIN evaluations ea ON ea.benchmark_sha = eb.benchmark_sha AND ea.mode = eb.mode
 JOIN evaluation_items a ON a.evaluation_id = ea.id
 JOIN evaluation_items b ON b.evaluation_id = eb.id AND b.problem_key = a.problem_key
 LEFT JOIN held_out_problems h ON h.key = a.problem_key
-WHERE eb.policy_version IN (SELECT c.version FROM checkpoints c WHERE c.role = 'policy'
-                              AND c.round_id = ({ROUND}))
+WHERE eb.policy_version = (SELECT r.candidates ->> 'policy' FROM rounds r WHERE r.id = ({ROUND}))
   AND ea.policy_version IN (SELECT c.parent_version FROM checkpoints c
                               WHERE c.role = 'policy' AND c.version = eb.policy_version)
 GROUP BY 1, 2 ORDER BY 2, 1""",
@@ -107,8 +106,7 @@ JOIN evaluation_items a ON a.evaluation_id = ea.id
 JOIN evaluation_items b ON b.evaluation_id = eb.id AND b.problem_key = a.problem_key
 LEFT JOIN held_out_problems h ON h.key = a.problem_key
 WHERE a.is_correct <> b.is_correct
-  AND eb.policy_version IN (SELECT c.version FROM checkpoints c WHERE c.role = 'policy'
-                              AND c.round_id = ({ROUND}))
+  AND eb.policy_version = (SELECT r.candidates ->> 'policy' FROM rounds r WHERE r.id = ({ROUND}))
   AND ea.policy_version IN (SELECT c.parent_version FROM checkpoints c
                               WHERE c.role = 'policy' AND c.version = eb.policy_version)
 ORDER BY ea.mode, verdict, a.problem_key""",

@@ -22,6 +22,7 @@ from store.checkpoints import (
 from store.database import Store
 from store.rounds import rounds_of
 from store.schema import CheckpointRow
+from store.states import is_voter
 
 Say = Callable[[str], None]
 
@@ -83,7 +84,16 @@ def current_models(
     # Hashing takes long and needs no transaction: the lease must be renewed meanwhile.
     causes: dict[int, str] = {}
     try:
-        return {role: _first_sound(role, rows, causes, say) for role, rows in lines.items()}
+        found = {
+            place: ref
+            for place, rows in lines.items()
+            if is_voter(place) and (ref := _voter(place, rows, causes, say))
+        }
+        return found | {
+            role: _first_sound(role, rows, causes, say)
+            for role, rows in lines.items()
+            if not is_voter(role)
+        }
     finally:
         if is_written:
             _note(store, run_id, causes, say)
@@ -96,6 +106,19 @@ def damaged(store: Store, run_id: int, versions: Mapping[str, str], say: Say) ->
     causes = {row.id: fault_of(row) for row in rows.values() if row is not None}
     _note(store, run_id, causes, say)
     return [role for role, row in rows.items() if row is None or causes[row.id]]
+
+
+def _voter(
+    place: str, rows: Sequence[CheckpointRow], causes: dict[int, str], say: Say
+) -> ModelRef | None:
+    """A voter that is whole; None for one that is not, for an older policy would only repeat the
+    errors of the one that it voted beside."""
+    for row in rows[:1]:
+        causes[row.id] = fault_of(row)
+        if not causes[row.id]:
+            return ModelRef.at(place, row.version, row.path)
+        say(f"warning: {causes[row.id]}; it votes no more")
+    return None
 
 
 def _first_sound(

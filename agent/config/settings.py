@@ -124,7 +124,7 @@ class VotingSettings(Section):
         ge=0,
         le=15,
         description="further policies that a round trains with other seeds: the gate takes the "
-        "best of all, the others vote in the next round",
+        "best of all, the others vote until the next promotion",
     )
 
 

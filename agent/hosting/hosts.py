@@ -17,11 +17,12 @@ from agent.engine.requests import (
     ScoreRequest,
 )
 from agent.hosting.policy_host import Speculation
+from store.states import role_of
 
 
 def host_of(role: str) -> str:
     """Whose host serves a model: a checker writes on the policy's."""
-    return "policy" if role == CHECKER else role
+    return "policy" if role == CHECKER else role_of(role)
 
 
 Asked = Mapping[str, tuple[ModelRef, Sequence[ScoreRequest]]]

@@ -11,7 +11,7 @@ for the next round is said in `agent/checkpoints/succession.py`.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agent.checkpoints.custody import stored_refs, trained_as_new
@@ -204,7 +204,9 @@ class RoundRunner:
             return 1
         models, new = self._models_of(row), stored_refs(self.store, candidates)
         right = {
-            place: self.evaluation.greedy(models | {"policy": new[place]}, round_id).num_correct
+            place: self.evaluation.greedy(
+                models | {"policy": replace(new[place], role="policy")}, round_id
+            ).num_correct
             for place in places
         }
         best = max(places, key=lambda place: right[place])

@@ -208,8 +208,15 @@ class Improver:
     def _lost_models(self, row: Round) -> bool:
         """Whether models that an open round works with are damaged; candidates are made again."""
         say = self.progress.say
-        if damaged(self.store, self.run_id, row.models, say):
+        lost = damaged(self.store, self.run_id, row.models, say)
+        if any(not is_voter(place) for place in lost):
             return True
+        if lost:
+            say(f"{', '.join(lost)} cannot vote any more")
+            with self.store.session() as session:
+                self.lease.guard(session)
+                left = {place: v for place, v in row.models.items() if place not in lost}
+                session.get_one(Round, row.id).models = row.models = left
         if damaged(self.store, self.run_id, row.candidates or {}, say):
             say("training these again")
             with self.store.session() as session:

@@ -16,6 +16,7 @@ from agent.training.fit import DivergedError, planned_steps
 from agent.training.job import TrainingJob
 from agent.training.lesson import Lesson, NothingToLearnError
 from agent.training.methods.registry import policy_job
+from agent.training.mixture import with_dev
 from agent.training.optimizer import TrainingSettings
 from agent.training.recipe import drafter_settings, policy_settings, replay_seed
 from agent.training.rehearsal import drawn
@@ -71,7 +72,7 @@ class TrainingStage:
         """Critics by role, taught from labelled texts; those that could not be are left out."""
         jobs = self.lessons.jobs(self.lessons.labelled())
         self.context.progress.stage("critics", self.config.critics.steps, "steps")
-        self.context.hosts.release(self.context.trainer.takes_gpus)
+        self.context.hosts.release()
         return self._succeeded(self.context.trainer.run(jobs, self.context.progress))
 
     def run(self, round_id: int) -> Taught:
@@ -94,7 +95,7 @@ class TrainingStage:
         policy = policy_job(lesson)
         num_steps = self._announced(policy)
         failpoints.hit("while-training")
-        self.context.hosts.release(self.context.trainer.takes_gpus)
+        self.context.hosts.release(policy.can_be_shared and self.context.trainer.takes_gpus)
         jobs = [policy, *critics, *self._voters(lesson)]
         results = self.context.trainer.run(jobs, self.context.progress)
         failpoints.hit("after-policy")
@@ -112,7 +113,11 @@ class TrainingStage:
     def _variants(self, stored: Sequence[StoredText], right: Sequence[State]) -> list[Example]:
         if not self.config.training.variants:
             return []
-        worked = [(t.problem, t.steps) for t in stored] + [(s.problem, s.steps) for s in right]
+        examples = [*as_examples(stored), *map(example_of, right)]
+        told = [(t.problem, t.steps) for t in stored] + [(s.problem, tuple(s.steps)) for s in right]
+        # A near copy of what an early stop looks at would tell it nothing.
+        learned = set(with_dev(examples)[0])
+        worked = [told for told, e in zip(told, examples, strict=True) if e in learned]
         found = Variation(self.context, self.number).of(worked)
         self.context.progress.say(f"{len(found)} variants of {len(worked)} texts are learned, too")
         return found
@@ -155,7 +160,6 @@ class TrainingStage:
         """What the policy may learn from, by whichever method is set."""
         stored = [*kept.found, *kept.earlier]
         texts = [*as_examples(stored), *map(example_of, right)]
-        texts += self._variants(stored, right)
         config = self.config
         doubts = ModelSet(self.refs).distrusted(config.critics.min_auc)
 
@@ -179,6 +183,7 @@ class TrainingStage:
             settings=self.settings,
             seed=derive_seed(config.seed, self.number, "train") % 2**31,
             texts=texts,
+            variants=self._variants(stored, right),
             replayed=replayed,
             has_replay=bool(self.context.demonstrations),
             pairs=pairs,

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import random
 import traceback
 from collections.abc import Callable
 from typing import Any, get_args
@@ -94,6 +95,14 @@ def _tried(task: Task, name: str) -> None:
             raise UsageError(
                 f"task {name!r}: doubts gave back {few} and {more}",
                 "let it give back as many finite numbers for any text",
+            )
+        made = task.variant(problem.text, ["1\n", "2"], random.Random(0))
+        if made is not None and not (
+            len(made) == 2 and isinstance(made[0], str) and all(isinstance(s, str) for s in made[1])
+        ):
+            raise UsageError(
+                f"task {name!r}: variant gave back {made!r:.80}",
+                "let it give back a text and its steps, or None",
             )
         answer = task.answer_of(["1\n", "2"])
         if answer is not None and problem.answer is not None:

@@ -5,14 +5,20 @@ program: with other numbers in the question it comes to another answer, and the 
 right if it was right before. One text that may be trusted gives many that differ in just what a
 model must not learn by heart (so GSM-Symbolic varies its problems, Mirzadeh et al., arXiv
 2410.05229; there the programs are written by people).
+
+A number that may stand for two things stays as it is: one that the question also says in words, as
+an ordinal, in percent, in a fraction, a date or a time, and one that the steps work with more often
+than the question says it (`7 miles a day for 4 weeks`, `7 * 7`).
 """
 
 import random
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from itertools import pairwise
 
-from critics.calculator import NUMBER, CalculatorError, calculate
+from critics.calculator import CalculatorError, calculate
 from critics.grounding import NUMBER_WORDS
 
 TRIES = 40
@@ -21,15 +27,33 @@ SMALL = 12
 """Up to which numbers are drawn from one range; larger ones from half to twice themselves."""
 CONSTANT = frozenset(map(Fraction, (0, 1, 100)))
 """Numbers that stand for more than a count."""
-MOST = 10**9
-"""Largest number of a question."""
+MOST, MOST_RESULT = 10**9, 10**12
+"""Largest number of a question, and largest result."""
+LONGEST = 400
+"""Characters of a step."""
 MOST_PLACES = 2
 """Decimal places of a result that a text may say."""
 
-_NUMBER = re.compile(rf"(?<![\w.])(?:{NUMBER})(?!\w)(?!\s*%)")
-_ARITHMETIC = re.compile(rf"(?:(?:{NUMBER})|[-+*/×÷()$\s])+$")
+_DIGITS = r"(?>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)"
+_NUMBER = re.compile(rf"(?<![\w.]){_DIGITS}(?![.,]?\d)(?!\w)")
+_ANY = re.compile(_DIGITS)
+_ARITHMETIC = re.compile(r"[-+*/×÷().,$\d\s]+$")
+_SPECIAL = re.compile(
+    r"\s*(?:%|percent|per cent)|-?[a-z]|\s*[/:]"
+    r"|\s+(?:seconds|minutes|hours|days|weeks|months|inches|feet|ounces|cents)"
+    r" in (?:a|an|one|each)\b",
+    re.IGNORECASE,
+)
+"""What makes a number before it more than a count of its own."""
 _WORD = re.compile(r"[a-z]+")
 _ANSWER = "####"
+_TEENS = "thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+WORDS = (
+    NUMBER_WORDS
+    | {word: number for number, word in enumerate(_TEENS.split(), 13)}
+    | {word: 10 * number for number, word in enumerate(_TENS.split(), 2)}
+)
 
 Numbers = Mapping[Fraction, Fraction]
 """Old to new."""
@@ -43,15 +67,21 @@ def renumbered(
     >>> renumbered("Tom had 8 pens and gave 3 away.", ["8 - 3 = 5\\n", "#### 5"], random.Random(2))
     ('Tom had 11 pens and gave 5 away.', ('11 - 5 = 6\\n', '#### 6'))
     """
-    asked = list(dict.fromkeys(_value(match) for match in _NUMBER.finditer(question)))
-    if any(number > MOST for number in asked):
+    said = [_value(match[0]) for match in _NUMBER.finditer(question)]
+    asked = list(dict.fromkeys(said))
+    if any(number > MOST for number in asked) or any(len(step) > LONGEST for step in steps):
         return None
-    if _worked(steps, {number: number for number in asked}) != tuple(steps):
+    worked = _worked_with(steps)
+    if worked is None or _worked(steps, {number: number for number in asked}) != tuple(steps):
         return None  # nothing is kept of what is not understood
-    fixed = CONSTANT | _in_words(" ".join((question, *steps)))
+    often = {n for n, num in worked.items() if num > Counter(said)[n]}
+    fixed = CONSTANT | often | _in_words(" ".join((question, *steps))) | _special(question)
+    free = [n for n in asked if n not in fixed and n.denominator == 1]
+    if not free:
+        return None
     for _ in range(TRIES):
-        new = {number: number if number in fixed else _other(number, rng) for number in asked}
-        if len(set(new.values())) < len(new) or new == dict(zip(asked, asked, strict=True)):
+        new = {n: _other(n, rng) if n in free else n for n in asked}
+        if len(set(new.values())) < len(new) or all(new[n] == n for n in free):
             continue
         found = _worked(steps, new)
         if found is not None:
@@ -59,19 +89,48 @@ def renumbered(
     return None
 
 
-def _value(match: re.Match[str]) -> Fraction:
-    return Fraction(match[0].replace(",", ""))
+def _value(text: str) -> Fraction:
+    return Fraction(text.replace(",", ""))
+
+
+def _worked_with(steps: Sequence[str]) -> Counter[Fraction] | None:
+    """How often the left sides of equations have each number; None where one has it twice, for
+    these may be two different things."""
+    found: Counter[Fraction] = Counter()
+    for step in steps:
+        for part in step.split("=")[:-1]:
+            run = _ARITHMETIC.search(part)
+            numbers = [_value(text) for text in _ANY.findall(run[0])] if run else []
+            if len(set(numbers)) < len(numbers):
+                return None
+            found.update(numbers)
+    return found
 
 
 def _in_words(text: str) -> frozenset[Fraction]:
-    """Numbers that words stand for: nobody knows whether a digit means what the word does."""
-    words = (NUMBER_WORDS.get(word) for word in _WORD.findall(text.lower()))
-    return frozenset(Fraction(number) for number in words if number)
+    """Numbers that words stand for, `twenty-five` for three of them."""
+    values = [
+        WORDS.get(word) or WORDS.get(word.removesuffix("s")) for word in _WORD.findall(text.lower())
+    ]
+    sums = [
+        tens + ones
+        for tens, ones in pairwise(values)
+        if tens and ones and tens % 10 == 0 and ones < 10
+    ]
+    return frozenset(Fraction(value) for value in (*values, *sums) if value)
+
+
+def _special(question: str) -> frozenset[Fraction]:
+    """Numbers that stand somewhere in a form that is more than a count: `20%`, `3rd`, `1/2`."""
+    found = []
+    for match in _ANY.finditer(question):
+        before = question[: match.start()]
+        if _SPECIAL.match(question, match.end()) or before.rstrip()[-1:] in ("/", ":"):
+            found.append(_value(match[0]))
+    return frozenset(found)
 
 
 def _other(number: Fraction, rng: random.Random) -> Fraction:
-    if number.denominator != 1:
-        return number
     if number <= SMALL:
         return Fraction(rng.randint(2, SMALL))
     return Fraction(rng.randint(int(number) // 2 + 1, 2 * int(number)))
@@ -79,16 +138,19 @@ def _other(number: Fraction, rng: random.Random) -> Fraction:
 
 def _written(number: Fraction, like: str) -> str | None:
     """As a decimal number, with thousands commas where the old one had them; None for one that is
-    not positive or has too many places."""
-    if number <= 0 or number * 10**MOST_PLACES % 1:
+    not positive, too large, or has too many places."""
+    hundredths = number * 10**MOST_PLACES
+    if not 0 < number <= MOST_RESULT or hundredths.denominator != 1:
         return None
-    text = f"{float(number):,.{MOST_PLACES}f}".rstrip("0").rstrip(".")
-    return text if "," in like else text.replace(",", "")
+    whole, rest = divmod(int(hundredths), 10**MOST_PLACES)
+    text = f"{whole:,}" if "," in like else str(whole)
+    return f"{text}.{rest:0{MOST_PLACES}d}".rstrip("0") if rest else text
 
 
 def _replaced(text: str, new: Numbers) -> str:
     def other(match: re.Match[str]) -> str:
-        return _written(new[_value(match)], match[0]) or match[0]
+        old = _value(match[0])
+        return match[0] if new[old] == old else _written(new[old], match[0]) or match[0]
 
     return _NUMBER.sub(other, text)
 
@@ -111,7 +173,7 @@ def _worked(steps: Sequence[str], given: Numbers) -> tuple[str, ...] | None:
 
 
 def _answers(step: str, results: set[Fraction]) -> bool:
-    numbers = [_value(m) for m in _NUMBER.finditer(step.partition(_ANSWER)[2])]
+    numbers = [_value(match[0]) for match in _NUMBER.finditer(step.partition(_ANSWER)[2])]
     return len(numbers) == 1 and numbers[0] in results
 
 
@@ -121,12 +183,13 @@ def _step(step: str, new: dict[Fraction, Fraction], results: set[Fraction]) -> s
     for match in _NUMBER.finditer(step):
         between = step[end : match.start()]
         said, before = said + between, before + between
-        old = _value(match)
+        old = _value(match[0])
         if "=" in between:
             if between.strip(" $") != "=" or not _put(_left(said), _left(before), old, new):
                 return None  # two things that one number stood for are two numbers now
             results.add(old)
-        text = _written(new.get(old, old), match[0])
+        now = new.get(old, old)
+        text = match[0] if now == old else _written(now, match[0])
         if text is None:
             return None
         said, before, end = said + text, before + match[0], match.end()
@@ -144,13 +207,10 @@ def _left(text: str) -> Fraction | None:
 
 
 def _put(
-    value: Fraction | None,
-    value_before: Fraction | None,
-    old: Fraction,
-    new: dict[Fraction, Fraction],
+    value: Fraction | None, before: Fraction | None, old: Fraction, new: dict[Fraction, Fraction]
 ) -> bool:
     """Note what a result has become; False where the old one was another, or it cannot be."""
-    if value is None or value_before != old or new.get(old, value) != value:
+    if value is None or before != old or new.get(old, value) != value:
         return False
     is_of_one_kind = (value.denominator == 1) >= (old.denominator == 1)
     new[old] = value

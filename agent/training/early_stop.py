@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from agent.networks.device import LARGE
+from agent.training.ranks import least
 from agent.training.sharding import put_back
 
 MOST_MEASURED, MOST_OF_LARGE = 512, 128
@@ -67,8 +68,9 @@ class Snapshot:
         assert self.measure is not None
         was_training = self.model.training
         self.model.eval()
+        # Ranks measure the same texts: one number for all, so that all keep the same step.
         with torch.no_grad():  # what is made whole in inference mode cannot train afterwards
-            loss = self.measure()
+            loss = least(self.measure())
         self.model.train(was_training)
         put_back(self.model)
         self.last_loss, self.last_step = loss, step

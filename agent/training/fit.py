@@ -21,7 +21,7 @@ from agent.training.optimizer import (
     Optimizer,
     TrainingSettings,
 )
-from agent.training.ranks import add_gradients, rank, rows_of, total, world_size
+from agent.training.ranks import add_gradients, least, rank, rows_of, total, world_size
 from agent.training.resume import Resume
 from agent.training.sharding import is_sharded
 from search.errors import RatchetError
@@ -89,8 +89,10 @@ def fit(
     optimizer = Optimizer(model, settings, num_steps)
     dtype = product_dtype(model, settings)
     usual = _micro_tokens(model)
-    most_tokens = (settings.micro_tokens or usual) if plan.is_additive else 0
-    model.is_checkpointed = needs_checkpoints(model, _at_once(plan, most_tokens))
+    # Ranks go through as many runs each and decide alike, whatever memory each of them has.
+    most_tokens = int(least((settings.micro_tokens or usual) if plan.is_additive else 0))
+    is_roomy = not needs_checkpoints(model, _at_once(plan, most_tokens))
+    model.is_checkpointed = least(is_roomy) == 0
     losses = plan.resume.load(model, optimizer, snapshot) if plan.resume else []
     taken = len(losses)
     model.train()

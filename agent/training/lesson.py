@@ -23,6 +23,8 @@ class Lesson:
     seed: int
     texts: Sequence[Example]
     """Kept by this round and earlier ones, and right ones of labelled problems."""
+    variants: Sequence[Example]
+    """Of texts that no early stop is measured by, made by the task."""
     replayed: Callable[[int], list[Example]]
     """At most so many demonstrations for a training set of this many rows; none where none are
     known."""

@@ -42,11 +42,20 @@ def add_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
         start += size
 
 
+def least(value: float) -> float:
+    """The smallest of a number over the ranks: what all of them can do."""
+    return _reduced(value, distributed.ReduceOp.MIN)
+
+
 def total(value: float) -> float:
     """The sum of a number over the ranks."""
+    return _reduced(value, distributed.ReduceOp.SUM)
+
+
+def _reduced(value: float, how: distributed.ReduceOp.RedOpType) -> float:
     if world_size() == 1:
         return value
     on_gpu = distributed.get_backend() == "nccl"
     held = torch.tensor([value], dtype=torch.float64, device="cuda" if on_gpu else "cpu")
-    distributed.all_reduce(held)
+    distributed.all_reduce(held, how)
     return float(held[0])

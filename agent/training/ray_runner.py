@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,17 @@ ERRORS: dict[str, type[RatchetError]] = {
 """What a rank tells of, by name."""
 
 
-def has_gpus(device: str) -> bool:
-    """Whether workers train on the cluster's GPUs."""
+GIVEN_BACK_S = 60.0
+"""How long GPUs of actors may take to come free."""
+
+
+def on_gpus(device: str, workers: int) -> bool:
+    """Whether workers train on GPUs of the cluster; `auto` takes them where each gets a whole one,
+    and CPUs elsewhere."""
     import ray
 
-    return device != "cpu" and bool(ray.cluster_resources().get("GPU", 0))
+    gpus = ray.cluster_resources().get("GPU", 0)
+    return device.startswith("cuda") or (device == "auto" and gpus >= workers)
 
 
 def train_together(job: TrainingJob, place: Place, workers: int) -> Trained:
@@ -36,7 +43,9 @@ def train_together(job: TrainingJob, place: Place, workers: int) -> Trained:
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
-    uses_gpu = has_gpus(place.device)
+    uses_gpu = on_gpus(place.device, workers)
+    if not uses_gpu:
+        place = replace(place, device="cpu")
     _check_room(workers, uses_gpu)
     result_file = Path(place.folder) / f".trained-{place.job_id}.json"
     storage = Path(place.folder).resolve() / f".ray-train-{place.job_id}"
@@ -93,10 +102,15 @@ def _check_room(workers: int, uses_gpu: bool) -> None:
     """Ray Train itself would wait for ever."""
     import ray
 
-    # CPUs and GPUs are waited for while others use them: actors give theirs back.
+    # CPUs are waited for while others use them; GPUs only until actors have given theirs back.
     room = {"CPU": ray.cluster_resources().get("CPU", 0)}
     if uses_gpu:
-        room["GPU"] = ray.cluster_resources().get("GPU", 0)
+        until = time.monotonic() + GIVEN_BACK_S
+        while (free := ray.available_resources().get("GPU", 0)) < workers:
+            if time.monotonic() > until or ray.cluster_resources().get("GPU", 0) < workers:
+                break
+            time.sleep(0.5)
+        room["GPU"] = free
     for name, has in room.items():
         if has < workers:
             raise ResourceError(

@@ -21,7 +21,7 @@ from agent.scratch import scratch_folder
 from agent.training.fit import DivergedError
 from agent.training.job import Place, TrainingJob
 from agent.training.job_memory import training_bytes
-from agent.training.ray_runner import has_gpus, train_together
+from agent.training.ray_runner import on_gpus, train_together
 from search.errors import RatchetError, ResourceError
 
 FAILED_TRAINING = (DivergedError, NonFiniteError)
@@ -49,7 +49,8 @@ class TrainingRunner:
     @property
     def takes_gpus(self) -> bool:
         """Whether several workers train on GPUs: each of them needs a whole one."""
-        return self.hosting.hosting == "ray" and self.workers > 1 and has_gpus(self.place.device)
+        is_ray = self.hosting.hosting == "ray"
+        return is_ray and self.workers > 1 and on_gpus(self.place.device, self.workers)
 
     def run(self, jobs: Sequence[TrainingJob], progress: Progress) -> Results:
         """All results. Any error but that of a training that failed is raised as it was there."""

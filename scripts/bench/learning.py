@@ -199,8 +199,11 @@ def control(
     states = [state(improver, config)]
     problems = improver.inputs.task.held_out(config.num_held_out, HELD_OUT_SEED)
     texts: list[Example] = []
-    trained = [r for r in rounds if "policy" in r["reports"]]
-    for number, steps in enumerate((r["reports"]["policy"]["num_steps"] for r in trained), 1):
+    for number, made in enumerate(rounds, 1):
+        if "policy" not in made["reports"]:  # a round that learned nothing
+            states.append(states[-1])
+            continue
+        steps = made["reports"]["policy"]["num_steps"]
         num_rows = steps * base.batch_size
         replayed = drawn(improver.inputs.demonstrations, num_rows, config.seed + number)
         rows = mixed_examples(replayed, [], 0, num_rows, config.seed + number)

@@ -203,9 +203,8 @@ def arm_of(world: World, deal: Deal, given: argparse.Namespace, name: str) -> Ru
         if not (folder / "rounds.json").is_file():
             return None
         rounds = json.loads((folder / "rounds.json").read_text())["states"][1 : given.rounds + 1]
-        trained = [r for r in rounds if "policy" in r["reports"]]
-        if len(states) != len(trained) + 1:
-            states = control(improver, improver.config, trained, name, improver)["states"]
+        if len(states) != len(rounds) + 1:
+            states = control(improver, improver.config, rounds, name, improver)["states"]
             done.write_text(json.dumps({"states": states}))
         return {"states": states}
 

@@ -144,7 +144,7 @@ def _cost(config: Config, inputs: RunInputs, limits: Lengths, rounds: int) -> di
         "evaluating": (rounds + 1) * measured,
     }
     steps = {
-        "policy": rounds * training.num_steps,
+        "policy": rounds * training.num_steps * (1 + config.voting.trained),
         "critics": rounds * 3 * critics.steps,
         "drafter": rounds * training.drafter_steps,
     }

@@ -146,7 +146,7 @@ def job_of(lesson: Lesson) -> DpoJob:
     """DPO or TR-DPO, as `training.method` says."""
     config = lesson.config
     pairs = lesson.needed_pairs()
-    _, texts = lesson.with_replay(lesson.texts)
+    _, texts = lesson.with_replay([*lesson.texts, *lesson.variants])
     return DpoJob(
         role="policy",
         parent=lesson.policy.path,

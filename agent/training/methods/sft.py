@@ -130,7 +130,7 @@ def mean_loss(model: LanguageModel, examples: Sequence[Example]) -> float:
 
 def job_of(lesson: Lesson) -> SftJob:
     texts, dev = with_dev(lesson.texts)
-    num_steps, examples = lesson.with_replay(texts)
+    num_steps, examples = lesson.with_replay([*texts, *lesson.variants])
     return SftJob(
         role="policy",
         parent=lesson.policy.path,

@@ -41,7 +41,7 @@ class TrlSftJob(TrlJob):
 
 def job_of(lesson: Lesson) -> TrlSftJob:
     """All texts: TRL's early stop saves a checkpoint at every look, so none are set aside."""
-    num_steps, examples = lesson.with_replay(lesson.texts)
+    num_steps, examples = lesson.with_replay([*lesson.texts, *lesson.variants])
     return TrlSftJob(
         role="policy",
         parent=lesson.policy.path,

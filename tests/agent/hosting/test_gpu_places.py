@@ -44,7 +44,7 @@ found |= {"given_back": free_after(2.0), "silent": hosts.health()}
 found["equal"] = hosts.completions(policy, asked) == before
 found["again"] = [free_after(2 - 5 * 0.2), sorted(hosts.health())]
 takes = {}
-for workers, device in ((1, "auto"), (2, "auto"), (2, "cpu"), (2, "cuda")):
+for workers, device in ((1, "auto"), (2, "auto"), (2, "cpu"), (2, "cuda"), (3, "auto")):
     hosting = HostingSettings(hosting="ray", training_workers=workers, device=device)
     takes[f"{workers} {device}"] = TrainingRunner(hosting, Path(sys.argv[1])).takes_gpus
 print(json.dumps(found | {"takes": takes}))
@@ -68,4 +68,10 @@ def test_actors_give_their_gpus_to_workers_that_train_together_and_come_back(
     free, actors = found["again"]
     assert free == pytest.approx(1.0)
     assert actors == ["drafter", "outcome", "policy", "process", "value"]
-    assert found["takes"] == {"1 auto": False, "2 auto": True, "2 cpu": False, "2 cuda": True}
+    assert found["takes"] == {
+        "1 auto": False,
+        "2 auto": True,
+        "2 cpu": False,
+        "2 cuda": True,
+        "3 auto": False,
+    }

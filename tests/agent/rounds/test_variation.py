@@ -80,7 +80,7 @@ def test_a_lesson_holds_texts_and_their_variants(improver: Improver) -> None:
     right = State("id", prompt, "", options, problem=question)
     stage = TrainingStage(context, improver.models, 1)
     lesson = stage.lesson(Kept(0, [stored], []), [right])
-    first, second, *variants = lesson.texts
+    (first, second), variants = lesson.texts, lesson.variants
     assert first.tokens == prompt + tokens and second.tokens == right.tokens
     assert 0 < len(variants) < 12
     # Both have the same words: what was made of one is not made of the other again.

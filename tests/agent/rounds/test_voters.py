@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 
+from agent.checkpoints.custody import current_models
 from agent.checkpoints.embedded import EMBEDDED
 from agent.config.load import load_config
 from agent.evaluation.answering import Plan
+from agent.open_models import _last_models
 from agent.progress import Silent
 from agent.rounds.context import RunContext
 from agent.rounds.evaluation_stage import EvaluationStage
@@ -19,6 +21,7 @@ from agent.search_models import Models
 from search.state import Problem
 from store.datasets import selected_report
 from store.evaluations import Answered, Evaluation
+from store.questions import QUESTIONS
 from store.rounds import open_round
 from store.schema import CheckpointRow, Round
 from tests.agent.rounds.small import places
@@ -110,6 +113,42 @@ def test_the_best_of_all_is_promoted_and_the_others_vote_in_the_next_round(
     # Each of the two answers each problem once.
     assert set(views["policies"]) == voters and views["num"] >= 2 * 24
     assert second.stage == "kept"
+
+
+def test_whoever_serves_or_goes_on_does_so_without_voters_that_are_gone(
+    improver: Improver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, _ = examined(improver, [11, 4, 2, 0])
+    assert first.candidates is not None
+    loaded = _last_models(improver.config.model_copy(update={"policy": ""}))
+    assert loaded is not None
+    assert set(loaded[0]) == {"policy", "drafter", "value", "process", "outcome"}
+    with improver.store.session() as session:
+        path = session.scalars(
+            select(CheckpointRow.path).where(
+                CheckpointRow.version == first.candidates["voter-1"], CheckpointRow.role == "policy"
+            )
+        ).one()
+    (Path(path) / "model.safetensors").write_bytes(b"gone")
+    said: list[str] = []
+    refs = current_models(improver.store, improver.run_id, said.append)
+    assert refs is not None and "voter-1" not in refs and "voter-2" in refs
+    assert any("votes no more" in line for line in said)
+    improver._new_round()
+    with improver.store.session() as session:
+        row = open_round(session, improver.run_id)
+    assert row is not None and set(row.models) == {*loaded[0], "voter-2"}
+
+
+def test_the_gains_of_a_round_are_those_of_its_candidate_alone(improver: Improver) -> None:
+    examined(improver, [4, 2, 11, 0])
+    (question,) = (q for q in QUESTIONS if q.name == "flips")
+    with improver.store.session() as session:
+        rows = session.execute(text(question.sql), {"run": "default", "round": 1}).mappings().all()
+    assert {row["verdict"]: row["problems"] for row in rows} == {
+        "gained": 11,
+        "solved by neither": 1,
+    }
 
 
 def test_a_round_that_promotes_nothing_leaves_no_voters(improver: Improver) -> None:

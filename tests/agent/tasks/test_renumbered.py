@@ -76,9 +76,22 @@ def test_results_stay_positive_and_whole_where_they_were() -> None:
         ("2 and 3.", ["2 + 3 = 5 = 6\n", "#### 6"]),
         ("2 and 3.", ["2 + 3 = <<2+3=5>>5\n", "#### 5"]),
         ("18 and 3.", ["18 pieces/house * 3 houses = 54\n", "#### 54"]),
+        # More than a count, or worked with more often than it is said:
+        ("A $20 shirt is 20% off.", ["20 * 20 / 100 = 4\n", "#### 4"]),
+        ("20 of them are 20 percent.", ["20 + 7 = 27\n", "#### 27"]),
+        ("From the 3rd to the 8th.", ["8 - 3 = 5\n", "#### 5"]),
+        ("1/3 of 9 is 3.", ["9 / 3 = 3\n", "#### 3"]),
+        ("It is 9:45.", ["9 + 45 = 54\n", "#### 54"]),
+        ("fifteen apples and 15 pears, 5 in all bad", ["15 + 15 = 30\n", "#### 30"]),
+        ("twenty-five of 25.", ["25 + 4 = 29\n", "#### 29"]),
+        ("7 miles a day, weeks on end.", ["7 + 2 = 9\n", "9 + 7 = 16\n", "#### 16"]),
+        ("A square of 4, 12 less 8.", ["12 - 8 = 4\n", "4 * 4 = 16\n", "#### 16"]),
+        ("24 hours in a day.", ["24 * 3 = 72\n", "#### 72"]),
+        ("9 kg", ["9 + " + "1 + " * 200 + "1 = 210\n", "#### 210"]),
         ("", [""]),
         ("5", []),
         ("9" * 500, ["9 + 9 = 18\n", "#### 18"]),
+        ("8 pens.", ["1" * 390 + " pens less 8 = 8\n", "#### 8"]),
         ("7 pens.", ["(" * 300 + "7" + ")" * 300 + " = 7\n", "#### 7"]),
     ],
 )
@@ -97,6 +110,24 @@ def test_a_number_that_stands_for_two_things_changes_only_where_both_agree() -> 
         assert third == first + second and steps[-1] == f"#### {2 * third}"
 
 
+@pytest.mark.parametrize(
+    ("question", "steps", "stays"),
+    [
+        ("a 12.5% tax on 80.", ["80 + 10 = 90\n", "#### 90"], "a 12.5% tax on "),
+        ("3.5kg and 8 bags.", ["3.5 * 8 = 28\n", "#### 28"], "3.5kg and "),
+        ("12,000km and 8 bags.", ["12000 + 8 = 12008\n", "#### 12008"], "12,000km and "),
+        ("A 7 by 2 field.", ["7 + 2 = 9\n", "9 * 2 = 18\n", "#### 18"], " by 2 field."),
+        ("Marks of 3, 5, 10.", ["3 + 5 + 10 = 18\n", "18 / 3 = 6\n", "#### 6"], "Marks of 3, "),
+    ],
+)
+def test_a_number_that_is_more_than_a_count_stays_and_the_others_change(
+    question: str, steps: list[str], stays: str
+) -> None:
+    found = variants(question, steps)
+    assert found and all(stays in text for text, _ in found)
+    assert {text for text, _ in found} != {question}
+
+
 def test_numbers_that_words_stand_for_stay() -> None:
     for question, steps in variants(
         "3 cats meow 12 times, a dog a third as often.", ["12 / 3 = 4\n", "#### 4"]
@@ -111,7 +142,7 @@ def test_the_same_seed_makes_the_same_variant() -> None:
 
 
 @pytest.mark.skipif(not (SHARED / "mawps/train.jsonl").is_file(), reason="shared data not here")
-@pytest.mark.parametrize(("name", "least"), [("mawps/train", 0.6), ("gsm8k/train", 0.3)])
+@pytest.mark.parametrize(("name", "least"), [("mawps/train", 0.6), ("gsm8k/train", 0.2)])
 def test_variants_of_worked_answers_hold_to_the_last_equation(name: str, least: float) -> None:
     lessons = Jsonl(Files(str(SHARED / f"{name}.jsonl"))).lessons()[:400]
     num = num_alike = 0
