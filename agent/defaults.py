@@ -32,7 +32,6 @@ KV_BYTES = 2**31
 ROUND_RATE = 0.1
 """A round's rate as a share of teaching's: its texts are the policy's own, near to what it says."""
 
-VARIANTS = 4
 LABELLED = 400
 """Labelled problems, at most; on 150 the value and the process critic of a model of 135 million
 parameters ranked at .68 and .56 (docs/results/real-2026-11-27.md)."""
@@ -97,10 +96,7 @@ def _defaults(policy: Header, task: Task, text_tokens: int, device: str) -> Iter
         float(f"{HEAD_RATE * pretrained_rate(policy):.2g}"),
         "a head that begins at zero learns nothing at a round's rate",
     )
-    if task.varies:
-        yield Default("training.variants", VARIANTS, "texts whose numbers can be changed")
-    steps = (2 if task.varies else 1) * 60 * more
-    yield Default("training.num_steps", steps, f"{size}: more would forget")
+    yield Default("training.num_steps", 60 * more, f"{size}: more would forget")
     yield Default("training.batch_size", 16, f"{size} on {where}")
     yield Default("training.max_epochs", 3.0, "a pretrained model learns a text in a few passes")
     rate = float(f"{ROUND_RATE * pretrained_rate(policy):.2g}")

@@ -22,7 +22,6 @@ from critics.claims import Claim, claims, is_hedged
 from critics.equality import AnswerRule, normal_form, same_answer
 from critics.formulas import formula_claims, parted
 from critics.grounding import grounding
-from critics.quantity import quantity
 from critics.working import Question, question_of
 from search.errors import TaskError
 from search.merge import StepClaim
@@ -32,8 +31,6 @@ from search.state import Problem
 _BLANK = re.compile(r"[\s$€£,]+")
 """What equal equations may differ in."""
 _OPERATION = re.compile(r"(-?[\d.]+)([-+*/×÷x])([\d.]+)=(-?[\d.]+)")
-LOOKED_AT = 50
-"""Answers that tell what a file's answers are like."""
 ANNOTATION = re.compile(r"<<[^<>\n]{0,200}>>")
 """What GSM8K puts before each result for a calculator that fills it in."""
 INSTRUCTION = (
@@ -257,13 +254,6 @@ class Jsonl(Task):
     def given(self, seed: int) -> list[Problem]:
         """The file's own problems."""
         return self.seeds(len(self.rows), seed)
-
-    @property
-    def varies(self) -> bool:  # type: ignore[override]
-        """Of problems whose answers are numbers, as far as the first ones tell."""
-        known = [row.answer for row in self.rows if row.answer is not None][:LOOKED_AT]
-        known += [row.answer for row in self._labelled if row.answer is not None][:LOOKED_AT]
-        return bool(known) and sum(quantity(a) is not None for a in known) > len(known) / 2
 
     def variant(
         self, text: str, steps: Sequence[str], rng: random.Random

@@ -112,9 +112,6 @@ class Task:
         many. A round weighs them, on labelled problems, beside what its models say."""
         return ()
 
-    varies: bool = False
-    """Whether `variant` is more than its default."""
-
     def variant(
         self, text: str, steps: Sequence[str], rng: random.Random
     ) -> tuple[str, tuple[str, ...]] | None:
