@@ -117,7 +117,7 @@ class TrainingStage:
         told = [(t.problem, t.steps) for t in stored] + [(s.problem, tuple(s.steps)) for s in right]
         # A near copy of what an early stop looks at would tell it nothing.
         learned = set(with_dev(examples)[0])
-        worked = [told for told, e in zip(told, examples, strict=True) if e in learned]
+        worked = [words for words, e in zip(told, examples, strict=True) if e in learned]
         found = Variation(self.context, self.number).of(worked)
         self.context.progress.say(f"{len(found)} variants of {len(worked)} texts are learned, too")
         return found

@@ -72,7 +72,7 @@ def renumbered(
     if any(number > MOST for number in asked) or any(len(step) > LONGEST for step in steps):
         return None
     worked = _worked_with(steps)
-    if worked is None or _worked(steps, {number: number for number in asked}) != tuple(steps):
+    if not worked or _worked(steps, {number: number for number in asked}) != tuple(steps):
         return None  # nothing is kept of what is not understood
     often = {n for n, num in worked.items() if num > Counter(said)[n]}
     fixed = CONSTANT | often | _in_words(" ".join((question, *steps))) | _special(question)

@@ -97,8 +97,7 @@ def test_results_stay_positive_and_whole_where_they_were() -> None:
 )
 def test_what_cannot_be_read_as_a_program_has_no_variant(question: str, steps: list[str]) -> None:
     for seed in range(20):
-        found = renumbered(question, steps, random.Random(seed))
-        assert found is None or found[1] == tuple(steps) or question == "5"
+        assert renumbered(question, steps, random.Random(seed)) is None
 
 
 def test_a_number_that_stands_for_two_things_changes_only_where_both_agree() -> None:
