@@ -22,7 +22,7 @@ from store.address import sqlite_path
 from store.database import read_store
 from store.names import DEFAULT_RUN, chosen_run, run_named
 from store.runs import find_run
-from store.states import is_voter
+from store.states import without_voters
 
 
 def models_over(config: Config, refs: Mapping[str, ModelRef]) -> Models:
@@ -87,9 +87,7 @@ def _last_models(config: Config) -> tuple[dict[str, ModelRef], Config] | None:
             )
         found = current_models(store, run.id, _warn, is_written=False)
         asked = with_problems_of(config, run.config, ("answers", "prompt"))
-        if found is None:
-            return None
-        return {place: ref for place, ref in found.items() if not is_voter(place)}, asked
+        return None if found is None else (without_voters(found), asked)
     finally:
         store.close()
 

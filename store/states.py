@@ -7,10 +7,12 @@ few known forms: these have a table of forms, where capitals stand for what diff
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from search.budget import StopReason
 from search.state import Stop
+
+T = TypeVar("T")
 
 
 class Stage(StrEnum):
@@ -79,6 +81,11 @@ VOTER = "voter-"
 def is_voter(place: str) -> bool:
     """Whether a place among a round's models is that of a policy which only votes on answers."""
     return place.startswith(VOTER)
+
+
+def without_voters(models: Mapping[str, T]) -> dict[str, T]:
+    """The models of a round, by place, that take part in a search."""
+    return {place: model for place, model in models.items() if not is_voter(place)}
 
 
 def role_of(place: str) -> str:

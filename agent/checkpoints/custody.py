@@ -22,7 +22,7 @@ from store.checkpoints import (
 from store.database import Store
 from store.rounds import rounds_of
 from store.schema import CheckpointRow
-from store.states import is_voter
+from store.states import is_voter, without_voters
 
 Say = Callable[[str], None]
 
@@ -87,12 +87,11 @@ def current_models(
         found = {
             place: ref
             for place, rows in lines.items()
-            if is_voter(place) and (ref := _voter(place, rows, causes, say))
+            if is_voter(place) and rows and (ref := _voter(place, rows[0], causes, say))
         }
         return found | {
             role: _first_sound(role, rows, causes, say)
-            for role, rows in lines.items()
-            if not is_voter(role)
+            for role, rows in without_voters(lines).items()
         }
     finally:
         if is_written:
@@ -108,17 +107,14 @@ def damaged(store: Store, run_id: int, versions: Mapping[str, str], say: Say) ->
     return [role for role, row in rows.items() if row is None or causes[row.id]]
 
 
-def _voter(
-    place: str, rows: Sequence[CheckpointRow], causes: dict[int, str], say: Say
-) -> ModelRef | None:
+def _voter(place: str, row: CheckpointRow, causes: dict[int, str], say: Say) -> ModelRef | None:
     """A voter that is whole; None for one that is not, for an older policy would only repeat the
     errors of the one that it voted beside."""
-    for row in rows[:1]:
-        causes[row.id] = fault_of(row)
-        if not causes[row.id]:
-            return ModelRef.at(place, row.version, row.path)
+    causes[row.id] = fault_of(row)
+    if causes[row.id]:
         say(f"warning: {causes[row.id]}; it votes no more")
-    return None
+        return None
+    return ModelRef.at(place, row.version, row.path)
 
 
 def _first_sound(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent.checkpoints.model_refs import CRITIC_ROLES
-from store.states import Stage, is_voter
+from store.states import Stage, without_voters
 
 
 def models_after(
@@ -19,7 +19,7 @@ def models_after(
     """
     new = candidates or {}
     if stage == Stage.PROMOTED:
-        return {**{r: v for r, v in models.items() if not is_voter(r)}, **new}
+        return {**without_voters(models), **new}
     if stage == Stage.KEPT:
         return {**models, **{r: v for r, v in new.items() if r in CRITIC_ROLES}}
     return dict(models)

@@ -15,7 +15,7 @@ from agent.training.examples import Example
 from agent.training.runner import TrainingRunner
 from store.database import Store
 from store.leases import RunLease
-from store.states import is_voter
+from store.states import without_voters
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class RunContext:
 
     def models_for(self, refs: Mapping[str, ModelRef]) -> Models:
         """Proposer and evaluator over these weights; voters take no part in a search."""
-        searching = ModelSet({place: ref for place, ref in refs.items() if not is_voter(place)})
+        searching = ModelSet(without_voters(refs))
         return Models(self.hosts, searching, self.task, ModelSettings.of(self.config), self.prompts)
 
     def models_to_search(self, refs: Mapping[str, ModelRef]) -> Models:

@@ -34,7 +34,7 @@ from store.rounds import (
 )
 from store.runs import create_run, find_run
 from store.schema import Round, Run
-from store.states import Stage, is_voter
+from store.states import Stage, is_voter, without_voters
 
 ASKED = ("problems", "held_out", "labelled", "answers", "prompt")
 """Settings that say which problems there are, and how they are put."""
@@ -128,9 +128,8 @@ class Improver:
             for default in self.inputs.defaults:
                 self.progress.say(f"by the model: {default}")
             self.models = self._sound_models() or first_models(self.context(), self.inputs.base)
-            for place, ref in self.models.items():
-                if not is_voter(place):
-                    self.hosts.load(ref)
+            for ref in without_voters(self.models).values():
+                self.hosts.load(ref)
             self.start_s = time.monotonic() - began
             self.progress.close()
             yield self
@@ -209,7 +208,7 @@ class Improver:
         """Whether models that an open round works with are damaged; candidates are made again."""
         say = self.progress.say
         lost = damaged(self.store, self.run_id, row.models, say)
-        if any(not is_voter(place) for place in lost):
+        if not all(map(is_voter, lost)):
             return True
         if lost:
             say(f"{', '.join(lost)} cannot vote any more")

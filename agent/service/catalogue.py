@@ -20,7 +20,7 @@ from store.address import sqlite_path
 from store.database import read_store
 from store.rounds import rounds_of
 from store.runs import find_run
-from store.states import Stage, is_voter
+from store.states import Stage, without_voters
 
 SEARCHED = ":mcts"
 LATEST = "latest"
@@ -151,4 +151,4 @@ class Catalogue:
 
 
 def _key(versions: dict[str, str]) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted((r, v) for r, v in versions.items() if not is_voter(r)))
+    return tuple(sorted(without_voters(versions).items()))
