@@ -59,7 +59,7 @@ def fitted(
         return config, []
     changed = [
         default
-        for default in _defaults(policy, task, text_tokens, device)
+        for default in _defaults(config, policy, task, text_tokens, device)
         if not _is_set(config, default.key) and default.value != _value(config, default.key)
     ]
     for default in changed:
@@ -67,7 +67,9 @@ def fitted(
     return config, changed
 
 
-def _defaults(policy: Header, task: Task, text_tokens: int, device: str) -> Iterator[Default]:
+def _defaults(
+    config: Config, policy: Header, task: Task, text_tokens: int, device: str
+) -> Iterator[Default]:
     size = f"{policy.num_parameters / 1e6:,.0f} million parameters"
     more = ON_A_GPU if device.startswith("cuda") else 1
     where = "a GPU" if more > 1 else "a CPU"
@@ -99,7 +101,7 @@ def _defaults(policy: Header, task: Task, text_tokens: int, device: str) -> Iter
     yield Default("training.num_steps", 60 * more, f"{size}: more would forget")
     yield Default("training.batch_size", 16, f"{size} on {where}")
     yield Default("training.max_epochs", 3.0, "a pretrained model learns a text in a few passes")
-    rate = float(f"{ROUND_RATE * pretrained_rate(policy):.2g}")
+    rate = float(f"{ROUND_RATE * pretrained_rate(policy, config.training.lora_rank):.2g}")
     yield Default("training.learning_rate", rate, "a tenth of what teaching takes")
     yield Default("training.drafter_steps", 20 * more, f"{size} on {where}")
     yield Default("evaluation.num_search_problems", 50 * more, f"{size} on {where}")

@@ -16,6 +16,7 @@ from agent.search_models import Models, ModelSettings
 from agent.tasks.registry import open_task
 from agent.training.initial import initial_models
 from agent.training.job import Place
+from agent.training.recipe import own_lora_rank
 from agent.trial import check_serving
 from search.errors import NotFoundError, UsageError
 from store.address import sqlite_path
@@ -102,6 +103,6 @@ def _base_models(config: Config, scratch: str) -> dict[str, ModelRef]:
     if not set(ROLES) <= refs.keys():
         place = Place(scratch, config.hosting.threads)
         tuned = config.critics.tuned_layers or tuned_layers(refs["policy"].header)
-        made = initial_models(refs["policy"], place, tuned)
+        made = initial_models(refs["policy"], place, tuned, own_lora_rank(config.training))
         refs |= {each.role: each.ref() for each in made}
     return refs

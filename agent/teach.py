@@ -35,7 +35,7 @@ from agent.training.methods.sft import SftJob
 from agent.training.methods.trl_sft import TrlSftJob
 from agent.training.mixture import with_dev
 from agent.training.optimizer import TrainingSettings
-from agent.training.recipe import pretrained_rate
+from agent.training.recipe import check_adapters, own_lora_rank, pretrained_rate
 from agent.training.rehearsal import demonstration_example, write_demonstrations
 from agent.training.runner import run_job
 from agent.training.trl_trainer import AdapterSettings
@@ -91,6 +91,7 @@ def teach(config: Config, folder: Path, course: Course, store: Store, progress: 
     """
     task = open_task(config)
     parent = policy_at(Path(config.policy).expanduser())
+    check_adapters(config.training, parent)
     check_memory(parent, config)
     prompts = check_prompts(task, Tokenizer(parent.path), config.prompt)
     lessons = lessons_of(task, prompts, parent.architecture.max_positions)
@@ -203,6 +204,7 @@ def job_of(config: Config, course: Course, parent: Checkpoint, texts: list[Examp
         optimizer="adamw",
         max_epochs=course.epochs,
         dtype=training.dtype,
+        lora_rank=own_lora_rank(training),
     )
     seed = derive_seed(config.seed, parent.version, "teach") % 2**31
     given: dict[str, Any] = {

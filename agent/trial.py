@@ -111,8 +111,8 @@ def check_memory(policy: Header, config: Config) -> None:
             config,
             policy.num_parameters * BYTES_TRAINED,
             "to train them takes {} for weights, gradients and moments",
-            "use a machine with more memory, a smaller model, or an adapter: --set "
-            "training.trainer=trl --set training.lora_rank=16",
+            "use a machine with more memory, a smaller model, or adapters: --set "
+            "training.lora_rank=16",
         )
 
 

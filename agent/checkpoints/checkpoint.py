@@ -22,6 +22,11 @@ class Checkpoint(Header):
     shas: Mapping[str, str] = field(repr=False)
     """SHA-256 of each weight file by name."""
 
+    @property
+    def whole(self) -> "Checkpoint":
+        """The checkpoint that has all weights: the base of adapters, or itself."""
+        return self.base if isinstance(self.base, Checkpoint) else self
+
     def ref(self, role: str) -> ModelRef:
         return ModelRef(role, self.version, str(self.path.resolve()), self)
 
@@ -43,9 +48,25 @@ def verify_checkpoint(path: Path | str) -> Checkpoint:
     digest = hashlib.sha256(header.config_raw)
     for sha in shas.values():
         digest.update(bytes.fromhex(sha))
-    manifest = file_sha(path, MANIFEST) if files else ""
     read = {f.name: getattr(header, f.name) for f in fields(Header)}
+    if header.base is not None:
+        base = _verified_base(header)
+        digest.update(f"{header.adapter} {base.version}".encode())
+        read["base"] = base
+    manifest = file_sha(path, MANIFEST) if files else ""
     return Checkpoint(**read, version=digest.hexdigest()[:16], manifest_sha=manifest, shas=shas)
+
+
+def _verified_base(header: Header) -> Checkpoint:
+    assert header.base is not None
+    base, expected = verify_checkpoint(header.base.path), header.notes["base"]["version"]
+    if base.version != expected:
+        raise CheckpointError(
+            f"the adapters in {header.path} are of the base {expected}, and {base.path} holds "
+            f"{base.version}",
+            "restore the base's files, or name its directory in ratchet.json",
+        )
+    return base
 
 
 def verify_ref(ref: ModelRef) -> Checkpoint:

@@ -21,6 +21,7 @@ MAX_BYTES = {
     "tokenizer_config.json": 16 * MIB,
     "special_tokens_map.json": MIB,
     "added_tokens.json": 16 * MIB,
+    "adapter_config.json": MIB,
 }
 """Largest sizes of JSON files; the largest vocabularies in use have some 35 MiB."""
 

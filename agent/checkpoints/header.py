@@ -12,6 +12,13 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from agent.checkpoints.adapter_files import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    adapter_shapes,
+    base_folder,
+    read_shape,
+)
 from agent.checkpoints.files import (
     MAX_BYTES,
     link_target,
@@ -21,6 +28,7 @@ from agent.checkpoints.files import (
     read_json,
 )
 from agent.checkpoints.tensor_list import TensorListError, tensor_shapes
+from agent.networks.adapter_shape import AdapterShape
 from agent.networks.architecture import Architecture
 from agent.networks.shapes import Shapes, parameter_shapes
 from critics.calibration import Calibration
@@ -51,6 +59,10 @@ class Header:
     """Of all shards."""
     config_raw: bytes = field(repr=False)
     """The bytes of config.json that were read."""
+    adapter: AdapterShape | None
+    """Of the adapters that these weights are; None where they are whole."""
+    base: "Header | None"
+    """The checkpoint that the adapters are put on."""
 
     @property
     def num_parameters(self) -> int:
@@ -150,7 +162,11 @@ def _read(path: Path) -> Header:
         if not isinstance(notes.get(name, {}), dict):
             raise TypeError(f"ratchet.json: {name!r} is {notes[name]!r}")
     num_bytes = sum((path / name).stat().st_size for name in shards)
-    header = Header(path, architecture, config, notes, shards, num_bytes, raw)
+    adapter = base = None
+    if shards == (ADAPTER_WEIGHTS,):
+        adapter = read_shape(path)
+        base = _base(base_folder(path, notes))
+    header = Header(path, architecture, config, notes, shards, num_bytes, raw, adapter, base)
     check_shapes(header, [_listed(path, name) for name in shards])
     return header
 
@@ -200,12 +216,26 @@ def listed_in(handle: int, file: Path) -> Shapes:
         ) from error
 
 
+def _base(path: Path) -> Header:
+    found = _read(path)
+    if found.adapter is not None:
+        raise CheckpointError(
+            f"{path} holds adapters itself, and adapters are put on whole weights",
+            "name the checkpoint that has all weights",
+        )
+    return found
+
+
 def check_shapes(header: Header, listed: Sequence[Shapes]) -> None:
     """Raises CheckpointError where the weights are not those that config.json asks for."""
     found = {name: shape for shapes in listed for name, shape in shapes.items()}
+    expected = parameter_shapes(header.architecture, header.is_critic)
+    if header.base is not None and header.adapter is not None:
+        base = parameter_shapes(header.base.architecture, header.base.is_critic)
+        needed = {name: shape for name, shape in base.items() if name in expected}
+        found = adapter_shapes(header.path, header.adapter, needed, found)
     if header.architecture.is_tied:
         found.pop("lm_head.weight", None)
-    expected = parameter_shapes(header.architecture, header.is_critic)
     missing = sorted(expected.keys() - found.keys())
     unknown = sorted(found.keys() - expected.keys())
     if missing or unknown:
@@ -235,7 +265,10 @@ def _check_file(path: Path, file: Path, has_weights: bool) -> None:
 def _shards(path: Path) -> tuple[str, ...]:
     """As transformers: a whole model.safetensors counts, whatever an index beside it says."""
     index = path / INDEX
-    if (path / "model.safetensors").is_file() or not index.is_file():
+    is_whole = (path / "model.safetensors").is_file() or index.is_file()
+    if not is_whole and (path / ADAPTER_CONFIG).is_file():
+        names = [ADAPTER_WEIGHTS]
+    elif (path / "model.safetensors").is_file() or not index.is_file():
         names = ["model.safetensors"]
     else:
         names = sorted(set(read_json(path, index.name).get("weight_map", {}).values()))

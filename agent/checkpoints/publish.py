@@ -18,8 +18,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from agent.checkpoints.adapter_files import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    peft_names,
+    shape_config,
+)
 from agent.checkpoints.checkpoint import Checkpoint, verify_checkpoint
-from agent.checkpoints.header import INDEX
+from agent.checkpoints.header import INDEX, Header
 from agent.checkpoints.manifest import MANIFEST, file_sha, write_manifest
 from agent.checkpoints.model_refs import CRITIC_ROLES
 from agent.networks.language_model import LanguageModel
@@ -70,12 +76,15 @@ def publish(
     the model's. Without `dtype` the weights are written as the parent's are (`dtype_on_disk`). The
     same weights and notes published twice give the same directory. Frozen weights are a file of
     their own: one that the parent or one of those `alike` has already is linked, so that the disk
-    holds it once.
+    holds it once. Of a network with adapters these alone are written, in float32, and a critic's
+    head; their base is the parent's, or the parent itself.
     """
     dtype = dtype_on_disk(parent) if dtype is None else dtype
+    is_adapted = model.adapter is not None
     tensors = {
-        name: parameter.detach().to("cpu", dtype).contiguous()
+        name: parameter.detach().to("cpu", torch.float32 if is_adapted else dtype).contiguous()
         for name, parameter in model.named_parameters()
+        if not is_adapted or model.is_own(name)
     }
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
@@ -86,8 +95,12 @@ def publish(
         scratch.mkdir(parents=True)
         kept = {k: parent.notes[k] for k in ("task", "training") if k in parent.notes}
         own = kept | {"role": role, "parent": parent.version} | notes
-        frozen = {name for name, _ in model.frozen()}
-        for name, part in _files(tensors, frozen).items():
+        frozen = set() if is_adapted else {name for name, _ in model.frozen()}
+        if model.adapter is not None:
+            own["base"] = _base(parent.whole, folder)
+            shape = shape_config(model.adapter, model.is_critic, parent.whole.path.resolve())
+            dump(scratch / ADAPTER_CONFIG, shape)
+        for name, part in _files(tensors, frozen, is_adapted).items():
             save_file(part, scratch / name, metadata={"format": "pt"})
         if frozen:
             dump(scratch / INDEX, _index(tensors, frozen))
@@ -106,15 +119,24 @@ def publish(
 
 
 def _files(
-    tensors: Mapping[str, torch.Tensor], frozen: Set[str]
+    tensors: Mapping[str, torch.Tensor], frozen: Set[str], is_adapted: bool
 ) -> dict[str, dict[str, torch.Tensor]]:
     """Tensors by the file that they are written to."""
+    if is_adapted:
+        return {ADAPTER_WEIGHTS: peft_names(tensors)}
     if not frozen:
         return {WHOLE: dict(tensors)}
     return {
         FROZEN: {name: tensor for name, tensor in tensors.items() if name in frozen},
         TUNED: {name: tensor for name, tensor in tensors.items() if name not in frozen},
     }
+
+
+def _base(base: Checkpoint, folder: Path) -> dict[str, str]:
+    """What ratchet.json says of the base: a neighbour is named as one, so that both can move."""
+    is_near = base.path.resolve().parent == folder.resolve()
+    path = Path("..", base.path.name) if is_near else base.path.resolve()
+    return {"path": str(path), "version": base.version}
 
 
 def _index(tensors: Mapping[str, torch.Tensor], frozen: Set[str]) -> dict[str, Any]:
@@ -136,7 +158,7 @@ def _link(scratch: Path, others: Sequence[Checkpoint]) -> None:
                 return
 
 
-def dtype_on_disk(parent: Checkpoint) -> torch.dtype:
+def dtype_on_disk(parent: Header) -> torch.dtype:
     """bfloat16 where a policy of the user's has it; float32 for models of our own recipes, whose
     rounds are tuned to it, and for everything else."""
     said = str(parent.config.get("dtype") or parent.config.get("torch_dtype") or "")

@@ -7,10 +7,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from agent.checkpoints.adapter_files import PREFIX
 from agent.checkpoints.checkpoint import Checkpoint
 from agent.checkpoints.files import opened
 from agent.checkpoints.header import check_shapes, listed_in
 from agent.checkpoints.manifest import Identity, digest_of, identity_of, sha_of
+from agent.networks.adapter_shape import AdapterShape, is_of_adapter
 from agent.networks.language_model import LanguageModel
 from agent.networks.registry import build
 from search.errors import CheckpointError
@@ -42,6 +44,19 @@ def tensors_of(checkpoint: Checkpoint) -> Iterator[dict[str, Tensor]]:
         for name, handle in files.items():
             if not _is_as_before(handle, before[name], checkpoint.shas[name]):
                 raise _changed(checkpoint, name)
+
+
+@contextlib.contextmanager
+def weights_of(checkpoint: Checkpoint) -> Iterator[dict[str, Tensor]]:
+    """All weights of a checkpoint by the names that its network has for them, those of a base
+    among them; mapped for as long as the block. Raises CheckpointError as `tensors_of`."""
+    with contextlib.ExitStack() as stack:
+        own = stack.enter_context(tensors_of(checkpoint))
+        if checkpoint.adapter is None:
+            yield own
+        else:
+            base = stack.enter_context(tensors_of(checkpoint.whole))
+            yield base | {name.removeprefix(PREFIX): tensor for name, tensor in own.items()}
 
 
 def _is_as_before(handle: int, before: Identity, sha: str) -> bool:
@@ -79,17 +94,61 @@ def _changed(checkpoint: Checkpoint, name: str) -> CheckpointError:
 
 
 def load_model(
-    checkpoint: Checkpoint, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    checkpoint: Checkpoint,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
 ) -> LanguageModel:
-    """The network with its weights, in evaluation mode."""
+    """The network with its weights, in evaluation mode; adapters stand beside their base."""
+    model = _empty(checkpoint, checkpoint.adapter)
+    _fill(model, checkpoint, dtype, dtype, device)
+    return model.to(device=device).eval()
+
+
+def load_adapted(
+    checkpoint: Checkpoint,
+    shape: AdapterShape,
+    seed: int,
+    frozen_dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+) -> LanguageModel:
+    """The network with adapters in float32, the checkpoint's own or, on whole weights, new ones.
+
+    Matrices that stay are read from the files into `frozen_dtype`: at no time are they there in
+    another one.
+    """
+    model = _empty(checkpoint, checkpoint.adapter or shape)
+    _fill(model, checkpoint, torch.float32, frozen_dtype, device)
+    if checkpoint.adapter is None:
+        model.begin(seed)
+    return model.to(device=device).eval()
+
+
+def _empty(checkpoint: Checkpoint, shape: AdapterShape | None) -> LanguageModel:
     with torch.device("meta"):  # no random weights are made first
         model = build(checkpoint.architecture, checkpoint.is_critic)
-    with tensors_of(checkpoint) as tensors:
+        if shape is not None:
+            model.adapt(shape)
+    return model
+
+
+def _fill(
+    model: LanguageModel,
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    frozen_dtype: torch.dtype,
+    device: str,
+) -> None:
+    """Give an empty network the checkpoint's weights; new adapters are left without numbers."""
+    with weights_of(checkpoint) as tensors:
         loaded: dict[int, nn.Parameter] = {}
         for name, empty in list(model.named_parameters(remove_duplicate=False)):
             if id(empty) not in loaded:  # a tied head is its embedding under another name
-                weight = tensors[name].to(device=device, dtype=dtype, copy=True)
-                loaded[id(empty)] = nn.Parameter(weight.contiguous())
+                is_held = not empty.requires_grad and empty.ndim == 2
+                wanted = frozen_dtype if is_held else dtype
+                if checkpoint.adapter is None and is_of_adapter(name):
+                    weight = torch.empty(empty.shape, dtype=wanted, device=device)
+                else:
+                    weight = tensors[name].to(device=device, dtype=wanted, copy=True)
+                loaded[id(empty)] = nn.Parameter(weight.contiguous(), empty.requires_grad)
             owner, _, leaf = name.rpartition(".")
             model.get_submodule(owner).register_parameter(leaf, loaded[id(empty)])
-    return model.to(device=device).eval()

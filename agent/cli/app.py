@@ -358,7 +358,8 @@ def teach_command(
     ] = None,
     trainer: Annotated[str | None, typer.Option("--trainer", help="own (our loop) or trl")] = None,
     lora_rank: Annotated[
-        int | None, typer.Option("--lora-rank", min=0, max=4_096, help="LoRA, by trl; 0: none")
+        int | None,
+        typer.Option("--lora-rank", min=0, max=4_096, help="of LoRA adapters; 0: all weights"),
     ] = None,
     num_problems: Annotated[
         int,

@@ -69,11 +69,11 @@ def check_kernels(switch: str) -> None:
 
 def _check_training(training: PolicyTraining) -> None:
     """Settings that do not go together."""
-    if training.trainer == "own" and training.lora_rank:
+    if training.quantization != "none" and training.trainer == "own":
         raise UsageError(
-            f"setting 'training.lora_rank' is {training.lora_rank}, but our own loop trains all "
-            "weights",
-            "set training.trainer to trl, or training.lora_rank to 0",
+            f"setting 'training.quantization' is {training.quantization!r}, but our own loop holds "
+            "the weights under adapters as the checkpoint has them",
+            "set training.trainer to trl, or training.quantization to none",
         )
     if training.quantization != "none" and not training.lora_rank:
         raise UsageError(

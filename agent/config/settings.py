@@ -211,10 +211,15 @@ class PolicyTraining(Section):
     )
     trainer: Literal["own", "trl"] = Field("own", description="our loop, or TRL (sft and dpo)")
     lora_rank: int = Field(
-        0, ge=0, le=4_096, description="rank of LoRA adapters (trl only); 0: all weights"
+        0,
+        ge=0,
+        le=4_096,
+        description="rank of the LoRA adapters that policy, drafter and critics train on one base; "
+        "0: all weights",
     )
     quantization: Literal["none", "nf4"] = Field(
-        "none", description="of the weights under the adapters while they train (QLoRA)"
+        "none",
+        description="of the weights under the adapters while they train (trl only: QLoRA)",
     )
     min_margin: float = Field(
         0.1, ge=0, le=1, description="DPO: least difference in Q between a pair's steps"

@@ -3,12 +3,15 @@
 Shapes: B rows, T tokens, E hidden width, V vocabulary.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from agent.networks.adapter_shape import AdapterShape, is_of_adapter
+from agent.networks.adapters import begin_adapters, merge_adapters, put_adapters
 from agent.networks.architecture import Architecture
 
 KEPT_BYTES = 2**28
@@ -25,6 +28,8 @@ class LanguageModel(nn.Module, ABC):
         super().__init__()
         self.arch = arch
         self.is_critic = is_critic
+        self.adapter: AdapterShape | None = None
+        """Of the adapters that train in the place of all other weights; None: there are none."""
         self.num_frozen = 0
         """Lower blocks that training leaves as they are, and the embeddings with them."""
         self._kept: dict[tuple[int, ...], Tensor] = {}
@@ -49,10 +54,55 @@ class LanguageModel(nn.Module, ABC):
         """Leave all but the last `num_tuned` blocks, the last norm and a head of their own as they
         are from now on; the frozen blocks' matrices are held in `dtype`."""
         self.num_frozen = max(0, self.arch.num_layers - num_tuned)
-        for name, parameter in self.frozen():
+        for _, parameter in self.frozen():
             parameter.requires_grad_(False)
-            if parameter.ndim == 2 and self.block_of(name) >= 0 and dtype != torch.float32:
+        if dtype != torch.float32:
+            self.hold_frozen(dtype)
+
+    def hold_frozen(self, dtype: torch.dtype) -> None:
+        """Hold the matrices of blocks that do not train in `dtype`; adapters stay as they are."""
+        for name, parameter in self.named_parameters():
+            is_matrix = parameter.ndim == 2 and 0 <= self.block_of(name) < self.arch.num_layers
+            if is_matrix and not parameter.requires_grad and not is_of_adapter(name):
                 parameter.data = parameter.data.to(dtype)
+
+    def adapt(self, shape: AdapterShape) -> None:
+        """Put an adapter on every linear map of the blocks, its numbers not set yet. From now on
+        these train and, of a critic, its head; all other weights are the base's."""
+        for block in self.blocks:
+            put_adapters(block, shape)
+        self.adapter = shape
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(self.is_own(name))
+
+    def begin(self, seed: int) -> None:
+        """Set the adapters to where their training begins: they change nothing yet."""
+        generator = torch.Generator().manual_seed(seed)
+        for block in self.blocks:
+            begin_adapters(block, generator)
+
+    def take_shape(self, other: "LanguageModel") -> None:
+        """Have adapters where the other network has them."""
+        if other.adapter is not None:
+            self.adapt(other.adapter)
+
+    def merge(self) -> None:
+        """The same network without adapters, what they learned in its weights; all of it trains."""
+        for block in self.blocks:
+            merge_adapters(block)
+        self.adapter = None
+        self.tie()
+        self.requires_grad_(True)
+
+    def is_own(self, name: str) -> bool:
+        """Whether an adapted network has this parameter for itself: adapters, a critic's head."""
+        return is_of_adapter(name) or (self.is_critic and self.get_parameter(name) is self.head)
+
+    def reference(self) -> "LanguageModel":
+        """A copy that never trains. Weights that do not train here are not copied."""
+        shared = {id(p): p for p in self.parameters() if not p.requires_grad}
+        found: LanguageModel = copy.deepcopy(self, shared)
+        return found.eval().requires_grad_(False)
 
     def of_rows(
         self, rows: Sequence[Sequence[int]], tokens_BT: Tensor, positions_BT: Tensor | None = None

@@ -7,7 +7,7 @@ Shapes: B rows, T tokens, H query heads, G key heads, D head width, E hidden wid
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -124,8 +124,12 @@ class Backbone(nn.Module):
         self.norm = RMSNorm(arch.hidden_size, arch.norm_eps)
 
 
-def _copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in weights.items()}
+def _copied(module: nn.Module) -> dict[str, Tensor]:
+    """A copy of the weights by name; those that do not train are the very same."""
+    return {
+        name: parameter.detach().clone() if parameter.requires_grad else parameter.detach()
+        for name, parameter in module.named_parameters(remove_duplicate=False)
+    }
 
 
 class Decoder(LanguageModel):
@@ -159,7 +163,8 @@ class Decoder(LanguageModel):
         """A scalar critic on a copy of the backbone; its head starts at zero."""
         with torch.device("meta"):  # no random weights are made first
             critic = Decoder(self.arch, is_critic=True)
-        critic.model.load_state_dict(_copied(self.model.state_dict()), assign=True)
+            critic.take_shape(self)
+        critic.model.load_state_dict(_copied(self.model), assign=True)
         head_1E = torch.zeros((1, self.arch.hidden_size), dtype=self.head.dtype, device=self.device)
         critic.score.weight = nn.Parameter(head_1E)
         return critic
@@ -168,9 +173,10 @@ class Decoder(LanguageModel):
         """A smaller network: the first blocks, embeddings, last norm and head, copied."""
         with torch.device("meta"):
             cut = Decoder(replace(self.arch, num_layers=num_layers))
+            cut.take_shape(self)
         wanted = cut.state_dict()
-        weights = {k: v for k, v in self.state_dict().items() if k in wanted}
-        cut.load_state_dict(_copied(weights), assign=True)
+        weights = {name: tensor for name, tensor in _copied(self).items() if name in wanted}
+        cut.load_state_dict(weights, assign=True)
         cut.tie()
         return cut
 
@@ -187,7 +193,8 @@ class Decoder(LanguageModel):
         return self.arch.num_layers
 
     def lower(self, tokens_BT: Tensor, positions_BT: Tensor | None = None) -> Tensor:
-        x: Tensor = self.model.embed_tokens(tokens_BT)
+        # A frozen embedding may be held in fewer bits than what training computes with.
+        x = self.model.embed_tokens(tokens_BT).to(self.model.norm.weight.dtype)
         return self._through(x, positions_BT, 0, self.num_frozen)
 
     def upper(self, x_BTE: Tensor, positions_BT: Tensor | None = None) -> Tensor:

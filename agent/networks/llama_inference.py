@@ -2,8 +2,7 @@
 
 Same numbers as `Decoder`, arranged so that few, large operations remain: queries, keys and values
 come from one product, gate and up from another, and the rotary embedding is one complex product
-over neighbouring pairs. In float32 matrices are stored transposed (2.3 times as fast at 16 rows),
-in bfloat16 on a CPU as checkpoints have them, which its products read faster.
+over neighbouring pairs (`llama_layout`).
 
 On a CPU with one thread a row's bits do not depend on what shares its batch. Three rules keep it
 so, each measured: no product and no block of queries has fewer rows than `MIN_ROWS` (few rows take
@@ -14,7 +13,7 @@ Shapes: R rows (tokens), N jobs, M queries of a job, C columns of a job's cache,
 G key heads, D head width, E hidden width, I inner width, V vocabulary.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -22,13 +21,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from agent.networks.adapter_shape import is_of_adapter
 from agent.networks.inference import Places
 from agent.networks.llama import Block, Decoder, rope_frequencies
+from agent.networks.llama_layout import Adapters, Layer, Layout, LowRank
 from agent.networks.shared_blocks import SharedBlocks
 from kernels import dispatch
 from kernels.rows import Rows
 
-ALIGNMENT = 64
 MIN_ROWS = 4
 REFINED = 4.0
 """Nats under the best logit within which logits are made again in float32."""
@@ -47,20 +47,9 @@ class _Embedding:
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
-class _Layer:
-    attention_norm: Tensor | None
-    """None where it is folded into the matrix that follows."""
-    qkv: Tensor
-    qkv_bias: Tensor | None
-    qk_norm: Tensor | None
-    """Weights of the norms on queries and keys, [H + G, D]."""
-    out: Tensor
-    out_bias: Tensor | None
-    mlp_norm: Tensor | None
-    gate_up: Tensor
-    gate_up_bias: Tensor | None
-    down: Tensor
-    down_bias: Tensor | None
+class _Head:
+    matrix: Tensor
+    """[E, V], the last norm's weight in it where that is folded."""
 
 
 class LlamaInference:
@@ -73,46 +62,38 @@ class LlamaInference:
         self.is_critic = decoder.is_critic
         weight = decoder.model.norm.weight
         self.device, self.dtype = weight.device, weight.dtype
-        self.is_folded = self.dtype == torch.float32 and self.device.type == "cpu"
-        """Norm weights are multiplied into the matrices that follow: torch's norm is ten small
-        operations on a CPU. In bfloat16 that would round the weights once more."""
+        layout = Layout(arch, self.device, self.dtype)
         self.floor = torch.tensor(arch.hidden_size * arch.norm_eps, device=self.device).sqrt()
-        self.norm = None if self.is_folded else weight.detach()
+        self.norm = None if layout.is_folded else weight.detach()
         embedding = decoder.model.embed_tokens.weight.detach()
-        blocks = cast(Iterable[Block], decoder.model.layers)
+        blocks = cast(Sequence[Block], decoder.model.layers)
         if shared is None:
             self.embedding = embedding
-            self.layers = [_laid_out(block, self) for block in blocks]
+            self.layers = [layout.of(block) for block in blocks]
         else:
             held = shared.get(_Embedding, [embedding], "", lambda: _Embedding(embedding))
             self._held = held
             self.embedding = held.weight
-            self.layers = [self._shared(block, shared) for block in blocks]
+            self.layers = [_shared(block, layout, shared) for block in blocks]
+        none = [Adapters()] * arch.num_layers
+        self.adapters = none if decoder.adapter is None else list(map(layout.of_adapters, blocks))
         head = self.embedding if decoder.head is decoder.model.embed_tokens.weight else decoder.head
-        self.head = self.after_norm(head.detach().t(), weight)
+        is_copy = layout.is_folded and not self.is_critic
+        if shared is None or not is_copy:
+            self.head = layout.after_norm(head.detach().t(), weight)
+        else:
+            self._held_head = shared.get(
+                _Head,
+                [head, weight],
+                layout.name,
+                lambda: _Head(layout.after_norm(head.detach().t(), weight)),
+            )
+            self.head = self._held_head.matrix
         angles = torch.outer(
             torch.arange(arch.max_positions, dtype=torch.float32), rope_frequencies(arch)
         )
         self.turns = torch.polar(torch.ones_like(angles), angles).to(self.device)
         """Rotations by position and pair, complex [positions, D / 2]."""
-
-    def _shared(self, block: Block, shared: SharedBlocks) -> _Layer:
-        arch = self.arch
-        layout = f"{self.is_folded} {arch.num_heads} {arch.num_kv_heads} {arch.head_dim}"
-        return shared.get(_Layer, block.parameters(), layout, lambda: _laid_out(block, self))
-
-    def after_norm(self, matrix_EO: Tensor, norm_E: Tensor) -> Tensor:
-        """A matrix that multiplies normed states, with the norm's weight in it where folded."""
-        if not self.is_folded:
-            return self.stored(matrix_EO)
-        scale_E = norm_E.detach() * self.arch.hidden_size**0.5
-        return self.stored(scale_E[:, None] * matrix_EO)
-
-    def stored(self, matrix: Tensor) -> Tensor:
-        """A matrix [inputs, outputs] in the layout that products read fastest."""
-        if self.dtype == torch.bfloat16 and self.device.type == "cpu":
-            return matrix.t().contiguous().t()
-        return matrix.contiguous()
 
     @property
     def kv_shape(self) -> tuple[int, int]:
@@ -183,20 +164,22 @@ class LlamaInference:
         turn_R1P = self.turns[places.position_R][:, None]
         flat_R = places.job_R * cache[0].shape[1] + places.column_R
         bias = _folded_bias(places.bias_NMC, H // G).to(self.dtype)
-        for layer, kept in zip(self.layers, cache, strict=True):
+        for layer, low, kept in zip(self.layers, self.adapters, cache, strict=True):
             kv = kept[places.jobs]
             h = self._normed(x, layer.attention_norm)
-            qkv = _product(h, layer.qkv, layer.qkv_bias).view(R, H + 2 * G, D)
+            qkv = _product(h, layer.qkv, layer.qkv_bias, low=low.qkv).view(R, H + 2 * G, D)
             if layer.qk_norm is not None:
                 qk = F.rms_norm(qkv[:, : H + G], (D,), None, arch.norm_eps) * layer.qk_norm
                 qkv = torch.cat((qk, qkv[:, H + G :]), dim=1)
             _turn(qkv[:, : H + G], turn_R1P)
             kv.flatten(0, 1).index_copy_(0, flat_R, qkv[:, H:])
             mixed = _attend(qkv[:, :H], kv, places, bias, G)
-            x = _product(mixed, layer.out, layer.out_bias, x)
+            x = _product(mixed, layer.out, layer.out_bias, x, low.out)
             h = self._normed(x, layer.mlp_norm)
-            gate, up = _product(h, layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)
-            x = _product(F.silu(gate).mul_(up), layer.down, layer.down_bias, x)
+            both = _product(h, layer.gate_up, layer.gate_up_bias, low=low.gate_up)
+            gate, up = both.chunk(2, dim=-1)
+            active = F.silu(gate).mul_(up)
+            x = _product(active, layer.down, layer.down_bias, x, low.down)
         return self._normed(x, self.norm)
 
     def decode(
@@ -235,17 +218,18 @@ class LlamaInference:
         H, G, D = arch.num_heads, arch.num_kv_heads, arch.head_dim
         turns = torch.view_as_real(self.turns)
         x = F.embedding(tokens_R, self.embedding)
-        for layer, kept in zip(self.layers, cache, strict=True):
+        for layer, low, kept in zip(self.layers, self.adapters, cache, strict=True):
             h = self._normed(x, layer.attention_norm)
-            qkv = _product(h, layer.qkv, layer.qkv_bias).view(-1, H + 2 * G, D)
+            qkv = _product(h, layer.qkv, layer.qkv_bias, low=low.qkv).view(-1, H + 2 * G, D)
             if layer.qk_norm is not None:
                 qk = F.rms_norm(qkv[:, : H + G], (D,), None, arch.norm_eps) * layer.qk_norm
                 qkv = torch.cat((qk, qkv[:, H + G :]), dim=1)
             decoding.turn_and_store(qkv, turns, rows, kept, H)
-            x = _product(decoding.attention(qkv, rows, kept, H), layer.out, layer.out_bias, x)
+            mixed = decoding.attention(qkv, rows, kept, H)
+            x = _product(mixed, layer.out, layer.out_bias, x, low.out)
             h = self._normed(x, layer.mlp_norm)
-            active = decoding.gated(_product(h, layer.gate_up, layer.gate_up_bias))
-            x = _product(active, layer.down, layer.down_bias, x)
+            both = _product(h, layer.gate_up, layer.gate_up_bias, low=low.gate_up)
+            x = _product(decoding.gated(both), layer.down, layer.down_bias, x, low.down)
         return self._normed(x, self.norm)
 
     def _normed(self, x: Tensor, weight: Tensor | None) -> Tensor:
@@ -255,18 +239,31 @@ class LlamaInference:
         return F.rms_norm(x, weight.shape, weight, self.arch.norm_eps)
 
 
+def _shared(block: Block, layout: Layout, shared: SharedBlocks) -> Layer:
+    weights = [p for name, p in block.named_parameters() if not is_of_adapter(name)]
+    return shared.get(Layer, weights, layout.name, lambda: layout.of(block))
+
+
 def _with_rows(x: Tensor) -> Tensor:
     """x [R, ...] with its last row repeated up to `MIN_ROWS`."""
     missing = MIN_ROWS - x.shape[0]
     return x if missing <= 0 or not len(x) else torch.cat((x, x[-1:].expand(missing, *x.shape[1:])))
 
 
-def _product(x: Tensor, matrix: Tensor, bias: Tensor | None, onto: Tensor | None = None) -> Tensor:
-    """x @ matrix + bias + onto, as one operation where it can be."""
+def _product(
+    x: Tensor,
+    matrix: Tensor,
+    bias: Tensor | None,
+    onto: Tensor | None = None,
+    low: LowRank | None = None,
+) -> Tensor:
+    """x @ matrix + bias + onto, as one operation where it can be, and what an adapter adds."""
     num_rows = x.shape[0]
     if num_rows < MIN_ROWS and x.device.type == "cpu":
         more = None if onto is None else _with_rows(onto)
-        return _product(_with_rows(x), matrix, bias, more)[:num_rows]
+        return _product(_with_rows(x), matrix, bias, more, low)[:num_rows]
+    if low is not None:
+        onto = x @ low.a @ low.b if onto is None else torch.addmm(onto, x @ low.a, low.b)
     if onto is None:
         return x @ matrix if bias is None else torch.addmm(bias, x, matrix)
     y = torch.addmm(onto, x, matrix)
@@ -325,56 +322,4 @@ def _repeated(places: Places, row_R: Tensor) -> Places:
         places.position_R[row_R],
         places.bias_NMC,
         is_dense=False,
-    )
-
-
-def _laid_out(block: Block, network: LlamaInference) -> _Layer:
-    arch, attention, mlp = network.arch, block.self_attn, block.mlp
-    D = arch.head_dim
-    pairs = torch.arange(D, device=network.device).view(2, -1).t().flatten()
-    padding = -arch.intermediate_size % ALIGNMENT
-
-    def paired(x: Tensor) -> Tensor:
-        """Rows of a projection with the two numbers that rotate together side by side."""
-        return x.detach().unflatten(0, (-1, D))[:, pairs].flatten(0, 1)
-
-    def wide(x: Tensor, dim: int) -> Tensor:
-        shape = list(x.shape)
-        shape[dim] = padding
-        return torch.cat((x.detach(), x.new_zeros(shape)), dim=dim)
-
-    def bias_of(*linears: torch.nn.Linear) -> list[Tensor] | None:
-        found = [linear.bias.detach() for linear in linears if linear.bias is not None]
-        return found if len(found) == len(linears) else None
-
-    q, k, v = attention.q_proj, attention.k_proj, attention.v_proj
-    qkv_bias, mlp_bias = bias_of(q, k, v), bias_of(mlp.gate_proj, mlp.up_proj)
-    attention_norm = block.input_layernorm.weight.detach()
-    mlp_norm = block.post_attention_layernorm.weight.detach()
-    norms = None
-    if arch.has_qk_norm:
-        norms = torch.cat(
-            [
-                attention.q_norm.weight.detach()[pairs].expand(arch.num_heads, D),
-                attention.k_norm.weight.detach()[pairs].expand(arch.num_kv_heads, D),
-            ]
-        )
-    return _Layer(
-        attention_norm=None if network.is_folded else attention_norm,
-        qkv=network.after_norm(
-            torch.cat((paired(q.weight), paired(k.weight), v.weight.detach())).t(), attention_norm
-        ),
-        qkv_bias=None
-        if qkv_bias is None
-        else torch.cat((paired(qkv_bias[0]), paired(qkv_bias[1]), qkv_bias[2].detach())),
-        qk_norm=norms,
-        out=network.stored(attention.o_proj.weight.detach().t()),
-        out_bias=None if attention.o_proj.bias is None else attention.o_proj.bias.detach(),
-        mlp_norm=None if network.is_folded else mlp_norm,
-        gate_up=network.after_norm(
-            torch.cat((wide(mlp.gate_proj.weight, 0), wide(mlp.up_proj.weight, 0))).t(), mlp_norm
-        ),
-        gate_up_bias=None if mlp_bias is None else torch.cat([wide(b, 0) for b in mlp_bias]),
-        down=network.stored(wide(mlp.down_proj.weight, 1).t()),
-        down_bias=None if mlp.down_proj.bias is None else mlp.down_proj.bias.detach(),
     )

@@ -2,6 +2,8 @@
 
 from agent.networks.architecture import Architecture
 
+MAPS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The linear maps of a block, which adapters are put on."""
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -34,3 +36,12 @@ def parameter_shapes(arch: Architecture, is_critic: bool) -> Shapes:
     elif not arch.is_tied:
         found["lm_head.weight"] = (arch.vocab_size, hidden)
     return found
+
+
+def adapter_size(arch: Architecture, rank: int) -> int:
+    """Numbers in adapters of this rank on all maps of the blocks."""
+    return sum(
+        rank * (shape[0] + shape[1])
+        for name, shape in parameter_shapes(arch, False).items()
+        if len(shape) == 2 and name.split(".")[-2] in MAPS
+    )

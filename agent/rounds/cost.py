@@ -7,12 +7,14 @@ from agent.checkpoints.model_refs import CRITIC_ROLES, ROLES
 from agent.config.settings import Config
 from agent.engine.requests import OptionRequest
 from agent.lengths import Lengths
+from agent.networks.shapes import adapter_size
 from agent.rounds.checker_lesson import wants_checker
 from agent.rounds.inputs import RunInputs
 from agent.rounds.label_sampling import HELD_OUT_SHARE
 from agent.rounds.probes import num_searched
 from agent.training.early_stop import MOST_OF_LARGE
 from agent.training.job_memory import PROCESS_BYTES, training_bytes, tuned_share
+from agent.training.recipe import own_lora_rank
 from agent.trial import PROPOSED, TEXTS, Rates, measured
 
 TOKENS_PER_SIMULATION = 25
@@ -60,6 +62,10 @@ def _advice(config: Config, rates: Rates) -> list[str]:
 
 def checkpoint_bytes(config: Config, inputs: RunInputs, rounds: int) -> int:
     """That rounds write: critics which train their last blocks have those below in one file."""
+    rank = own_lora_rank(config.training)
+    if rank:
+        rounds_and_first = rounds + (len(inputs.base) < len(ROLES))
+        return rounds_and_first * len(ROLES) * 4 * adapter_size(inputs.policy.architecture, rank)
     whole = inputs.policy.num_bytes
     tuned = tuned_share(inputs.policy, config.critics.tuned_layers)
     checker = whole if wants_checker(config, inputs.task) else 0
@@ -159,6 +165,9 @@ def _memory(config: Config, inputs: RunInputs, rates: Rates) -> float:
     # Blocks of equal weights are held once; critics have their last ones apart.
     writing = 2 if wants_checker(config, inputs.task) else 1
     serving = (writing + len(CRITIC_ROLES) * tuned) * rates.serving_bytes + kept
-    critic = training_bytes(inputs.policy, config.critics.tuned_layers)
+    rank = own_lora_rank(config.training)
+    if rank:  # what is left beside the base are the adapters
+        serving = rates.serving_bytes + kept
+    critic = training_bytes(inputs.policy, config.critics.tuned_layers, rank)
     others = min(_processes(config), len(ROLES)) - 1
-    return processes + max(serving, training_bytes(inputs.policy) + others * critic)
+    return processes + max(serving, training_bytes(inputs.policy, 0, rank) + others * critic)

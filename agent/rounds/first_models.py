@@ -11,6 +11,7 @@ from agent.rounds.checker_lesson import CheckerLesson, wants_checker
 from agent.rounds.context import RunContext
 from agent.rounds.training_stage import TrainingStage
 from agent.training.initial import initial_models
+from agent.training.recipe import own_lora_rank
 from store.checkpoints import register
 from store.recording import add_event
 from store.states import EventKind
@@ -44,7 +45,11 @@ def first_models(context: RunContext, base: Mapping[str, Checkpoint]) -> dict[st
 
 
 def _initial(context: RunContext, policy: ModelRef) -> list[Trained]:
-    return initial_models(policy, context.trainer.place, context.config.critics.tuned_layers)
+    config = context.config
+    place = context.trainer.place
+    return initial_models(
+        policy, place, config.critics.tuned_layers, own_lora_rank(config.training)
+    )
 
 
 def _known_parent(role: str, base: Mapping[str, Checkpoint]) -> str | None:

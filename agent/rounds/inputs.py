@@ -20,7 +20,7 @@ from agent.tasks.registry import open_task
 from agent.tasks.rewards import own_reward
 from agent.tasks.task import Task
 from agent.training.examples import Example
-from agent.training.recipe import policy_settings
+from agent.training.recipe import check_adapters, own_lora_rank, policy_settings
 from agent.training.rehearsal import read_demonstrations
 from agent.trial import check_memory
 from critics.trust import least_trusted
@@ -61,6 +61,8 @@ def checked_inputs(config: Config) -> RunInputs:
     prompts = check_prompts(task, Tokenizer(policy.path), config.prompt)
     longest = policy.architecture.max_positions
     config, defaults = _fitted(config, prompts, policy)
+    check_adapters(config.training, policy)
+    _check_engine(config, policy)
     policy_settings(config.training, policy)
     check_memory(policy, config)
     _check_others(config, policy)
@@ -81,6 +83,17 @@ def _fitted(config: Config, prompts: Prompts, policy: Checkpoint) -> tuple[Confi
     limits = lengths_of(prompts, policy.ref("policy"), ModelSettings.of(config))
     device = expected_device(config.hosting.device)
     return fitted(config, policy, prompts.task, limits.text_tokens, device)
+
+
+def _check_engine(config: Config, policy: Checkpoint) -> None:
+    if config.hosting.engine != "vllm":
+        return
+    if policy.adapter is not None or own_lora_rank(config.training):
+        raise UsageError(
+            "setting 'hosting.engine' is 'vllm', which is given whole weights here, and the policy "
+            "is, or will be, adapters on a base",
+            "set hosting.engine to torch, or training.lora_rank to 0",
+        )
 
 
 def _check_gate(config: Config, task: Task) -> None:

@@ -148,7 +148,7 @@ def _at_once(plan: FitPlan, most_tokens: int) -> int:
 def needs_checkpoints(model: LanguageModel, num_tokens: int) -> bool:
     """Whether what so many tokens leave for the backward pass would take more memory than weights,
     gradients and the optimiser's state do, or on a GPU than it has beside them."""
-    most = trained_bytes(model) if model.device.type != "cuda" else _gpu_room(model)
+    most = held_bytes(model) if model.device.type != "cuda" else _gpu_room(model)
     return num_parameters(model) >= LARGE and num_tokens * _token_bytes(model) > most
 
 
@@ -159,14 +159,15 @@ def _token_bytes(model: LanguageModel) -> int:
 
 
 def _gpu_room(model: LanguageModel) -> int:
-    """Bytes for activations: half of what this process may use beside the training of weights."""
-    return max(0, gpu_bytes(model.device) - trained_bytes(model)) // 2
+    """Bytes for activations: half of what this process may use beside the weights."""
+    return max(0, gpu_bytes(model.device) - held_bytes(model)) // 2
 
 
-def trained_bytes(model: LanguageModel) -> int:
-    """Of this process's weights that train, of their gradients and of the optimiser's state."""
+def held_bytes(model: LanguageModel) -> int:
+    """Of this process's weights and, where they train, of gradients and the optimiser's state."""
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return trained * BYTES_TRAINED // (world_size() if is_sharded(model) else 1)
+    frozen = sum(p.nbytes for p in model.parameters() if not p.requires_grad)
+    return frozen + trained * BYTES_TRAINED // (world_size() if is_sharded(model) else 1)
 
 
 def _micro_tokens(model: LanguageModel) -> int:
@@ -186,9 +187,13 @@ def num_parameters(model: LanguageModel) -> int:
 def product_dtype(model: LanguageModel, settings: TrainingSettings) -> torch.dtype:
     """What the products of a model's training are made in; `auto` leaves small models in float32
     on any device, for their recipes are tuned to it."""
-    size = num_parameters(model)
+    return training_dtype(settings, model.device.type, num_parameters(model))
+
+
+def training_dtype(settings: TrainingSettings, device: str, size: int) -> torch.dtype:
+    """The same of a model of so many parameters that is not loaded yet."""
     name = "float32" if settings.dtype == "auto" and size < LARGE else settings.dtype
-    return chosen_dtype(name, model.device.type, size)
+    return chosen_dtype(name, device, size)
 
 
 @contextlib.contextmanager

@@ -17,14 +17,15 @@ from typing import Any, ClassVar
 import torch
 
 from agent.checkpoints.checkpoint import Checkpoint, verify_checkpoint
-from agent.checkpoints.publish import publish
+from agent.checkpoints.publish import dtype_on_disk, publish
 from agent.checkpoints.trained import Trained
-from agent.checkpoints.weights import load_model
+from agent.checkpoints.weights import load_adapted, load_model
 from agent.engine.memory import return_freed
+from agent.networks.adapter_shape import AdapterShape
 from agent.networks.device import chosen_device, use_part_of_gpu
 from agent.networks.language_model import LanguageModel
 from agent.training import sharding
-from agent.training.fit import OnStep
+from agent.training.fit import OnStep, training_dtype
 from agent.training.optimizer import TrainingSettings
 from agent.training.ranks import rank
 from store.states import role_of
@@ -91,6 +92,26 @@ class TrainingJob(ABC):
         return Trained.of(self.role, child, parent.version, report, curve.points)
 
 
+def adapted_model(
+    parent: Checkpoint, settings: TrainingSettings, seed: int, device: str
+) -> LanguageModel:
+    """The parent's network as it is to be trained: whole, or adapters on weights that stay.
+
+    The parent's adapters are trained on, or merged where all weights are to train. Weights that
+    stay are held as the products are made, where the files hold no more of them.
+    """
+    if not settings.lora_rank:
+        model = load_model(parent, device=device)
+        if model.adapter is not None:
+            model.merge()
+        return model
+    shape = AdapterShape.of_rank(settings.lora_rank)
+    held = training_dtype(settings, device, parent.num_parameters)
+    if held != dtype_on_disk(parent):
+        held = torch.float32
+    return load_adapted(parent, shape, seed, held, device)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopJob(TrainingJob):
     """A job whose training is a loop of ours over the parent's weights."""
@@ -103,7 +124,7 @@ class LoopJob(TrainingJob):
         if sharding.is_wanted(parent, self.settings):
             model = sharding.load_sharded(parent, device)
         else:
-            model = load_model(parent, device=device)
+            model = adapted_model(parent, self.settings, self.seed, device)
         curve = Curve(place)
         try:
             model, report = self.train(model, parent, curve.report)

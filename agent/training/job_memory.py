@@ -1,9 +1,14 @@
 """Bytes that the training of a large model takes: what plans say, and what jobs ask Ray for."""
 
+import torch
+
 from agent.checkpoints.header import Header
+from agent.checkpoints.publish import dtype_on_disk
 from agent.networks.device import LARGE
 from agent.networks.language_model import KEPT_BYTES
-from agent.training.optimizer import ACTIVATION_BYTES, BYTES_TRAINED, MICRO_TOKENS
+from agent.networks.shapes import adapter_size
+from agent.training.fit import training_dtype
+from agent.training.optimizer import ACTIVATION_BYTES, BYTES_TRAINED, MICRO_TOKENS, TrainingSettings
 
 PROCESS_BYTES = 2**28
 """Of a process that has loaded torch."""
@@ -17,17 +22,30 @@ def tuned_share(model: Header, tuned_layers: int) -> float:
     return min(1.0, (tuned_layers or num_layers) / num_layers)
 
 
-def training_bytes(model: Header, tuned_layers: int = 0) -> int:
+def training_bytes(model: Header, tuned_layers: int = 0, lora_rank: int = 0) -> int:
     """Of a job's process at the peak; 0 for a model that is too small to matter.
 
     With `tuned_layers` the blocks below are held once, in two bytes a number, and what they make of
-    the rows is kept.
+    the rows is kept. With `lora_rank` adapters alone train, on all weights as they are.
     """
     size, arch = model.num_parameters, model.architecture
     if size < LARGE:
         return 0
     share = tuned_share(model, tuned_layers)
     activations = share * MICRO_TOKENS * arch.num_layers * arch.hidden_size * ACTIVATION_BYTES
-    trained = share * size * (BYTES_TRAINED + HELD_BYTES)
-    frozen = (1.0 - share) * size * 4 + (KEPT_BYTES if share < 1.0 else 0)
-    return round(PROCESS_BYTES + trained + frozen + activations)
+    kept = KEPT_BYTES if share < 1.0 else 0
+    trained: float
+    frozen: float
+    if lora_rank:
+        trained = adapter_size(arch, lora_rank) * (BYTES_TRAINED + HELD_BYTES)
+        frozen = size * held_itemsize(model)
+    else:
+        trained = share * size * (BYTES_TRAINED + HELD_BYTES)
+        frozen = (1.0 - share) * size * 4
+    return round(PROCESS_BYTES + trained + frozen + kept + activations)
+
+
+def held_itemsize(model: Header) -> int:
+    """Bytes of a number that adapters are put on, on a CPU."""
+    dtype = training_dtype(TrainingSettings(), "cpu", model.num_parameters)
+    return 2 if dtype == dtype_on_disk(model) == torch.bfloat16 else 4

@@ -41,6 +41,8 @@ class TrainingSettings(BaseModel):
     sharding: str = Field("auto", pattern="^(auto|always|never)$")
     """Whether several processes share one copy of the weights; `auto`: from `device.LARGE`
     parameters on."""
+    lora_rank: int = Field(0, ge=0, le=4_096)
+    """Of the adapters that train in the place of all weights; 0: none."""
     max_epochs: float = Field(4.0, gt=0)
     """Fewer steps are taken when the rows would otherwise be seen more often than this."""
 
@@ -52,10 +54,12 @@ class Optimizer:
         self.settings = settings
         self.num_steps = num_steps
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+        # The halves of an adapter are no matrices whose updates could be made orthogonal.
+        uses_muon = settings.optimizer == "muon" and not settings.lora_rank
         matrices = [
             p
             for n, p in model.named_parameters()
-            if p.requires_grad and p.ndim == 2 and ".layers." in n and settings.optimizer == "muon"
+            if p.requires_grad and p.ndim == 2 and ".layers." in n and uses_muon
         ]
         chosen = {id(p) for p in matrices}
         rest = [p for p in self.parameters if id(p) not in chosen]

@@ -14,6 +14,29 @@ FULL_RATE = 3e-4
 FULL_SIZE = 135_000_000
 
 
+def own_lora_rank(config: PolicyTraining) -> int:
+    """Of the adapters that our own loop trains; 0 where it trains all weights. TRL merges what it
+    trains, so that nothing of it is left to go on from."""
+    return config.lora_rank if config.trainer == "own" else 0
+
+
+def check_adapters(config: PolicyTraining, checkpoint: Header) -> None:
+    """Raises CheckpointError for a checkpoint of adapters that the trainer cannot go on from."""
+    adapter, rank = checkpoint.adapter, own_lora_rank(config)
+    if adapter is not None and config.trainer == "trl":
+        raise CheckpointError(
+            f"{checkpoint.path} holds adapters, and TRL goes on from whole weights",
+            "set training.trainer to own",
+        )
+    if adapter is not None and rank and adapter.rank != rank:
+        raise CheckpointError(
+            f"the adapters in {checkpoint.path} have rank {adapter.rank}, and training.lora_rank "
+            f"is {rank}",
+            f"set training.lora_rank to {adapter.rank}, or to 0, which merges them and trains all "
+            "weights",
+        )
+
+
 def policy_settings(config: PolicyTraining, checkpoint: Header) -> TrainingSettings:
     """Settings of the policy's job: what is set, else what the checkpoint's notes recommend.
 
@@ -21,6 +44,7 @@ def policy_settings(config: PolicyTraining, checkpoint: Header) -> TrainingSetti
     """
     values: dict[str, Any] = dict(checkpoint.notes.get("training", {}))
     values["dtype"], values["sharding"] = config.dtype, config.sharding
+    values["lora_rank"] = own_lora_rank(config)
     for name in ("learning_rate", "matrix_learning_rate", "optimizer", "position_span"):
         if getattr(config, name) is not None:
             values[name] = getattr(config, name)

@@ -49,7 +49,8 @@ class Resume:
             return []
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                parameter.copy_(found[f"weight.{name}"])
+                if parameter.requires_grad:
+                    parameter.copy_(found[f"weight.{name}"])
         optimizer.load(_of("optimizer.", found))
         if snapshot is not None:
             snapshot.load(said["snapshot"], _of("best.", found))
@@ -65,7 +66,9 @@ class Resume:
         """Write the state when it is time. Raises ResourceError where there is no room."""
         if time.monotonic() - self._written < self.every_s:
             return
-        tensors = {f"weight.{name}": p.detach() for name, p in model.named_parameters()}
+        tensors = {
+            f"weight.{name}": p.detach() for name, p in model.named_parameters() if p.requires_grad
+        }
         tensors |= {f"optimizer.{name}": t for name, t in optimizer.state().items()}
         said: dict[str, object] = {"job": self.job, "losses": losses}
         if snapshot is not None:

@@ -115,7 +115,8 @@ class TrainingRunner:
 
 def _bytes_of(job: TrainingJob) -> int:
     """Memory that a job asks for: those that do not fit beside others wait for them."""
-    return training_bytes(read_header(job.parent), getattr(job, "tuned_layers", 0))
+    tuned = getattr(job, "tuned_layers", 0)
+    return training_bytes(read_header(job.parent), tuned, job.settings.lora_rank)
 
 
 def run_job(job: TrainingJob, place: Place, progress: Progress) -> Trained:

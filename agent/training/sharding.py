@@ -25,9 +25,12 @@ from agent.training.ranks import rank, world_size
 
 def is_wanted(parent: Checkpoint, settings: TrainingSettings) -> bool:
     """Whether a job's ranks share one copy of the weights: by `sharding`, `auto` where they are too
-    many for a copy a rank to be nothing. Muon multiplies whole matrices, so its ranks have copies.
+    many for a copy a rank to be nothing. Muon multiplies whole matrices, so its ranks have copies;
+    so have those that train adapters, where weights that stay take two bytes and nothing beside.
     """
     if world_size() == 1 or settings.sharding == "never" or settings.optimizer == "muon":
+        return False
+    if settings.lora_rank:
         return False
     return settings.sharding == "always" or parent.num_parameters >= LARGE
 

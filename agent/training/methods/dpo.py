@@ -10,7 +10,6 @@ both options sink together otherwise, and replayed ones, because a policy forget
 sees.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -96,7 +95,7 @@ def train_on_pairs(
     pairs, texts = data.pairs, data.texts
     num_pairs = max(1, settings.batch_size // 2)
     num_steps = planned_steps(len(pairs), settings.model_copy(update={"batch_size": num_pairs}))
-    reference = copy.deepcopy(model).eval().requires_grad_(False)
+    reference = model.reference()
     wins: list[float] = []
     num_drawn = num_steps if texts and preference.sft_weight else 0
     rng = np.random.default_rng((seed, 1))
@@ -132,7 +131,8 @@ def follow(reference: LanguageModel, policy: LanguageModel, settings: Preference
         return
     share = 1.0 if settings.reference_update == "hard" else settings.reference_alpha
     for old, new in zip(reference.parameters(), policy.parameters(), strict=True):
-        old.lerp_(new, share)
+        if new.requires_grad:
+            old.lerp_(new, share)
 
 
 def _logprobs(model: LanguageModel, pairs: Sequence[PairExample]) -> tuple[Tensor, Tensor]:

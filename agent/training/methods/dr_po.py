@@ -8,7 +8,6 @@ of its siblings' (leave-one-out, arXiv 2402.14740), and an unbiased estimate of 
 the policy that the training began with is added at weight `kl_weight` (k3 of Schulman 2020).
 """
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -130,7 +129,7 @@ def train_from_states(
     engine, states, reward = practice.engine, practice.states, practice.reward
     rng = np.random.default_rng(seed)
     optimizer = Optimizer(model, settings, settings.num_steps)
-    reference = copy.deepcopy(model).eval().requires_grad_(False)
+    reference = model.reference()
     rewards: list[float] = []
     losses: list[float] = []
     divergences: list[float] = []

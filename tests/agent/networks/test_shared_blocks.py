@@ -67,10 +67,10 @@ def test_blocks_go_with_the_last_model_that_uses_them(checkpoint: Path) -> None:
     shared = SharedBlocks()
     one = laid_out(checkpoint, shared, torch.float32)
     other = laid_out(checkpoint, shared, torch.float32)
-    assert len(shared._alive) == len(one.layers) + 1
+    assert len(shared._alive) == len(one.layers) + 2  # embeddings and head
     del one
     gc.collect()
-    assert len(shared._alive) == len(other.layers) + 1
+    assert len(shared._alive) == len(other.layers) + 2
     del other
     gc.collect()
     assert len(shared._alive) == 0
@@ -132,9 +132,9 @@ def test_five_roles_hold_what_they_have_in_common_once_and_give_it_back(
     for ref in (policy, *(each.ref() for each in made)):
         hosts.load(ref)
     shared = hosts._policy.shared
-    # Two blocks and the embeddings: nothing was trained yet, so the critics' last blocks and the
-    # drafter's only one are the policy's, too.
-    assert len(shared._alive) == 3
+    # Two blocks, the embeddings and the head: nothing was trained yet, so the critics' last blocks
+    # and the drafter's only one are the policy's, too.
+    assert len(shared._alive) == 4
     assert hosts.health()["policy"]["versions"] == [policy.version]
     hosts.release()
     gc.collect()
