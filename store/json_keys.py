@@ -137,7 +137,7 @@ class PolicyReport(TypedDict):
     trainer: str
     """`trl`, where TRL trained it."""
     lora_rank: int
-    """trl: rank of the adapter; 0 where all weights were trained."""
+    """Rank of the adapters; 0 or not there where all weights were trained."""
     quantization: str
     """trl: how the weights under the adapter were held, as `training.quantization` names it."""
     weight_bytes: int

@@ -53,3 +53,25 @@ def models_import(
     from agent.cli.commands import models_import as command
 
     command.run(file, folder, as_json)
+
+
+@models_app.command("merge")
+def models_merge(
+    adapters: Annotated[str, typer.Argument(metavar="ADAPTERS", help="folder with adapters")],
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="new folder of the whole weights")],
+    as_json: Json = False,
+) -> None:
+    """Turn adapters and their base into one checkpoint folder with whole weights.
+
+    Ratchet serves and trains adapters as they are; other programs, vLLM and TRL among them, may
+    want whole weights.
+
+    Examples:
+
+        ratchet models merge ratchet-runs/checkpoints/policy-0123456789abcdef models/merged
+
+        ratchet models merge ./adapters ./whole --json
+    """
+    from agent.cli.commands import models_merge as command
+
+    command.run(adapters, folder, as_json)

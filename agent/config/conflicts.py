@@ -19,6 +19,14 @@ def check_conflicts(config: Config, is_asking: bool = False) -> None:
     _check_problems(config)
     if config.hosting.training_workers > 1 and not is_asking:
         _check_workers(config)
+    training, engine = config.training, config.hosting.engine
+    if engine == "vllm" and training.lora_rank and training.trainer == "own" and not is_asking:
+        raise UsageError(
+            f"setting 'hosting.engine' is 'vllm', which is given whole weights, and with "
+            f"training.lora_rank {training.lora_rank} our own loop trains adapters",
+            "set hosting.engine to torch, training.trainer to trl (which merges what it trains), "
+            "or training.lora_rank to 0",
+        )
     if config.imagination.schemes and config.task != "jsonl":
         raise UsageError(
             f"setting 'imagination.schemes' is {list(config.imagination.schemes)}, but task "

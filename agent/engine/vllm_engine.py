@@ -34,7 +34,7 @@ from agent.engine.requests import (
 )
 from agent.engine.selftest import run_selftest
 from search.boundary import Boundary
-from search.errors import ResourceError, TaskError, UsageError
+from search.errors import CheckpointError, ResourceError, TaskError, UsageError
 from search.settings import ProposalRule
 from search.state import Stop
 
@@ -74,6 +74,11 @@ class VllmEngine:
         self._open(checkpoint)
 
     def _open(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.adapter is not None:
+            raise CheckpointError(
+                f"{checkpoint.path} holds adapters, and vLLM is given whole weights here",
+                "merge them (`ratchet models merge`), or set hosting.engine to torch",
+            )
         if self.device == "cpu":
             for name, value in CPU_SETTINGS.items():
                 os.environ.setdefault(name, value)

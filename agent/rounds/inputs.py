@@ -20,7 +20,7 @@ from agent.tasks.registry import open_task
 from agent.tasks.rewards import own_reward
 from agent.tasks.task import Task
 from agent.training.examples import Example
-from agent.training.recipe import check_adapters, own_lora_rank, policy_settings
+from agent.training.recipe import check_adapters, policy_settings
 from agent.training.rehearsal import read_demonstrations
 from agent.trial import check_memory
 from critics.trust import least_trusted
@@ -86,13 +86,11 @@ def _fitted(config: Config, prompts: Prompts, policy: Checkpoint) -> tuple[Confi
 
 
 def _check_engine(config: Config, policy: Checkpoint) -> None:
-    if config.hosting.engine != "vllm":
-        return
-    if policy.adapter is not None or own_lora_rank(config.training):
+    if config.hosting.engine == "vllm" and policy.adapter is not None:
         raise UsageError(
-            "setting 'hosting.engine' is 'vllm', which is given whole weights here, and the policy "
-            "is, or will be, adapters on a base",
-            "set hosting.engine to torch, or training.lora_rank to 0",
+            f"setting 'hosting.engine' is 'vllm', which is given whole weights, and {policy.path} "
+            "holds adapters",
+            "set hosting.engine to torch, or give whole weights (`ratchet models merge`)",
         )
 
 

@@ -128,6 +128,8 @@ class LoopJob(TrainingJob):
         curve = Curve(place)
         try:
             model, report = self.train(model, parent, curve.report)
+            if model.adapter is not None:
+                report["lora_rank"] = model.adapter.rank
             return self.published(sharding.whole(model), parent, report, curve)
         finally:
             del model

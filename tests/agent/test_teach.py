@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from agent.checkpoints.adapter_files import ADAPTER_WEIGHTS
 from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.config.load import load_config
 from agent.engine.tokenizer import Tokenizer
@@ -102,6 +103,15 @@ def test_an_adapter_is_taught_through_trl_and_kept_beside_the_policy(tmp_path: P
     assert not list(tmp_path.glob(".teaching*"))
 
 
+def test_adapters_are_taught_on_the_policy_as_it_lies(tmp_path: Path) -> None:
+    course = Course(epochs=2, batch_size=8, learning_rate=3e-3, num_problems=0)
+    found = taught(tmp_path, course, **{"training.lora_rank": 4})
+    assert found.report["lora_rank"] == 4 and found.checkpoint.shards == (ADAPTER_WEIGHTS,)
+    assert found.checkpoint.whole.path.name == "model"
+    again = taught(tmp_path, course, "again", **{"training.lora_rank": 4})
+    assert again.checkpoint.version == found.checkpoint.version
+
+
 def test_what_was_begun_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     course = Course(epochs=4, batch_size=8, learning_rate=3e-3, num_problems=0)
     whole = taught(tmp_path, course, "whole")
@@ -179,7 +189,7 @@ def test_the_rate_falls_with_the_size_of_the_model(tmp_path: Path) -> None:
     ("more", "words"),
     [
         (["--out", "model"], "already there"),
-        (["--lora-rank", "4"], "training.lora_rank"),
+        (["--lora-rank", "9999"], "--lora-rank"),
         (["--problems", "plain.jsonl"], "no worked answers"),
         (["--policy", ""], "no policy is named"),
         (["--epochs", "nan"], "--epochs"),

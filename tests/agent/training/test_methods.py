@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import select
 
 from agent.checkpoints.embedded import EMBEDDED
+from agent.checkpoints.header import read_header
 from agent.config.load import load_config
 from agent.config.settings import PromptSettings
 from agent.engine.tokenizer import Tokenizer
@@ -80,6 +81,17 @@ def test_a_round_trains_an_adapter_through_trl(tmp_path: Path, method: str) -> N
     assert len(list((tmp_path / "checkpoints").glob("adapter-*/adapter_model.safetensors"))) == 1
 
 
+@pytest.mark.parametrize("method", ["sft", "dr-po"])
+def test_a_round_trains_adapters_for_all_roles(tmp_path: Path, method: str) -> None:
+    flags = {"training.lora_rank": 4, "training.method": method, "critics.steps": 2}
+    report = run(tmp_path, **flags)
+    assert report["method"] == method and report["lora_rank"] == 4
+    found = [read_header(f.parent) for f in tmp_path.glob("checkpoints/*/adapter_config.json")]
+    roles = {header.notes["role"] for header in found}
+    assert {"policy", "drafter", "value", "process", "outcome"} <= roles
+    assert all(header.base is not None for header in found)
+
+
 def test_pairs_and_states_are_read_back_from_the_stored_trees(tmp_path: Path) -> None:
     run(tmp_path, **{"search.leaves": "states"})  # they come to wrong texts, too
     tokenizer = Tokenizer(EMBEDDED / "expressions/policy")
@@ -131,7 +143,8 @@ def test_without_pairs_the_round_is_kept_and_says_what_to_do(
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ({"training.lora_rank": 4}, "our own loop trains all weights"),
+        ({"training.quantization": "nf4"}, "our own loop holds the weights"),
+        ({"training.lora_rank": 4, "hosting.engine": "vllm"}, "given whole weights"),
         ({"training.trainer": "trl", "training.method": "dr-po"}, "does not offer"),
         ({"training.trainer": "trl", "training.quantization": "nf4"}, "cannot be trained"),
         ({"training.method": "ppo"}, "training.method"),
