@@ -75,3 +75,47 @@ def models_merge(
     from agent.cli.commands import models_merge as command
 
     command.run(adapters, folder, as_json)
+
+
+@models_app.command("plan")
+def models_plan(
+    folder: Annotated[
+        str, typer.Argument(metavar="DIR", help="a model's folder; its config.json is enough")
+    ],
+    gpu: Annotated[
+        str, typer.Option("--gpu", help="h100 or h200: memory and speed of the card")
+    ] = "h100",
+    gpus: Annotated[int, typer.Option("--gpus", min=1, max=1_024, help="how many")] = 1,
+    gpu_gib: Annotated[
+        float | None, typer.Option("--gpu-gib", min=1, max=10_000, help="another card's memory")
+    ] = None,
+    text_tokens: Annotated[
+        int, typer.Option("--text-tokens", min=1, max=2_097_152, help="of prompt and answer")
+    ] = 1_024,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", min=1, max=65_536, help="texts a step, of all GPUs")
+    ] = 16,
+    lora_rank: Annotated[
+        int, typer.Option("--lora-rank", min=1, max=4_096, help="of adapters")
+    ] = 16,
+    as_json: Json = False,
+) -> None:
+    """Say what a model would take of GPUs to be trained and served, without loading it.
+
+    Memory is counted from what the training loop holds. Times are estimates from what such cards
+    reached with other models (docs/gpus.md).
+
+    Examples:
+
+        ratchet models plan models/qwen3-8b --gpu h100 --gpus 8
+
+        ratchet models plan ./model --gpu-gib 24 --text-tokens 512 --json
+    """
+    from agent.cli.commands import models_plan as command
+    from agent.training.gpu_plan import GPUS, Work
+    from search.errors import UsageError
+
+    if gpu not in GPUS:
+        raise UsageError(f"--gpu {gpu!r} is not known", f"give one of: {', '.join(GPUS)}")
+    work = Work(text_tokens, batch_size, lora_rank)
+    command.run(folder, gpu, gpus, gpu_gib, work, as_json)

@@ -82,10 +82,9 @@ class Host(ABC):
         torch.set_num_threads(settings.threads)
         self.role = role
         self.settings = settings
-        self.shared = shared or SharedBlocks(
-            Path(folder) if (folder := settings.shared_folder) else None
-        )
         self.device = chosen_device(settings.device)
+        is_mapped = settings.shared_folder and self.device == "cpu"
+        self.shared = shared or SharedBlocks(Path(settings.shared_folder) if is_mapped else None)
         self.num_calls = 0
         self._models: dict[str, tuple[Checkpoint, Any]] = {}
         self.dtypes: dict[str, str] = {}
@@ -112,7 +111,10 @@ class Host(ABC):
         checkpoint = verify_ref(ref)
         dtype = chosen_dtype(self.settings.dtype, self.device, ref.header.num_parameters)
         self.dtypes[ref.version] = str(dtype).removeprefix("torch.")
-        model = self._wrap(checkpoint, load_model(checkpoint, dtype, self.device))
+        loaded = load_model(checkpoint, dtype, self.device)
+        loaded.base_version = checkpoint.whole.version
+        model = self._wrap(checkpoint, loaded)
+        del loaded
         self._models[ref.version] = (checkpoint, model)
         while len(self._models) > KEPT_MODELS:
             self.dtypes.pop(next(iter(self._models)), None)
@@ -121,9 +123,9 @@ class Host(ABC):
         return model
 
     def _blocks(self, checkpoint: Checkpoint) -> SharedBlocks | None:
-        """Where blocks are shared: those of large models, in the memory of processors."""
-        is_large = checkpoint.num_parameters >= LARGE
-        return self.shared if is_large and self.device == "cpu" else None
+        """Where blocks are shared: those of large models. In a GPU's memory that is within this
+        process, among adapters on one base."""
+        return self.shared if checkpoint.num_parameters >= LARGE else None
 
     def release(self) -> None:
         """Drop large models and all that they have read."""

@@ -30,6 +30,9 @@ class LanguageModel(nn.Module, ABC):
         self.is_critic = is_critic
         self.adapter: AdapterShape | None = None
         """Of the adapters that train in the place of all other weights; None: there are none."""
+        self.base_version = ""
+        """Of the checkpoint whose weights these are, adapters apart; empty where they may have
+        changed."""
         self.num_frozen = 0
         """Lower blocks that training leaves as they are, and the embeddings with them."""
         self._kept: dict[tuple[int, ...], Tensor] = {}
@@ -90,7 +93,7 @@ class LanguageModel(nn.Module, ABC):
         """The same network without adapters, what they learned in its weights; all of it trains."""
         for block in self.blocks:
             merge_adapters(block)
-        self.adapter = None
+        self.adapter, self.base_version = None, ""
         self.tie()
         self.requires_grad_(True)
 

@@ -71,10 +71,16 @@ class LlamaInference:
             self.embedding = embedding
             self.layers = [layout.of(block) for block in blocks]
         else:
-            held = shared.get(_Embedding, [embedding], "", lambda: _Embedding(embedding))
+            base = decoder.base_version
+            held = shared.get(
+                _Embedding, [embedding], layout.kept_in, lambda: _Embedding(embedding), base
+            )
             self._held = held
             self.embedding = held.weight
-            self.layers = [_shared(block, layout, shared) for block in blocks]
+            self.layers = [
+                _shared(block, layout, shared, f"{base} {number}" if base else "")
+                for number, block in enumerate(blocks)
+            ]
         none = [Adapters()] * arch.num_layers
         self.adapters = none if decoder.adapter is None else list(map(layout.of_adapters, blocks))
         head = self.embedding if decoder.head is decoder.model.embed_tokens.weight else decoder.head
@@ -87,6 +93,7 @@ class LlamaInference:
                 [head, weight],
                 layout.name,
                 lambda: _Head(layout.after_norm(head.detach().t(), weight)),
+                base,
             )
             self.head = self._held_head.matrix
         angles = torch.outer(
@@ -239,9 +246,9 @@ class LlamaInference:
         return F.rms_norm(x, weight.shape, weight, self.arch.norm_eps)
 
 
-def _shared(block: Block, layout: Layout, shared: SharedBlocks) -> Layer:
-    weights = [p for name, p in block.named_parameters() if not is_of_adapter(name)]
-    return shared.get(Layer, weights, layout.name, lambda: layout.of(block))
+def _shared(block: Block, layout: Layout, shared: SharedBlocks, name: str) -> Layer:
+    weights = [p for n, p in block.named_parameters() if not is_of_adapter(n)]
+    return shared.get(Layer, weights, layout.name, lambda: layout.of(block), name)
 
 
 def _with_rows(x: Tensor) -> Tensor:

@@ -75,7 +75,12 @@ class Layout:
     def name(self) -> str:
         """What blocks of equal weights are told apart by."""
         arch = self.arch
-        return f"{self.is_folded} {arch.num_heads} {arch.num_kv_heads} {arch.head_dim}"
+        heads = f"{arch.num_heads} {arch.num_kv_heads} {arch.head_dim}"
+        return f"{self.is_folded} {heads} {self.kept_in}"
+
+    @property
+    def kept_in(self) -> str:
+        return f"{self.dtype} {self.device}"
 
     def of(self, block: Block) -> Layer:
         arch, attention, mlp = self.arch, block.self_attn, block.mlp

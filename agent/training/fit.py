@@ -159,8 +159,23 @@ def _token_bytes(model: LanguageModel) -> int:
 
 
 def _gpu_room(model: LanguageModel) -> int:
-    """Bytes for activations: half of what this process may use beside the weights."""
-    return max(0, gpu_bytes(model.device) - held_bytes(model)) // 2
+    """Bytes for activations: half of what this process may use beside the weights, their copies in
+    the products' type and, of a sharded model, what is whole at a time."""
+    taken = held_bytes(model) + _copied_bytes(model)
+    return max(0, gpu_bytes(model.device) - taken) // 2
+
+
+def _copied_bytes(model: LanguageModel) -> int:
+    copies = 2 * sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if not is_sharded(model):
+        return copies
+    num_layers = model.arch.num_layers
+    outer = sum(
+        p.numel() for n, p in model.named_parameters() if not 0 <= model.block_of(n) < num_layers
+    )
+    block = (num_parameters(model) - outer) // num_layers
+    # Two blocks in turn; embeddings and head with their gradient.
+    return copies + 4 * 2 * (block + outer)
 
 
 def held_bytes(model: LanguageModel) -> int:
@@ -198,8 +213,10 @@ def training_dtype(settings: TrainingSettings, device: str, size: int) -> torch.
 
 @contextlib.contextmanager
 def products_in(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
-    """Products of this type and all else in float32, for as long as the block."""
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+    """Products of this type and all else in float32, for as long as the block. A weight's copy in
+    that type goes when its own product is done: kept, those of all weights would be there at once.
+    """
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32, cache_enabled=False):
         yield
 
 

@@ -4,16 +4,22 @@ import torch
 
 from agent.checkpoints.header import Header
 from agent.checkpoints.publish import dtype_on_disk
-from agent.networks.device import LARGE
+from agent.networks.device import LARGE, chosen_dtype
 from agent.networks.language_model import KEPT_BYTES
 from agent.networks.shapes import adapter_size
 from agent.training.fit import training_dtype
 from agent.training.optimizer import ACTIVATION_BYTES, BYTES_TRAINED, MICRO_TOKENS, TrainingSettings
 
-PROCESS_BYTES = 2**28
-"""Of a process that has loaded torch."""
-HELD_BYTES = 6
-"""Of a parameter beside its training: the best weights so far, and a copy for products."""
+PROCESS_BYTES = 460 * 2**20
+"""Of a process that has loaded torch and a tokenizer."""
+HELD_BYTES = 8
+"""Of a parameter beside its training: the best weights so far, a copy for products, and the file's
+own, which is mapped when the weights are read and made when they are written."""
+LOGIT_BYTES = 300 * 2**20
+"""Of the logits that are there together, and what is made of them (`kernels/chunked.py`)."""
+ADAPTER_LAYOUT = 3
+"""Times that adapters take more room laid out for products than on disk: maps that one product is
+made of have zeros where the others are."""
 
 
 def tuned_share(model: Header, tuned_layers: int) -> float:
@@ -32,7 +38,6 @@ def training_bytes(model: Header, tuned_layers: int = 0, lora_rank: int = 0) -> 
     if size < LARGE:
         return 0
     share = tuned_share(model, tuned_layers)
-    activations = share * MICRO_TOKENS * arch.num_layers * arch.hidden_size * ACTIVATION_BYTES
     kept = KEPT_BYTES if share < 1.0 else 0
     trained: float
     frozen: float
@@ -42,10 +47,27 @@ def training_bytes(model: Header, tuned_layers: int = 0, lora_rank: int = 0) -> 
     else:
         trained = share * size * (BYTES_TRAINED + HELD_BYTES)
         frozen = (1.0 - share) * size * 4
-    return round(PROCESS_BYTES + trained + frozen + kept + activations)
+    activations = MICRO_TOKENS * share * arch.num_layers * arch.hidden_size * ACTIVATION_BYTES
+    if activations > trained + frozen:  # then blocks are computed again (`fit.needs_checkpoints`)
+        activations = MICRO_TOKENS * arch.hidden_size * (4 * arch.num_layers + ACTIVATION_BYTES)
+    return round(PROCESS_BYTES + LOGIT_BYTES + trained + frozen + kept + activations)
 
 
 def held_itemsize(model: Header) -> int:
     """Bytes of a number that adapters are put on, on a CPU."""
     dtype = training_dtype(TrainingSettings(), "cpu", model.num_parameters)
     return 2 if dtype == dtype_on_disk(model) == torch.bfloat16 else 4
+
+
+def serving_bytes(model: Header, num_models: int, lora_rank: int = 0) -> int:
+    """Of a process that serves models on a CPU, at its peak: each with weights of its own or, with
+    `lora_rank`, all as adapters on the first one's.
+
+    The last one to be loaded is there three times for a moment: mapped from its file, read, and
+    laid out.
+    """
+    size = model.num_parameters
+    itemsize = chosen_dtype("auto", "cpu", size).itemsize
+    own = adapter_size(model.architecture, lora_rank) if lora_rank else 0
+    held = size + num_models * ADAPTER_LAYOUT * own if lora_rank else num_models * size
+    return PROCESS_BYTES + itemsize * (held + (2 if lora_rank else 1) * size)

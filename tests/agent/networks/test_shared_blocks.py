@@ -17,6 +17,7 @@ from agent.engine.torch_engine import TorchEngine
 from agent.hosting import model_host
 from agent.hosting.inline_hosts import InlineHosts
 from agent.hosting.model_host import HostSettings
+from agent.networks import shared_blocks
 from agent.networks.llama import Decoder
 from agent.networks.llama_inference import LlamaInference
 from agent.networks.shared_blocks import SharedBlocks, clear
@@ -166,3 +167,27 @@ def test_another_c_library_is_not_asked_to_give_back_what_was_freed(
     monkeypatch.setattr("ctypes.CDLL", lambda _: Other())
     return_freed()
     assert asked == ["malloc_trim"]
+
+
+def test_weights_of_a_known_name_are_not_read_again(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = SharedBlocks()
+    models = [load_model(verify_checkpoint(checkpoint)) for _ in range(2)]
+    for model in models:
+        model.base_version = "v1"
+    assert isinstance(models[0], Decoder) and isinstance(models[1], Decoder)
+    one = LlamaInference(models[0], shared)
+    monkeypatch.setattr(shared_blocks, "_digest", lambda *_: pytest.fail("read again"))
+    other = LlamaInference(models[1], shared)
+    assert all(a is b for a, b in zip(one.layers, other.layers, strict=True))
+    assert one.embedding is other.embedding and one.head is other.head
+
+
+def test_a_name_does_not_hide_equal_weights_without_one(checkpoint: Path) -> None:
+    shared = SharedBlocks()
+    named, plain = (load_model(verify_checkpoint(checkpoint)) for _ in range(2))
+    named.base_version = "v1"
+    assert isinstance(named, Decoder) and isinstance(plain, Decoder)
+    one, other = LlamaInference(named, shared), LlamaInference(plain, shared)
+    assert all(a is b for a, b in zip(one.layers, other.layers, strict=True))
