@@ -15,10 +15,17 @@ from agent.config.settings import Config
 from agent.engine.requests import CompletionRequest, OptionRequest, Options, ScoreRequest
 from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
-from agent.networks.device import LARGE, chosen_device, chosen_dtype, expected_device
+from agent.networks.device import (
+    LARGE,
+    chosen_device,
+    chosen_dtype,
+    expected_device,
+    local_gpus,
+)
 from agent.networks.language_model import LanguageModel
 from agent.option_trial import Tried, tried_options
 from agent.training.examples import Example
+from agent.training.gpu_plan import GPUS, check_fits
 from agent.training.methods.sft import train_on_texts
 from agent.training.optimizer import BYTES_TRAINED, TrainingSettings
 from search.errors import ResourceError
@@ -102,10 +109,12 @@ def _training_rate(model: LanguageModel, rows: Sequence[tuple[int, ...]], dtype:
 
 
 def check_memory(policy: Header, config: Config) -> None:
-    """Raises ResourceError where training all weights of a large policy does not fit the memory of
-    this machine, before anything is loaded."""
+    """Raises ResourceError where training a large policy does not fit the memory of this machine or
+    of its GPUs, before anything is loaded."""
     check_serving(policy, config)
-    if not config.training.lora_rank:
+    if expected_device(config.hosting.device) != "cpu" and not _is_on_cluster(config):
+        _check_gpus(policy, config)
+    elif not config.training.lora_rank:
         _check_fits(
             policy,
             config,
@@ -128,10 +137,23 @@ def check_serving(policy: Header, config: Config) -> None:
     _check_fits(policy, config, needed, f"to load them in {name} takes {{}}", fix)
 
 
+def _check_gpus(policy: Header, config: Config) -> None:
+    gpus = local_gpus()
+    if not gpus or policy.num_parameters < LARGE:
+        return
+    name, num_bytes = min(gpus, key=lambda gpu: gpu[1])
+    workers = config.hosting.training_workers
+    gpu = replace(GPUS["h100"], name=name, num_bytes=num_bytes)
+    check_fits(policy, gpu, len(gpus), workers, config.training)
+
+
+def _is_on_cluster(config: Config) -> bool:
+    return bool(config.hosting.ray_address or os.environ.get("RAY_ADDRESS"))
+
+
 def _check_fits(policy: Header, config: Config, needed: int, what: str, fix: str) -> None:
-    is_on_cluster = bool(config.hosting.ray_address or os.environ.get("RAY_ADDRESS"))
     is_on_gpu = expected_device(config.hosting.device) != "cpu"
-    if is_on_cluster or is_on_gpu or policy.num_parameters < LARGE:
+    if _is_on_cluster(config) or is_on_gpu or policy.num_parameters < LARGE:
         return
     free = psutil.virtual_memory().available
     if needed > free:

@@ -49,6 +49,14 @@ def use_part_of_gpu(part: float) -> None:
     _part_of_gpu = part
 
 
+def local_gpus() -> list[tuple[str, int]]:
+    """Name and bytes of this machine's GPUs."""
+    if not torch.cuda.is_available():
+        return []
+    found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return [(gpu.name, gpu.total_memory) for gpu in found]
+
+
 def gpu_bytes(device: torch.device) -> int:
     """Memory of a GPU that this process may use: its part, and no more than is free or its own."""
     free, total = torch.cuda.mem_get_info(device)

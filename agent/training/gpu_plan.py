@@ -6,12 +6,16 @@ models, and is no more than an estimate.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
+from typing import ClassVar
 
+from agent.checkpoints.header import Header
+from agent.config.settings import PolicyTraining
 from agent.networks.architecture import Architecture
 from agent.networks.shapes import adapter_size, parameter_shapes
 from agent.training.optimizer import BYTES_TRAINED, MICRO_TOKENS
+from search.errors import ResourceError
 
 CONTEXT_BYTES = 2**30
 """Of CUDA itself, its libraries' workspaces and memory that lies between tensors."""
@@ -66,6 +70,8 @@ class Work:
     """Rows a step, of all GPUs together."""
     lora_rank: int = 16
 
+    DEFAULT_RANK: ClassVar[int] = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Way:
@@ -119,7 +125,7 @@ def _sharded(arch: Architecture, gpu: Gpu, num_gpus: int, work: Work) -> Way:
     # Each pass gathers the weights, the backward pass twice where it computes blocks again, and
     # sends the gradients.
     sent = 4 * size * (4 if way.is_checkpointed else 3) / LINK
-    return Way(way.name, way.setting, way.parts, way.fits, way.is_checkpointed, way.step_s + sent)
+    return replace(way, step_s=way.step_s + sent)
 
 
 def _adapters(arch: Architecture, gpu: Gpu, num_gpus: int, work: Work) -> Way:
@@ -208,6 +214,47 @@ def serving(arch: Architecture, gpu: Gpu, work: Work) -> Serving:
         five_adapters_bytes=2 * size + 2 * 5 * own,
         written_per_s=written,
         searched_per_s=min(written / 2, SEARCHED_TOKENS),
+    )
+
+
+def way_of(
+    arch: Architecture, gpu: Gpu, num_gpus: int, work: Work, training: PolicyTraining
+) -> Way:
+    """The way that settings choose."""
+    if training.lora_rank:
+        work = replace(work, lora_rank=training.lora_rank)
+        return _adapters(arch, gpu, num_gpus, work)
+    if num_gpus > 1 and training.sharding != "never" and training.optimizer != "muon":
+        return _sharded(arch, gpu, num_gpus, work)
+    return _whole(arch, gpu, num_gpus, work)
+
+
+def check_fits(
+    policy: Header, gpu: Gpu, num_here: int, num_used: int, training: PolicyTraining
+) -> None:
+    """Raises ResourceError, with the nearest plan that fits, where a policy's training takes more
+    than GPUs of this kind have.
+
+    `num_here` of them there are, `num_used` train together. Asked for the shortest texts: longer
+    ones are computed in more parts.
+    """
+    arch = policy.architecture
+    work = Work(MICRO_TOKENS, num_used, training.lora_rank or Work.DEFAULT_RANK)
+    way = way_of(arch, gpu, num_used, work, training)
+    if way.fits:
+        return
+    fix = "use a smaller model"
+    if (nearest := nearest_fit(arch, gpu, num_here, work)) is not None:
+        needed, other = nearest
+        fix = f"{other.name} fit"
+        fix += f": --set {other.setting}" if needed == num_here else f" on {needed} such GPUs"
+        if "sharding" in other.setting and needed == num_here:
+            fix += f" --set hosting.training_workers={num_here}"
+    raise ResourceError(
+        f"{policy.path} has {policy.num_parameters:,} parameters; to train {way.name} takes "
+        f"{way.num_bytes / 2**30:,.1f} GiB of each GPU, and {gpu.name} has "
+        f"{gpu.num_bytes / 2**30:,.1f}",
+        fix,
     )
 
 

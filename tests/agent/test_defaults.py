@@ -114,7 +114,7 @@ def test_a_trial_writes_reads_and_learns(tmp_path: Path) -> None:
 def test_a_critic_that_trains_its_last_blocks_takes_less_than_half() -> None:
     policy = Policy(134_515_008)
     whole, tuned = (training_bytes(policy, n) for n in (0, 6))  # type: ignore[arg-type]
-    assert 3.8e9 < whole < 4.5e9  # 4.07 GiB were measured
+    assert 4.6e9 < whole < 4.9e9  # 4.43 GiB were measured (docs/results/memory-2026-11-28.json)
     assert tuned < 0.5 * whole
     assert training_bytes(policy, 500) == whole  # type: ignore[arg-type]
     assert training_bytes(Policy(LARGE - 1)) == 0  # type: ignore[arg-type]

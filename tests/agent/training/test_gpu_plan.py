@@ -1,24 +1,28 @@
 """What a model would take of GPUs: against peaks that were measured, and what is said of it."""
 
-import json
-from collections.abc import Callable
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from agent import trial
+from agent.config.load import load_config
+from agent.config.settings import PolicyTraining
 from agent.networks.architecture import Architecture
 from agent.training.gpu_plan import (
     BEST_BYTES,
     CONTEXT_BYTES,
     GPUS,
     Work,
+    check_fits,
     first_fit,
     nearest_fit,
     num_parameters,
     serving,
     training_ways,
 )
+from agent.trial import check_memory
+from search.errors import ResourceError
 
 GIB = 2**30
 SMALL = {
@@ -83,11 +87,40 @@ def test_eight_billion_parameters_train_shared_or_as_adapters() -> None:
 
 
 def test_where_nothing_fits_the_nearest_plan_asks_for_more_gpus() -> None:
-    large = arch(QWEN3_8B | {"hidden_size": 8_192, "num_hidden_layers": 80, "head_dim": 128})
+    large = arch(QWEN3_8B | {"hidden_size": 8_192, "num_hidden_layers": 160})
     assert not any(way.fits for way in training_ways(large, GPUS["h100"], 1, Work(512, 8)))
     found = nearest_fit(large, GPUS["h100"], 1, Work(512, 8))
     assert found is not None and found[0] > 8 and found[1].setting == "training.sharding=auto"
     assert nearest_fit(large, GPUS["h100"], 1, Work(512, 8), most_gpus=2) is None
+
+
+def header(config: dict[str, Any]) -> Any:
+    found = arch(config)
+    return SimpleNamespace(path="m", architecture=found, num_parameters=num_parameters(found))
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "fix"),
+    [(1, "--set training.lora_rank=16"), (8, "--set hosting.training_workers=8")],
+)
+def test_what_does_not_fit_is_refused_with_the_nearest_plan(num_gpus: int, fix: str) -> None:
+    policy = header(QWEN3_8B)
+    with pytest.raises(ResourceError, match="GiB of each GPU, and H100 has") as told:
+        check_fits(policy, GPUS["h100"], num_gpus, 1, PolicyTraining())
+    assert fix in told.value.fix
+    check_fits(policy, GPUS["h100"], 1, 1, PolicyTraining(lora_rank=16))
+    check_fits(policy, GPUS["h100"], 8, 8, PolicyTraining())
+
+
+def test_a_run_is_refused_by_the_gpus_of_its_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = header(BILLION)
+    monkeypatch.setattr(trial, "expected_device", lambda _: "cuda")
+    monkeypatch.setattr(trial, "local_gpus", lambda: [("RTX", 16 * GIB)])
+    with pytest.raises(ResourceError, match="RTX has 16"):
+        check_memory(policy, load_config({})[0])
+    check_memory(policy, load_config({"training.lora_rank": 8})[0])
+    monkeypatch.setattr(trial, "local_gpus", lambda: [("H100", 78 * GIB)])
+    check_memory(policy, load_config({})[0])
 
 
 def test_blocks_are_computed_again_where_a_text_does_not_fit() -> None:
@@ -104,34 +137,3 @@ def test_adapters_serve_five_roles_on_one_base() -> None:
     assert found.five_adapters_bytes < 1.1 * found.weight_bytes
     assert found.five_copies_bytes > 4 * found.weight_bytes
     assert found.kv_bytes == 36 * 8 * 128 * 2 * 2
-
-
-def test_a_plan_is_told_without_the_weights(
-    tmp_path: Path, typed: Callable[..., tuple[int, str, str]]
-) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(QWEN3_8B))
-    code, out, _ = typed("models", "plan", str(tmp_path), "--gpus", "8", "--json")
-    found = json.loads(out)
-    assert code == 0 and found["parameters"] == 8_190_735_360
-    assert [way["fits"] for way in found["training"]] == [False, True, True]
-    assert found["nearest"] == {"gpus": 8, "setting": "training.sharding=auto"}
-    code, out, _ = typed("models", "plan", str(tmp_path), "--gpu-gib", "8")
-    assert code == 0 and "with " in out and "GPUs" in out
-
-
-@pytest.mark.parametrize(
-    ("more", "words"), [(["--gpu", "a100"], "h200, h100"), (["--gpus", "0"], "--gpus")]
-)
-def test_a_card_that_is_not_known_is_refused(
-    tmp_path: Path, typed: Callable[..., tuple[int, str, str]], more: list[str], words: str
-) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(QWEN3_8B))
-    code, _, said = typed("models", "plan", str(tmp_path), *more)
-    assert code == 2 and words in said
-
-
-def test_a_folder_without_a_config_is_named(
-    tmp_path: Path, typed: Callable[..., tuple[int, str, str]]
-) -> None:
-    code, _, said = typed("models", "plan", str(tmp_path))
-    assert code == 3 and "no config.json" in said

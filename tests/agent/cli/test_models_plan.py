@@ -1,0 +1,71 @@
+"""`ratchet models plan`: a folder with a config.json, and no weights."""
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agent.cli.main import main
+
+QWEN3_8B = {
+    "model_type": "qwen3",
+    "vocab_size": 151_936,
+    "hidden_size": 4_096,
+    "intermediate_size": 12_288,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 40_960,
+    "tie_word_embeddings": False,
+}
+
+
+Typed = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Typed:
+    """The command in this process: exit code, stdout, stderr."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["ratchet", *words])
+        code = 0
+        try:
+            main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_a_plan_is_told_without_the_weights(tmp_path: Path, typed: Typed) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(QWEN3_8B))
+    code, out, _ = typed("models", "plan", str(tmp_path), "--gpus", "8", "--json")
+    found = json.loads(out)
+    assert code == 0 and found["parameters"] == 8_190_735_360
+    assert [way["fits"] for way in found["training"]] == [False, True, True]
+    assert found["nearest"] == {"gpus": 8, "setting": "training.sharding=auto"}
+    code, out, _ = typed("models", "plan", str(tmp_path), "--gpu-gib", "8")
+    assert code == 0 and "with " in out and "GPUs" in out
+
+
+@pytest.mark.parametrize(
+    ("more", "words"), [(["--gpu", "a100"], "h200, h100"), (["--gpus", "0"], "--gpus")]
+)
+def test_a_card_that_is_not_known_is_refused(
+    tmp_path: Path, typed: Typed, more: list[str], words: str
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(QWEN3_8B))
+    code, _, said = typed("models", "plan", str(tmp_path), *more)
+    assert code == 2 and words in said
+
+
+def test_a_folder_without_a_config_is_named(tmp_path: Path, typed: Typed) -> None:
+    code, _, said = typed("models", "plan", str(tmp_path))
+    assert code == 2 and "no config.json" in said
