@@ -52,7 +52,9 @@ def test_a_plan_is_told_without_the_weights(tmp_path: Path, typed: Typed) -> Non
     assert [way["fits"] for way in found["training"]] == [False, True, True]
     assert found["nearest"] == {"gpus": 8, "setting": "training.sharding=auto"}
     code, out, _ = typed("models", "plan", str(tmp_path), "--gpu-gib", "8")
-    assert code == 0 and "with " in out and "GPUs" in out
+    assert code == 0 and "Nothing of this fits" in out
+    code, out, _ = typed("models", "plan", str(tmp_path), "--gpu-gib", "24", "--text-tokens", "512")
+    assert code == 0 and "--set training.lora_rank=16" in out
 
 
 @pytest.mark.parametrize(
