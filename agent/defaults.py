@@ -16,7 +16,7 @@ from agent.checkpoints.header import Header
 from agent.config.settings import Config
 from agent.networks.device import LARGE
 from agent.tasks.task import Task
-from agent.training.recipe import pretrained_rate
+from agent.training.recipe import own_lora_rank, pretrained_rate
 
 ON_A_GPU = 5
 """Times as many problems, labels and steps where a GPU does the work."""
@@ -101,7 +101,7 @@ def _defaults(
     yield Default("training.num_steps", 60 * more, f"{size}: more would forget")
     yield Default("training.batch_size", 16, f"{size} on {where}")
     yield Default("training.max_epochs", 3.0, "a pretrained model learns a text in a few passes")
-    rate = float(f"{ROUND_RATE * pretrained_rate(policy, config.training.lora_rank):.2g}")
+    rate = float(f"{ROUND_RATE * pretrained_rate(policy, own_lora_rank(config.training)):.2g}")
     yield Default("training.learning_rate", rate, "a tenth of what teaching takes")
     yield Default("training.drafter_steps", 20 * more, f"{size} on {where}")
     yield Default("evaluation.num_search_problems", 50 * more, f"{size} on {where}")

@@ -103,6 +103,8 @@ def _base_models(config: Config, scratch: str) -> dict[str, ModelRef]:
     if not set(ROLES) <= refs.keys():
         place = Place(scratch, config.hosting.threads)
         tuned = config.critics.tuned_layers or tuned_layers(refs["policy"].header)
-        made = initial_models(refs["policy"], place, tuned, own_lora_rank(config.training))
+        adapter = refs["policy"].header.adapter
+        rank = own_lora_rank(config.training) if adapter is None else adapter.rank
+        made = initial_models(refs["policy"], place, tuned, rank)
         refs |= {each.role: each.ref() for each in made}
     return refs

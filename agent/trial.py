@@ -11,7 +11,7 @@ import torch
 from agent.checkpoints.checkpoint import Checkpoint
 from agent.checkpoints.header import Header
 from agent.checkpoints.weights import load_model
-from agent.config.settings import Config
+from agent.config.settings import Config, PolicyTraining
 from agent.engine.requests import CompletionRequest, OptionRequest, Options, ScoreRequest
 from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
@@ -22,12 +22,13 @@ from agent.networks.device import (
     expected_device,
     local_gpus,
 )
-from agent.networks.language_model import LanguageModel
 from agent.option_trial import Tried, tried_options
 from agent.training.examples import Example
 from agent.training.gpu_plan import GPUS, check_fits
+from agent.training.job import adapted_model
 from agent.training.methods.sft import train_on_texts
 from agent.training.optimizer import BYTES_TRAINED, TrainingSettings
+from agent.training.recipe import own_lora_rank
 from search.errors import ResourceError
 from search.merge import ClaimOf
 
@@ -73,7 +74,7 @@ def measured(
     decoded, read = _engine_rates(engine, rows)
     proposed = _proposing_rate(engine, asked) if asked else decoded
     tried = tried_options(engine, asked, claim_of, tokenizer.decode_after) if asked else []
-    trained = _training_rate(load_model(policy, device=device), rows, config.training.dtype)
+    trained = _training_rate(policy, rows, config.training, device)
     return Rates(
         decoded=decoded,
         proposed=proposed,
@@ -101,10 +102,19 @@ def _proposing_rate(engine: TorchEngine, asked: Sequence[OptionRequest]) -> floa
     return sum(options.num_tokens for options in found) / spent_s
 
 
-def _training_rate(model: LanguageModel, rows: Sequence[tuple[int, ...]], dtype: str) -> float:
+def _training_rate(
+    policy: Checkpoint, rows: Sequence[tuple[int, ...]], training: PolicyTraining, device: str
+) -> float:
     """Tokens a second, padding not counted."""
     texts = [Example(row, PROMPT // 2) for row in rows[:TRAINED]]
-    settings = TrainingSettings(num_steps=1, batch_size=len(texts), learning_rate=1e-9, dtype=dtype)
+    settings = TrainingSettings(
+        num_steps=1,
+        batch_size=len(texts),
+        learning_rate=1e-9,
+        dtype=training.dtype,
+        lora_rank=own_lora_rank(training),
+    )
+    model = adapted_model(policy, settings, 0, device)
     return len(texts) * PROMPT / _seconds(lambda: train_on_texts(model, texts, settings, 0))
 
 
@@ -139,8 +149,8 @@ def check_serving(policy: Header, config: Config) -> None:
 
 def _check_gpus(policy: Header, config: Config) -> None:
     gpus = local_gpus()
-    if not gpus or policy.num_parameters < LARGE:
-        return
+    if not gpus or policy.num_parameters < LARGE or config.training.trainer == "trl":
+        return  # what TRL holds is TRL's to say
     name, num_bytes = min(gpus, key=lambda gpu: gpu[1])
     workers = config.hosting.training_workers
     gpu = replace(GPUS["h100"], name=name, num_bytes=num_bytes)

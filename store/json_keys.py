@@ -62,6 +62,11 @@ class Verdict(TypedDict):
     and losses, as a share; null without a comparison, missing in verdicts of before 0.7."""
 
 
+class Shares(TypedDict):
+    role: Open[float]
+    """From 0 to 1, by actor."""
+
+
 class Timings(TypedDict):
     stage: Open[float]
     """Seconds of wall time spent in this stage, as in `rounds.stage`."""
@@ -441,6 +446,15 @@ class CheckpointRemoved(TypedDict):
     """Where its directory was."""
 
 
+class StageEnded(TypedDict):
+    stage: str
+    """As `rounds.stage`."""
+    seconds: float
+    """Of wall time, since it was taken up last."""
+    at_work: Shares
+    """Share of these seconds in which each actor answered calls."""
+
+
 class RoundFailed(TypedDict):
     reason: str
     """As `rounds.error`."""
@@ -502,6 +516,7 @@ COLUMNS_BY: Mapping[str, tuple[str, Mapping[str, type]]] = {
             EventKind.ROUND_STARTED: RoundStarted,
             EventKind.IMAGINED: Imagined,
             EventKind.SELECTED: Selected,
+            EventKind.STAGE_ENDED: StageEnded,
             EventKind.ROUND_PROMOTED: Verdict,
             EventKind.ROUND_KEPT: Verdict,
             EventKind.ROUND_FAILED: RoundFailed,

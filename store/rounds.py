@@ -119,6 +119,17 @@ def note_time(row: Round, stage: str, seconds: float) -> None:
     row.timings = row.timings | {stage: row.timings.get(stage, 0.0) + round(seconds, 2)}
 
 
+def at_work_of(session: Session, round_id: int) -> dict[str, dict[str, float]]:
+    """By stage that ended, the share of its time in which each actor answered calls; of a stage
+    that was taken up several times the last."""
+    ended = session.scalars(
+        select(Event)
+        .where(Event.round_id == round_id, Event.kind == EventKind.STAGE_ENDED)
+        .order_by(Event.id)
+    )
+    return {event.payload["stage"]: dict(event.payload["at_work"]) for event in ended}
+
+
 def how_far(session: Session, run_id: int) -> tuple[int, str, int]:
     """(newest round, its stage, searches ended in all): larger or other when a run has got on."""
     last = last_round(session, run_id)

@@ -155,6 +155,8 @@ class EventKind(StrEnum):
     """A round made its problems."""
     SELECTED = "selected"
     """A round chose the texts that it learns from."""
+    STAGE_ENDED = "stage-ended"
+    """A stage of a round came to its end."""
     ROUND_PROMOTED = "round-promoted"
     """A round ended, and its candidate became the policy."""
     ROUND_KEPT = "round-kept"

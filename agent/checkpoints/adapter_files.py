@@ -3,21 +3,30 @@
 Weights that the adapters are put on lie in their own directory, once for all that lean on them.
 """
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from agent.checkpoints.files import read_json
-from agent.networks.adapter_shape import A, AdapterShape, B, is_of_adapter
+from agent.networks.adapter_shape import A, AdapterShape, B
 from agent.networks.shapes import MAPS, Shapes
 from search.errors import CheckpointError
 
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+HEAD = "score.weight"
+"""Of a critic: what is written whole."""
 PREFIX = "base_model.model."
 """Of all names in PEFT's file."""
 MAX_RANK = 4_096
-_OFF = ("use_dora", "use_rslora", "lora_bias", "fan_in_fan_out", "trainable_token_indices")
-"""Of PEFT's settings those that make another computation; absent, false or empty is all right."""
+_FREE = (
+    *("peft_type", "task_type", "base_model_name_or_path", "r", "lora_alpha", "lora_dropout"),
+    *("target_modules", "modules_to_save", "inference_mode", "peft_version", "revision"),
+    *("megatron_core", "qalora_group_size", "auto_mapping"),
+)
+"""Keys of PEFT's settings that are read elsewhere or say nothing of the computation."""
+_PLAIN = {"bias": ("none",), "init_lora_weights": (True, False, "gaussian")}
+"""Values with which others make no difference; all that are left must be absent, false or empty."""
 
 
 def read_shape(path: Path) -> AdapterShape:
@@ -29,7 +38,12 @@ def read_shape(path: Path) -> AdapterShape:
             f"{file} has peft_type {config.get('peft_type')!r:.80}, which is not computed",
             "give an adapter of type LORA",
         )
-    if wrong := [name for name in _OFF if config.get(name)]:
+    wrong = [
+        name
+        for name, value in config.items()
+        if name not in _FREE and value and value not in _PLAIN.get(name, ())
+    ]
+    if wrong:
         raise CheckpointError(
             f"{file} has {wrong[0]} {config[wrong[0]]!r:.80}, which is not computed",
             "train the adapter without it, or merge it into its base with PEFT",
@@ -75,8 +89,9 @@ def base_folder(path: Path, notes: Mapping[str, Any]) -> Path:
         )
     named = path / said["path"]  # a relative one counts from here
     for folder in (named, path.resolve().parent / named.name):
-        if folder.is_dir():
-            return folder
+        with contextlib.suppress(OSError, ValueError):  # a name that no file can have
+            if folder.is_dir() and folder.resolve() != path.resolve():
+                return folder
     raise CheckpointError(
         f"the base of the adapters in {path} is not there: {named}",
         f"put the directory back, or copy it beside {path.name}",
@@ -90,28 +105,28 @@ def adapter_shapes(
     path: Path, shape: AdapterShape, base: Shapes, listed: Shapes
 ) -> dict[str, tuple[int, ...]]:
     """Shapes by name of the weights that are left when the adapters are put on their base: the
-    base's, and whole ones in the adapters' file.
+    base's, and a critic's head.
 
-    Raises CheckpointError where the adapters do not fit.
+    Raises CheckpointError where the file holds anything but adapters on all linear maps of the
+    blocks and such a head: other weights would take the place of the base's.
     """
-    rank = shape.rank
+    expected: Shapes = {}
+    for name, size in base.items():
+        stem = name.removesuffix(".weight")
+        if len(size) == 2 and stem.rpartition(".")[2] in MAPS:
+            expected[stem + A], expected[stem + B] = (shape.rank, size[1]), (size[0], shape.rank)
     found = dict(base)
     for name, size in listed.items():
         own = name.removeprefix(PREFIX)
         if own == name:
             raise _unfit(path, f"{name[:80]} does not begin with {PREFIX!r}")
-        if not is_of_adapter(own):
+        if own == HEAD:
             found[own] = size
-            continue
-        ending = A if own.endswith(A) else B
-        target = f"{own.removesuffix(ending)}.weight"
-        rows, columns = base.get(target, (0, 0))
-        expected = (rank, columns) if ending == A else (rows, rank)
-        if target not in base or target.split(".")[-2] not in MAPS or size != expected:
-            raise _unfit(path, f"{own[:80]} has shape {size}, not {expected}")
-        other = f"{PREFIX}{own.removesuffix(ending)}{B if ending == A else A}"
-        if other not in listed:
-            raise _unfit(path, f"{own[:80]} is there without its other half")
+        elif expected.pop(own, None) != size:
+            raise _unfit(path, f"{own[:80]} of shape {size} is none of an adapter of {shape.rank}")
+    if expected:
+        missing = next(iter(expected))
+        raise _unfit(path, f"{missing} is missing, and adapters are on all maps of all blocks here")
     return found
 
 

@@ -127,8 +127,9 @@ def _first_sound(
                 say(f"warning: {causes[rows[0].id]}")
                 say(f"warning: going on with the {role} {row.version}, not {rows[0].version}")
             return ModelRef.at(role, row.version, row.path)
+    cause = f": {causes[rows[0].id]}" if rows else ""
     raise CheckpointError(
-        f"no {role} of the run is whole on disk any more",
+        f"no {role} of the run is whole on disk any more{cause}",
         "copy its directory back (`ratchet models --json` has the path), or start with --run NAME",
     )
 

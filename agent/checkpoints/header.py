@@ -7,7 +7,7 @@ other weights than pickled ones, is refused; other files that lie in it are igno
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -166,7 +166,19 @@ def _read(path: Path) -> Header:
     if shards == (ADAPTER_WEIGHTS,):
         adapter = read_shape(path)
         base = _base(base_folder(path, notes))
-    header = Header(path, architecture, config, notes, shards, num_bytes, raw, adapter, base)
+    header = Header(
+        path=path,
+        architecture=architecture,
+        config=config,
+        notes=notes,
+        shards=shards,
+        num_bytes=num_bytes,
+        config_raw=raw,
+        adapter=adapter,
+        base=base,
+    )
+    if base is not None:
+        _check_alike(header, base)
     check_shapes(header, [_listed(path, name) for name in shards])
     return header
 
@@ -217,13 +229,24 @@ def listed_in(handle: int, file: Path) -> Shapes:
 
 
 def _base(path: Path) -> Header:
-    found = _read(path)
-    if found.adapter is not None:
+    check_files(path)
+    if _shards(path) == (ADAPTER_WEIGHTS,):
         raise CheckpointError(
             f"{path} holds adapters itself, and adapters are put on whole weights",
             "name the checkpoint that has all weights",
         )
-    return found
+    return _read(path)
+
+
+def _check_alike(header: Header, base: Header) -> None:
+    """Raises CheckpointError for adapters whose network is not their base's, a drafter's fewer
+    blocks apart: what is shared by name must be the same."""
+    own = replace(header.architecture, num_layers=base.architecture.num_layers)
+    if own != base.architecture or header.architecture.num_layers > base.architecture.num_layers:
+        raise CheckpointError(
+            f"config.json of {header.path} is of another network than its base {base.path}",
+            "give the config.json that the adapters were trained with",
+        )
 
 
 def check_shapes(header: Header, listed: Sequence[Shapes]) -> None:

@@ -6,6 +6,7 @@ import uuid
 from pathlib import Path
 
 from agent.checkpoints.checkpoint import Checkpoint, verify_checkpoint
+from agent.checkpoints.model_refs import CHECKER, ROLES
 from agent.checkpoints.publish import publish, sweep
 from agent.checkpoints.weights import load_model
 from search.errors import CheckpointError, UsageError
@@ -29,6 +30,10 @@ def merge_into(path: Path, folder: Path) -> Checkpoint:
     model.merge()
     scratch = folder.parent / f".writing {owner_name()} {uuid.uuid4().hex}"
     role = str(checkpoint.notes.get("role", "policy"))
+    if role not in (*ROLES, CHECKER):
+        raise CheckpointError(
+            f"ratchet.json of {path} has role {role!r:.80}", f"make it one of: {', '.join(ROLES)}"
+        )
     notes = {name: value for name, value in checkpoint.notes.items() if name != "base"}
     try:
         made = publish(model, checkpoint, scratch, role, notes)

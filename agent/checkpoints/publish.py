@@ -236,6 +236,8 @@ def _flush(path: Path) -> None:
 def copied(checkpoint: Checkpoint, folder: Path, role: str) -> Checkpoint:
     """The same checkpoint below `folder`, so that a store does not lean on where the code lies."""
     final = folder / f"{role}-{checkpoint.version}"
+    if checkpoint.adapter is not None and not Path(checkpoint.notes["base"]["path"]).is_absolute():
+        _copy_base(checkpoint.whole, folder)
     if not (final.exists() and is_sound(final, checkpoint.version)):
         scratch = folder / f".writing {owner_name()} {uuid.uuid4().hex}"
         try:
@@ -251,6 +253,14 @@ def copied(checkpoint: Checkpoint, folder: Path, role: str) -> Checkpoint:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return verify_checkpoint(final)
+
+
+def _copy_base(base: Checkpoint, folder: Path) -> None:
+    """A base beside the adapters that lean on it, under its own name."""
+    final = folder / base.path.name
+    if not final.exists():
+        copied(base, folder, "base")
+        os.replace(folder / f"base-{base.version}", final)
 
 
 def take_place(scratch: Path, final: Path) -> None:

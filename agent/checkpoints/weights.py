@@ -1,7 +1,7 @@
 """The weights of a checkpoint, read into a network from the very files that were hashed."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,7 +12,7 @@ from agent.checkpoints.checkpoint import Checkpoint
 from agent.checkpoints.files import opened
 from agent.checkpoints.header import check_shapes, listed_in
 from agent.checkpoints.manifest import Identity, digest_of, identity_of, sha_of
-from agent.networks.adapter_shape import AdapterShape, is_of_adapter
+from agent.networks.adapter_shape import A, AdapterShape, B, is_of_adapter
 from agent.networks.language_model import LanguageModel
 from agent.networks.registry import build
 from search.errors import CheckpointError
@@ -57,6 +57,22 @@ def weights_of(checkpoint: Checkpoint) -> Iterator[dict[str, Tensor]]:
         else:
             base = stack.enter_context(tensors_of(checkpoint.whole))
             yield base | {name.removeprefix(PREFIX): tensor for name, tensor in own.items()}
+
+
+@contextlib.contextmanager
+def merged_weights_of(checkpoint: Checkpoint) -> Iterator[Callable[[str], Tensor]]:
+    """By name the whole weights that a checkpoint stands for, adapters merged into their base's,
+    for as long as the block. Raises CheckpointError as `tensors_of`."""
+    with weights_of(checkpoint) as tensors:
+
+        def merged(name: str) -> Tensor:
+            stem = name.removesuffix(".weight")
+            if checkpoint.adapter is None or stem + A not in tensors:
+                return tensors[name]
+            delta = tensors[stem + B].float() @ tensors[stem + A].float()
+            return tensors[name].float() + checkpoint.adapter.scale * delta
+
+        yield merged
 
 
 def _is_as_before(handle: int, before: Identity, sha: str) -> bool:
@@ -114,8 +130,14 @@ def load_adapted(
     """The network with adapters in float32, the checkpoint's own or, on whole weights, new ones.
 
     Matrices that stay are read from the files into `frozen_dtype`: at no time are they there in
-    another one.
+    another one. Raises CheckpointError for adapters of another rank.
     """
+    if checkpoint.adapter is not None and checkpoint.adapter.rank != shape.rank:
+        raise CheckpointError(
+            f"the adapters in {checkpoint.path} have rank {checkpoint.adapter.rank}, and rank "
+            f"{shape.rank} is asked for",
+            f"set training.lora_rank to {checkpoint.adapter.rank}, or to 0 to train all weights",
+        )
     model = _empty(checkpoint, checkpoint.adapter or shape)
     _fill(model, checkpoint, torch.float32, frozen_dtype, device)
     if checkpoint.adapter is None:

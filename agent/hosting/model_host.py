@@ -35,6 +35,7 @@ from agent.engine.requests import (
 from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
 from agent.engine.vllm_engine import VllmEngine
+from agent.hosting.work_clock import WorkClock, at_work
 from agent.networks.device import LARGE, chosen_device, chosen_dtype
 from agent.networks.language_model import LanguageModel
 from agent.networks.shared_blocks import SharedBlocks
@@ -85,11 +86,13 @@ class Host(ABC):
         self.device = chosen_device(settings.device)
         is_mapped = settings.shared_folder and self.device == "cpu"
         self.shared = shared or SharedBlocks(Path(settings.shared_folder) if is_mapped else None)
+        self.clock = WorkClock()
         self.num_calls = 0
         self._models: dict[str, tuple[Checkpoint, Any]] = {}
         self.dtypes: dict[str, str] = {}
         """What each version's weights are held in."""
 
+    @at_work
     def load(self, ref: ModelRef) -> str:
         """Make the weights ready; returns their version. Raises CheckpointError."""
         self._model(ref)
@@ -101,6 +104,7 @@ class Host(ABC):
             "device": self.device,
             "dtypes": dict(self.dtypes),
             "calls": self.num_calls,
+            "busy_s": self.clock.seconds,
         }
 
     def _model(self, ref: ModelRef) -> Any:
@@ -185,23 +189,28 @@ class GeneratorHost(Host):
                 self._vllm.update_weights(checkpoint, checkpoint.version)
         return self._vllm
 
+    @at_work
     def load(self, ref: ModelRef) -> str:
         return self._engine(ref).version
 
+    @at_work
     def options(self, ref: ModelRef, requests: Sequence[OptionRequest]) -> list[Options]:
         engine = self._engine(ref)
         return engine.options(requests)
 
+    @at_work
     def completions(
         self, ref: ModelRef, requests: Sequence[CompletionRequest], drafter: Drafter | None = None
     ) -> list[Completion]:
         engine = self._engine(ref)
         return engine.completions(requests, drafter)
 
+    @at_work
     def logprobs(self, ref: ModelRef, requests: Sequence[ScoreRequest]) -> list[tuple[float, ...]]:
         engine = self._engine(ref)
         return engine.score(requests)
 
+    @at_work
     def likeliest(
         self, ref: ModelRef, requests: Sequence[ScoreRequest], num: int
     ) -> list[Likeliest]:
@@ -211,6 +220,7 @@ class GeneratorHost(Host):
         super().close()
         self._sessions.clear()
 
+    @at_work
     def draft(
         self,
         ref: ModelRef,
@@ -242,6 +252,7 @@ class CriticHost(Host):
             self._blocks(checkpoint),
         )
 
+    @at_work
     def logits(self, ref: ModelRef, requests: Sequence[ScoreRequest]) -> list[float]:
         """Raw logit of each row: read at its last token, or the log-odds of its judged tokens.
 

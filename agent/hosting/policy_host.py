@@ -10,6 +10,7 @@ from agent.engine.draft_costs import measured_costs
 from agent.engine.lookup import LookupDrafts
 from agent.engine.requests import Completion, CompletionRequest
 from agent.hosting.model_host import KEPT_MODELS, GeneratorHost, HostSettings
+from agent.hosting.work_clock import at_work
 from agent.networks.shared_blocks import SharedBlocks
 from search.errors import CheckpointError
 
@@ -35,6 +36,7 @@ class PolicyHost(GeneratorHost):
         super().__init__(role, settings, shared)
         self._drafters: dict[tuple[str, str], Drafter] = {}
 
+    @at_work
     def drafted_completions(
         self,
         policy: ModelRef,

@@ -32,7 +32,12 @@ class AdaptedLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         low = self.lora_B(self.lora_A(x))
-        return F.linear(x, self.weight, self.bias) + self.scale * low
+        # Outside of autocast a frozen weight may be held in another type than the states are.
+        product = F.linear(x.to(self.weight.dtype), self.weight, self._bias())
+        return product + self.scale * low
+
+    def _bias(self) -> Tensor | None:
+        return None if self.bias is None else self.bias.to(self.weight.dtype)
 
     def merged(self) -> nn.Linear:
         """The plain map that computes the same."""

@@ -175,4 +175,19 @@ class LanguageModel(nn.Module, ABC):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., V] (a critic's: [..., 1]) of hidden states [..., E]."""
-        return nn.functional.linear(hidden, self.head)
+        return nn.functional.linear(hidden.to(self.head.dtype), self.head)
+
+    def in_one_type(self) -> "LanguageModel":
+        """Itself or, where adapters train on weights of another type, a copy in the type of those;
+        weights that have it already are not copied."""
+        dtypes = {parameter.dtype for parameter in self.parameters()}
+        if len(dtypes) == 1:
+            return self
+        frozen = next(p for n, p in self.named_parameters() if self.block_of(n) == -1)
+        with torch.no_grad():
+            cast = {
+                id(p): p if p.dtype == frozen.dtype else nn.Parameter(p.to(frozen.dtype), False)
+                for p in self.parameters()
+            }
+        found: LanguageModel = copy.deepcopy(self, cast)
+        return found

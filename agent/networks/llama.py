@@ -7,7 +7,7 @@ Shapes: B rows, T tokens, H query heads, G key heads, D head width, E hidden wid
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 
 import torch
@@ -124,11 +124,12 @@ class Backbone(nn.Module):
         self.norm = RMSNorm(arch.hidden_size, arch.norm_eps)
 
 
-def _copied(module: nn.Module) -> dict[str, Tensor]:
-    """A copy of the weights by name; those that do not train are the very same."""
+def _copied(module: nn.Module, wanted: Container[str]) -> dict[str, Tensor]:
+    """A copy of the wanted weights by name; those that do not train are the very same."""
     return {
         name: parameter.detach().clone() if parameter.requires_grad else parameter.detach()
         for name, parameter in module.named_parameters(remove_duplicate=False)
+        if name in wanted
     }
 
 
@@ -164,7 +165,8 @@ class Decoder(LanguageModel):
         with torch.device("meta"):  # no random weights are made first
             critic = Decoder(self.arch, is_critic=True)
             critic.take_shape(self)
-        critic.model.load_state_dict(_copied(self.model), assign=True)
+        wanted = critic.model.state_dict()
+        critic.model.load_state_dict(_copied(self.model, wanted), assign=True)
         head_1E = torch.zeros((1, self.arch.hidden_size), dtype=self.head.dtype, device=self.device)
         critic.score.weight = nn.Parameter(head_1E)
         return critic
@@ -174,9 +176,7 @@ class Decoder(LanguageModel):
         with torch.device("meta"):
             cut = Decoder(replace(self.arch, num_layers=num_layers))
             cut.take_shape(self)
-        wanted = cut.state_dict()
-        weights = {name: tensor for name, tensor in _copied(self).items() if name in wanted}
-        cut.load_state_dict(weights, assign=True)
+        cut.load_state_dict(_copied(self, cut.state_dict()), assign=True)
         cut.tie()
         return cut
 

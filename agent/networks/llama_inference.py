@@ -84,8 +84,9 @@ class LlamaInference:
         none = [Adapters()] * arch.num_layers
         self.adapters = none if decoder.adapter is None else list(map(layout.of_adapters, blocks))
         head = self.embedding if decoder.head is decoder.model.embed_tokens.weight else decoder.head
-        is_copy = layout.is_folded and not self.is_critic
-        if shared is None or not is_copy:
+        # On a CPU in bfloat16 a tied head is the embeddings seen from the other side.
+        is_view = layout.is_read_as_stored and head is self.embedding
+        if shared is None or self.is_critic or is_view:
             self.head = layout.after_norm(head.detach().t(), weight)
         else:
             self._held_head = shared.get(

@@ -72,6 +72,11 @@ class Layout:
         return self.dtype == torch.float32 and self.device.type == "cpu"
 
     @property
+    def is_read_as_stored(self) -> bool:
+        """Whether products read matrices [outputs, inputs] fastest, as checkpoints have them."""
+        return self.dtype == torch.bfloat16 and self.device.type == "cpu"
+
+    @property
     def name(self) -> str:
         """What blocks of equal weights are told apart by."""
         arch = self.arch
@@ -161,7 +166,7 @@ class Layout:
 
     def stored(self, matrix: Tensor) -> Tensor:
         """A matrix [inputs, outputs] in the layout that products read fastest."""
-        if self.dtype == torch.bfloat16 and self.device.type == "cpu":
+        if self.is_read_as_stored:
             return matrix.t().contiguous().t()
         return matrix.contiguous()
 

@@ -44,7 +44,7 @@ def build(arch: Architecture, is_critic: bool = False) -> LanguageModel:
 
 def laid_out(model: LanguageModel, shared: SharedBlocks | None = None) -> InferenceNetwork:
     """The model's weights as the engine uses them, those that others have too from `shared`."""
-    return FAMILIES[model.arch.model_type].lay_out(model, shared)
+    return FAMILIES[model.arch.model_type].lay_out(model.in_one_type(), shared)
 
 
 def class_name(model: LanguageModel) -> str:

@@ -13,7 +13,7 @@ from agent.rounds.inputs import RunInputs
 from agent.rounds.label_sampling import HELD_OUT_SHARE
 from agent.rounds.probes import num_searched
 from agent.training.early_stop import MOST_OF_LARGE
-from agent.training.job_memory import PROCESS_BYTES, training_bytes, tuned_share
+from agent.training.job_memory import PROCESS_BYTES, serving_bytes, training_bytes, tuned_share
 from agent.training.recipe import own_lora_rank
 from agent.trial import PROPOSED, TEXTS, Rates, measured
 
@@ -164,10 +164,9 @@ def _memory(config: Config, inputs: RunInputs, rates: Rates) -> float:
     kept = len(ROLES) * config.hosting.kv_mib * 2**20
     # Blocks of equal weights are held once; critics have their last ones apart.
     writing = 2 if wants_checker(config, inputs.task) else 1
-    serving = (writing + len(CRITIC_ROLES) * tuned) * rates.serving_bytes + kept
     rank = own_lora_rank(config.training)
-    if rank:  # what is left beside the base are the adapters
-        serving = rates.serving_bytes + kept
+    models = writing + len(CRITIC_ROLES) * tuned
+    serving = serving_bytes(inputs.policy, models, rank) - PROCESS_BYTES + kept
     critic = training_bytes(inputs.policy, config.critics.tuned_layers, rank)
     others = min(_processes(config), len(ROLES)) - 1
     return processes + max(serving, training_bytes(inputs.policy, 0, rank) + others * critic)

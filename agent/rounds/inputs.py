@@ -5,6 +5,7 @@ from pathlib import Path
 
 from agent.checkpoints.base_models import base_checkpoints, policy_at
 from agent.checkpoints.checkpoint import Checkpoint
+from agent.checkpoints.header import Header
 from agent.config.settings import Config
 from agent.defaults import Default, fitted
 from agent.engine.tokenizer import Tokenizer
@@ -61,8 +62,7 @@ def checked_inputs(config: Config) -> RunInputs:
     prompts = check_prompts(task, Tokenizer(policy.path), config.prompt)
     longest = policy.architecture.max_positions
     config, defaults = _fitted(config, prompts, policy)
-    check_adapters(config.training, policy)
-    _check_engine(config, policy)
+    check_policy(config, policy)
     policy_settings(config.training, policy)
     check_memory(policy, config)
     _check_others(config, policy)
@@ -85,7 +85,10 @@ def _fitted(config: Config, prompts: Prompts, policy: Checkpoint) -> tuple[Confi
     return fitted(config, policy, prompts.task, limits.text_tokens, device)
 
 
-def _check_engine(config: Config, policy: Checkpoint) -> None:
+def check_policy(config: Config, policy: Header) -> None:
+    """Raises CheckpointError or UsageError for a policy of adapters that the trainer cannot go on
+    from, or the engine cannot serve."""
+    check_adapters(config.training, policy)
     if config.hosting.engine == "vllm" and policy.adapter is not None:
         raise UsageError(
             f"setting 'hosting.engine' is 'vllm', which is given whole weights, and {policy.path} "

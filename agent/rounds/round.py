@@ -8,7 +8,6 @@ there all that it needs. Nothing lives in this process that would be missed. Wha
 for the next round is said in `agent/checkpoints/succession.py`.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -25,6 +24,7 @@ from agent.rounds.evaluation_stage import EvaluationStage, Figures
 from agent.rounds.imagination_stage import ImaginationStage
 from agent.rounds.search_stage import SearchStage
 from agent.rounds.selection_stage import SelectionStage
+from agent.rounds.timeline import Timeline
 from agent.rounds.training_stage import TrainingStage
 from agent.training.fit import DivergedError
 from agent.training.lesson import NothingToLearnError
@@ -34,7 +34,7 @@ from store.database import Session
 from store.datasets import dataset_of, freeze_dataset, selected_before, selected_report
 from store.pairs import freeze_pairs
 from store.recording import add_event, add_problems, as_problem, plan_searches
-from store.rounds import end_round, note_time, rounds_of, searches_of
+from store.rounds import at_work_of, end_round, note_time, rounds_of, searches_of
 from store.schema import Round
 from store.selection import read_finds
 from store.states import EventKind, Stage, is_voter
@@ -52,6 +52,9 @@ class Outcome:
     after: Figures | None
     """Of the candidate."""
     timings: dict[str, float]
+    """Seconds by stage."""
+    at_work: dict[str, dict[str, float]]
+    """By stage, the share of its time in which each actor answered calls."""
     selection: dict[str, Any] = field(default_factory=dict)
     """What was kept, and what labelled problems say of it; empty for a round that selected
     nothing."""
@@ -78,10 +81,14 @@ class RoundRunner:
             Stage.EVALUATING: self._evaluate,
         }
         while (stage := self._row(round_id).stage) in stages:
-            started = time.monotonic()
+            timeline = Timeline(self.context.hosts)
             stages[stage](round_id)
+            seconds, at_work = timeline.seconds, timeline.at_work()
             with self._writing() as session:
-                note_time(session.get_one(Round, round_id), stage, time.monotonic() - started)
+                row = session.get_one(Round, round_id)
+                note_time(row, stage, seconds)
+                payload = {"stage": stage, "seconds": round(seconds, 2), "at_work": at_work}
+                add_event(session, row.run_id, EventKind.STAGE_ENDED, payload, round_id)
         return self._outcome(round_id)
 
     # --- stages ---
@@ -280,6 +287,16 @@ class RoundRunner:
         before, after = self._compared(row) if row.candidates else (None, None)
         with self.store.session() as session:
             selection = selected_report(session, round_id)
+            at_work = at_work_of(session, round_id)
         selection.pop("probes", None)
         verdict = row.verdict or {}
-        return Outcome(row.number, Stage(row.stage), verdict, before, after, row.timings, selection)
+        return Outcome(
+            row.number,
+            Stage(row.stage),
+            verdict,
+            before,
+            after,
+            row.timings,
+            at_work,
+            selection,
+        )

@@ -17,7 +17,7 @@ from agent.rounds.code_version import code_version
 from agent.rounds.context import RunContext
 from agent.rounds.first_models import first_models
 from agent.rounds.heartbeat import Heartbeat
-from agent.rounds.inputs import checked_inputs
+from agent.rounds.inputs import check_policy, checked_inputs
 from agent.rounds.round import Outcome, RoundRunner
 from agent.training.runner import TrainingRunner
 from search.errors import StoreAwayError, UsageError
@@ -127,7 +127,10 @@ class Improver:
                 self.progress.say(f"note: {note}")
             for default in self.inputs.defaults:
                 self.progress.say(f"by the model: {default}")
-            self.models = self._sound_models() or first_models(self.context(), self.inputs.base)
+            sound = self._sound_models()
+            if sound is not None:
+                check_policy(self.config, sound["policy"].header)
+            self.models = sound or first_models(self.context(), self.inputs.base)
             for ref in without_voters(self.models).values():
                 self.hosts.load(ref)
             self.start_s = time.monotonic() - began

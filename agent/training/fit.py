@@ -17,6 +17,7 @@ from agent.training.examples import batches, stretched_positions
 from agent.training.optimizer import (
     ACTIVATION_BYTES,
     BYTES_TRAINED,
+    GPU_ACTIVATION_BYTES,
     MICRO_TOKENS,
     Optimizer,
     TrainingSettings,
@@ -155,7 +156,8 @@ def needs_checkpoints(model: LanguageModel, num_tokens: int) -> bool:
 def _token_bytes(model: LanguageModel) -> int:
     """What a token leaves for the backward pass."""
     arch = model.arch
-    return (arch.num_layers - model.num_frozen) * arch.hidden_size * ACTIVATION_BYTES
+    each = GPU_ACTIVATION_BYTES if model.device.type == "cuda" else ACTIVATION_BYTES
+    return (arch.num_layers - model.num_frozen) * arch.hidden_size * each
 
 
 def _gpu_room(model: LanguageModel) -> int:

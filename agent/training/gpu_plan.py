@@ -11,19 +11,18 @@ from math import prod
 from typing import ClassVar
 
 from agent.checkpoints.header import Header
+from agent.checkpoints.publish import dtype_on_disk
 from agent.config.settings import PolicyTraining
 from agent.networks.architecture import Architecture
 from agent.networks.shapes import adapter_size, parameter_shapes
-from agent.training.optimizer import BYTES_TRAINED, MICRO_TOKENS
+from agent.training.optimizer import BYTES_TRAINED, GPU_ACTIVATION_BYTES, MICRO_TOKENS
 from search.errors import ResourceError
 
+SHARED = "training.sharding=auto"
 CONTEXT_BYTES = 2**30
 """Of CUDA itself, its libraries' workspaces and memory that lies between tensors."""
 BEST_BYTES = 4
 """Of a trained number: the best weights so far, where texts are set aside to stop early by."""
-GPU_ACTIVATION_BYTES = 40
-"""Of a token, block and unit of width, kept for the backward pass on a GPU, where attention keeps
-no matrix: 35 and 39 by the peaks of two models (docs/results/gpu-2026-11-27.md)."""
 LOGIT_BYTES = 2**28 * 9
 """Of the logits that are there together (`kernels/summed_logprob.py`): in float32, in bfloat16
 twice, and what reduces them."""
@@ -69,6 +68,11 @@ class Work:
     batch_size: int
     """Rows a step, of all GPUs together."""
     lora_rank: int = 16
+
+    base_itemsize: int = 2
+    """Bytes of a number that adapters are put on."""
+    has_reference: bool = False
+    """Whether all weights train beside a copy of where they began (`training.method` but sft)."""
 
     DEFAULT_RANK: ClassVar[int] = 16
 
@@ -121,7 +125,7 @@ def _sharded(arch: Architecture, gpu: Gpu, num_gpus: int, work: Work) -> Way:
         "made whole": round(4 * 2 * block + 2 * 4 * outer),
     }
     name = f"all weights, shared by {num_gpus} GPUs"
-    way = _way(name, "training.sharding=auto", parts, 6 * size, arch, gpu, num_gpus, work)
+    way = _way(name, SHARED, parts, 6 * size, arch, gpu, num_gpus, work)
     # Each pass gathers the weights, the backward pass twice where it computes blocks again, and
     # sends the gradients.
     sent = 4 * size * (4 if way.is_checkpointed else 3) / LINK
@@ -131,7 +135,7 @@ def _sharded(arch: Architecture, gpu: Gpu, num_gpus: int, work: Work) -> Way:
 def _adapters(arch: Architecture, gpu: Gpu, num_gpus: int, work: Work) -> Way:
     size, own = num_parameters(arch), adapter_size(arch, work.lora_rank)
     parts = {
-        "base": 2 * size,
+        "base": work.base_itemsize * size,
         "weights, gradients, moments": BYTES_TRAINED * own,
         "best so far": BEST_BYTES * own,
     }
@@ -153,6 +157,8 @@ def _way(
     """With what is beside the weights: as many tokens at once as half of the room that is left
     holds (`fit._micro_tokens`), and computed again where not even the least number fits."""
     if "base" not in parts:  # of a base the products use the weights themselves
+        if work.has_reference:
+            parts = parts | {"reference": 4 * num_parameters(arch)}
         parts = parts | {"copies for products": 2 * num_parameters(arch)}
     room = max(0, gpu.num_bytes - sum(parts.values()))
     token = arch.num_layers * arch.hidden_size * GPU_ACTIVATION_BYTES
@@ -184,6 +190,7 @@ class Serving:
     """What a GPU that serves the policy holds, and does."""
 
     weight_bytes: int
+    """The head's own layout among them."""
     kv_bytes: int
     """Of a token's keys and values."""
     cached_tokens: int
@@ -200,6 +207,8 @@ class Serving:
 
 def serving(arch: Architecture, gpu: Gpu, work: Work) -> Serving:
     size, own = num_parameters(arch), adapter_size(arch, work.lora_rank)
+    if arch.is_tied:  # laid out, embeddings and head are two
+        size += arch.vocab_size * arch.hidden_size
     kv_bytes = 2 * 2 * arch.num_layers * arch.num_kv_heads * arch.head_dim
     cached = max(0.0, FULL * gpu.num_bytes - CONTEXT_BYTES - 2 * size) / kv_bytes
     texts = min(256, int(cached // work.text_tokens))
@@ -239,16 +248,23 @@ def check_fits(
     ones are computed in more parts.
     """
     arch = policy.architecture
-    work = Work(MICRO_TOKENS, num_used, training.lora_rank or Work.DEFAULT_RANK)
+    work = Work(
+        MICRO_TOKENS,
+        num_used,
+        training.lora_rank or Work.DEFAULT_RANK,
+        base_itemsize=dtype_on_disk(policy).itemsize,
+        has_reference=training.method != "sft",
+    )
     way = way_of(arch, gpu, num_used, work, training)
     if way.fits:
         return
     fix = "use a smaller model"
-    if (nearest := nearest_fit(arch, gpu, num_here, work)) is not None:
+    is_shareable = training.method == "sft" and training.optimizer != "muon"
+    if (nearest := nearest_fit(arch, gpu, num_here, work, is_shareable=is_shareable)) is not None:
         needed, other = nearest
         fix = f"{other.name} fit"
         fix += f": --set {other.setting}" if needed == num_here else f" on {needed} such GPUs"
-        if "sharding" in other.setting and needed == num_here:
+        if other.setting == SHARED and needed == num_here:
             fix += f" --set hosting.training_workers={num_here}"
     raise ResourceError(
         f"{policy.path} has {policy.num_parameters:,} parameters; to train {way.name} takes "
@@ -259,12 +275,18 @@ def check_fits(
 
 
 def nearest_fit(
-    arch: Architecture, gpu: Gpu, num_gpus: int, work: Work, most_gpus: int = 1_024
+    arch: Architecture,
+    gpu: Gpu,
+    num_gpus: int,
+    work: Work,
+    most_gpus: int = 1_024,
+    is_shareable: bool = True,
 ) -> tuple[int, Way] | None:
     """(GPUs, way) of the first way that fits, with as many more GPUs as it takes; None where
-    none does."""
+    none does. `is_shareable`: whether the training can be shared by several GPUs at all."""
     while num_gpus <= most_gpus:
-        fitting = first_fit(training_ways(arch, gpu, num_gpus, work))
+        ways = training_ways(arch, gpu, num_gpus, work)
+        fitting = first_fit([w for w in ways if is_shareable or w.setting != SHARED])
         if fitting is not None:
             return num_gpus, fitting
         num_gpus *= 2

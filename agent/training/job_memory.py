@@ -50,7 +50,10 @@ def training_bytes(model: Header, tuned_layers: int = 0, lora_rank: int = 0) -> 
     activations = MICRO_TOKENS * share * arch.num_layers * arch.hidden_size * ACTIVATION_BYTES
     if activations > trained + frozen:  # then blocks are computed again (`fit.needs_checkpoints`)
         activations = MICRO_TOKENS * arch.hidden_size * (4 * arch.num_layers + ACTIVATION_BYTES)
-    return round(PROCESS_BYTES + LOGIT_BYTES + trained + frozen + kept + activations)
+    working = LOGIT_BYTES + activations
+    if lora_rank:  # or while the base is read from its file, which is mapped meanwhile
+        working = max(working, frozen)
+    return round(PROCESS_BYTES + trained + frozen + kept + working)
 
 
 def held_itemsize(model: Header) -> int:
@@ -59,7 +62,7 @@ def held_itemsize(model: Header) -> int:
     return 2 if dtype == dtype_on_disk(model) == torch.bfloat16 else 4
 
 
-def serving_bytes(model: Header, num_models: int, lora_rank: int = 0) -> int:
+def serving_bytes(model: Header, num_models: float, lora_rank: int = 0) -> int:
     """Of a process that serves models on a CPU, at its peak: each with weights of its own or, with
     `lora_rank`, all as adapters on the first one's.
 
@@ -70,4 +73,4 @@ def serving_bytes(model: Header, num_models: int, lora_rank: int = 0) -> int:
     itemsize = chosen_dtype("auto", "cpu", size).itemsize
     own = adapter_size(model.architecture, lora_rank) if lora_rank else 0
     held = size + num_models * ADAPTER_LAYOUT * own if lora_rank else num_models * size
-    return PROCESS_BYTES + itemsize * (held + (2 if lora_rank else 1) * size)
+    return round(PROCESS_BYTES + itemsize * (held + (2 if lora_rank else 1) * size))

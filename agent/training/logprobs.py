@@ -50,7 +50,8 @@ def counted_logprobs(
 ) -> Counted:
     """log p of all tokens after the first `given` of each row; the first token never counts."""
     hidden_NE, target_N, mask_BT = _counted(model, rows, given, positions_BT)
-    return Counted(dispatch.linear_logprob(hidden_NE, model.head, target_N), mask_BT)
+    head_VE = _head_for(model, hidden_NE)
+    return Counted(dispatch.linear_logprob(hidden_NE, head_VE, target_N), mask_BT)
 
 
 def summed_logprobs(
@@ -61,7 +62,15 @@ def summed_logprobs(
 ) -> Tensor:
     """The sum of `counted_logprobs` over all rows: less work where that is all that is wanted."""
     hidden_NE, target_N, _ = _counted(model, rows, given, positions_BT)
-    return dispatch.summed_logprob(hidden_NE, model.head, target_N)
+    return dispatch.summed_logprob(hidden_NE, _head_for(model, hidden_NE), target_N)
+
+
+def _head_for(model: LanguageModel, hidden: Tensor) -> Tensor:
+    """The head in the states' type where it is held in another one (under adapters) and autocast,
+    which would see to it, is off."""
+    if torch.is_autocast_enabled(hidden.device.type):
+        return model.head
+    return model.head.to(hidden.dtype)
 
 
 def _counted(

@@ -15,6 +15,11 @@ ACTIVATION_BYTES = 84
 million parameters (docs/results/real-2026-11-26.md)."""
 
 
+GPU_ACTIVATION_BYTES = 40
+"""The same on a GPU, where attention keeps no matrix: 35 and 39 by the peaks of two models
+(docs/results/gpu-2026-11-27.md)."""
+
+
 class TrainingSettings(BaseModel):
     """How a model is trained. Steps, not seconds: a busy machine must not change the result."""
 

@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from agent.checkpoints.checkpoint import Checkpoint
-from agent.checkpoints.weights import tensors_of
+from agent.checkpoints.weights import merged_weights_of
 from agent.networks.device import LARGE
 from agent.networks.language_model import LanguageModel
 from agent.networks.registry import build
@@ -43,7 +43,7 @@ def load_sharded(checkpoint: Checkpoint, device: str) -> LanguageModel:
     """The network in evaluation mode, this rank's part of its weights in float32.
 
     Each rank maps the files and copies its part alone: at no time are more weights in memory than
-    that and one tensor. Raises CheckpointError.
+    that and one tensor. Adapters are merged into their base. Raises CheckpointError.
     """
     with torch.device("meta"):
         model = build(checkpoint.architecture, checkpoint.is_critic)
@@ -56,9 +56,9 @@ def load_sharded(checkpoint: Checkpoint, device: str) -> LanguageModel:
     for name, buffer in buffers.items():  # made with the network, and in no file
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, buffer.to(device))
-    with tensors_of(checkpoint) as tensors, torch.no_grad():
+    with merged_weights_of(checkpoint) as weight_of, torch.no_grad():
         for name, parameter in _shards(model):
-            whole = tensors[name].to(device=device, dtype=parameter.dtype)
+            whole = weight_of(name).to(device=device, dtype=parameter.dtype)
             own = distribute_tensor(whole, mesh, parameter.placements, src_data_rank=None)
             parameter.to_local().copy_(own.to_local())
     return model.eval()

@@ -92,6 +92,7 @@ def _document(outcome: Outcome, start_s: float) -> dict[str, Any]:
         "before": side(outcome.before),
         "after": side(outcome.after),
         "seconds": {"starting": round(start_s, 1)} | outcome.timings,
+        "at_work": outcome.at_work,
     }
 
 
@@ -110,6 +111,12 @@ def kept_line(selection: dict[str, Any]) -> str:
         f"{trust['trusted']} trusted answers are right: at least {trust['bound']:.2f} with "
         f"certainty {trust['certainty']:g}"
     )
+
+
+def work_line(shares: dict[str, float]) -> str:
+    """Who was at work while it searched: where nobody is, the search itself is what takes long."""
+    told = ", ".join(f"{role} {100 * share:.0f} %" for role, share in shares.items() if share)
+    return f"at work while searching: {told}" if told else ""
 
 
 def _show(outcome: Outcome, config: Config, start_s: float) -> None:
@@ -145,6 +152,8 @@ def _show(outcome: Outcome, config: Config, start_s: float) -> None:
     console.print(
         "seconds: " + ", ".join(f"{k} {v:.0f}" for k, v in spent.items()), highlight=False
     )
+    if told := work_line(outcome.at_work.get(Stage.SEARCHING, {})):
+        console.print(told, highlight=False)
     console.print(f"store: {config.shown_store}\n", highlight=False)
     default = Config()
     options = {

@@ -26,7 +26,7 @@ from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
 from agent.networks.language_model import LanguageModel
 from agent.training.examples import StoredState
-from agent.training.fit import DivergedError, OnStep, ends_of
+from agent.training.fit import DivergedError, OnStep, ends_of, product_dtype, products_in
 from agent.training.job import LoopJob
 from agent.training.lesson import Lesson, NothingToLearnError
 from agent.training.logprobs import counted_logprobs
@@ -130,6 +130,7 @@ def train_from_states(
     rng = np.random.default_rng(seed)
     optimizer = Optimizer(model, settings, settings.num_steps)
     reference = model.reference()
+    dtype = product_dtype(model, settings)
     rewards: list[float] = []
     losses: list[float] = []
     divergences: list[float] = []
@@ -142,9 +143,10 @@ def train_from_states(
         model.train()
         rewards.append(float(found[torch.isfinite(found)].mean()))
         advantage = _leave_one_out(found.view(-1, gradient.num_texts)).flatten()
-        logprob, counted = _token_logprobs(model, texts)
-        with torch.no_grad():
-            old, _ = _token_logprobs(reference, texts)
+        with products_in(dtype, model.device):
+            logprob, counted = _token_logprobs(model, texts)
+            with torch.no_grad():
+                old, _ = _token_logprobs(reference, texts)
         ratio = old - logprob
         divergence = torch.exp(ratio) - ratio - 1  # k3
         advantage = advantage.to(logprob.device)[:, None]

@@ -3,17 +3,20 @@
 import gc
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from agent.checkpoints.checkpoint import Checkpoint, verify_checkpoint
 from agent.checkpoints.merging import merge_into
-from agent.checkpoints.publish import publish
+from agent.checkpoints.publish import copied, publish
 from agent.checkpoints.weights import load_adapted, load_model
+from agent.config.load import load_config
 from agent.config.settings import PolicyTraining
 from agent.engine.requests import CompletionRequest, ScoreRequest
 from agent.engine.tokenizer import Tokenizer
@@ -23,13 +26,22 @@ from agent.hosting.inline_hosts import InlineHosts
 from agent.hosting.model_host import HostSettings
 from agent.networks.adapter_shape import AdapterShape
 from agent.networks.language_model import LanguageModel
+from agent.open_models import _base_models
+from agent.training.checker import CheckerJob, JudgedText
 from agent.training.critic_job import CriticJob
 from agent.training.drafter import DrafterJob
-from agent.training.examples import Example, JudgedExample, LabelledExample, PairExample
+from agent.training.examples import (
+    Example,
+    JudgedExample,
+    LabelledExample,
+    PairExample,
+    StoredState,
+)
 from agent.training.initial import initial_models
-from agent.training.job import Place
+from agent.training.job import LoopJob, Place, adapted_model
 from agent.training.labelling import Split
 from agent.training.methods.dpo import DpoJob, PreferenceSettings
+from agent.training.methods.dr_po import DrPoJob, GradientSettings
 from agent.training.methods.sft import SftJob
 from agent.training.optimizer import TrainingSettings
 from agent.training.recipe import check_adapters
@@ -284,7 +296,129 @@ def other_base(adapted: Checkpoint, folder: Path) -> Checkpoint:
     return publish(model, adapted.whole, folder, "policy", {})
 
 
-def renamed(adapted: Checkpoint, path: Path) -> Path:
+def low(parent: Checkpoint, folder: Path) -> Path:
+    """The same policy with bfloat16 on disk, as a pretrained one has it."""
+    model = load_model(parent)
+    return publish(model, parent, folder, "policy", {}, torch.bfloat16).path
+
+
+LOW = SETTINGS.model_copy(update={"dtype": "bfloat16"})
+STATES = [StoredState((3 + i, 13, 4, 2), 4) for i in range(6)]
+
+
+@pytest.mark.parametrize("kind", ["sft", "dpo", "drafter", "dr-po", "checker"])
+def test_every_job_trains_adapters_on_weights_in_bfloat16(
+    checkpoint: Path, tmp_path: Path, kind: str
+) -> None:
+    parent = low(verify_checkpoint(checkpoint), tmp_path / "low")
+    assert adapted_model(verify_checkpoint(parent), LOW, 0, "cpu").head.dtype == torch.bfloat16
+    given: dict[str, Any] = {"role": "policy", "parent": str(parent), "settings": LOW, "seed": 0}
+    if kind == "sft":
+        job: LoopJob = SftJob(**given, examples=ROWS, dev=ROWS[:4])
+    elif kind == "drafter":
+        job = DrafterJob(**given, examples=ROWS)
+    elif kind == "dpo":
+        pairs = [PairExample((3 + i, 13, 4, 2), (3 + i, 1), (4 + i, 1)) for i in range(6)]
+        job = DpoJob(**given, pairs=pairs, texts=ROWS, preference=PreferenceSettings())
+    elif kind == "dr-po":
+        (critic,) = (
+            made.path
+            for made in initial_models(
+                verify_checkpoint(parent).ref("policy"), Place(str(tmp_path / "c")), lora_rank=4
+            )
+            if made.role == "outcome"
+        )
+        settings = LOW.model_copy(update={"num_steps": 2})
+        gradient = GradientSettings(num_states=2, num_texts=2, max_tokens=4)
+        job = DrPoJob(
+            **given | {"settings": settings}, critic=critic, states=STATES, gradient=gradient
+        )
+    else:
+        questions = ["3+4", "5+2", "2*3"]
+        held_out = [JudgedText((), True), JudgedText(None, False)]
+        job = CheckerJob(**given, questions=questions, held_out=held_out)
+    made = job.run(Place(str(tmp_path / "out")))
+    assert verify_checkpoint(made.path).adapter == AdapterShape(4, 8.0)
+
+
+def rewritten(adapted: Checkpoint, change: Callable[[dict[str, Tensor]], object]) -> Path:
+    """The adapters' file changed by a stranger."""
+    file = adapted.path / "adapter_model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file)
+    (adapted.path / "manifest.json").unlink()
+    return adapted.path
+
+
+NORM = "base_model.model.model.norm.weight"
+FIRST = "base_model.model.model.layers.0.self_attn.k_proj.lora_A.weight"
+STRANGE: dict[str, Callable[[dict[str, Tensor]], object]] = {
+    "model.norm.weight of shape": lambda t: t.update({NORM: torch.ones(16)}),
+    "is missing": lambda t: t.pop(FIRST),
+    "does not begin with": lambda t: t.update({"x": torch.ones(2)}),
+}
+
+
+@pytest.mark.parametrize("told", STRANGE)
+def test_a_file_of_adapters_holds_all_of_them_and_nothing_else(
+    adapted: Checkpoint, told: str
+) -> None:
+    with pytest.raises(CheckpointError, match=told):
+        verify_checkpoint(rewritten(adapted, STRANGE[told]))
+
+
+def test_adapters_of_another_network_than_their_base_are_refused(adapted: Checkpoint) -> None:
+    file = adapted.path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"rms_norm_eps": 0.5}))
+    (adapted.path / "manifest.json").unlink()
+    with pytest.raises(CheckpointError, match="of another network than its base"):
+        verify_checkpoint(adapted.path)
+
+
+@pytest.mark.parametrize("path", ["", ".", "x" * 5_000, "\0"])
+def test_a_base_that_cannot_be_one_is_refused(adapted: Checkpoint, path: str) -> None:
+    with pytest.raises(CheckpointError, match="is not there"):
+        verify_checkpoint(renamed(adapted, path))
+
+
+def test_adapters_that_name_each_other_are_refused(adapted: Checkpoint, tmp_path: Path) -> None:
+    other = sft(adapted.path, tmp_path / "further")
+    renamed(other, adapted.path)
+    with pytest.raises(CheckpointError, match="holds adapters itself"):
+        verify_checkpoint(renamed(adapted, other.path))
+
+
+def test_a_merged_role_is_a_known_one(adapted: Checkpoint, tmp_path: Path) -> None:
+    file = adapted.path / "ratchet.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"role": "/tmp/x"}))
+    (adapted.path / "manifest.json").unlink()
+    with pytest.raises(CheckpointError, match="has role '/tmp/x'"):
+        merge_into(adapted.path, tmp_path / "whole")
+
+
+def test_copied_adapters_bring_a_base_that_was_beside_them(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    shutil.copytree(checkpoint, folder / "base")
+    adapted = sft(folder / "base", folder)
+    there = copied(adapted, tmp_path / "elsewhere", "policy")
+    shutil.rmtree(folder)
+    assert there.version == adapted.version
+    assert verify_checkpoint(there.path).whole.path.resolve() == tmp_path / "elsewhere" / "base"
+
+
+def test_roles_of_adapters_that_are_only_asked_are_adapters_too(
+    adapted: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.open_models.base_refs", lambda _: {"policy": adapted.ref("policy")})
+    refs = _base_models(load_config({})[0], str(tmp_path / "scratch"))
+    assert all(ref.header.adapter == AdapterShape(4, 8.0) for ref in refs.values())
+
+
+def renamed(adapted: Checkpoint, path: Path | str) -> Path:
     """The adapters with another directory named as their base."""
     file = adapted.path / "ratchet.json"
     notes = json.loads(file.read_text())

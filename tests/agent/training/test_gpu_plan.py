@@ -96,7 +96,13 @@ def test_where_nothing_fits_the_nearest_plan_asks_for_more_gpus() -> None:
 
 def header(config: dict[str, Any]) -> Any:
     found = arch(config)
-    return SimpleNamespace(path="m", architecture=found, num_parameters=num_parameters(found))
+    return SimpleNamespace(
+        path="m",
+        architecture=found,
+        num_parameters=num_parameters(found),
+        config={"dtype": "bfloat16"},
+        notes={},
+    )
 
 
 @pytest.mark.parametrize(
@@ -110,6 +116,19 @@ def test_what_does_not_fit_is_refused_with_the_nearest_plan(num_gpus: int, fix: 
     assert fix in told.value.fix
     check_fits(policy, GPUS["h100"], 1, 1, PolicyTraining(lora_rank=16))
     check_fits(policy, GPUS["h100"], 8, 8, PolicyTraining())
+
+
+@pytest.mark.parametrize("more", [{"method": "dpo"}, {"optimizer": "muon"}])
+def test_what_cannot_be_shared_is_not_advised_to_be(more: dict[str, Any]) -> None:
+    with pytest.raises(ResourceError) as told:
+        check_fits(header(QWEN3_8B), GPUS["h100"], 8, 1, PolicyTraining(**more))
+    assert "training.lora_rank=16" in told.value.fix and "workers" not in told.value.fix
+
+
+def test_what_trl_holds_is_not_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "expected_device", lambda _: "cuda")
+    monkeypatch.setattr(trial, "local_gpus", lambda: [("RTX", 4 * GIB)])
+    check_memory(header(BILLION), load_config({"training.trainer": "trl"})[0])
 
 
 def test_a_run_is_refused_by_the_gpus_of_its_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,9 @@ def together(parent: Path, folder: Path, **changed: Any) -> tuple[Path, dict[str
     return Path(path), report
 
 
-@pytest.mark.parametrize("changed", [{}, {"micro_tokens": 12}, {"position_span": 40}])
+@pytest.mark.parametrize(
+    "changed", [{}, {"micro_tokens": 12}, {"position_span": 40}, {"lora_rank": 4}]
+)
 def test_two_sharded_ranks_learn_what_one_process_learns(
     checkpoint: Path, tmp_path: Path, changed: dict[str, Any]
 ) -> None:
@@ -81,6 +83,17 @@ def test_two_sharded_ranks_learn_what_one_process_learns(
     assert sum(held) == size and max(held) < 0.6 * size
     published = [p for p in (tmp_path / "two").iterdir() if p.is_dir()]
     assert [p.name for p in published] == [path.name]
+
+
+def test_ranks_that_share_all_weights_merge_the_parents_adapters(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    adapted = Path(job(checkpoint, lora_rank=4).run(Place(str(tmp_path / "adapted"))).path)
+    alone = job(adapted).run(Place(str(tmp_path / "one"), device="cpu"))
+    path, report = together(adapted, tmp_path / "two")
+    assert report["first_loss"] == pytest.approx(alone.report["first_loss"], rel=1e-4)
+    assert report["last_loss"] == pytest.approx(alone.report["last_loss"], rel=1e-3)
+    assert verify_checkpoint(path).adapter is None
 
 
 def test_who_shares_is_told_by_size_setting_and_optimiser(
