@@ -15,6 +15,7 @@ from agent.config.settings import Config, PolicyTraining
 from agent.engine.requests import CompletionRequest, OptionRequest, Options, ScoreRequest
 from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
+from agent.gpu_plan import GPUS, check_fits
 from agent.networks.device import (
     LARGE,
     chosen_device,
@@ -24,7 +25,6 @@ from agent.networks.device import (
 )
 from agent.option_trial import Tried, tried_options
 from agent.training.examples import Example
-from agent.training.gpu_plan import GPUS, check_fits
 from agent.training.job import adapted_model
 from agent.training.methods.sft import train_on_texts
 from agent.training.optimizer import BYTES_TRAINED, TrainingSettings

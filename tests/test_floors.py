@@ -51,7 +51,10 @@ ROOMS = {
     "reports": {"checkpoints", "evaluation"},
     "defaults": {"checkpoints", "config", "networks", "tasks", "training"},
     "option_trial": {"engine"},
-    "trial": {"checkpoints", "config", "engine", "networks", "option_trial", "training"},
+    "gpu_plan": {"checkpoints", "config", "networks", "training"},
+    "trial": {
+        *("checkpoints", "config", "engine", "gpu_plan", "networks", "option_trial", "training"),
+    },
     "open_models": {
         *("checkpoints", "config", "defaults", "hosting", "scratch", "search_models", "tasks"),
         *("training", "trial"),
@@ -72,7 +75,7 @@ ROOMS = {
         *("signals", "solve", "viewer"),
     },
     "cli": {
-        *("checkpoints", "config", "evaluation", "hosting", "imagination", "lengths"),
+        *("checkpoints", "config", "evaluation", "gpu_plan", "hosting", "imagination", "lengths"),
         *("networks", "open_models", "progress", "prompts", "reports", "rounds"),
         *("search_models", "service", "signals", "solve", "tasks", "teach", "tracking"),
         *("viewer", "visible"),

@@ -112,7 +112,7 @@ def models_plan(
         ratchet models plan ./model --gpu-gib 24 --text-tokens 512 --json
     """
     from agent.cli.commands import models_plan as command
-    from agent.training.gpu_plan import GPUS, Work
+    from agent.gpu_plan import GPUS, Work
     from search.errors import UsageError
 
     if gpu not in GPUS:

@@ -10,8 +10,7 @@ from rich.table import Table
 from agent.checkpoints.files import read_json
 from agent.cli.output import emit
 from agent.config.paths import path_of
-from agent.networks.architecture import Architecture
-from agent.training.gpu_plan import (
+from agent.gpu_plan import (
     GPUS,
     Serving,
     Way,
@@ -21,6 +20,7 @@ from agent.training.gpu_plan import (
     serving,
     training_ways,
 )
+from agent.networks.architecture import Architecture
 from search.errors import CheckpointError
 
 GIB = 2**30

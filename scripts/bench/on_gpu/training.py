@@ -3,7 +3,7 @@
 Random weights and rows; AdamW on float32 weights, products in bfloat16: all weights, or adapters on
 weights in bfloat16. Utilisation counts six operations a parameter and token (PaLM, arXiv
 2204.02311, appendix B), with adapters four, against the measured ceiling. Beside each peak stands
-what `agent/training/gpu_plan.py` had said.
+what `agent/gpu_plan.py` had said.
 """
 
 import time
@@ -65,8 +65,8 @@ def _adapted(model: "LanguageModel") -> "LanguageModel":
 
 
 def _of(name: str, shape: tuple[int, ...], rank: int, flops: float) -> Iterator[Row]:
+    from agent.gpu_plan import BEST_BYTES, CONTEXT_BYTES, GPUS, Work, training_ways
     from agent.training.fit import Batch, FitPlan, fit
-    from agent.training.gpu_plan import BEST_BYTES, CONTEXT_BYTES, GPUS, Work, training_ways
     from agent.training.logprobs import summed_logprobs
     from agent.training.optimizer import TrainingSettings
 

@@ -8,8 +8,7 @@ import pytest
 from agent import trial
 from agent.config.load import load_config
 from agent.config.settings import PolicyTraining
-from agent.networks.architecture import Architecture
-from agent.training.gpu_plan import (
+from agent.gpu_plan import (
     BEST_BYTES,
     CONTEXT_BYTES,
     GPUS,
@@ -21,6 +20,7 @@ from agent.training.gpu_plan import (
     serving,
     training_ways,
 )
+from agent.networks.architecture import Architecture
 from agent.trial import check_memory
 from search.errors import ResourceError
 
