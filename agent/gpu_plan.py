@@ -274,6 +274,30 @@ def check_fits(
     )
 
 
+def check_served(policy: Header, gpu: Gpu, training: PolicyTraining, in_one: bool) -> None:
+    """Raises ResourceError where a GPU, or the part that an actor has of it, cannot hold what it is
+    to serve: one role or, where all are `in_one` process, five."""
+    rank = training.lora_rank
+    found = serving(policy.architecture, gpu, Work(MICRO_TOKENS, 1, rank or Work.DEFAULT_RANK))
+    needed, what = found.weight_bytes, "one role"
+    if in_one:
+        needed, what = found.five_copies_bytes, "five roles with weights of their own"
+        if rank:
+            needed, what = found.five_adapters_bytes, "five roles as adapters"
+    if needed + CONTEXT_BYTES <= FULL * gpu.num_bytes:
+        return
+    fix = "use a larger GPU or more of them, or a smaller model"
+    if not rank:
+        fix += ", or, in one process, adapters: --hosting inline --set training.lora_rank=16"
+    elif not in_one:
+        fix += ", or one process, where all roles have one base: --hosting inline"
+    raise ResourceError(
+        f"{policy.path} has {policy.num_parameters:,} parameters; to serve {what} takes "
+        f"{needed / 2**30:,.1f} GiB, and {gpu.name} has {gpu.num_bytes / 2**30:,.1f}",
+        fix,
+    )
+
+
 def nearest_fit(
     arch: Architecture,
     gpu: Gpu,

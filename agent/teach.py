@@ -92,7 +92,7 @@ def teach(config: Config, folder: Path, course: Course, store: Store, progress: 
     task = open_task(config)
     parent = policy_at(Path(config.policy).expanduser())
     check_adapters(config.training, parent)
-    check_memory(parent, config)
+    check_memory(parent, config, is_alone=True)
     prompts = check_prompts(task, Tokenizer(parent.path), config.prompt)
     lessons = lessons_of(task, prompts, parent.architecture.max_positions)
     problems = _problems(task, course, config)

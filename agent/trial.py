@@ -10,12 +10,14 @@ import torch
 
 from agent.checkpoints.checkpoint import Checkpoint
 from agent.checkpoints.header import Header
+from agent.checkpoints.model_refs import ROLES
 from agent.checkpoints.weights import load_model
 from agent.config.settings import Config, PolicyTraining
 from agent.engine.requests import CompletionRequest, OptionRequest, Options, ScoreRequest
 from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
-from agent.gpu_plan import GPUS, check_fits
+from agent.gpu_plan import GPUS, check_fits, check_served
+from agent.hosting.gpu_share import gpu_share
 from agent.networks.device import (
     LARGE,
     chosen_device,
@@ -118,12 +120,12 @@ def _training_rate(
     return len(texts) * PROMPT / _seconds(lambda: train_on_texts(model, texts, settings, 0))
 
 
-def check_memory(policy: Header, config: Config) -> None:
+def check_memory(policy: Header, config: Config, is_alone: bool = False) -> None:
     """Raises ResourceError where training a large policy does not fit the memory of this machine or
-    of its GPUs, before anything is loaded."""
+    of its GPUs, before anything is loaded. `is_alone`: one job, and no actors beside it."""
     check_serving(policy, config)
     if expected_device(config.hosting.device) != "cpu" and not _is_on_cluster(config):
-        _check_gpus(policy, config)
+        _check_gpus(policy, config, is_alone)
     elif not config.training.lora_rank:
         _check_fits(
             policy,
@@ -147,14 +149,25 @@ def check_serving(policy: Header, config: Config) -> None:
     _check_fits(policy, config, needed, f"to load them in {name} takes {{}}", fix)
 
 
-def _check_gpus(policy: Header, config: Config) -> None:
+def _check_gpus(policy: Header, config: Config, is_alone: bool) -> None:
     gpus = local_gpus()
     if not gpus or policy.num_parameters < LARGE or config.training.trainer == "trl":
         return  # what TRL holds is TRL's to say
     name, num_bytes = min(gpus, key=lambda gpu: gpu[1])
     workers = config.hosting.training_workers
-    gpu = replace(GPUS["h100"], name=name, num_bytes=num_bytes)
-    check_fits(policy, gpu, len(gpus), workers, config.training)
+    part = 1.0
+    if config.hosting.hosting == "ray" and not is_alone:
+        actors = len(ROLES) + config.hosting.workers - 1
+        part = gpu_share(len(gpus), actors, "cuda")
+    whole = replace(GPUS["h100"], name=name, num_bytes=num_bytes)
+    shared = whole
+    if part < 1.0:
+        name = f"{part:.2g} of {name}, which actors and jobs share,"
+        shared = replace(whole, name=name, num_bytes=int(part * num_bytes))
+    # Workers that train together are given whole GPUs.
+    check_fits(policy, shared if workers == 1 else whole, len(gpus), workers, config.training)
+    if not is_alone:
+        check_served(policy, shared, config.training, config.hosting.hosting != "ray")
 
 
 def _is_on_cluster(config: Config) -> bool:

@@ -53,7 +53,8 @@ ROOMS = {
     "option_trial": {"engine"},
     "gpu_plan": {"checkpoints", "config", "networks", "training"},
     "trial": {
-        *("checkpoints", "config", "engine", "gpu_plan", "networks", "option_trial", "training"),
+        *("checkpoints", "config", "engine", "gpu_plan", "hosting", "networks", "option_trial"),
+        "training",
     },
     "open_models": {
         *("checkpoints", "config", "defaults", "hosting", "scratch", "search_models", "tasks"),

@@ -1,5 +1,6 @@
 """What a model would take of GPUs: against peaks that were measured, and what is said of it."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from agent.gpu_plan import (
     GPUS,
     Work,
     check_fits,
+    check_served,
     first_fit,
     nearest_fit,
     num_parameters,
@@ -126,20 +128,48 @@ def test_what_cannot_be_shared_is_not_advised_to_be(more: dict[str, Any]) -> Non
 
 
 def test_what_trl_holds_is_not_judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial, "expected_device", lambda _: "cuda")
-    monkeypatch.setattr(trial, "local_gpus", lambda: [("RTX", 4 * GIB)])
+    on(monkeypatch, ("RTX", 4))
     check_memory(header(BILLION), load_config({"training.trainer": "trl"})[0])
+
+
+def on(monkeypatch: pytest.MonkeyPatch, *gpus: tuple[str, int]) -> None:
+    monkeypatch.setattr(trial, "expected_device", lambda _: "cuda")
+    monkeypatch.setattr(trial, "local_gpus", lambda: [(name, gib * GIB) for name, gib in gpus])
+
+
+INLINE = {"hosting.hosting": "inline"}
 
 
 def test_a_run_is_refused_by_the_gpus_of_its_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = header(BILLION)
-    monkeypatch.setattr(trial, "expected_device", lambda _: "cuda")
-    monkeypatch.setattr(trial, "local_gpus", lambda: [("RTX", 16 * GIB)])
+    on(monkeypatch, ("RTX", 16))
     with pytest.raises(ResourceError, match="RTX has 16"):
-        check_memory(policy, load_config({})[0])
-    check_memory(policy, load_config({"training.lora_rank": 8})[0])
-    monkeypatch.setattr(trial, "local_gpus", lambda: [("H100", 78 * GIB)])
-    check_memory(policy, load_config({})[0])
+        check_memory(policy, load_config(INLINE)[0])
+    check_memory(policy, load_config(INLINE | {"training.lora_rank": 8})[0])
+    on(monkeypatch, ("H100", 78))
+    check_memory(policy, load_config(INLINE)[0])
+
+
+def test_actors_and_jobs_that_share_a_gpu_have_a_part_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    policy = header(QWEN3_8B)
+    adapters = {"training.lora_rank": 16}
+    on(monkeypatch, ("H100", 78))
+    with pytest.raises(ResourceError, match="of H100, which actors and jobs share, has"):
+        check_memory(policy, load_config(adapters)[0])
+    check_memory(policy, load_config(adapters | INLINE)[0])
+    check_memory(policy, load_config(adapters)[0], is_alone=True)
+    on(monkeypatch, *[("H100", 78)] * 8)
+    check_memory(policy, load_config(adapters)[0])
+
+
+def test_what_does_not_fit_to_be_served_is_refused() -> None:
+    card = replace(GPUS["h100"], num_bytes=48 * GIB)
+    with pytest.raises(ResourceError, match="five roles with weights of their own") as told:
+        check_served(header(QWEN3_8B), card, PolicyTraining(), in_one=True)
+    assert "training.lora_rank=16" in told.value.fix
+    check_served(header(QWEN3_8B), card, PolicyTraining(lora_rank=16), in_one=True)
 
 
 def test_blocks_are_computed_again_where_a_text_does_not_fit() -> None:
