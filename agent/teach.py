@@ -51,7 +51,7 @@ from store.evaluations import Evaluation, EvaluationKey, find_evaluation, record
 class Course:
     """How the policy is taught."""
 
-    epochs: float = 2.0
+    epochs: float = 4.0
     batch_size: int = 32
     learning_rate: float | None = None
     """None: by the size of the model."""

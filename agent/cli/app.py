@@ -342,7 +342,7 @@ def teach_command(
     epochs: Annotated[
         float,
         typer.Option("--epochs", min=0.01, max=100.0, callback=finite, help="passes over the rows"),
-    ] = 2.0,
+    ] = 4.0,
     batch_size: Annotated[
         int, typer.Option("--batch-size", min=1, max=65_536, help="rows a step")
     ] = 32,
