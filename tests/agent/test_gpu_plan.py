@@ -25,6 +25,7 @@ from agent.gpu_plan import (
 from agent.networks.architecture import Architecture
 from agent.trial import check_memory
 from search.errors import ResourceError
+from tests.agent.networks.published import QWEN3_8B
 
 GIB = 2**30
 SMALL = {
@@ -46,18 +47,6 @@ BILLION = {
     "num_attention_heads": 32,
     "num_key_value_heads": 8,
     "tie_word_embeddings": True,
-}
-QWEN3_8B = {
-    "model_type": "qwen3",
-    "vocab_size": 151_936,
-    "hidden_size": 4_096,
-    "intermediate_size": 12_288,
-    "num_hidden_layers": 36,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "max_position_embeddings": 40_960,
-    "tie_word_embeddings": False,
 }
 
 

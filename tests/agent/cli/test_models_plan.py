@@ -9,20 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.cli.main import main
-
-QWEN3_8B = {
-    "model_type": "qwen3",
-    "vocab_size": 151_936,
-    "hidden_size": 4_096,
-    "intermediate_size": 12_288,
-    "num_hidden_layers": 36,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "max_position_embeddings": 40_960,
-    "tie_word_embeddings": False,
-}
-
+from tests.agent.networks.published import QWEN3_8B
 
 Typed = Callable[..., tuple[int, str, str]]
 
