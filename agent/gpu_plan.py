@@ -68,7 +68,7 @@ class Work:
     batch_size: int
     """Rows a step, of all GPUs together."""
     lora_rank: int = 16
-
+    """Of the way that trains adapters."""
     base_itemsize: int = 2
     """Bytes of a number that adapters are put on."""
     has_reference: bool = False
