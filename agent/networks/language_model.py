@@ -57,16 +57,10 @@ class LanguageModel(nn.Module, ABC):
         """Leave all but the last `num_tuned` blocks, the last norm and a head of their own as they
         are from now on; the frozen blocks' matrices are held in `dtype`."""
         self.num_frozen = max(0, self.arch.num_layers - num_tuned)
-        for _, parameter in self.frozen():
+        for name, parameter in self.frozen():
             parameter.requires_grad_(False)
-        if dtype != torch.float32:
-            self.hold_frozen(dtype)
-
-    def hold_frozen(self, dtype: torch.dtype) -> None:
-        """Hold the matrices of blocks that do not train in `dtype`; adapters stay as they are."""
-        for name, parameter in self.named_parameters():
-            is_matrix = parameter.ndim == 2 and 0 <= self.block_of(name) < self.arch.num_layers
-            if is_matrix and not parameter.requires_grad and not is_of_adapter(name):
+            is_matrix = parameter.ndim == 2 and self.block_of(name) >= 0
+            if is_matrix and not is_of_adapter(name) and dtype != torch.float32:
                 parameter.data = parameter.data.to(dtype)
 
     def adapt(self, shape: AdapterShape) -> None:

@@ -166,7 +166,8 @@ def _memory(config: Config, inputs: RunInputs, rates: Rates) -> float:
     writing = 2 if wants_checker(config, inputs.task) else 1
     rank = own_lora_rank(config.training)
     models = writing + len(CRITIC_ROLES) * tuned
-    serving = serving_bytes(inputs.policy, models, rank) - PROCESS_BYTES + kept
+    itemsize = rates.serving_bytes // inputs.policy.num_parameters
+    serving = serving_bytes(inputs.policy, itemsize, models, rank) - PROCESS_BYTES + kept
     critic = training_bytes(inputs.policy, config.critics.tuned_layers, rank)
     others = min(_processes(config), len(ROLES)) - 1
     return processes + max(serving, training_bytes(inputs.policy, 0, rank) + others * critic)

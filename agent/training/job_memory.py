@@ -4,7 +4,7 @@ import torch
 
 from agent.checkpoints.header import Header
 from agent.checkpoints.publish import dtype_on_disk
-from agent.networks.device import LARGE, chosen_dtype
+from agent.networks.device import LARGE
 from agent.networks.language_model import KEPT_BYTES
 from agent.networks.shapes import adapter_size
 from agent.training.fit import training_dtype
@@ -62,15 +62,14 @@ def held_itemsize(model: Header) -> int:
     return 2 if dtype == dtype_on_disk(model) == torch.bfloat16 else 4
 
 
-def serving_bytes(model: Header, num_models: float, lora_rank: int = 0) -> int:
-    """Of a process that serves models on a CPU, at its peak: each with weights of its own or, with
-    `lora_rank`, all as adapters on the first one's.
+def serving_bytes(model: Header, itemsize: int, num_models: float, lora_rank: int = 0) -> int:
+    """Of a process that serves models on a CPU, at its peak: each with weights of its own, held in
+    `itemsize` bytes a number, or, with `lora_rank`, all as adapters on the first one's.
 
     The last one to be loaded is there three times for a moment: mapped from its file, read, and
     laid out.
     """
     size = model.num_parameters
-    itemsize = chosen_dtype("auto", "cpu", size).itemsize
     own = adapter_size(model.architecture, lora_rank) if lora_rank else 0
     held = size + num_models * ADAPTER_LAYOUT * own if lora_rank else num_models * size
     return round(PROCESS_BYTES + itemsize * (held + (2 if lora_rank else 1) * size))

@@ -29,6 +29,7 @@ from agent.checkpoints.header import read_header
 from agent.hosting.inline_hosts import InlineHosts
 from agent.hosting.model_host import CriticHost, GeneratorHost, Host, HostSettings
 from agent.networks.architecture import Architecture
+from agent.networks.device import chosen_dtype
 from agent.networks.shapes import parameter_shapes
 from agent.training.examples import Example
 from agent.training.initial import initial_models
@@ -137,6 +138,11 @@ def serve_five_whole(folder: Path, size: Size) -> None:
         hosts.append(host)
 
 
+def held(path: Path) -> int:
+    """Bytes of a number of a policy that is served on a CPU."""
+    return chosen_dtype("auto", "cpu", read_header(path).num_parameters).itemsize
+
+
 @dataclass(frozen=True)
 class Arm:
     run: Callable[[Path, Size], None]
@@ -149,9 +155,9 @@ ARMS = {
         lambda f, s: train(f, s, RANK),
         lambda p: training_bytes(read_header(p), lora_rank=RANK),
     ),
-    "serve-one": Arm(serve_one, lambda p: serving_bytes(read_header(p), 1)),
-    "serve-five": Arm(serve_five, lambda p: serving_bytes(read_header(p), 5, RANK)),
-    "serve-five-whole": Arm(serve_five_whole, lambda p: serving_bytes(read_header(p), 5)),
+    "serve-one": Arm(serve_one, lambda p: serving_bytes(read_header(p), held(p), 1)),
+    "serve-five": Arm(serve_five, lambda p: serving_bytes(read_header(p), held(p), 5, RANK)),
+    "serve-five-whole": Arm(serve_five_whole, lambda p: serving_bytes(read_header(p), held(p), 5)),
 }
 
 

@@ -61,3 +61,12 @@ def test_critics_that_share_a_file_take_less_disk(inputs: RunInputs) -> None:
     assert whole == 20 * inputs.policy.num_bytes
     t = 1 / num_layers
     assert shared == round(inputs.policy.num_bytes * (0.6 + 1 - t + 6 * t + 2 * (1.6 + 3 * t)))
+
+
+def test_the_memory_follows_the_type_that_weights_are_held_in(inputs: RunInputs) -> None:
+    size = inputs.policy.num_parameters
+    low, high = (
+        cost._memory(inputs.config, inputs, replace(RATES, serving_bytes=itemsize * size))
+        for itemsize in (2, 4)
+    )
+    assert high > low
