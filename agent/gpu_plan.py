@@ -18,7 +18,6 @@ from agent.networks.shapes import adapter_size, parameter_shapes
 from agent.training.optimizer import BYTES_TRAINED, GPU_ACTIVATION_BYTES, MICRO_TOKENS
 from search.errors import ResourceError
 
-SHARED = "training.sharding=auto"
 CONTEXT_BYTES = 2**30
 """Of CUDA itself, its libraries' workspaces and memory that lies between tensors."""
 BEST_BYTES = 4
@@ -82,8 +81,8 @@ class Way:
     """One way to train, on each GPU."""
 
     name: str
-    setting: str
-    """What chooses it."""
+    settings: tuple[str, ...]
+    """What chooses it, each KEY=VALUE."""
     parts: dict[str, int]
     """Bytes by what takes them."""
     fits: bool
@@ -112,7 +111,8 @@ def _whole(arch: Architecture, gpu: Gpu, num_gpus: int, work: Work) -> Way:
     size = num_parameters(arch)
     parts = {"weights, gradients, moments": BYTES_TRAINED * size, "best so far": BEST_BYTES * size}
     name = "all weights, a copy on each GPU" if num_gpus > 1 else "all weights"
-    return _way(name, "training.sharding=never", parts, 6 * size, arch, gpu, num_gpus, work)
+    chosen = ("training.sharding=never",)
+    return _way(name, chosen, parts, 6 * size, arch, gpu, num_gpus, work)
 
 
 def _sharded(arch: Architecture, gpu: Gpu, num_gpus: int, work: Work) -> Way:
@@ -125,7 +125,7 @@ def _sharded(arch: Architecture, gpu: Gpu, num_gpus: int, work: Work) -> Way:
         "made whole": round(4 * 2 * block + 2 * 4 * outer),
     }
     name = f"all weights, shared by {num_gpus} GPUs"
-    way = _way(name, SHARED, parts, 6 * size, arch, gpu, num_gpus, work)
+    way = _way(name, (), parts, 6 * size, arch, gpu, num_gpus, work)
     # Each pass gathers the weights, the backward pass twice where it computes blocks again, and
     # sends the gradients.
     sent = 4 * size * (4 if way.is_checkpointed else 3) / LINK
@@ -140,13 +140,13 @@ def _adapters(arch: Architecture, gpu: Gpu, num_gpus: int, work: Work) -> Way:
         "best so far": BEST_BYTES * own,
     }
     name = f"adapters of rank {work.lora_rank}"
-    setting = f"training.lora_rank={work.lora_rank}"
-    return _way(name, setting, parts, 4 * size, arch, gpu, num_gpus, work)
+    chosen = (f"training.lora_rank={work.lora_rank}",)
+    return _way(name, chosen, parts, 4 * size, arch, gpu, num_gpus, work)
 
 
 def _way(
     name: str,
-    setting: str,
+    chosen: tuple[str, ...],
     parts: dict[str, int],
     flops: float,
     arch: Architecture,
@@ -177,7 +177,9 @@ def _way(
     }
     fits = sum(parts.values()) <= FULL * gpu.num_bytes
     step_s = rows * work.text_tokens * flops / (TRAINING_SHARE * gpu.flops)
-    return Way(name, setting, parts, fits, is_checkpointed, step_s)
+    if num_gpus > 1:
+        chosen = (f"hosting.training_workers={num_gpus}", *chosen)
+    return Way(name, chosen, parts, fits, is_checkpointed, step_s)
 
 
 def _outer_size(arch: Architecture) -> int:
@@ -263,9 +265,8 @@ def check_fits(
     if (nearest := nearest_fit(arch, gpu, num_here, work, is_shareable=is_shareable)) is not None:
         needed, other = nearest
         fix = f"{other.name} fit"
-        fix += f": --set {other.setting}" if needed == num_here else f" on {needed} such GPUs"
-        if other.setting == SHARED and needed == num_here:
-            fix += f" --set hosting.training_workers={num_here}"
+        fix += "" if needed == num_here else f" on {needed} such GPUs"
+        fix += ":" + "".join(f" --set {setting}" for setting in other.settings)
     raise ResourceError(
         f"{policy.path} has {policy.num_parameters:,} parameters; to train {way.name} takes "
         f"{way.num_bytes / 2**30:,.1f} GiB of each GPU, and {gpu.name} has "
@@ -309,8 +310,8 @@ def nearest_fit(
     """(GPUs, way) of the first way that fits, with as many more GPUs as it takes; None where
     none does. `is_shareable`: whether the training can be shared by several GPUs at all."""
     while num_gpus <= most_gpus:
-        ways = training_ways(arch, gpu, num_gpus, work)
-        fitting = first_fit([w for w in ways if is_shareable or w.setting != SHARED])
+        ways = training_ways(arch, gpu, num_gpus if is_shareable else 1, work)
+        fitting = first_fit(ways)
         if fitting is not None:
             return num_gpus, fitting
         num_gpus *= 2

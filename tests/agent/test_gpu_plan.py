@@ -81,7 +81,11 @@ def test_where_nothing_fits_the_nearest_plan_asks_for_more_gpus() -> None:
     large = arch(QWEN3_8B | {"hidden_size": 8_192, "num_hidden_layers": 160})
     assert not any(way.fits for way in training_ways(large, GPUS["h100"], 1, Work(512, 8)))
     found = nearest_fit(large, GPUS["h100"], 1, Work(512, 8))
-    assert found is not None and found[0] > 8 and found[1].setting == "training.sharding=auto"
+    assert (
+        found is not None
+        and found[0] > 8
+        and found[1].settings == (f"hosting.training_workers={found[0]}",)
+    )
     assert nearest_fit(large, GPUS["h100"], 1, Work(512, 8), most_gpus=2) is None
 
 
@@ -98,7 +102,7 @@ def header(config: dict[str, Any]) -> Any:
 
 @pytest.mark.parametrize(
     ("num_gpus", "fix"),
-    [(1, "--set training.lora_rank=16"), (8, "--set hosting.training_workers=8")],
+    [(1, "fit: --set training.lora_rank=16"), (8, "fit: --set hosting.training_workers=8")],
 )
 def test_what_does_not_fit_is_refused_with_the_nearest_plan(num_gpus: int, fix: str) -> None:
     policy = header(QWEN3_8B)

@@ -47,7 +47,7 @@ def run(
                 "training": [asdict(way) | {"bytes": way.num_bytes} for way in ways],
                 "nearest": None
                 if nearest is None
-                else {"gpus": nearest[0], "setting": nearest[1].setting},
+                else {"gpus": nearest[0], "settings": nearest[1].settings},
                 "serving": asdict(found),
             }
         )
@@ -82,7 +82,7 @@ def _training(ways: list[Way], work: Work) -> Table:
     table.add_row("fits", *("yes" if way.fits else "no" for way in ways), style="bold")
     table.add_row("blocks", *(_blocks(way) for way in ways))
     table.add_row("seconds a step (estimate)", *(f"{way.step_s:.2g}" for way in ways))
-    table.add_row("chosen by", *(way.setting.replace("=", "\n=") for way in ways))
+    table.add_row("chosen by", *("\n".join(way.settings).replace("=", "\n=") for way in ways))
     return table
 
 
@@ -111,4 +111,5 @@ def _advice(nearest: tuple[int, Way] | None, num_gpus: int) -> str:
         return "Nothing of this fits: use a smaller model, or shorter texts."
     needed, way = nearest
     more = "" if needed == num_gpus else f" with {needed} GPUs"
-    return f"The first way that fits{more}: {way.name} (--set {way.setting})."
+    chosen = "".join(f" --set {setting}" for setting in way.settings)
+    return f"The first way that fits{more}: {way.name}{chosen and f' ({chosen.strip()})'}."

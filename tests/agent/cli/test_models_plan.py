@@ -37,7 +37,7 @@ def test_a_plan_is_told_without_the_weights(tmp_path: Path, typed: Typed) -> Non
     found = json.loads(out)
     assert code == 0 and found["parameters"] == 8_190_735_360
     assert [way["fits"] for way in found["training"]] == [False, True, True]
-    assert found["nearest"] == {"gpus": 8, "setting": "training.sharding=auto"}
+    assert found["nearest"] == {"gpus": 8, "settings": ["hosting.training_workers=8"]}
     code, out, _ = typed("models", "plan", str(tmp_path), "--gpu-gib", "8")
     assert code == 0 and "Nothing of this fits" in out
     code, out, _ = typed("models", "plan", str(tmp_path), "--gpu-gib", "24", "--text-tokens", "512")
