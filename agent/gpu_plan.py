@@ -13,20 +13,17 @@ from typing import ClassVar
 from agent.checkpoints.header import Header
 from agent.checkpoints.publish import dtype_on_disk
 from agent.config.settings import PolicyTraining
+from agent.hosting.placement import CONTEXT_BYTES, FULL
 from agent.networks.architecture import Architecture
 from agent.networks.shapes import adapter_size, parameter_shapes
 from agent.training.optimizer import BYTES_TRAINED, GPU_ACTIVATION_BYTES, MICRO_TOKENS
 from search.errors import ResourceError
 
-CONTEXT_BYTES = 2**30
-"""Of CUDA itself, its libraries' workspaces and memory that lies between tensors."""
 BEST_BYTES = 4
 """Of a trained number: the best weights so far, where texts are set aside to stop early by."""
 LOGIT_BYTES = 2**28 * 9
 """Of the logits that are there together (`kernels/summed_logprob.py`): in float32, in bfloat16
 twice, and what reduces them."""
-FULL = 0.92
-"""Of a GPU's memory that a plan may fill."""
 TRAINING_SHARE = 0.5
 """Of the card's large products that training reaches; measured .53 with 1.2 billion parameters and
 .17 with 135 million."""
@@ -275,23 +272,18 @@ def check_fits(
     )
 
 
-def check_served(policy: Header, gpu: Gpu, training: PolicyTraining, in_one: bool) -> None:
-    """Raises ResourceError where a GPU, or the part that an actor has of it, cannot hold what it is
-    to serve: one role or, where all are `in_one` process, five."""
+def check_served(policy: Header, gpu: Gpu, training: PolicyTraining) -> None:
+    """Raises ResourceError where a GPU cannot hold what one process is to serve: five roles."""
     rank = training.lora_rank
     found = serving(policy.architecture, gpu, Work(MICRO_TOKENS, 1, rank or Work.DEFAULT_RANK))
-    needed, what = found.weight_bytes, "one role"
-    if in_one:
-        needed, what = found.five_copies_bytes, "five roles with weights of their own"
-        if rank:
-            needed, what = found.five_adapters_bytes, "five roles as adapters"
+    needed, what = found.five_copies_bytes, "five roles with weights of their own"
+    if rank:
+        needed, what = found.five_adapters_bytes, "five roles as adapters"
     if needed + CONTEXT_BYTES <= FULL * gpu.num_bytes:
         return
-    fix = "use a larger GPU or more of them, or a smaller model"
+    fix = "use a larger GPU, or a smaller model"
     if not rank:
-        fix += ", or, in one process, adapters: --hosting inline --set training.lora_rank=16"
-    elif not in_one:
-        fix += ", or one process, where all roles have one base: --hosting inline"
+        fix += ", or adapters: --set training.lora_rank=16"
     raise ResourceError(
         f"{policy.path} has {policy.num_parameters:,} parameters; to serve {what} takes "
         f"{needed / 2**30:,.1f} GiB, and {gpu.name} has {gpu.num_bytes / 2**30:,.1f}",

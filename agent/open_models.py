@@ -17,7 +17,7 @@ from agent.tasks.registry import open_task
 from agent.training.initial import initial_models
 from agent.training.job import Place
 from agent.training.recipe import own_lora_rank
-from agent.trial import check_serving
+from agent.trial import check_serving, needs_of
 from search.errors import NotFoundError, UsageError
 from store.address import sqlite_path
 from store.database import read_store
@@ -33,7 +33,8 @@ def models_over(config: Config, refs: Mapping[str, ModelRef]) -> Models:
     """
     check_serving(refs["policy"].header, config)
     task = open_task(config)
-    hosts = open_hosts(config.hosting)
+    others = [ref.header for role, ref in refs.items() if role != "policy"]
+    hosts = open_hosts(config.hosting, needs_of([refs["policy"].header, *others], config))
     try:
         return Models(hosts, ModelSet(refs), task, ModelSettings.of(config))
     except BaseException:

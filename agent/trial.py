@@ -10,14 +10,13 @@ import torch
 
 from agent.checkpoints.checkpoint import Checkpoint
 from agent.checkpoints.header import Header
-from agent.checkpoints.model_refs import ROLES
 from agent.checkpoints.weights import load_model
 from agent.config.settings import Config, PolicyTraining
 from agent.engine.requests import CompletionRequest, OptionRequest, Options, ScoreRequest
 from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
-from agent.gpu_plan import GPUS, check_fits, check_served
-from agent.hosting.gpu_share import gpu_share
+from agent.gpu_plan import GPUS, Work, check_fits, check_served, serving
+from agent.hosting.placement import Needs, actor_places, hosted_roles
 from agent.networks.device import (
     LARGE,
     chosen_device,
@@ -29,7 +28,7 @@ from agent.option_trial import Tried, tried_options
 from agent.training.examples import Example
 from agent.training.job import adapted_model
 from agent.training.methods.sft import train_on_texts
-from agent.training.optimizer import BYTES_TRAINED, TrainingSettings
+from agent.training.optimizer import BYTES_TRAINED, MICRO_TOKENS, TrainingSettings
 from agent.training.recipe import own_lora_rank
 from search.errors import ResourceError
 from search.merge import ClaimOf
@@ -154,20 +153,28 @@ def _check_gpus(policy: Header, config: Config, is_alone: bool) -> None:
     if not gpus or policy.num_parameters < LARGE or config.training.trainer == "trl":
         return  # what TRL holds is TRL's to say
     name, num_bytes = min(gpus, key=lambda gpu: gpu[1])
-    workers = config.hosting.training_workers
-    part = 1.0
-    if config.hosting.hosting == "ray" and not is_alone:
-        actors = len(ROLES) + config.hosting.workers - 1
-        part = gpu_share(len(gpus), actors, "cuda")
-    whole = replace(GPUS["h100"], name=name, num_bytes=num_bytes)
-    shared = whole
-    if part < 1.0:
-        name = f"{part:.2g} of {name}, which actors and jobs share,"
-        shared = replace(whole, name=name, num_bytes=int(part * num_bytes))
-    # Workers that train together are given whole GPUs.
-    check_fits(policy, shared if workers == 1 else whole, len(gpus), workers, config.training)
-    if not is_alone:
-        check_served(policy, shared, config.training, config.hosting.hosting != "ray")
+    gpu = replace(GPUS["h100"], name=name, num_bytes=num_bytes)
+    # Actors give their GPUs back before a training, and jobs that do not fit together wait.
+    check_fits(policy, gpu, len(gpus), config.hosting.training_workers, config.training)
+    if is_alone:
+        return
+    if config.hosting.hosting == "ray":
+        needs = needs_of([policy], config)
+        actor_places(hosted_roles(config.hosting.workers), len(gpus), num_bytes, needs)
+    else:
+        check_served(policy, gpu, config.training)
+
+
+def needs_of(models: Sequence[Header], config: Config) -> Needs:
+    """What these models, the policy first, and those that a run trains of them take of a GPU."""
+    policy = models[0]
+    if policy.num_parameters < LARGE:
+        return Needs()
+    found = serving(policy.architecture, GPUS["h100"], Work(MICRO_TOKENS, 1))
+    itemsize = chosen_dtype(config.hosting.dtype, "cuda", policy.num_parameters).itemsize
+    bases = {(model.base or model).path for model in models}
+    is_adapted = bool(config.training.lora_rank) or len(models) > 1
+    return Needs(found.weight_bytes * itemsize // 2, is_adapted and len(bases) == 1)
 
 
 def _is_on_cluster(config: Config) -> bool:

@@ -51,7 +51,7 @@ ROOMS = {
     "reports": {"checkpoints", "evaluation"},
     "defaults": {"checkpoints", "config", "networks", "tasks", "training"},
     "option_trial": {"engine"},
-    "gpu_plan": {"checkpoints", "config", "networks", "training"},
+    "gpu_plan": {"checkpoints", "config", "hosting", "networks", "training"},
     "trial": {
         *("checkpoints", "config", "engine", "gpu_plan", "hosting", "networks", "option_trial"),
         "training",

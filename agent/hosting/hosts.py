@@ -70,9 +70,9 @@ class Hosts(Protocol):
         """Raw logit of each row by critic, all critics asked at the same time."""
         ...
 
-    def release(self, with_gpus: bool = False) -> None:
-        """Give back what large models hold, before something else needs the memory; each is read
-        again when it is asked next. `with_gpus`: and whatever part of a GPU is reserved."""
+    def release(self) -> None:
+        """Give back what large models hold, and under Ray all GPUs, before something else needs
+        them; each model is read again when it is asked next."""
         ...
 
     def health(self) -> dict[str, dict[str, Any]]:

@@ -84,7 +84,7 @@ class InlineHosts:
                 found[role] = self._critics[role].logits(ref, requests)
         return found
 
-    def release(self, with_gpus: bool = False) -> None:
+    def release(self) -> None:
         for role, host in self._hosts().items():
             with self._locks[role]:
                 host.release()

@@ -36,12 +36,14 @@ from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
 from agent.engine.vllm_engine import VllmEngine
 from agent.hosting.work_clock import WorkClock, at_work
-from agent.networks.device import LARGE, chosen_device, chosen_dtype
+from agent.networks.device import LARGE, chosen_device, chosen_dtype, free_bytes
 from agent.networks.language_model import LanguageModel
 from agent.networks.shared_blocks import SharedBlocks
 from critics.heads import log_odds
 
 KEPT_MODELS = 2
+LOADING = 1.2
+"""Of a model's own bytes, to lay it out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,7 @@ class Host(ABC):
             return self._models[ref.version][1]
         checkpoint = verify_ref(ref)
         dtype = chosen_dtype(self.settings.dtype, self.device, ref.header.num_parameters)
+        self._make_room(checkpoint, dtype)
         self.dtypes[ref.version] = str(dtype).removeprefix("torch.")
         loaded = load_model(checkpoint, dtype, self.device)
         loaded.base_version = checkpoint.whole.version
@@ -121,10 +124,23 @@ class Host(ABC):
         del loaded
         self._models[ref.version] = (checkpoint, model)
         while len(self._models) > KEPT_MODELS:
-            self.dtypes.pop(next(iter(self._models)), None)
-            self._models.pop(next(iter(self._models)))
+            self._drop_oldest()
         return_freed()
         return model
+
+    def _make_room(self, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+        """Drop older versions where a GPU cannot hold another beside them. Adapters take little."""
+        if checkpoint.num_parameters < LARGE or checkpoint.adapter is not None:
+            return
+        needed = LOADING * checkpoint.num_parameters * dtype.itemsize
+        while self._models and free_bytes(self.device) < needed:
+            self._drop_oldest()
+            gc.collect()  # engines and their drafters know each other
+
+    def _drop_oldest(self) -> None:
+        version = next(iter(self._models))
+        self.dtypes.pop(version, None)
+        self._models.pop(version)
 
     def _blocks(self, checkpoint: Checkpoint) -> SharedBlocks | None:
         """Where blocks are shared: those of large models. In a GPU's memory that is within this

@@ -6,6 +6,7 @@ from agent.config.settings import HostingSettings
 from agent.hosting.hosts import Hosts
 from agent.hosting.inline_hosts import InlineHosts
 from agent.hosting.model_host import HostSettings
+from agent.hosting.placement import Needs
 from agent.hosting.ray_hosts import RayHosts
 from search.errors import UsageError
 
@@ -24,10 +25,11 @@ def check_hosting(hosting: HostingSettings) -> None:
         )
 
 
-def open_hosts(hosting: HostingSettings) -> Hosts:
-    """Hosts that are ready to load models. Raises UsageError as `check_hosting` does."""
+def open_hosts(hosting: HostingSettings, needs: Needs | None = None) -> Hosts:
+    """Hosts that are ready to load models, which take `needs` of a GPU. Raises UsageError as
+    `check_hosting` does, and ResourceError where a cluster's GPUs do not hold them."""
     check_hosting(hosting)
     settings = HostSettings.of(hosting)
     if hosting.hosting == "ray":
-        return RayHosts(settings, hosting.ray_address)
+        return RayHosts(settings, hosting.ray_address, needs)
     return InlineHosts(settings)

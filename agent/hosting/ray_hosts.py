@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import signals
-from agent.checkpoints.model_refs import ROLES, ModelRef
+from agent.checkpoints.model_refs import ModelRef
 from agent.engine.requests import (
     Completion,
     CompletionRequest,
@@ -25,11 +25,13 @@ from agent.engine.requests import (
     Options,
     ScoreRequest,
 )
-from agent.hosting.gpu_share import gpu_share
 from agent.hosting.hosts import Asked, host_of
 from agent.hosting.model_host import CriticHost, GeneratorHost, Host, HostSettings
+from agent.hosting.placement import ActorPlace, Needs, actor_places, hosted_roles
 from agent.hosting.policy_host import PolicyHost, Speculation
+from agent.hosting.ray_gpus import GpuReservation, gpu_bytes, num_gpus
 from agent.networks import shared_blocks
+from agent.networks.shared_blocks import SharedBlocks
 from agent.scratch import scratch_folder
 from search.errors import ResourceError, UsageError
 from store.states import ActorState
@@ -102,19 +104,26 @@ def _close_token() -> None:
             token.chmod(0o600)
 
 
-def _host_of(role: str, settings: HostSettings) -> Host:
+def _host_of(role: str, settings: HostSettings, shared: SharedBlocks | None) -> Host:
     kinds: dict[str, type[Host]] = {"policy": PolicyHost, "drafter": GeneratorHost}
-    return kinds.get(role, CriticHost)(role, settings)
+    return kinds.get(role, CriticHost)(role, settings, shared)
 
 
 class _Actor:
-    """What runs in a Ray actor: one host. Decorated at the edge, in `RayHosts`."""
+    """What runs in a Ray actor: one host, or all, which then hold the base of their adapters once.
+    Decorated at the edge, in `RayHosts`."""
 
-    def __init__(self, role: str, settings: HostSettings) -> None:
-        self.host = _host_of(role, settings)
+    def __init__(self, roles: Sequence[str], settings: HostSettings) -> None:
+        kinds = [role.partition("-")[0] for role in roles]
+        shared = SharedBlocks() if len(roles) > 1 else None
+        self.hosts = {kind: _host_of(kind, settings, shared) for kind in kinds}
 
-    def run(self, method: str, *arguments: Any) -> Any:
-        return getattr(self.host, method)(*arguments)
+    def run(self, role: str, method: str, *arguments: Any) -> Any:
+        return getattr(self.hosts[role], method)(*arguments)
+
+    def release(self) -> None:
+        for host in self.hosts.values():
+            host.release()
 
     def drafted_completions(
         self,
@@ -127,87 +136,107 @@ class _Actor:
         import ray
 
         def draft(*arguments: Any) -> list[list[int]]:
+            if "drafter" in self.hosts:
+                return self.run("drafter", "draft", *arguments)
             try:
-                found: list[list[int]] = ray.get(drafter_actor.run.remote("draft", *arguments))
+                asked = drafter_actor.run.remote("drafter", "draft", *arguments)
+                found: list[list[int]] = ray.get(asked)
                 return found
             except ray.exceptions.RayActorError:
                 # Without drafts the policy writes the same tokens, only one at a time.
                 return [[] for _ in arguments[1]]
 
-        assert isinstance(self.host, PolicyHost)
-        return self.host.drafted_completions(policy, drafter, requests, speculation, draft)
+        host = self.hosts["policy"]
+        assert isinstance(host, PolicyHost)
+        return host.drafted_completions(policy, drafter, requests, speculation, draft)
 
     def health(self) -> dict[str, Any]:
-        return {"pid": os.getpid()} | self.host.health()
+        """Its process, and by role what the host says of itself."""
+        return {
+            "pid": os.getpid(),
+            "hosts": {role: host.health() for role, host in self.hosts.items()},
+        }
 
 
 @dataclass(slots=True)
 class _Handle:
+    place: ActorPlace
     actor: Any
     pid: int = 0
     restarts: int = 0
     num_waiting: int = 0
     """Calls sent to it and not answered yet."""
-    last: dict[str, Any] = field(default_factory=dict)
+    last: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What its hosts said of themselves."""
+
+    def serves(self, role: str) -> bool:
+        return role in {hosted.partition("-")[0] for hosted in self.place.roles}
 
 
 class RayHosts:
-    """One actor a role, several of the policy if so set; restarted by Ray when they die."""
+    """One actor a role, several of the policy if so set, or one of all roles on one base where GPUs
+    hold no more (`actor_places`); restarted by Ray when they die."""
 
-    def __init__(self, settings: HostSettings, address: str = "") -> None:
+    def __init__(
+        self, settings: HostSettings, address: str = "", needs: Needs | None = None
+    ) -> None:
+        """`needs`: what the models take of a GPU. Raises ResourceError where they do not fit."""
         self.owns_cluster = start_ray(address)
         import ray
 
         self._ray = ray
-        gpus = float(ray.cluster_resources().get("GPU", 0))
-        if settings.device.startswith("cuda") and not gpus:
-            raise ResourceError(
-                f"device {settings.device!r} is asked for, but the cluster has no GPU",
-                "leave hosting.device at auto, or set it to cpu",
-            )
         self._scratch = contextlib.ExitStack()
         self._shared = self._scratch.enter_context(scratch_folder("weights"))
-        settings = replace(settings, shared_folder=str(self._shared))
-        self._settings = settings
-        self._gpus = gpus
+        self._settings = replace(settings, shared_folder=str(self._shared))
+        self._reserved: GpuReservation | None = None
         self._choosing = threading.Lock()
         self._handles: dict[str, _Handle] = {}
-        self._start()
+        try:
+            gpus = num_gpus(settings.device)
+            self._places = actor_places(
+                hosted_roles(settings.workers), gpus, gpu_bytes() if gpus else 0, needs or Needs()
+            )
+            self._start()
+        except BaseException:
+            self.close()
+            raise
 
     def _start(self) -> None:
         """Make the actors."""
         settings, ray = self._settings, self._ray
-        names = [*ROLES, *(f"policy-{i}" for i in range(1, settings.workers))]
-        share = gpu_share(self._gpus, len(names), settings.device)
+        self._reserved = reserved = GpuReservation(self._places)
         threads = str(settings.threads)
         # Health answers from a thread of its own, however long a model call takes.
         setattr(_Actor, "health", ray.method(concurrency_group="health")(_Actor.health))  # noqa: B010
         remote = ray.remote(
             num_cpus=0,
-            num_gpus=share,
             max_restarts=-1,
             max_task_retries=0,
             concurrency_groups={"health": 1},
             runtime_env={"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
         )(_Actor)
         self._handles = {
-            name: _Handle(remote.remote(name.partition("-")[0], settings)) for name in names
+            place.name: _Handle(
+                place, remote.options(**reserved.options(place)).remote(place.roles, settings)
+            )
+            for place in self._places
         }
 
     def _worker(self, role: str) -> _Handle:
         """The host that serves a call: of several policies the one with the fewest waiting."""
         if not self._handles:  # they made room for a training
             self._start()
-        if role != "policy":
-            return self._handles[role]
-        policies = [h for n, h in self._handles.items() if n.partition("-")[0] == "policy"]
-        return min(policies, key=lambda h: h.num_waiting)
+        serving = [h for h in self._handles.values() if h.serves(role)]
+        return min(serving, key=lambda h: h.num_waiting)
 
-    def _send(self, worker: _Handle, method: str, arguments: tuple[Any, ...]) -> Any:
+    def _send(self, worker: _Handle, role: str, method: str, arguments: tuple[Any, ...]) -> Any:
+        if method == "release":
+            return worker.actor.release.remote()
         if method == "drafted_completions":
-            drafter = self._handles["drafter"].actor
-            return worker.actor.drafted_completions.remote(*arguments, drafter)
-        return worker.actor.run.remote(method, *arguments)
+            drafter = next(h.actor for h in self._handles.values() if h.serves("drafter"))
+            own = worker.serves("drafter")
+            return worker.actor.drafted_completions.remote(*arguments, None if own else drafter)
+        return worker.actor.run.remote(role, method, *arguments)
 
     def load(self, ref: ModelRef) -> None:
         self._call(host_of(ref.role), "load", ref)
@@ -260,7 +289,7 @@ class RayHosts:
                 workers.append(self._worker(role))
                 workers[-1].num_waiting += 1
         try:
-            sent = [self._send(w, c[1], c[2]) for w, c in zip(workers, calls, strict=True)]
+            sent = [self._send(w, *call) for w, call in zip(workers, calls, strict=True)]
             return [self._wait(*each) for each in zip(workers, calls, sent, strict=True)]
         finally:
             with self._choosing:
@@ -289,51 +318,53 @@ class RayHosts:
                 log.warning("the %s actor died; sending its call again", call[0])
                 time.sleep(pause)
                 pause = min(2 * pause, 4.0)
-                pending = self._send(worker, call[1], call[2])
+                pending = self._send(worker, *call)
 
-    def release(self, with_gpus: bool = False) -> None:
-        if with_gpus and self._gpus and self._settings.device != "cpu":
+    def release(self) -> None:
+        if any(place.gpu is not None for place in self._places):
             # Ray takes a reservation back from a dead actor alone.
             with self._choosing:
                 handles, self._handles = self._handles, {}
             for handle in handles.values():
                 self._ray.kill(handle.actor, no_restart=True)
+            if self._reserved is not None:
+                self._reserved.close()
         for name, worker in self._handles.items():
             call = (name, "release", ())
-            self._wait(worker, call, self._send(worker, "release", ()))
+            self._wait(worker, call, self._send(worker, *call))
         shared_blocks.clear(self._shared)  # those of replaced models would pile up
 
     def health(self) -> dict[str, dict[str, Any]]:
         """State, pid and number of restarts of each actor; a silent one is `unreachable`."""
         handles = dict(self._handles)
-        pending = {role: h.actor.health.remote() for role, h in handles.items()}
+        pending = {name: h.actor.health.remote() for name, h in handles.items()}
         report: dict[str, dict[str, Any]] = {}
         # One wait for all: silent actors must not add up to a lease's length.
         if pending:
             self._ray.wait(list(pending.values()), num_returns=len(pending), timeout=HEALTH_S)
-        for role, future in pending.items():
-            handle = handles[role]
+        for name, future in pending.items():
+            handle = handles[name]
             try:
-                handle.last = self._ray.get(future, timeout=0)
-                if handle.pid and handle.last["pid"] != handle.pid:
-                    handle.restarts += 1
-                handle.pid = handle.last["pid"]
-                report[role] = handle.last | {
-                    "state": ActorState.ALIVE,
-                    "restarts": handle.restarts,
-                }
+                found = self._ray.get(future, timeout=0)
+                handle.last = found["hosts"]
+                handle.restarts += bool(handle.pid and found["pid"] != handle.pid)
+                handle.pid = found["pid"]
+                state = ActorState.ALIVE
             except self._ray.exceptions.RayError:
-                report[role] = handle.last | {
-                    "pid": handle.pid,
-                    "state": ActorState.UNREACHABLE,
-                    "restarts": handle.restarts,
-                }
+                state = ActorState.UNREACHABLE
+            own = {"pid": handle.pid, "state": state, "restarts": handle.restarts}
+            if handle.place.gpu is not None:
+                own["gpu"] = handle.place.gpu
+            for role in handle.place.roles:
+                report[role] = handle.last.get(role.partition("-")[0], {}) | own
         return report
 
     def close(self) -> None:
         """Stop the actors, and the cluster if this process started it."""
         for handle in self._handles.values():
             self._ray.kill(handle.actor, no_restart=True)
+        if self._reserved is not None and not self.owns_cluster:
+            self._reserved.close()
         self._scratch.close()
         if self.owns_cluster:
             self._ray.shutdown()

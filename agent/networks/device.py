@@ -1,5 +1,6 @@
 """Which device a network computes on, and in which floating-point type."""
 
+import math
 from functools import cache
 from pathlib import Path
 
@@ -61,6 +62,15 @@ def gpu_bytes(device: torch.device) -> int:
     """Memory of a GPU that this process may use: its part, and no more than is free or its own."""
     free, total = torch.cuda.mem_get_info(device)
     return int(min(_part_of_gpu * total, free + torch.cuda.memory_reserved(device)))
+
+
+def free_bytes(device: str) -> float:
+    """Memory of a GPU that nothing of this process or another holds; without end on a CPU, where
+    the system makes room."""
+    if not device.startswith("cuda"):
+        return math.inf
+    free, _ = torch.cuda.mem_get_info(device)
+    return float(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
 
 
 def precision(name: str, device: str, num_parameters: int) -> str:

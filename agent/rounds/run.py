@@ -20,6 +20,7 @@ from agent.rounds.heartbeat import Heartbeat
 from agent.rounds.inputs import check_policy, checked_inputs
 from agent.rounds.round import Outcome, RoundRunner
 from agent.training.runner import TrainingRunner
+from agent.trial import needs_of
 from search.errors import StoreAwayError, UsageError
 from store.database import RETRY_S, Store, open_store
 from store.leases import RunLease
@@ -118,7 +119,8 @@ class Improver:
         try:
             began = time.monotonic()
             self.progress.stage("starting", 5, "actors")
-            self.hosts = open_hosts(self.config.hosting)
+            needs = needs_of([*self.inputs.base.values()], self.config)
+            self.hosts = open_hosts(self.config.hosting, needs)
             self.heartbeat = Heartbeat(self.store, self.lease, self.hosts, self.progress)
             self.heartbeat.start()
             self.progress.update(5)

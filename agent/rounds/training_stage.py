@@ -95,7 +95,7 @@ class TrainingStage:
         policy = policy_job(lesson)
         num_steps = self._announced(policy)
         failpoints.hit("while-training")
-        self.context.hosts.release(policy.can_be_shared and self.context.trainer.takes_gpus)
+        self.context.hosts.release()
         jobs = [policy, *critics, *self._voters(lesson)]
         results = self.context.trainer.run(jobs, self.context.progress)
         failpoints.hit("after-policy")

@@ -2,13 +2,13 @@
 
 import json
 import shutil
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from agent.checkpoints.publish import NonFiniteError
 from agent.checkpoints.trained import Trained
+from agent.hosting.ray_gpus import wait_for_gpus
 from agent.training.fit import DivergedError
 from agent.training.job import Place, TrainingJob
 from agent.training.ranks import rank
@@ -18,10 +18,6 @@ ERRORS: dict[str, type[RatchetError]] = {
     kind.__name__: kind for kind in (DivergedError, NonFiniteError, ResourceError)
 }
 """What a rank tells of, by name."""
-
-
-GIVEN_BACK_S = 60.0
-"""How long GPUs of actors may take to come free."""
 
 
 def on_gpus(device: str, workers: int) -> bool:
@@ -105,12 +101,7 @@ def _check_room(workers: int, uses_gpu: bool) -> None:
     # CPUs are waited for while others use them; GPUs only until actors have given theirs back.
     room = {"CPU": ray.cluster_resources().get("CPU", 0)}
     if uses_gpu:
-        until = time.monotonic() + GIVEN_BACK_S
-        while (free := ray.available_resources().get("GPU", 0)) < workers:
-            if time.monotonic() > until or ray.cluster_resources().get("GPU", 0) < workers:
-                break
-            time.sleep(0.5)
-        room["GPU"] = free
+        room["GPU"] = wait_for_gpus(workers)
     for name, has in room.items():
         if has < workers:
             raise ResourceError(

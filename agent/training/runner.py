@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from agent.checkpoints.header import read_header
-from agent.checkpoints.model_refs import ROLES
 from agent.checkpoints.publish import NonFiniteError
 from agent.checkpoints.trained import Trained
 from agent.config.settings import HostingSettings
 from agent.engine.memory import is_out_of_memory
-from agent.hosting.gpu_share import gpu_share
+from agent.hosting.placement import job_part
+from agent.hosting.ray_gpus import gpu_bytes, num_gpus
 from agent.progress import Progress
 from agent.scratch import scratch_folder
 from agent.training.fit import DivergedError
 from agent.training.job import Place, TrainingJob
 from agent.training.job_memory import training_bytes
-from agent.training.ray_runner import on_gpus, train_together
+from agent.training.ray_runner import train_together
 from search.errors import RatchetError, ResourceError
 
 FAILED_TRAINING = (DivergedError, NonFiniteError)
@@ -38,19 +38,12 @@ class TrainingRunner:
         """New checkpoints go below `folder`."""
         self.hosting = hosting
         self.workers = hosting.training_workers
-        self.num_actors = len(ROLES) - 1 + hosting.workers
         self.place = Place(str(folder.resolve()), hosting.threads, hosting.device)
 
     @property
     def folder(self) -> Path:
         """Where new checkpoints go."""
         return Path(self.place.folder)
-
-    @property
-    def takes_gpus(self) -> bool:
-        """Whether several workers train on GPUs: each of them needs a whole one."""
-        is_ray = self.hosting.hosting == "ray"
-        return is_ray and self.workers > 1 and on_gpus(self.place.device, self.workers)
 
     def run(self, jobs: Sequence[TrainingJob], progress: Progress) -> Results:
         """All results. Any error but that of a training that failed is raised as it was there."""
@@ -80,11 +73,12 @@ class TrainingRunner:
 
         if not placed:
             return {}
-        gpus = float(ray.cluster_resources().get("GPU", 0))
+        gpus = num_gpus(self.place.device)
+        largest = max(_bytes_of(job) for job, _ in placed)
         threads = str(self.place.threads)
         options: dict[str, Any] = {
             "num_cpus": 1,
-            "num_gpus": gpu_share(gpus, self.num_actors, self.place.device),
+            "num_gpus": job_part(len(placed), largest, gpus, gpu_bytes() if gpus else 0),
             "max_retries": 3,
             "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
         }

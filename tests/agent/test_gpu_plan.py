@@ -97,6 +97,7 @@ def header(config: dict[str, Any]) -> Any:
         num_parameters=num_parameters(found),
         config={"dtype": "bfloat16"},
         notes={},
+        base=None,
     )
 
 
@@ -143,26 +144,28 @@ def test_a_run_is_refused_by_the_gpus_of_its_machine(monkeypatch: pytest.MonkeyP
     check_memory(policy, load_config(INLINE)[0])
 
 
-def test_actors_and_jobs_that_share_a_gpu_have_a_part_of_it(
+def test_actors_that_do_not_fit_beside_each_other_are_one_where_they_have_one_base(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     policy = header(QWEN3_8B)
     adapters = {"training.lora_rank": 16}
     on(monkeypatch, ("H100", 78))
-    with pytest.raises(ResourceError, match="of H100, which actors and jobs share, has"):
-        check_memory(policy, load_config(adapters)[0])
-    check_memory(policy, load_config(adapters | INLINE)[0])
-    check_memory(policy, load_config(adapters)[0], is_alone=True)
-    on(monkeypatch, *[("H100", 78)] * 8)
     check_memory(policy, load_config(adapters)[0])
+    check_memory(policy, load_config(adapters | INLINE)[0])
+    with pytest.raises(ResourceError, match="6 models of 15.3 GiB do not fit 1 GPUs of 78") as told:
+        check_memory(policy, load_config(adapters | {"hosting.workers": 2})[0])
+    assert "fewer hosting.workers" in told.value.fix
+    check_memory(policy, load_config(adapters)[0], is_alone=True)
+    on(monkeypatch, *[("H100", 78)] * 2)
+    check_memory(policy, load_config(adapters | {"hosting.workers": 2})[0])
 
 
 def test_what_does_not_fit_to_be_served_is_refused() -> None:
     card = replace(GPUS["h100"], num_bytes=48 * GIB)
     with pytest.raises(ResourceError, match="five roles with weights of their own") as told:
-        check_served(header(QWEN3_8B), card, PolicyTraining(), in_one=True)
+        check_served(header(QWEN3_8B), card, PolicyTraining())
     assert "training.lora_rank=16" in told.value.fix
-    check_served(header(QWEN3_8B), card, PolicyTraining(lora_rank=16), in_one=True)
+    check_served(header(QWEN3_8B), card, PolicyTraining(lora_rank=16))
 
 
 def test_blocks_are_computed_again_where_a_text_does_not_fit() -> None:

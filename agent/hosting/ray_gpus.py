@@ -1,0 +1,102 @@
+"""GPUs of a Ray cluster: how many, how large, and reserved whole for the actors of a run."""
+
+import time
+from typing import Any
+
+from agent.hosting.placement import ActorPlace
+from search.errors import ResourceError
+
+WAIT_S = 60.0
+"""How long GPUs that others give back may take to come free."""
+ASKED = 0.01
+"""Of a GPU, by the task that looks at its memory."""
+
+
+def num_gpus(device: str) -> int:
+    """GPUs that models may run on. Raises ResourceError where some are asked for, and none are."""
+    import ray
+
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    if device.startswith("cuda") and not gpus:
+        raise ResourceError(
+            f"device {device!r} is asked for, but the cluster has no GPU",
+            "leave hosting.device at auto, or set it to cpu",
+        )
+    return 0 if device == "cpu" else gpus
+
+
+def gpu_bytes() -> int:
+    """Memory of a GPU of the cluster, of which all are taken to be alike; 0 where it has none that
+    torch can use, or where all are busy."""
+    import ray
+
+    asked = ray.remote(num_cpus=0, num_gpus=ASKED, max_retries=0)(_local_bytes).remote()
+    done, _ = ray.wait([asked], timeout=WAIT_S)
+    if not done:
+        ray.cancel(asked, force=True)
+        return 0
+    found: int = ray.get(asked)
+    return found
+
+
+def _local_bytes() -> int:
+    from agent.networks.device import local_gpus
+
+    return min((size for _, size in local_gpus()), default=0)
+
+
+class GpuReservation:
+    """Whole GPUs that a run's actors divide among themselves."""
+
+    def __init__(self, places: tuple[ActorPlace, ...]) -> None:
+        """Waits until they are free. Raises ResourceError where they do not come free."""
+        import ray
+        from ray.util.placement_group import placement_group
+
+        self._group: Any = None
+        wanted = len({place.gpu for place in places if place.gpu is not None})
+        if not wanted:
+            return
+        self._group = placement_group([{"GPU": 1}] * wanted, strategy="PACK")
+        done, _ = ray.wait([self._group.ready()], timeout=WAIT_S)
+        if not done:
+            self.close()
+            free = ray.available_resources().get("GPU", 0)
+            raise ResourceError(
+                f"the models need {wanted} whole GPUs of the cluster, and {free:g} are free after "
+                f"{WAIT_S:.0f} s",
+                "wait for whoever holds them (`ray status`), or set hosting.device to cpu",
+            )
+
+    def options(self, place: ActorPlace) -> dict[str, Any]:
+        """What an actor at this place asks Ray for."""
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        if place.gpu is None:
+            return {"num_gpus": 0}
+        return {
+            "num_gpus": place.part,
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(
+                self._group, placement_group_bundle_index=place.gpu
+            ),
+        }
+
+    def close(self) -> None:
+        """Give them back; what runs there ends."""
+        from ray.util.placement_group import remove_placement_group
+
+        if self._group is not None:
+            remove_placement_group(self._group)
+            self._group = None
+
+
+def wait_for_gpus(wanted: float) -> float:
+    """GPUs that are free, as soon as there are as many as wanted, or after a minute."""
+    import ray
+
+    until = time.monotonic() + WAIT_S
+    while (free := ray.available_resources().get("GPU", 0.0)) < wanted:
+        if time.monotonic() > until or ray.cluster_resources().get("GPU", 0.0) < wanted:
+            break
+        time.sleep(0.5)
+    return float(free)
