@@ -46,7 +46,8 @@ from agent.search_models import Models, ModelSettings
 from agent.tasks.registry import open_task
 from agent.tasks.task import Task
 from agent.training.critic_job import measured_critic, trained_critic
-from agent.training.drafter import cut_drafter, expected_acceptance
+from agent.training.distillation import expected_acceptance
+from agent.training.drafter import cut_drafter
 from agent.training.examples import Example
 from agent.training.methods.sft import train_on_texts
 from agent.training.optimizer import TrainingSettings

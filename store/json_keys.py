@@ -160,15 +160,22 @@ class DrafterReport(TypedDict):
     num_examples: int
     """Texts that it learned from."""
     first_loss: float
-    """Mean loss over the first tenth of the steps, nats a token."""
+    """Mean over the first tenth of the steps of the distillation's loss: nine tenths of the total
+    variation and a tenth of the cross-entropy in nats, a token. Before version 0.18 the negative
+    log-likelihood of the texts."""
     last_loss: float
-    """Mean loss over the last tenth."""
+    """Mean over the last tenth."""
+    acceptance_before: float
+    """Before it learned anything in this round; missing before version 0.18."""
+    went_on_from: str
+    """Version of the drafter that it began as; empty for the policy's first half. Missing before
+    version 0.18, when all began so."""
     dev_loss_before: None
-    """Always null: on texts set aside only the acceptance is measured."""
+    """Null, and missing since version 0.18."""
     dev_loss: None
-    """Always null, too."""
+    """Null, and missing since version 0.18."""
     kept_step: int
-    """The last step, whose weights are kept."""
+    """The last step; missing since version 0.18."""
 
 
 class Calibration(TypedDict):

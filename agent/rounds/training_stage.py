@@ -17,7 +17,6 @@ from agent.training.job import TrainingJob
 from agent.training.lesson import Lesson, NothingToLearnError
 from agent.training.methods.registry import policy_job
 from agent.training.mixture import with_dev
-from agent.training.optimizer import TrainingSettings
 from agent.training.recipe import drafter_settings, policy_settings, replay_seed
 from agent.training.rehearsal import drawn
 from agent.training.runner import Results
@@ -207,11 +206,17 @@ class TrainingStage:
         """
         if not self.config.training.drafter_steps:
             return None
-        settings: TrainingSettings = drafter_settings(self.config.training, self.settings)
+        policy_header = self.refs["policy"].header
+        settings = drafter_settings(self.config.training, self.settings, policy_header)
         progress = self.context.progress
         progress.stage("drafting", settings.num_steps, "steps of the drafter")
         job = DrafterJob(
-            role="drafter", parent=policy.path, settings=settings, seed=seed, examples=texts
+            role="drafter",
+            parent=policy.path,
+            settings=settings,
+            seed=seed,
+            examples=texts,
+            start=self.refs["drafter"].path if "drafter" in self.refs else "",
         )
         try:
             drafter = self.context.trainer.run([job], progress)["drafter"]

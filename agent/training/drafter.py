@@ -1,40 +1,77 @@
-"""The drafter: the policy's first blocks, distilled on the policy's own texts (Inheritune)."""
+"""The drafter: some of the policy's blocks, distilled on the policy's own texts.
+
+It begins as the policy's first blocks (Inheritune, arXiv 2404.08634). A round's goes on from the
+one before it, for a round changes the policy little, and a new cut would have to learn all again.
+"""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
+from torch import Tensor
 
-from agent.checkpoints.checkpoint import Checkpoint
-from agent.engine.batch import padded
+from agent.checkpoints.checkpoint import Checkpoint, verify_checkpoint
 from agent.networks.language_model import LanguageModel
+from agent.training.distillation import (
+    Teacher,
+    distillation_loss,
+    expected_acceptance,
+    learned_states,
+)
 from agent.training.examples import Example
-from agent.training.fit import OnStep
-from agent.training.job import LoopJob
-from agent.training.methods.sft import train_on_texts
+from agent.training.fit import Batch, FitPlan, OnStep, ends_of, fit, measured_in, planned_steps
+from agent.training.job import LoopJob, adapted_model
+from agent.training.optimizer import TrainingSettings
+
+
+@dataclass(frozen=True, slots=True)
+class DistillationReport:
+    num_steps: int
+    num_examples: int
+    first_loss: float
+    """Mean over the first tenth of the steps (`distillation_loss`), nats a token."""
+    last_loss: float
+    """Mean over the last tenth."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrafterJob(LoopJob):
-    """Cut a drafter from the policy's first layers and distil it on texts."""
+    """Teach a drafter what the policy, its parent, would say on texts."""
 
     examples: Sequence[Example]
+    start: str = ""
+    """Directory of the drafter to go on from; empty: the policy's first half."""
 
     def train(
         self, model: LanguageModel, parent: Checkpoint, progress: OnStep
     ) -> tuple[LanguageModel, dict[str, Any]]:
-        drafter = cut_drafter(model)
+        drafter, went_on_from = self._begun(model, parent)
         tenth = len(self.examples) // 10
         dev, texts = self.examples[:tenth], self.examples[tenth:]
-        texts = texts or self.examples
-        report = asdict(train_on_texts(drafter, texts, self.settings, self.seed, progress))
-        report["acceptance"] = expected_acceptance(model, drafter, dev or self.examples)
-        return drafter, report
+        dev, texts = dev or self.examples, texts or self.examples
+        acceptance = measured_in(
+            model, self.settings, lambda: expected_acceptance(model, drafter, dev)
+        )
+        before = acceptance()
+        report = asdict(distil(model, drafter, texts, self.settings, self.seed, progress))
+        report |= {"acceptance_before": before, "acceptance": acceptance()}
+        return drafter, report | {"went_on_from": went_on_from}
+
+    def _begun(self, policy: LanguageModel, parent: Checkpoint) -> tuple[LanguageModel, str]:
+        """(drafter, version of the one that it goes on from). One of another network or, of
+        adapters, on another base is left for a new cut."""
+        if self.start:
+            earlier = verify_checkpoint(self.start)
+            if _can_go_on(earlier, parent, self.settings.lora_rank):
+                device = str(policy.device)
+                return adapted_model(earlier, self.settings, self.seed, device), earlier.version
+        return cut_drafter(policy), ""
 
 
-MOST_LOGITS = 200_000
-"""Places of a vocabulary, times texts, that are compared at once."""
+def _can_go_on(earlier: Checkpoint, parent: Checkpoint, lora_rank: int) -> bool:
+    depth = earlier.architecture.num_layers
+    is_alike = replace(parent.architecture, num_layers=depth) == earlier.architecture
+    return is_alike and (not lora_rank or earlier.whole.version == parent.whole.version)
 
 
 def cut_drafter(policy: LanguageModel, share: float = 0.5) -> LanguageModel:
@@ -42,23 +79,30 @@ def cut_drafter(policy: LanguageModel, share: float = 0.5) -> LanguageModel:
     return policy.first_layers(max(1, round(share * policy.arch.num_layers)))
 
 
-@torch.inference_mode()
-def expected_acceptance(
-    policy: LanguageModel, drafter: LanguageModel, examples: Sequence[Example]
-) -> float:
-    """Mean overlap sum min(p, q) of the two distributions, at temperature 1, over the texts."""
-    total, count = 0.0, 0
-    device = policy.device
-    step = max(1, min(64, MOST_LOGITS // policy.arch.vocab_size))
-    for start in range(0, len(examples), step):
-        part = examples[start : start + step]
-        tokens_BT, lengths_B = padded([e.tokens for e in part])
-        tokens_BT, lengths_B = tokens_BT.to(device), lengths_B.to(device)
-        given_B = torch.tensor([e.num_prompt for e in part], device=device)
-        place = torch.arange(tokens_BT.shape[1], device=device)
-        learned = (place >= given_B[:, None] - 1) & (place < lengths_B[:, None] - 1)
-        p = torch.softmax(policy.logits(policy(tokens_BT)[learned]).float(), dim=-1)
-        q = torch.softmax(drafter.logits(drafter(tokens_BT)[learned]).float(), dim=-1)
-        total += float(torch.minimum(p, q).sum())
-        count += p.shape[0]
-    return total / count if count else 0.0
+def distil(
+    policy: LanguageModel,
+    drafter: LanguageModel,
+    texts: Sequence[Example],
+    settings: TrainingSettings,
+    seed: int,
+    progress: OnStep | None = None,
+) -> DistillationReport:
+    """Bring the drafter's distribution near the policy's at every learned token, in place.
+
+    Raises DivergedError when the loss stops being finite.
+    """
+    num_steps = planned_steps(len(texts), settings)
+    teacher = Teacher(policy, texts)
+
+    def loss_of(batch: Batch) -> Tensor:
+        num_learned = sum(
+            len(texts[i].tokens) - max(1, texts[i].num_prompt) for i in batch.all_rows
+        )
+        wanted_NE = teacher.states(batch.rows, batch.positions_BT)
+        own_NE = learned_states(drafter, [texts[i] for i in batch.rows], batch.positions_BT)
+        return distillation_loss(policy, wanted_NE, drafter, own_NE) / num_learned
+
+    lengths = [len(text.tokens) for text in texts]
+    plan = FitPlan(lengths, settings.batch_size, num_steps, settings, seed, True)
+    losses = fit(drafter, plan, loss_of, progress)
+    return DistillationReport(num_steps, len(texts), *ends_of(losses))

@@ -100,8 +100,17 @@ def critic_settings(
     )
 
 
-def drafter_settings(config: PolicyTraining, base: TrainingSettings) -> TrainingSettings:
-    return base.model_copy(update={"num_steps": max(1, config.drafter_steps), "max_epochs": 12.0})
+def drafter_settings(
+    config: PolicyTraining, base: TrainingSettings, policy: Header
+) -> TrainingSettings:
+    """At no less than a pretrained model's rate: it has all to learn, and no text depends on it."""
+    return base.model_copy(
+        update={
+            "num_steps": max(1, config.drafter_steps),
+            "max_epochs": 12.0,
+            "learning_rate": max(base.learning_rate, pretrained_rate(policy, base.lora_rank)),
+        }
+    )
 
 
 def replay_seed(seed: int, round_number: int) -> int:

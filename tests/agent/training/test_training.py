@@ -12,7 +12,8 @@ from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.checkpoints.publish import publish
 from agent.checkpoints.weights import load_model
 from agent.config.settings import CriticSettings, PolicyTraining
-from agent.training.drafter import cut_drafter, expected_acceptance
+from agent.training.distillation import expected_acceptance
+from agent.training.drafter import cut_drafter
 from agent.training.early_stop import Snapshot
 from agent.training.examples import (
     Example,
