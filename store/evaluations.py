@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 
 from search.state import Problem
 from store.database import now_us
-from store.schema import EvaluationItem, EvaluationRow, HeldOutProblem
+from store.schema import CheckpointRow, EvaluationItem, EvaluationRow, HeldOutProblem
+from store.states import Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +168,33 @@ def _record_problems(session: Session, problems: Sequence[Problem], task: str) -
     session.execute(
         adding.on_conflict_do_update(index_elements=["key"], set_=newest), list(rows.values())
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A policy whose greedy answers were counted."""
+
+    version: str
+    path: str
+    num_correct: int
+    n: int
+
+
+def measured_policies(session: Session) -> list[Measured]:
+    """Policies with greedy answers to the same problems under the same settings, those that most of
+    the store's policies were asked, oldest first."""
+    rows = session.execute(
+        select(EvaluationRow, CheckpointRow.path)
+        .join(CheckpointRow, CheckpointRow.version == EvaluationRow.policy_version)
+        .where(EvaluationRow.mode == "greedy", CheckpointRow.role == Role.POLICY)
+        .order_by(EvaluationRow.id)
+    ).all()
+    alike: dict[str, dict[str, Measured]] = {}
+    for row, path in rows:
+        key = json.dumps([row.settings, row.benchmark_sha], sort_keys=True)
+        found = Measured(row.policy_version, path, row.num_correct, row.n)
+        alike.setdefault(key, {}).setdefault(row.policy_version, found)
+    return list(max(alike.values(), key=len).values()) if alike else []
 
 
 @dataclass(frozen=True, slots=True)

@@ -495,8 +495,9 @@ class EvaluationRow(Base):
     seconds: Mapped[float]
     """Wall time that it took."""
     bits_per_character: Mapped[float | None]
-    """What the policy needs to write down the task's held-out worked texts; measured with greedy
-    answers, empty elsewhere and for a task without worked texts."""
+    """What the policy needs to write down the solutions of the task's held-out worked texts given
+    their problems (conditional bits per character, no stream); measured with greedy answers, empty
+    elsewhere and for a task without worked texts."""
     created_ts: Mapped[int] = mapped_column(BigInteger)
     """When it was written, in microseconds."""
 

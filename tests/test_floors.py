@@ -47,7 +47,7 @@ ROOMS = {
     },
     "imagination": {"checkpoints", "engine", "search_models", "tasks"},
     "solve": {"search_models", "tasks"},
-    "evaluation": {"engine", "search_models", "tasks"},
+    "evaluation": {"engine", "progress", "search_models", "tasks"},
     "reports": {"checkpoints", "evaluation"},
     "defaults": {"checkpoints", "config", "networks", "tasks", "training"},
     "option_trial": {"engine"},

@@ -269,6 +269,14 @@ def evaluate_command(
         tuple[str, str] | None,
         typer.Option("--compare", metavar="A B", help="two policies: directories or versions"),
     ] = None,
+    corpus: Annotated[
+        str | None,
+        typer.Option("--corpus", metavar="FILE", help="bits per character of this text instead"),
+    ] = None,
+    versions: Annotated[
+        bool,
+        typer.Option("--versions", help="with --corpus: all policies that --store measured"),
+    ] = False,
     policy: Policy = None,
     task: TaskName = None,
     problems: Problems = None,
@@ -282,7 +290,8 @@ def evaluate_command(
     set_: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a policy on held-out problems, each accuracy with n, interval and tokens.
+    """Measure a policy on held-out problems, each accuracy with n, interval and tokens; or how well
+    it compresses a text.
 
     With --store the answers and texts are written there: `ratchet inspect samples` shows them.
 
@@ -295,6 +304,10 @@ def evaluate_command(
         ratchet evaluate --compare ./before ./after --num-problems 600
 
         ratchet evaluate --task jsonl --problems train.jsonl --held-out test.jsonl --policy DIR
+
+        ratchet evaluate --corpus articles.jsonl --policy DIR
+
+        ratchet evaluate --corpus worked.txt --versions --store sqlite:///ratchet.db
     """
     flags = flags_of(
         set_,
@@ -308,6 +321,25 @@ def evaluate_command(
         hosting__hosting=hosting,
         critics__use_tool=False if no_tool else None,
     )
+    if versions and not corpus:
+        raise UsageError("--versions says whose --corpus is measured", "add --corpus FILE")
+    if corpus:
+        others = {
+            "--mode": mode,
+            "--simulations": budget,
+            "--compare": compare,
+            "--num-problems": num_problems,
+            "--versions with --policy": versions and policy,
+        }
+        if taken := [name for name, value in others.items() if value]:
+            raise UsageError(
+                f"--corpus reads a text and does not take {taken[0]}", f"leave {taken[0]} out"
+            )
+        settings = settings_of(flags, config, INLINE)
+        from agent.cli.commands import evaluate_corpus
+
+        evaluate_corpus.run(settings, corpus, versions, as_json)
+        return
     if compare:
         unused = {"--mode": mode, "--simulations": budget, "--policy": policy}
         if given := [name for name, value in unused.items() if value]:

@@ -1,8 +1,12 @@
 """Intervals and tests for accuracies, exact where that is cheap."""
 
 import math
+import statistics
+from collections.abc import Sequence
 
 Z_95 = 1.959963984540054
+FEWEST = 4
+"""Pairs that a correlation has an interval of."""
 
 
 def wilson(num_correct: int, n: int) -> tuple[float, float]:
@@ -22,6 +26,18 @@ def paired_difference(gained: int, lost: int, n: int) -> tuple[float, float, flo
     up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
     half = Z_95 * math.sqrt((up + down - (up - down) ** 2) / (n + 2))
     return (gained - lost) / n, max(-1.0, up - down - half), min(1.0, up - down + half)
+
+
+def correlation(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float, float] | None:
+    """Pearson's r with its 95 % interval (Fisher's transformation); None of fewer pairs than
+    `FEWEST`, or where one side does not vary."""
+    if len(xs) < FEWEST or min(xs) == max(xs) or min(ys) == max(ys):
+        return None
+    r = max(-1.0, min(1.0, statistics.correlation(xs, ys)))
+    if abs(r) == 1.0:
+        return r, r, r
+    half = Z_95 / math.sqrt(len(xs) - 3)
+    return r, math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half)
 
 
 def mcnemar_p(gained: int, lost: int) -> float:
