@@ -229,9 +229,14 @@ class PolicyTraining(Section):
         10.0, ge=0, le=LARGE, description="DPO (own trainer): weight of kept and replayed texts"
     )
     reference_update: Literal["soft", "hard"] = Field("soft", description="TR-DPO: how it moves")
-    reference_alpha: float = Field(0.6, gt=0, le=1, description="TR-DPO: share of the policy")
-    reference_steps: int = Field(
-        64, ge=1, le=STEPS, description="TR-DPO: steps between updates (tau)"
+    reference_alpha: float = Field(
+        0.1, gt=0, le=1, description="TR-DPO: share of the policy in a soft update"
+    )
+    reference_steps: int | None = Field(
+        None, ge=1, le=STEPS, description="TR-DPO: steps between updates (tau); soft 8, hard 128"
+    )
+    clip_reference: bool = Field(
+        False, description="DPO (own trainer): a reference that prefers the worse step counts as 0"
     )
     texts_per_state: int = Field(4, ge=2, le=1_000, description="DR-PO: completions of one state")
     kl_weight: float = Field(0.05, ge=0, le=LARGE, description="DR-PO: hold on the starting policy")

@@ -42,6 +42,8 @@ ASKED = ("problems", "held_out", "labelled", "answers", "prompt")
 NO_RESULT = ("store ", "run ", "checkpoints.", "hosting.", "serve.", "tracking")
 """Settings that no result depends on, but for these:"""
 RESULT = tuple(f"hosting.{k} " for k in ("cohort", "batch_target", "option_tokens", "text_tokens"))
+REFERENCE = "training.reference_"
+"""Of TR-DPO alone."""
 START_PATIENCE_S = 10.0
 """A server that is just starting is waited for; a wrong URL should not take long to be said."""
 
@@ -243,7 +245,9 @@ class Improver:
             with self.store.session() as session:
                 began_with = round_settings(session, row.id)
             found = differing(began_with, self.config.model_dump(mode="json"))
-            named = [f for f in found if f.startswith(RESULT) or not f.startswith(NO_RESULT)]
+            is_followed = self.config.training.method == "tr-dpo"
+            unused = NO_RESULT if is_followed else (*NO_RESULT, REFERENCE)
+            named = [f for f in found if f.startswith(RESULT) or not f.startswith(unused)]
             if began_with and not named:
                 return  # the same files under other names
             raise UsageError(

@@ -1,4 +1,4 @@
-"""SFT, DPO, TR-DPO and DR-PO side by side, from the same stored trajectories of one round.
+"""SFT, DPO, HyPO, TR-DPO and DR-PO side by side, from the same stored trajectories of one round.
 
     python -m scripts.bench.methods --run ratchet-runs/bench/expressions-shipped-0-loop
     python -m scripts.bench.methods --run DIR --only sft --only dpo --json methods.json
@@ -35,8 +35,25 @@ from store.schema import Round
 METHODS: dict[str, dict[str, Any]] = {
     "sft": {"training.method": "sft"},
     "dpo": {"training.method": "dpo"},
+    "dpo-weight-1": {"training.method": "dpo", "training.sft_weight": 1.0},
+    "hypo": {"training.method": "dpo", "training.clip_reference": True},
+    "hypo-weight-1": {
+        "training.method": "dpo",
+        "training.clip_reference": True,
+        "training.sft_weight": 1.0,
+    },
     "tr-dpo-soft": {"training.method": "tr-dpo", "training.reference_update": "soft"},
     "tr-dpo-hard": {"training.method": "tr-dpo", "training.reference_update": "hard"},
+    "tr-dpo-soft-weight-1": {
+        "training.method": "tr-dpo",
+        "training.reference_update": "soft",
+        "training.sft_weight": 1.0,
+    },
+    "tr-dpo-hard-weight-1": {
+        "training.method": "tr-dpo",
+        "training.reference_update": "hard",
+        "training.sft_weight": 1.0,
+    },
     "dr-po": {
         "training.method": "dr-po",
         "training.num_steps": 150,

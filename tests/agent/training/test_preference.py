@@ -1,6 +1,7 @@
 """Preference and on-policy training: what moves, which way, and the same way every time."""
 
 import copy
+import math
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
 from agent.networks.llama import Decoder
 from agent.training.examples import Example, PairExample, StoredState
+from agent.training.logprobs import counted_logprobs
 from agent.training.methods.dpo import PairData, PreferenceSettings, follow, train_on_pairs
 from agent.training.methods.dr_po import GradientSettings, Practice, train_from_states
 from agent.training.methods.sft import mean_loss
@@ -95,6 +97,42 @@ def test_a_reference_that_follows_changes_what_is_learned(checkpoint: Path) -> N
         weights[update] = torch.cat([p.detach().flatten() for p in decoder.parameters()])
     assert not torch.equal(weights["none"], weights["soft"])
     assert not torch.equal(weights["soft"], weights["hard"])
+
+
+def test_a_soft_reference_moves_by_a_little_often_and_a_hard_one_far_and_seldom() -> None:
+    soft, hard = (PreferenceSettings(reference_update=kind) for kind in ("soft", "hard"))  # type: ignore[arg-type]
+    assert (soft.steps_between, soft.reference_alpha) == (8, 0.1)
+    assert hard.steps_between == 128
+    set_by_hand = PreferenceSettings(reference_update="hard", reference_steps=5)
+    assert set_by_hand.steps_between == 5
+
+
+def test_a_reference_that_prefers_the_worse_step_counts_as_one_that_prefers_neither(
+    checkpoint: Path,
+) -> None:
+    """The first loss is -log sigmoid(beta (margin - max(0, margin))), the policy being its own
+    reference: log 2 where the margin is positive, more by it where it is not."""
+    decoder = opened(checkpoint)
+    rows = [p.given + p.chosen for p in PAIRS] + [p.given + p.rejected for p in PAIRS]
+    given = [len(p.given) for p in PAIRS] * 2
+    with torch.no_grad():
+        sums = counted_logprobs(decoder, rows, given).per_row()
+    margin = sums[: len(PAIRS)] - sums[len(PAIRS) :]
+    assert (margin > 0).any() and (margin < 0).any()
+    expected = -torch.nn.functional.logsigmoid(margin.clamp(max=0)).mean().item()
+    once = TrainingSettings(num_steps=1, batch_size=2 * len(PAIRS), learning_rate=1e-9)
+    losses = {
+        clips: train_on_pairs(
+            opened(checkpoint),
+            PairData(PAIRS),
+            once,
+            PreferenceSettings(beta=1.0, sft_weight=0.0, clips_reference=clips),
+            0,
+        ).first_loss
+        for clips in (False, True)
+    }
+    assert losses[False] == pytest.approx(math.log(2), abs=1e-4)
+    assert losses[True] == pytest.approx(expected, abs=1e-4) and losses[True] > losses[False]
 
 
 def test_preference_training_repeats_itself(checkpoint: Path) -> None:
