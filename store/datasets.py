@@ -130,20 +130,21 @@ def read_dataset(session: Session, dataset_id: int) -> list[StoredText]:
     ]
 
 
-def stored_states(session: Session, dataset_id: int) -> list[tuple[tuple[int, ...], int]]:
-    """Every beginning of every trajectory of a dataset, with the length of its prompt."""
+def stored_states(session: Session, dataset_id: int) -> list[tuple[tuple[int, ...], int, int]]:
+    """Every beginning of every trajectory of a dataset, with the length of its prompt and the
+    trajectory's number among them."""
     rows = session.execute(
         select(TrajectoryRow.prompt_tokens, TrajectoryRow.tokens, TrajectoryRow.steps)
         .join(DatasetItem, DatasetItem.trajectory_id == TrajectoryRow.id)
         .where(DatasetItem.dataset_id == dataset_id)
         .order_by(DatasetItem.position)
     )
-    found: list[tuple[tuple[int, ...], int]] = []
-    for prompt_raw, raw, steps in rows:
+    found: list[tuple[tuple[int, ...], int, int]] = []
+    for number, (prompt_raw, raw, steps) in enumerate(rows):
         prompt, tokens = unpack_tokens(prompt_raw), unpack_tokens(raw)
         end = 0
         for step in steps["steps"]:
-            found.append((prompt + tokens[:end], len(prompt)))
+            found.append((prompt + tokens[:end], len(prompt), number))
             end += step["tokens"]
     return found
 

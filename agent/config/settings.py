@@ -239,7 +239,10 @@ class PolicyTraining(Section):
         False, description="DPO (own trainer): a reference that prefers the worse step counts as 0"
     )
     texts_per_state: int = Field(4, ge=2, le=1_000, description="DR-PO: completions of one state")
-    kl_weight: float = Field(0.05, ge=0, le=LARGE, description="DR-PO: hold on the starting policy")
+    kl_weight: float = Field(0.05, ge=0, le=LARGE, description="DR-PO: log-ratio in the reward")
+    draw_epochs: int = Field(
+        4, ge=1, le=1_000, description="DR-PO: steps on a draw of texts (PPO's epochs)"
+    )
     drafter_steps: int = Field(
         120, ge=0, le=STEPS, description="distillation steps of the drafter; 0: none"
     )

@@ -63,6 +63,8 @@ class StoredState:
 
     tokens: tuple[int, ...]
     num_prompt: int
+    trajectory: int = 0
+    """Tells the trajectories of one data set apart."""
 
 
 CriticExample = LabelledExample | JudgedExample

@@ -1,11 +1,12 @@
-"""On-policy training from stored states: restarts, critics' rewards, a KL-regularised gradient.
+"""On-policy training from stored states: restarts, critics' rewards, a clipped policy gradient.
 
 DR-PO (Chang et al., arXiv 2404.08495) resets the policy to states of offline data instead of to the
-prompt, and optimises from there. Each step draws states on the way of stored trajectories, lets
-the policy of that moment finish each of them several times, scores the finished texts with the
-outcome critic, and takes one policy-gradient step: the advantage is a text's reward less the mean
-of its siblings' (leave-one-out, arXiv 2402.14740), and an unbiased estimate of the divergence from
-the policy that the training began with is added at weight `kl_weight` (k3 of Schulman 2020).
+prompt, and optimises from there by PPO. A draw takes trajectories, and of each a state on its way;
+the policy of that moment finishes each of them several times. A text's reward is the outcome
+critic's score less `kl_weight` times the log-ratio of the text under the policy and under the one
+that the training began with. The advantage is that less the mean of its siblings' (leave-one-out,
+Ahmadian et al., arXiv 2402.14740) in the place of a value function. Some steps are taken on a draw,
+each token's ratio to the policy that wrote it clipped (Schulman et al., arXiv 1707.06347, eq. 7).
 """
 
 import math
@@ -38,6 +39,10 @@ Reward = Callable[[Sequence[tuple[tuple[int, ...], int]]], list[float]]
 """Rewards in [0, 1] of (tokens, leading tokens that are the prompt); NaN leaves a text out."""
 
 
+CLIP = 0.2
+"""How far a token's probability may have moved from when it was written and still pull on."""
+
+
 @dataclass(frozen=True, slots=True)
 class GradientSettings:
     num_states: int = 16
@@ -47,6 +52,9 @@ class GradientSettings:
     max_tokens: int = 128
     """Of a completion."""
     kl_weight: float = 0.05
+    """Of the log-ratio, a token, in the reward."""
+    num_epochs: int = 4
+    """Steps that are taken on a draw."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,36 +134,33 @@ def train_from_states(
     progress: OnStep | None = None,
 ) -> GradientReport:
     """Train in place. The same arguments give the same weights. Raises DivergedError."""
-    engine, states, reward = practice.engine, practice.states, practice.reward
     rng = np.random.default_rng(seed)
     optimizer = Optimizer(model, settings, settings.num_steps)
     reference = model.reference()
     dtype = product_dtype(model, settings)
+    starts = _by_trajectory(practice.states)
     rewards: list[float] = []
     losses: list[float] = []
     divergences: list[float] = []
+    draw: _Draw | None = None
     for index in range(settings.num_steps):
-        model.eval()
-        engine.update_weights(model, f"step {index}")
-        drawn = [states[i] for i in rng.integers(0, len(states), gradient.num_states)]
-        texts = _completed(engine, drawn, gradient, derive_seed(seed, index, "restart"))
-        found = torch.tensor(reward([(tokens, s.num_prompt) for s, tokens in texts]))
-        model.train()
-        rewards.append(float(found[torch.isfinite(found)].mean()))
-        advantage = _leave_one_out(found.view(-1, gradient.num_texts)).flatten()
+        if draw is None or index % gradient.num_epochs == 0:
+            model.eval()
+            practice.engine.update_weights(model, f"step {index}")
+            drawn = _drawn(starts, gradient.num_states, rng)
+            restart = derive_seed(seed, index, "restart")
+            texts = _completed(practice.engine, drawn, gradient, restart)
+            with products_in(dtype, model.device):
+                draw = _draw(model, reference, texts, practice.reward, gradient)
+            rewards.append(draw.reward)
+            divergences.append(draw.divergence)
+            model.train()
         with products_in(dtype, model.device):
-            logprob, counted = _token_logprobs(model, texts)
-            with torch.no_grad():
-                old, _ = _token_logprobs(reference, texts)
-        ratio = old - logprob
-        divergence = torch.exp(ratio) - ratio - 1  # k3
-        advantage = advantage.to(logprob.device)[:, None]
-        per_token = -advantage * logprob + gradient.kl_weight * divergence
-        loss = per_token[counted].mean()
+            logprob, counted = _token_logprobs(model, draw.texts)
+        loss = clipped_loss(logprob[counted], draw.logprob[counted], draw.advantage[counted])
         loss.backward()
         optimizer.step(index)
         losses.append(float(loss.detach()))
-        divergences.append(float(divergence.detach()[counted].mean()))
         if not math.isfinite(losses[-1]):
             raise DivergedError(
                 f"the loss became {losses[-1]} at step {index + 1} of {settings.num_steps}",
@@ -165,8 +170,74 @@ def train_from_states(
             progress(index + 1, settings.num_steps, sum(losses[-10:]) / len(losses[-10:]))
     model.eval()
     return GradientReport(
-        settings.num_steps, len(states), *ends_of(rewards), losses[-1], ends_of(divergences)[1]
+        settings.num_steps,
+        len(practice.states),
+        *ends_of(rewards),
+        losses[-1],
+        ends_of(divergences)[1],
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Draw:
+    """Texts of the policy of one moment, B rows."""
+
+    texts: list[tuple[StoredState, tuple[int, ...]]]
+    logprob: Tensor
+    """Of each token when it was written, [B, T - 1]."""
+    advantage: Tensor
+    """Of each row's tokens, [B, T - 1]."""
+    reward: float
+    """Mean of the critic's scores."""
+    divergence: float
+    """Estimated KL from the starting policy, nats a token (k3 of Schulman 2020)."""
+
+
+@torch.no_grad()
+def _draw(
+    model: LanguageModel,
+    reference: LanguageModel,
+    texts: list[tuple[StoredState, tuple[int, ...]]],
+    reward: Reward,
+    gradient: GradientSettings,
+) -> _Draw:
+    scored = torch.tensor(reward([(tokens, state.num_prompt) for state, tokens in texts]))
+    logprob, counted = _token_logprobs(model, texts)
+    old, _ = _token_logprobs(reference, texts)
+    ratio = (logprob - old).cpu()
+    held = scored - gradient.kl_weight * ratio.sum(dim=1)
+    advantage = _leave_one_out(held.view(-1, gradient.num_texts)).flatten()
+    away = (torch.exp(-ratio) + ratio - 1)[counted.cpu()]
+    return _Draw(
+        texts,
+        logprob,
+        advantage.to(logprob.device)[:, None].expand_as(logprob),
+        float(scored[torch.isfinite(scored)].mean()),
+        float(away.mean()),
+    )
+
+
+def clipped_loss(logprob_N: Tensor, written_N: Tensor, advantage_N: Tensor) -> Tensor:
+    """PPO's loss: minus the mean of min(r A, clip(r, 1 - c, 1 + c) A), r being a token's
+    probability over that with which it was written."""
+    ratio_N = torch.exp(logprob_N - written_N)
+    clipped_N = ratio_N.clamp(1 - CLIP, 1 + CLIP)
+    return -torch.minimum(ratio_N * advantage_N, clipped_N * advantage_N).mean()
+
+
+def _by_trajectory(states: Sequence[StoredState]) -> list[list[StoredState]]:
+    found: dict[int, list[StoredState]] = {}
+    for state in states:
+        found.setdefault(state.trajectory, []).append(state)
+    return list(found.values())
+
+
+def _drawn(
+    starts: Sequence[Sequence[StoredState]], num: int, rng: np.random.Generator
+) -> list[StoredState]:
+    """A trajectory first and then a state of it, so that long ones weigh no more than others."""
+    rows = [starts[i] for i in rng.integers(0, len(starts), num)]
+    return [row[int(rng.integers(0, len(row)))] for row in rows]
 
 
 def _completed(
@@ -223,5 +294,6 @@ def job_of(lesson: Lesson) -> DrPoJob:
             num_states=max(1, config.batch_size // config.texts_per_state),
             num_texts=config.texts_per_state,
             kl_weight=config.kl_weight,
+            num_epochs=config.draw_epochs,
         ),
     )

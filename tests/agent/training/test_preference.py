@@ -4,6 +4,7 @@ import copy
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +16,15 @@ from agent.networks.llama import Decoder
 from agent.training.examples import Example, PairExample, StoredState
 from agent.training.logprobs import counted_logprobs
 from agent.training.methods.dpo import PairData, PreferenceSettings, follow, train_on_pairs
-from agent.training.methods.dr_po import GradientSettings, Practice, train_from_states
+from agent.training.methods.dr_po import (
+    GradientSettings,
+    Practice,
+    _by_trajectory,
+    _draw,
+    _drawn,
+    clipped_loss,
+    train_from_states,
+)
 from agent.training.methods.sft import mean_loss
 from agent.training.optimizer import TrainingSettings
 
@@ -164,6 +173,73 @@ def run_gradient(checkpoint: Path, seed: int, num_steps: int = 40) -> tuple[Deco
         seed,
     )
     return decoder, report.first_reward, report.last_reward
+
+
+def test_a_token_that_moved_far_pulls_no_further_in_the_same_direction() -> None:
+    """min(r A, clip(r) A): r = 1.5 with A = 1 is cut to 1.2 and has no gradient, with A = -1 it
+    counts whole."""
+    for moved, advantage, loss, gradient in (
+        (1.5, 1.0, -1.2, 0.0),
+        (1.5, -1.0, 1.5, 1.5),
+        (0.5, -1.0, 0.8, 0.0),
+        (0.5, 1.0, -0.5, -0.5),
+        (1.0, 2.0, -2.0, -2.0),
+    ):
+        logprob = torch.tensor([math.log(moved)], requires_grad=True)
+        found = clipped_loss(logprob, torch.zeros(1), torch.tensor([advantage]))
+        found.backward()
+        assert found.item() == pytest.approx(loss)
+        assert logprob.grad is not None
+        assert logprob.grad.item() == pytest.approx(gradient, abs=1e-6)
+
+
+def test_a_draw_takes_trajectories_alike_whatever_their_length() -> None:
+    states = [StoredState((3, i), 1, 0) for i in range(9)] + [StoredState((4, 1), 1, 1)]
+    groups = _by_trajectory(states)
+    assert [len(g) for g in groups] == [9, 1]
+    drawn = _drawn(groups, 2_000, np.random.default_rng(0))
+    assert sum(s.trajectory for s in drawn) == pytest.approx(1_000, abs=100)
+    assert {s.tokens for s in drawn} == {s.tokens for s in states}
+
+
+def test_a_text_pays_for_leaving_the_starting_policy_in_its_reward(checkpoint: Path) -> None:
+    """Equal scores: what is left of the advantage is the log-ratio, less its siblings'."""
+    model, reference = opened(checkpoint), opened(checkpoint)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+    state = StoredState((5, 13, 4, 2), 3)
+    texts = [(state, (*state.tokens, 3 + i, 1)) for i in range(4)]
+    gradient = GradientSettings(num_states=1, num_texts=4, kl_weight=2.0)
+    draw = _draw(model, reference, texts, lambda rows: [0.5] * len(rows), gradient)
+    rows = [tokens for _, tokens in texts]
+    with torch.no_grad():
+        ours, theirs = (counted_logprobs(m, rows, [4] * 4).per_row() for m in (model, reference))
+    cost = 2.0 * (ours - theirs)
+    expected = -(cost - (cost.sum() - cost) / 3)
+    assert draw.advantage[:, -1] == pytest.approx(expected, abs=1e-5)
+    assert draw.advantage.std() > 0.01 and draw.reward == 0.5
+    same = _draw(reference, reference, texts, lambda rows: [0.5] * len(rows), gradient)
+    assert same.divergence == 0 and not same.advantage.any()
+
+
+def test_steps_on_one_draw_write_no_further_texts(checkpoint: Path) -> None:
+    decoder = opened(checkpoint)
+    tokenizer = Tokenizer(checkpoint)
+    engine = TorchEngine(decoder, tokenizer.steps, tokenizer.end_ids)
+    num_scored = []
+    train_from_states(
+        decoder,
+        Practice(
+            [StoredState((5, 13, 4, 2), 3)],
+            engine,
+            lambda texts: num_scored.append(len(texts)) or [float(len(t[0])) for t in texts],  # type: ignore[func-returns-value]
+        ),
+        SETTINGS.model_copy(update={"num_steps": 7}),
+        GradientSettings(num_states=2, num_texts=3, max_tokens=2, num_epochs=3),
+        0,
+    )
+    assert num_scored == [6, 6, 6]
 
 
 def test_on_policy_training_raises_the_reward_from_the_stored_states(checkpoint: Path) -> None:
