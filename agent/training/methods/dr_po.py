@@ -150,8 +150,9 @@ def train_from_states(
             drawn = _drawn(starts, gradient.num_states, rng)
             restart = derive_seed(seed, index, "restart")
             texts = _completed(practice.engine, drawn, gradient, restart)
+            scores = practice.reward([(tokens, state.num_prompt) for state, tokens in texts])
             with products_in(dtype, model.device):
-                draw = _draw(model, reference, texts, practice.reward, gradient)
+                draw = _draw(model, reference, texts, scores, gradient)
             rewards.append(draw.reward)
             divergences.append(draw.divergence)
             model.train()
@@ -198,10 +199,10 @@ def _draw(
     model: LanguageModel,
     reference: LanguageModel,
     texts: list[tuple[StoredState, tuple[int, ...]]],
-    reward: Reward,
+    scores: Sequence[float],
     gradient: GradientSettings,
 ) -> _Draw:
-    scored = torch.tensor(reward([(tokens, state.num_prompt) for state, tokens in texts]))
+    scored = torch.tensor(scores)
     logprob, counted = _token_logprobs(model, texts)
     old, _ = _token_logprobs(reference, texts)
     ratio = (logprob - old).cpu()

@@ -211,7 +211,7 @@ def test_a_text_pays_for_leaving_the_starting_policy_in_its_reward(checkpoint: P
     state = StoredState((5, 13, 4, 2), 3)
     texts = [(state, (*state.tokens, 3 + i, 1)) for i in range(4)]
     gradient = GradientSettings(num_states=1, num_texts=4, kl_weight=2.0)
-    draw = _draw(model, reference, texts, lambda rows: [0.5] * len(rows), gradient)
+    draw = _draw(model, reference, texts, [0.5] * len(texts), gradient)
     rows = [tokens for _, tokens in texts]
     with torch.no_grad():
         ours, theirs = (counted_logprobs(m, rows, [4] * 4).per_row() for m in (model, reference))
@@ -219,7 +219,7 @@ def test_a_text_pays_for_leaving_the_starting_policy_in_its_reward(checkpoint: P
     expected = -(cost - (cost.sum() - cost) / 3)
     assert draw.advantage[:, -1] == pytest.approx(expected, abs=1e-5)
     assert draw.advantage.std() > 0.01 and draw.reward == 0.5
-    same = _draw(reference, reference, texts, lambda rows: [0.5] * len(rows), gradient)
+    same = _draw(reference, reference, texts, [0.5] * len(texts), gradient)
     assert same.divergence == 0 and not same.advantage.any()
 
 
