@@ -120,11 +120,13 @@ def test_pairs_and_states_are_read_back_from_the_stored_trees(tmp_path: Path) ->
         assert row.is_good or (row.first_wrong is not None and row.first_wrong >= row.num_given)
     for value in scalar_rows(rows["value"]):
         assert value.places[-1] == len(value.tokens) - 1 and all(0 <= x <= 1 for x in value.labels)
+    beginnings = {(tokens, num_prompt) for tokens, num_prompt, _ in states}
+    assert {number for *_, number in states} == set(range(dataset.num_items))
     assert pairs
     for pair in pairs:
         chosen = tokenizer.decode(pair.chosen)
         assert chosen != pair.rejected_text and pair.margin > 0
-        assert (pair.prompt_tokens + pair.before, len(pair.prompt_tokens)) in states
+        assert (pair.prompt_tokens + pair.before, len(pair.prompt_tokens)) in beginnings
         tokens = tokenizer.encode(pair.rejected_text, is_start=False)
         assert len(tokens) + (pair.rejected_stop == "end") == pair.rejected_tokens
     assert any(p.reason for p in pairs)  # what the calculator refuted is the likeliest mistake
