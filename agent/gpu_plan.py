@@ -16,14 +16,12 @@ from agent.config.settings import PolicyTraining
 from agent.hosting.placement import CONTEXT_BYTES, FULL
 from agent.networks.architecture import Architecture
 from agent.networks.shapes import adapter_size, parameter_shapes
+from agent.training.job_memory import GPU_LOGIT_BYTES
 from agent.training.optimizer import BYTES_TRAINED, GPU_ACTIVATION_BYTES, MICRO_TOKENS
 from search.errors import ResourceError
 
 BEST_BYTES = 4
 """Of a trained number: the best weights so far, where texts are set aside to stop early by."""
-LOGIT_BYTES = 2**28 * 9
-"""Of the logits that are there together (`kernels/summed_logprob.py`): in float32, in bfloat16
-twice, and what reduces them."""
 TRAINING_SHARE = 0.5
 """Of the card's large products that training reaches; measured .53 with 1.2 billion parameters and
 .17 with 135 million."""
@@ -152,7 +150,7 @@ def _way(
     work: Work,
 ) -> Way:
     """With what is beside the weights: as many tokens at once as half of the room that is left
-    holds (`fit._micro_tokens`), and computed again where not even the least number fits."""
+    holds (`fit.micro_tokens`), and computed again where not even the least number fits."""
     if "base" not in parts:  # of a base the products use the weights themselves
         if work.has_reference:
             parts = parts | {"reference": 4 * num_parameters(arch)}
@@ -169,7 +167,7 @@ def _way(
         parts = {name: num for name, num in parts.items() if name != "copies for products"}
     parts = parts | {
         "activations": at_once * token,
-        "logits": min(LOGIT_BYTES, at_once * arch.vocab_size * 9),
+        "logits": min(GPU_LOGIT_BYTES, at_once * arch.vocab_size * 9),
         "CUDA": CONTEXT_BYTES,
     }
     fits = sum(parts.values()) <= FULL * gpu.num_bytes

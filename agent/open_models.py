@@ -34,7 +34,9 @@ def models_over(config: Config, refs: Mapping[str, ModelRef]) -> Models:
     check_serving(refs["policy"].header, config)
     task = open_task(config)
     others = [ref.header for role, ref in refs.items() if role != "policy"]
-    hosts = open_hosts(config.hosting, needs_of([refs["policy"].header, *others], config))
+    hosts = open_hosts(
+        config.hosting, needs_of([refs["policy"].header, *others], config, trains=False)
+    )
     try:
         return Models(hosts, ModelSet(refs), task, ModelSettings.of(config))
     except BaseException:

@@ -165,15 +165,15 @@ def _check_gpus(policy: Header, config: Config, is_alone: bool) -> None:
         check_served(policy, gpu, config.training)
 
 
-def needs_of(models: Sequence[Header], config: Config) -> Needs:
-    """What these models, the policy first, and those that a run trains of them take of a GPU."""
+def needs_of(models: Sequence[Header], config: Config, trains: bool = True) -> Needs:
+    """What these models, the policy first, take of a GPU, and those that a run `trains` of them."""
     policy = models[0]
     if policy.num_parameters < LARGE:
         return Needs()
     found = serving(policy.architecture, GPUS["h100"], Work(MICRO_TOKENS, 1))
     itemsize = chosen_dtype(config.hosting.dtype, "cuda", policy.num_parameters).itemsize
     bases = {(model.base or model).path for model in models}
-    is_adapted = bool(config.training.lora_rank) or len(models) > 1
+    is_adapted = bool(own_lora_rank(config.training)) if trains else len(models) > 1
     return Needs(found.weight_bytes * itemsize // 2, is_adapted and len(bases) == 1)
 
 

@@ -180,13 +180,22 @@ class Measured:
     n: int
 
 
-def measured_policies(session: Session) -> list[Measured]:
-    """Policies with greedy answers to the same problems under the same settings, those that most of
-    the store's policies were asked, oldest first."""
+def measured_policies(session: Session, task: str) -> list[Measured]:
+    """Policies with greedy answers to the same problems of a task under the same settings, those
+    that most of the store's policies were asked, oldest first."""
+    asked = (
+        select(EvaluationItem.evaluation_id)
+        .join(HeldOutProblem, HeldOutProblem.key == EvaluationItem.problem_key)
+        .where(HeldOutProblem.task == task)
+    )
     rows = session.execute(
         select(EvaluationRow, CheckpointRow.path)
         .join(CheckpointRow, CheckpointRow.version == EvaluationRow.policy_version)
-        .where(EvaluationRow.mode == "greedy", CheckpointRow.role == Role.POLICY)
+        .where(
+            EvaluationRow.mode == "greedy",
+            CheckpointRow.role == Role.POLICY,
+            EvaluationRow.id.in_(asked),
+        )
         .order_by(EvaluationRow.id)
     ).all()
     alike: dict[str, dict[str, Measured]] = {}

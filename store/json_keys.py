@@ -133,7 +133,8 @@ class PolicyReport(TypedDict):
     """dpo, tr-dpo: share of the last tenth's pairs whose better step gained probability on the
     other."""
     first_reward: float
-    """dr-po: mean outcome score of the policy's texts over the first tenth of the steps."""
+    """dr-po: mean outcome score of the policy's texts over the first tenth of the draws (of the
+    steps before version 0.18, when each had its own draw)."""
     last_reward: float
     """dr-po: the same over the last tenth."""
     divergence: float

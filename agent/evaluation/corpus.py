@@ -15,7 +15,7 @@ from agent.engine.requests import ScoreRequest
 from agent.progress import Progress
 from agent.search_models import Models
 from agent.tasks.row_files import rows_of
-from search.errors import TaskError, UsageError
+from search.errors import CheckpointError, TaskError, UsageError
 from store.states import Stage
 
 WINDOW, STRIDE = 1_900, 512
@@ -47,11 +47,16 @@ class Compression:
         return asdict(self) | {"is_comparable": self.is_comparable}
 
 
-def read_corpus(path: Path) -> list[str]:
+def read_corpus(file: str) -> list[str]:
     """Documents of a corpus that are not empty: of a file of rows each one's `text` or `content`,
     of any other file all of it. Raises UsageError and TaskError for what cannot be read as that."""
-    if not path.is_file():
-        raise UsageError(f"there is no file {str(path)!r}", "name a text file, or one of rows")
+    try:
+        path = Path(file).expanduser()
+        is_there = path.is_file()
+    except (OSError, RuntimeError, ValueError):  # too long, nobody's home, a NUL
+        is_there = False
+    if not is_there:
+        raise UsageError(f"there is no file {file[:200]!r}", "name a text file, or one of rows")
     if path.stat().st_size > MOST_BYTES:
         raise UsageError(
             f"{path} has {path.stat().st_size:,} bytes, over {MOST_BYTES:,}", "give a part of it"
@@ -92,7 +97,8 @@ def windows(num_tokens: int, window: int, stride: int) -> list[tuple[int, int, i
 
 def corpus_compression(models: Models, documents: Sequence[str], progress: Progress) -> Compression:
     """Bits per character of the documents as one stream. Raises TaskError where the policy's
-    vocabulary cannot spell a document, and UsageError where there is nothing to predict."""
+    vocabulary cannot spell a document, UsageError where there is nothing to predict, and
+    CheckpointError for weights that give no number."""
     stream: list[int] = []
     for text in documents:
         stream += models.tokenizer.encode(text)
@@ -113,6 +119,11 @@ def corpus_compression(models: Models, documents: Sequence[str], progress: Progr
         ]
         nats -= sum(map(sum, models.hosts.logprobs(models.policy, asked)))
         progress.update(min(at + AT_ONCE, len(parts)))
+    if not math.isfinite(nats):
+        raise CheckpointError(
+            f"the policy {models.policy.path} gives the corpus no finite probability",
+            "use another checkpoint: its weights are damaged or overflow",
+        )
     characters = sum(map(len, documents))
     bits = nats / math.log(2) / characters
     return Compression(bits, characters, len(stream), len(documents), window, stride)

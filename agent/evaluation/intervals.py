@@ -30,7 +30,9 @@ def paired_difference(gained: int, lost: int, n: int) -> tuple[float, float, flo
 
 def correlation(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float, float] | None:
     """Pearson's r with its 95 % interval (Fisher's transformation); None of fewer pairs than
-    `FEWEST`, or where one side does not vary."""
+    `FEWEST`, where one side does not vary, or where a number is none."""
+    if not all(map(math.isfinite, (*xs, *ys))):
+        return None
     if len(xs) < FEWEST or min(xs) == max(xs) or min(ys) == max(ys):
         return None
     r = max(-1.0, min(1.0, statistics.correlation(xs, ys)))

@@ -138,7 +138,10 @@ class Host(ABC):
             gc.collect()  # engines and their drafters know each other
 
     def _drop_oldest(self) -> None:
-        version = next(iter(self._models))
+        self._drop(next(iter(self._models)))
+
+    def _drop(self, version: str) -> None:
+        """Let go of a version and all that knows its weights."""
         self.dtypes.pop(version, None)
         self._models.pop(version)
 
@@ -235,6 +238,10 @@ class GeneratorHost(Host):
     def close(self) -> None:
         super().close()
         self._sessions.clear()
+
+    def _drop(self, version: str) -> None:
+        super()._drop(version)
+        self._sessions.pop(version, None)
 
     @at_work
     def draft(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent.checkpoints.model_refs import ROLES
+from agent.engine.job_cache import GPU_SHARE
 from search.errors import ResourceError
 
 CONTEXT_BYTES = 2**30
@@ -29,10 +30,14 @@ class Needs:
     has_one_base: bool = False
     """Whether the roles are adapters, which in one process share what they are put on."""
 
-    def bytes_of(self, roles: Sequence[str]) -> int:
-        """Of these roles as processes of their own; a drafter has half of the policy's blocks."""
+    def bytes_of(self, roles: Sequence[str], gpu_bytes: int = 0) -> int:
+        """Of these roles as processes of their own on such a GPU, with what each reserves for keys
+        and values; a drafter has half of the policy's blocks."""
+        if not self.weight_bytes:
+            return 0
+        beside = CONTEXT_BYTES + gpu_bytes // GPU_SHARE
         return sum(
-            (self.weight_bytes // 2 if role == "drafter" else self.weight_bytes) + CONTEXT_BYTES
+            (self.weight_bytes // 2 if role == "drafter" else self.weight_bytes) + beside
             for role in map(_kind, roles)
         )
 
@@ -70,7 +75,7 @@ def actor_places(
         return tuple(ActorPlace((role,)) for role in roles)
     for weights in (WORK, {}):
         dealt = _dealt(roles, gpus, weights)
-        if all(_fits(needs.bytes_of(those), gpu_bytes) for those in dealt):
+        if all(_fits(needs.bytes_of(those, gpu_bytes), gpu_bytes) for those in dealt):
             return tuple(
                 ActorPlace((role,), gpu, part_of(len(those)))
                 for gpu, those in enumerate(dealt)
@@ -78,7 +83,7 @@ def actor_places(
             )
     first = [role for role in roles if _kind(role) == role]
     more = [role for role in roles if role not in first]
-    one = needs.bytes_of(["policy"])
+    one = needs.bytes_of(["policy"], gpu_bytes) + (len(first) - 1) * (gpu_bytes // GPU_SHARE)
     if needs.has_one_base and len(more) < gpus and _fits(one, gpu_bytes):
         return (
             ActorPlace(tuple(first), 0, 1.0),

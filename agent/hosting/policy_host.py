@@ -90,6 +90,11 @@ class PolicyHost(GeneratorHost):
         super().close()
         self._drafters.clear()  # each knows its engine
 
+    def _drop(self, version: str) -> None:
+        super()._drop(version)
+        for key in [key for key in self._drafters if key[0] == version]:
+            del self._drafters[key]
+
     def health(self) -> dict[str, Any]:
         last = next(reversed(self._drafters.values()), None) if self._drafters else None
         return super().health() | {"speculation": last and last.report()}

@@ -1,5 +1,6 @@
 """GPUs of a Ray cluster: how many, how large, and reserved whole for the actors of a run."""
 
+import logging
 import time
 from typing import Any
 
@@ -7,9 +8,12 @@ from agent.hosting.placement import ActorPlace
 from search.errors import ResourceError
 
 WAIT_S = 60.0
-"""How long GPUs that others give back may take to come free."""
+"""How long GPUs that others hold may take to come free before a run begins."""
 ASKED = 0.01
 """Of a GPU, by the task that looks at its memory."""
+FREE_FIX = "wait for whoever holds them (`ray status`), or set hosting.device to cpu"
+
+log = logging.getLogger("ratchet")
 
 
 def num_gpus(device: str) -> int:
@@ -25,18 +29,32 @@ def num_gpus(device: str) -> int:
     return 0 if device == "cpu" else gpus
 
 
-def gpu_bytes() -> int:
-    """Memory of a GPU of the cluster, of which all are taken to be alike; 0 where it has none that
-    torch can use, or where all are busy."""
+def free_gpus(gpus: int) -> int:
+    """Of so many, those that nobody holds; all where none is free, for then they are waited for."""
     import ray
 
-    asked = ray.remote(num_cpus=0, num_gpus=ASKED, max_retries=0)(_local_bytes).remote()
-    done, _ = ray.wait([asked], timeout=WAIT_S)
-    if not done:
-        ray.cancel(asked, force=True)
-        return 0
-    found: int = ray.get(asked)
-    return found
+    free = ray.available_resources().get("GPU", 0.0)
+    return min(gpus, int(free + ASKED)) or gpus  # Ray may not have noted the end of a look yet
+
+
+_known_bytes: dict[str, int] = {}
+"""By cluster."""
+
+
+def gpu_bytes() -> int:
+    """Memory of a GPU of the cluster, of which all are taken to be alike; 0 where torch can use
+    none. Asked once of a cluster. Raises ResourceError where none comes free to be asked."""
+    import ray
+
+    cluster = ray.get_runtime_context().gcs_address
+    if cluster not in _known_bytes:
+        asked = ray.remote(num_cpus=0, num_gpus=ASKED, max_retries=0)(_local_bytes).remote()
+        done, _ = ray.wait([asked], timeout=WAIT_S)
+        if not done:
+            ray.cancel(asked, force=True)
+            raise ResourceError(f"no GPU of the cluster came free within {WAIT_S:.0f} s", FREE_FIX)
+        _known_bytes[cluster] = ray.get(asked)
+    return _known_bytes[cluster]
 
 
 def _local_bytes() -> int:
@@ -48,8 +66,9 @@ def _local_bytes() -> int:
 class GpuReservation:
     """Whole GPUs that a run's actors divide among themselves."""
 
-    def __init__(self, places: tuple[ActorPlace, ...]) -> None:
-        """Waits until they are free. Raises ResourceError where they do not come free."""
+    def __init__(self, places: tuple[ActorPlace, ...], is_first: bool = True) -> None:
+        """Waits until they are free: for a minute before a run's first models are loaded, and then
+        raises ResourceError; later, when a run takes them back, for as long as it takes."""
         import ray
         from ray.util.placement_group import placement_group
 
@@ -58,15 +77,14 @@ class GpuReservation:
         if not wanted:
             return
         self._group = placement_group([{"GPU": 1}] * wanted, strategy="PACK")
-        done, _ = ray.wait([self._group.ready()], timeout=WAIT_S)
-        if not done:
-            self.close()
+        ready = self._group.ready()
+        while not ray.wait([ready], timeout=WAIT_S)[0]:
             free = ray.available_resources().get("GPU", 0)
-            raise ResourceError(
-                f"the models need {wanted} whole GPUs of the cluster, and {free:g} are free after "
-                f"{WAIT_S:.0f} s",
-                "wait for whoever holds them (`ray status`), or set hosting.device to cpu",
-            )
+            found = f"the models need {wanted} whole GPUs of the cluster, and {free:g} are free"
+            if is_first:
+                self.close()
+                raise ResourceError(f"{found} after {WAIT_S:.0f} s", FREE_FIX)
+            log.warning("%s; waiting for whoever took them meanwhile", found)
 
     def options(self, place: ActorPlace) -> dict[str, Any]:
         """What an actor at this place asks Ray for."""

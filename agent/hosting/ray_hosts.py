@@ -29,7 +29,7 @@ from agent.hosting.hosts import Asked, host_of
 from agent.hosting.model_host import CriticHost, GeneratorHost, Host, HostSettings
 from agent.hosting.placement import ActorPlace, Needs, actor_places, hosted_roles
 from agent.hosting.policy_host import PolicyHost, Speculation
-from agent.hosting.ray_gpus import GpuReservation, gpu_bytes, num_gpus
+from agent.hosting.ray_gpus import GpuReservation, free_gpus, gpu_bytes, num_gpus
 from agent.networks import shared_blocks
 from agent.networks.shared_blocks import SharedBlocks
 from agent.scratch import scratch_folder
@@ -193,18 +193,20 @@ class RayHosts:
         self._handles: dict[str, _Handle] = {}
         try:
             gpus = num_gpus(settings.device)
-            self._places = actor_places(
-                hosted_roles(settings.workers), gpus, gpu_bytes() if gpus else 0, needs or Needs()
-            )
-            self._start()
+            size = gpu_bytes() if gpus else 0
+            roles = hosted_roles(settings.workers)
+            self._places = actor_places(roles, free_gpus(gpus), size, needs or Needs())
+            self._start(is_first=True)
         except BaseException:
             self.close()
             raise
 
-    def _start(self) -> None:
+    def _start(self, is_first: bool = False) -> None:
         """Make the actors."""
         settings, ray = self._settings, self._ray
-        self._reserved = reserved = GpuReservation(self._places)
+        if self._reserved is not None:  # of a start that failed half way
+            self._reserved.close()
+        self._reserved = reserved = GpuReservation(self._places, is_first)
         threads = str(settings.threads)
         # Health answers from a thread of its own, however long a model call takes.
         setattr(_Actor, "health", ray.method(concurrency_group="health")(_Actor.health))  # noqa: B010
@@ -337,8 +339,11 @@ class RayHosts:
     def health(self) -> dict[str, dict[str, Any]]:
         """State, pid and number of restarts of each actor; a silent one is `unreachable`."""
         handles = dict(self._handles)
-        pending = {name: h.actor.health.remote() for name, h in handles.items()}
         report: dict[str, dict[str, Any]] = {}
+        if not handles:  # they made room for a training
+            away = {"pid": 0, "state": ActorState.STOPPED, "restarts": 0}
+            return {role: dict(away) for place in self._places for role in place.roles}
+        pending = {name: h.actor.health.remote() for name, h in handles.items()}
         # One wait for all: silent actors must not add up to a lease's length.
         if pending:
             self._ray.wait(list(pending.values()), num_returns=len(pending), timeout=HEALTH_S)

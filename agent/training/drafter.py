@@ -6,7 +6,7 @@ one before it, for a round changes the policy little, and a new cut would have t
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -29,7 +29,7 @@ class DistillationReport:
     num_steps: int
     num_examples: int
     first_loss: float
-    """Mean over the first tenth of the steps (`distillation_loss`), nats a token."""
+    """Mean over the first tenth of the steps, a token (`distillation_loss`)."""
     last_loss: float
     """Mean over the last tenth."""
 
@@ -39,6 +39,7 @@ class DrafterJob(LoopJob):
     """Teach a drafter what the policy, its parent, would say on texts."""
 
     examples: Sequence[Example]
+    beside_bytes: ClassVar[float] = 4.0
     start: str = ""
     """Directory of the drafter to go on from; empty: the policy's first half."""
 
@@ -71,7 +72,11 @@ class DrafterJob(LoopJob):
 def _can_go_on(earlier: Checkpoint, parent: Checkpoint, lora_rank: int) -> bool:
     depth = earlier.architecture.num_layers
     is_alike = replace(parent.architecture, num_layers=depth) == earlier.architecture
-    return is_alike and (not lora_rank or earlier.whole.version == parent.whole.version)
+    if not lora_rank:
+        return is_alike
+    is_on_base = earlier.whole.version == parent.whole.version
+    is_of_rank = earlier.adapter is None or earlier.adapter.rank == lora_rank
+    return is_alike and is_on_base and is_of_rank
 
 
 def cut_drafter(policy: LanguageModel, share: float = 0.5) -> LanguageModel:

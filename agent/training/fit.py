@@ -89,7 +89,7 @@ def fit(
     generator = torch.Generator().manual_seed(seed)
     optimizer = Optimizer(model, settings, num_steps)
     dtype = product_dtype(model, settings)
-    usual = _micro_tokens(model)
+    usual = micro_tokens(model)
     # Ranks go through as many runs each and decide alike, whatever memory each of them has.
     most_tokens = int(least((settings.micro_tokens or usual) if plan.is_additive else 0))
     is_roomy = not needs_checkpoints(model, _at_once(plan, most_tokens))
@@ -187,7 +187,7 @@ def held_bytes(model: LanguageModel) -> int:
     return frozen + trained * BYTES_TRAINED // (world_size() if is_sharded(model) else 1)
 
 
-def _micro_tokens(model: LanguageModel) -> int:
+def micro_tokens(model: LanguageModel) -> int:
     """Tokens whose activations are in memory together where nothing is set; 0: all of a batch. On a
     GPU that others use, what is free decides, and with it how the sum of a batch is rounded."""
     if num_parameters(model) < LARGE:
@@ -245,7 +245,7 @@ def _parts(
     every = []
     for one in range(world_size()):
         places = rows_of(range(len(lengths)), one)
-        runs = _micro_batches([lengths[i] for i in places], most_tokens)
+        runs = micro_batches([lengths[i] for i in places], most_tokens)
         every.append([places[start:end] for start, end in runs])
     found = [(run, 1.0) for run in every[rank()]]
     if is_together:
@@ -253,7 +253,7 @@ def _parts(
     return found
 
 
-def _micro_batches(lengths: Sequence[int], most_tokens: int) -> Iterator[tuple[int, int]]:
+def micro_batches(lengths: Sequence[int], most_tokens: int) -> Iterator[tuple[int, int]]:
     """Runs (start, end) of rows that have at most so many tokens when padded; 0: all of them."""
     start = longest = 0
     for i, length in enumerate(lengths):

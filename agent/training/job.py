@@ -43,7 +43,7 @@ class Place:
     job_id: str = ""
     """Tells the jobs of one run apart in file names."""
     gpu_part: float = 1.0
-    """Of a GPU that jobs and actors share."""
+    """Of a GPU that jobs share."""
 
     def report(self, done: int, total: int, loss: float) -> None:
         if self.progress_file:
@@ -77,6 +77,8 @@ class TrainingJob(ABC):
 
     can_be_shared: ClassVar[bool] = False
     """Whether several processes may train it together, each on its rows of a batch."""
+    beside_bytes: ClassVar[float] = 0.0
+    """Of a number of the model: further models that are held beside it on a GPU."""
 
     @abstractmethod
     def run(self, place: Place) -> Trained:

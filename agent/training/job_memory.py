@@ -8,7 +8,13 @@ from agent.networks.device import LARGE
 from agent.networks.language_model import KEPT_BYTES
 from agent.networks.shapes import adapter_size
 from agent.training.fit import training_dtype
-from agent.training.optimizer import ACTIVATION_BYTES, BYTES_TRAINED, MICRO_TOKENS, TrainingSettings
+from agent.training.optimizer import (
+    ACTIVATION_BYTES,
+    BYTES_TRAINED,
+    GPU_ACTIVATION_BYTES,
+    MICRO_TOKENS,
+    TrainingSettings,
+)
 
 PROCESS_BYTES = 460 * 2**20
 """Of a process that has loaded torch and a tokenizer."""
@@ -17,6 +23,11 @@ HELD_BYTES = 8
 own, which is mapped when the weights are read and made when they are written."""
 LOGIT_BYTES = 300 * 2**20
 """Of the logits that are there together, and what is made of them (`kernels/chunked.py`)."""
+GPU_HELD_BYTES = 6
+"""Of a number that trains on a GPU: the best weights so far, and a copy for products."""
+GPU_LOGIT_BYTES = 2**28 * 9
+"""Of the logits that are there together (`kernels/summed_logprob.py`): in float32, in bfloat16
+twice, and what reduces them."""
 ADAPTER_LAYOUT = 3
 """Times that adapters take more room laid out for products than on disk: maps that one product is
 made of have zeros where the others are."""
@@ -54,6 +65,23 @@ def training_bytes(model: Header, tuned_layers: int = 0, lora_rank: int = 0) -> 
     if lora_rank:  # or while the base is read from its file, which is mapped meanwhile
         working = max(working, frozen)
     return round(PROCESS_BYTES + trained + frozen + kept + working)
+
+
+def gpu_training_bytes(
+    model: Header, tuned_layers: int = 0, lora_rank: int = 0, beside: float = 0.0
+) -> int:
+    """The same of a GPU's memory, with `beside` bytes a number of the model for further copies of
+    it: a reference, a critic that gives rewards."""
+    size, arch = model.num_parameters, model.architecture
+    if size < LARGE:
+        return 0
+    share = tuned_share(model, tuned_layers)
+    trained = adapter_size(arch, lora_rank) if lora_rank else share * size
+    held = (
+        trained * (BYTES_TRAINED + GPU_HELD_BYTES) + (size if lora_rank else (1 - share) * size) * 2
+    )
+    token = share * arch.num_layers * arch.hidden_size * GPU_ACTIVATION_BYTES
+    return round(held + beside * size + MICRO_TOKENS * token + GPU_LOGIT_BYTES)
 
 
 def held_itemsize(model: Header) -> int:

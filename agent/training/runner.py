@@ -20,7 +20,7 @@ from agent.progress import Progress
 from agent.scratch import scratch_folder
 from agent.training.fit import DivergedError
 from agent.training.job import Place, TrainingJob
-from agent.training.job_memory import training_bytes
+from agent.training.job_memory import gpu_training_bytes, training_bytes
 from agent.training.ray_runner import train_together
 from search.errors import RatchetError, ResourceError
 
@@ -74,7 +74,7 @@ class TrainingRunner:
         if not placed:
             return {}
         gpus = num_gpus(self.place.device)
-        largest = max(_bytes_of(job) for job, _ in placed)
+        largest = max(_gpu_bytes_of(job) for job, _ in placed)
         threads = str(self.place.threads)
         options: dict[str, Any] = {
             "num_cpus": 1,
@@ -111,6 +111,12 @@ def _bytes_of(job: TrainingJob) -> int:
     """Memory that a job asks for: those that do not fit beside others wait for them."""
     tuned = getattr(job, "tuned_layers", 0)
     return training_bytes(read_header(job.parent), tuned, job.settings.lora_rank)
+
+
+def _gpu_bytes_of(job: TrainingJob) -> int:
+    tuned = getattr(job, "tuned_layers", 0)
+    header = read_header(job.parent)
+    return gpu_training_bytes(header, tuned, job.settings.lora_rank, job.beside_bytes)
 
 
 def run_job(job: TrainingJob, place: Place, progress: Progress) -> Trained:

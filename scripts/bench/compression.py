@@ -56,7 +56,7 @@ def versions_of(address: str) -> list[Version]:
         }
         found = [
             Version(address, task, m.version, m.path, m.num_correct / m.n, m.n, bits[m.version])
-            for m in measured_policies(session)
+            for m in measured_policies(session, task)
         ]
     store.close()
     return found
@@ -80,7 +80,7 @@ def related(name: str, xs: list[float], versions: list[Version]) -> Row:
 
 def streamed(versions: list[Version], file: Path) -> list[float]:
     """Bits per character of the corpus by each policy."""
-    documents = read_corpus(file)
+    documents = read_corpus(str(file))
     config, _ = load_config({"task": versions[0].task})
     task, hosts = open_task(config), InlineHosts(HostSettings())
     found = []

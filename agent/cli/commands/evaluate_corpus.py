@@ -16,7 +16,7 @@ from agent.evaluation.intervals import FEWEST, correlation, wilson
 from agent.open_models import open_models
 from agent.progress import make_progress
 from agent.search_models import Models
-from search.errors import NotFoundError
+from search.errors import CheckpointError, NotFoundError
 from store.database import read_store
 from store.evaluations import Measured, measured_policies
 
@@ -30,19 +30,19 @@ class _Row:
 
 
 def run(config: Config, file: str, all_versions: bool, as_json: bool) -> None:
-    documents = read_corpus(Path(file).expanduser())
+    documents = read_corpus(file)
     known = _known(config) if all_versions else []
     progress = make_progress(quiet=as_json)
     rows: list[_Row] = []
-    with open_models(config) as models:
-        refs: list[tuple[ModelRef, Measured | None]] = [(models.policy, None)]
-        if known:
-            refs = [(verify_checkpoint(Path(m.path)).ref("policy"), m) for m in known]
-        for ref, measured in refs:
-            own = Models(models.hosts, ModelSet({"policy": ref}), models.task, models.given)
-            found = corpus_compression(own, documents, progress)
-            rows.append(_Row(ref.version, found, measured))
-    progress.close()
+    try:
+        with open_models(config) as models:
+            for ref, measured in known or [(models.policy, None)]:
+                own = Models(models.hosts, ModelSet({"policy": ref}), models.task, models.given)
+                rows.append(
+                    _Row(ref.version, corpus_compression(own, documents, progress), measured)
+                )
+    finally:
+        progress.close()
     related = _related(rows)
     if as_json:
         told = None if related is None else dict(zip(("r", "low", "high"), related, strict=True))
@@ -51,18 +51,26 @@ def run(config: Config, file: str, all_versions: bool, as_json: bool) -> None:
     _print(rows, related)
 
 
-def _known(config: Config) -> list[Measured]:
-    """The store's policies whose accuracy is known. Raises NotFoundError without any."""
+def _known(config: Config) -> list[tuple[ModelRef, Measured | None]]:
+    """The store's policies of the task whose accuracy is known and whose weights are there. Raises
+    NotFoundError without any."""
     store = read_store(config.store)
     try:
         with store.session() as session:
-            found = measured_policies(session)
+            measured = measured_policies(session, config.task)
     finally:
         store.close()
+    found: list[tuple[ModelRef, Measured | None]] = []
+    for one in measured:
+        try:
+            found.append((verify_checkpoint(Path(one.path)).ref("policy"), one))
+        except CheckpointError as error:
+            print(f"policy {one.version} is left out: {error.message}", file=sys.stderr)
     if not found:
         raise NotFoundError(
-            f"no policy of the store {config.store} was measured on held-out problems",
-            "name the store of a run with rounds, or leave --versions out",
+            f"the store {config.shown_store} has no policy of task {config.task!r} that was "
+            "measured on held-out problems and has its weights",
+            "name the --store of a run with rounds and its --task, or leave --versions out",
         )
     return found
 

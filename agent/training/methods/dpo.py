@@ -13,7 +13,7 @@ together otherwise, and replayed ones, because a policy forgets what it no longe
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -46,15 +46,17 @@ class PreferenceSettings:
     reference_alpha: float = 0.1
     """Share of the policy in a soft update."""
     reference_steps: int | None = None
-    """tau: steps between two updates; None: `SOFT_STEPS` or `HARD_STEPS`."""
+    """tau: steps between two updates; None: see `steps_between`."""
     clips_reference: bool = False
     """HyPO: the reference's margin counts where it is above zero."""
 
-    @property
-    def steps_between(self) -> int:
+    def steps_between(self, num_steps: int) -> int:
+        """Of a training of so many steps: a hard reference moves twice before its end, at least."""
         if self.reference_steps is not None:
             return self.reference_steps
-        return HARD_STEPS if self.reference_update == "hard" else SOFT_STEPS
+        if self.reference_update == "soft":
+            return SOFT_STEPS
+        return max(1, min(HARD_STEPS, num_steps // 3))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,8 @@ class DpoJob(LoopJob):
     pairs: Sequence[PairExample]
     texts: Sequence[Example]
     preference: PreferenceSettings
+
+    beside_bytes: ClassVar[float] = 4.0
 
     def train(
         self, model: LanguageModel, parent: Checkpoint, progress: OnStep
@@ -107,6 +111,7 @@ def train_on_pairs(
     pairs, texts = data.pairs, data.texts
     num_pairs = max(1, settings.batch_size // 2)
     num_steps = planned_steps(len(pairs), settings.model_copy(update={"batch_size": num_pairs}))
+    between = preference.steps_between(num_steps)
     reference = model.reference()
     wins: list[float] = []
     num_drawn = num_steps if texts and preference.sft_weight else 0
@@ -119,8 +124,8 @@ def train_on_pairs(
         with torch.no_grad():
             old_chosen, old_rejected = _logprobs(reference, part)
         margin = old_chosen - old_rejected
+        wins.append(float((chosen - rejected > margin).float().mean()))
         gain = (chosen - rejected) - (margin.clamp(min=0) if preference.clips_reference else margin)
-        wins.append(float((gain > 0).float().mean()))
         loss = -F.logsigmoid(preference.beta * gain).mean()
         if rows := next(drawn, []):
             logprobs = learned_logprobs(model, [texts[i] for i in rows])
@@ -128,7 +133,7 @@ def train_on_pairs(
         return loss
 
     def after_step(step: int) -> None:
-        if step % preference.steps_between == 0:
+        if step % between == 0:
             follow(reference, model, preference)
 
     lengths = [len(p.given) + max(len(p.chosen), len(p.rejected)) for p in pairs]

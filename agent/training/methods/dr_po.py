@@ -12,7 +12,7 @@ each token's ratio to the policy that wrote it clipped (Schulman et al., arXiv 1
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -62,11 +62,11 @@ class GradientReport:
     num_steps: int
     num_examples: int
     first_reward: float
-    """Mean over the first tenth of the steps."""
+    """Mean over the first tenth of the draws."""
     last_reward: float
     last_loss: float
     divergence: float
-    """Estimated KL from the starting policy, nats a token, over the last tenth."""
+    """Estimated KL from the starting policy, nats a token, over the last tenth of the draws."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +75,7 @@ class DrPoJob(LoopJob):
 
     critic: str
     """Directory of the outcome critic."""
+    beside_bytes: ClassVar[float] = 10.0
     states: Sequence[StoredState]
     gradient: GradientSettings
 

@@ -75,9 +75,12 @@ def test_what_is_no_corpus_is_refused_by_name(tmp_path: Path) -> None:
     for name, (raw, why) in cases.items():
         (tmp_path / name).write_bytes(raw)
         with pytest.raises(RatchetError, match=why):
-            read_corpus(tmp_path / name)
+            read_corpus(str(tmp_path / name))
     with pytest.raises(UsageError, match="there is no file"):
-        read_corpus(tmp_path / "gone.txt")
+        read_corpus(str(tmp_path / "gone.txt"))
+    for name in ("~nobody-at-all/a.txt", "a" * 5_000, "a\0b", str(tmp_path)):
+        with pytest.raises(UsageError, match="there is no file"):
+            read_corpus(name)
     with pytest.raises(UsageError, match="1 token long"):
         corpus_compression(models, ["1"], Silent())
     with pytest.raises(TaskError, match="cannot spell"):
@@ -89,10 +92,10 @@ def test_rows_of_a_file_are_documents_and_other_files_are_one(tmp_path: Path) ->
     rows.write_text(
         "\n".join(json.dumps(r) for r in ({"text": "1"}, {"content": "2"}, {"text": ""}))
     )
-    assert read_corpus(rows) == ["1", "2"]
+    assert read_corpus(str(rows)) == ["1", "2"]
     text = tmp_path / "a.md"
     text.write_text("1\n\n2")
-    assert read_corpus(text) == ["1\n\n2"]
+    assert read_corpus(str(text)) == ["1\n\n2"]
 
 
 def test_a_correlation_has_its_interval_or_is_none() -> None:
@@ -102,3 +105,5 @@ def test_a_correlation_has_its_interval_or_is_none() -> None:
     assert correlation([1, 2, 3], [1, 2, 3]) is None
     assert correlation([1, 1, 1, 1], [1, 2, 3, 4]) is None
     assert correlation([1, 2, 3, 4], [2, 4, 6, 8]) == (1, 1, 1)
+    assert correlation([1, 2, 3, math.nan], [1, 2, 4, 3]) is None
+    assert correlation([1, 2, 3, math.inf], [1, 2, 4, 3]) is None

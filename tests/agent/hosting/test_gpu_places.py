@@ -12,7 +12,7 @@ from tests.agent.conftest import write_checkpoint
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 SCRIPT = """
-import json, os, sys, time
+import json, os, sys, threading, time
 os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_worker_niceness": "0"}
 import ray
 from agent.checkpoints.checkpoint import verify_checkpoint
@@ -65,6 +65,11 @@ try:
     ray_hosts.RayHosts(HostSettings())
 except ResourceError as error:
     found["second"] = str(error)
+hosts.release()
+free_after(2.0)
+other = ray_hosts.RayHosts(HostSettings())
+threading.Timer(5.0, other.close).start()
+found["taken_back"] = json.loads(json.dumps(asked(hosts)))
 hosts.close()
 found["closed"] = free_after(2.0)
 
@@ -101,12 +106,20 @@ def test_actors_hold_whole_gpus_the_policy_one_of_its_own(found: dict[str, Any])
 
 
 def test_actors_give_their_gpus_to_a_training_and_come_back(found: dict[str, Any]) -> None:
-    assert found["given_back"] == found["closed"] == 2 and found["silent"] == {}
+    assert found["given_back"] == found["closed"] == 2
+    assert {told["state"] for told in found["silent"].values()} == {"stopped"}
+    assert sorted(found["silent"]) == sorted(found["apart"]["gpus"])
     assert found["again"] == found["apart"]
 
 
 def test_gpus_that_another_run_holds_are_waited_for_and_named(found: dict[str, Any]) -> None:
     assert "the models need 2 whole GPUs of the cluster, and 0 are free" in found["second"]
+
+
+def test_a_run_whose_gpus_another_took_during_a_training_waits_for_them(
+    found: dict[str, Any],
+) -> None:
+    assert found["taken_back"] == found["apart"]["answers"]
 
 
 def test_roles_in_one_actor_answer_as_they_do_apart(found: dict[str, Any]) -> None:

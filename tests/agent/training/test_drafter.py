@@ -111,7 +111,7 @@ def test_parts_give_the_loss_and_the_gradient_of_the_whole(
             wanted = learned_states(teacher, TEXTS)
         loss = distillation_loss(teacher, wanted, student, learned_states(student, TEXTS))
         loss.backward()
-        return float(loss), {n: p.grad for n, p in student.named_parameters() if p.grad is not None}
+        return loss.item(), {n: p.grad for n, p in student.named_parameters() if p.grad is not None}
 
     whole, gradients = gradient()
     monkeypatch.setattr(distillation, "MOST_LOGITS", 7 * teacher.arch.vocab_size)

@@ -110,10 +110,10 @@ def test_a_reference_that_follows_changes_what_is_learned(checkpoint: Path) -> N
 
 def test_a_soft_reference_moves_by_a_little_often_and_a_hard_one_far_and_seldom() -> None:
     soft, hard = (PreferenceSettings(reference_update=kind) for kind in ("soft", "hard"))  # type: ignore[arg-type]
-    assert (soft.steps_between, soft.reference_alpha) == (8, 0.1)
-    assert hard.steps_between == 128
+    assert (soft.steps_between(600), soft.reference_alpha) == (8, 0.1)
+    assert (hard.steps_between(600), hard.steps_between(90), hard.steps_between(1)) == (128, 30, 1)
     set_by_hand = PreferenceSettings(reference_update="hard", reference_steps=5)
-    assert set_by_hand.steps_between == 5
+    assert set_by_hand.steps_between(600) == 5
 
 
 def test_a_reference_that_prefers_the_worse_step_counts_as_one_that_prefers_neither(
