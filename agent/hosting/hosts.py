@@ -75,6 +75,11 @@ class Hosts(Protocol):
         them; each model is read again when it is asked next."""
         ...
 
+    def gpus(self) -> dict[str, int]:
+        """By actor the GPU that it reserves, of those that the run reserves, counted from 0; empty
+        where none is reserved."""
+        ...
+
     def health(self) -> dict[str, dict[str, Any]]:
         """By actor: state, pid, restarts and what its host says of itself."""
         ...

@@ -89,6 +89,9 @@ class InlineHosts:
             with self._locks[role]:
                 host.release()
 
+    def gpus(self) -> dict[str, int]:
+        return {}
+
     def health(self) -> dict[str, dict[str, Any]]:
         own = {"pid": os.getpid(), "state": ActorState.ALIVE, "restarts": 0}
         return {role: own | host.health() for role, host in self._hosts().items()}

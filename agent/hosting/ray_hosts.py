@@ -336,6 +336,14 @@ class RayHosts:
             self._wait(worker, call, self._send(worker, *call))
         shared_blocks.clear(self._shared)  # those of replaced models would pile up
 
+    def gpus(self) -> dict[str, int]:
+        return {
+            role: place.gpu
+            for place in self._places
+            if place.gpu is not None
+            for role in place.roles
+        }
+
     def health(self) -> dict[str, dict[str, Any]]:
         """State, pid and number of restarts of each actor; a silent one is `unreachable`."""
         handles = dict(self._handles)
@@ -358,8 +366,6 @@ class RayHosts:
             except self._ray.exceptions.RayError:
                 state = ActorState.UNREACHABLE
             own = {"pid": handle.pid, "state": state, "restarts": handle.restarts}
-            if handle.place.gpu is not None:
-                own["gpu"] = handle.place.gpu
             for role in handle.place.roles:
                 report[role] = handle.last.get(role.partition("-")[0], {}) | own
         return report

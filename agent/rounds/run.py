@@ -1,7 +1,7 @@
 """A run: rounds of one task from one base policy, each beginning where the last one ended."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,6 +46,14 @@ REFERENCE = "training.reference_"
 """Of TR-DPO alone."""
 START_PATIENCE_S = 10.0
 """A server that is just starting is waited for; a wrong URL should not take long to be said."""
+
+
+def _told(gpus: Mapping[str, int]) -> str:
+    """`GPU 0: policy; GPU 1: value, process`."""
+    by_gpu: dict[int, list[str]] = {}
+    for role, gpu in gpus.items():
+        by_gpu.setdefault(gpu, []).append(role)
+    return "; ".join(f"GPU {gpu}: {', '.join(by_gpu[gpu])}" for gpu in sorted(by_gpu))
 
 
 class Improver:
@@ -127,6 +135,8 @@ class Improver:
             self.heartbeat.start()
             self.progress.update(5)
             self.progress.close()
+            if gpus := self.hosts.gpus():
+                self.progress.say(_told(gpus))
             for note in [*self.inputs.task.notes(), *self._news()]:
                 self.progress.say(f"note: {note}")
             for default in self.inputs.defaults:

@@ -50,7 +50,7 @@ def seen(hosts):
         health = hosts.health()
     return {
         "answers": answers,
-        "gpus": {role: told["gpu"] for role, told in health.items()},
+        "gpus": hosts.gpus(),
         "processes": len({told["pid"] for told in health.values()}),
         "free": free_after(0.0),
     }

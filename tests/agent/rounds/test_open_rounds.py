@@ -1,4 +1,4 @@
-"""Which settings an open round may go on under."""
+"""Which settings an open round may go on under, and what a run says as it begins."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -37,3 +37,8 @@ def test_what_moves_a_reference_counts_where_one_moves(monkeypatch: pytest.Monke
     follows = {"training.method": "tr-dpo"}
     with pytest.raises(UsageError, match=r"training.reference_alpha was 0.1, is 0.6"):
         going_on(monkeypatch, follows, follows | other)
+
+
+def test_a_run_says_who_is_on_which_gpu() -> None:
+    found = run._told({"policy": 0, "drafter": 1, "value": 1})
+    assert found == "GPU 0: policy; GPU 1: drafter, value"
