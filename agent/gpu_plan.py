@@ -150,7 +150,7 @@ def _way(
     work: Work,
 ) -> Way:
     """With what is beside the weights: as many tokens at once as half of the room that is left
-    holds (`fit.micro_tokens`), and computed again where not even the least number fits."""
+    holds (`fit._micro_tokens`), and computed again where not even the least number fits."""
     if "base" not in parts:  # of a base the products use the weights themselves
         if work.has_reference:
             parts = parts | {"reference": 4 * num_parameters(arch)}

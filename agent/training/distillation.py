@@ -12,15 +12,13 @@ from torch.utils.checkpoint import checkpoint
 from agent.engine.batch import padded
 from agent.networks.language_model import LanguageModel
 from agent.training.examples import Example
-from agent.training.fit import micro_batches, micro_tokens
+from agent.training.fit import looked_at_once
 from agent.training.logprobs import counted_mask
 
 MOST_LOGITS = 2**24
 """That are there at once, of each model."""
 CROSSED = 0.1
 """Weight of the cross-entropy; of the total variation the rest (LOG.md)."""
-SMALL_TOKENS = 8_192
-"""That go through small models at once where nothing is learned."""
 KEPT_BYTES = 2**29
 """Of the teacher's states."""
 
@@ -97,8 +95,7 @@ def expected_acceptance(
 ) -> float:
     """Mean overlap sum min(p, q) of the two distributions, at temperature 1, over the texts."""
     total, count = 0.0, 0
-    most_tokens = micro_tokens(policy) or SMALL_TOKENS
-    for start, end in micro_batches([len(e.tokens) for e in examples], most_tokens):
+    for start, end in looked_at_once([len(e.tokens) for e in examples], policy):
         rows = examples[start:end]
         states = (learned_states(model, rows).split(_part(policy)) for model in (policy, drafter))
         for ours, theirs in zip(*states, strict=True):

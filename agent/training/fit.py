@@ -28,6 +28,7 @@ from agent.training.sharding import is_sharded
 from search.errors import RatchetError
 
 T = TypeVar("T")
+LOOK_ROWS = 64
 OnStep = Callable[[int, int, float], None]
 """Called with (steps done, steps in all, mean loss of the last steps)."""
 
@@ -89,7 +90,7 @@ def fit(
     generator = torch.Generator().manual_seed(seed)
     optimizer = Optimizer(model, settings, num_steps)
     dtype = product_dtype(model, settings)
-    usual = micro_tokens(model)
+    usual = _micro_tokens(model)
     # Ranks go through as many runs each and decide alike, whatever memory each of them has.
     most_tokens = int(least((settings.micro_tokens or usual) if plan.is_additive else 0))
     is_roomy = not needs_checkpoints(model, _at_once(plan, most_tokens))
@@ -187,7 +188,7 @@ def held_bytes(model: LanguageModel) -> int:
     return frozen + trained * BYTES_TRAINED // (world_size() if is_sharded(model) else 1)
 
 
-def micro_tokens(model: LanguageModel) -> int:
+def _micro_tokens(model: LanguageModel) -> int:
     """Tokens whose activations are in memory together where nothing is set; 0: all of a batch. On a
     GPU that others use, what is free decides, and with it how the sum of a batch is rounded."""
     if num_parameters(model) < LARGE:
@@ -245,7 +246,7 @@ def _parts(
     every = []
     for one in range(world_size()):
         places = rows_of(range(len(lengths)), one)
-        runs = micro_batches([lengths[i] for i in places], most_tokens)
+        runs = _micro_batches([lengths[i] for i in places], most_tokens)
         every.append([places[start:end] for start, end in runs])
     found = [(run, 1.0) for run in every[rank()]]
     if is_together:
@@ -253,7 +254,17 @@ def _parts(
     return found
 
 
-def micro_batches(lengths: Sequence[int], most_tokens: int) -> Iterator[tuple[int, int]]:
+def looked_at_once(lengths: Sequence[int], model: LanguageModel) -> Iterator[tuple[int, int]]:
+    """Runs (start, end) of rows that a look without learning takes together: of a large model as
+    many tokens as it learns from at once, of a small one `LOOK_ROWS` rows."""
+    if most_tokens := _micro_tokens(model):
+        yield from _micro_batches(lengths, most_tokens)
+        return
+    for start in range(0, len(lengths), LOOK_ROWS):
+        yield start, min(start + LOOK_ROWS, len(lengths))
+
+
+def _micro_batches(lengths: Sequence[int], most_tokens: int) -> Iterator[tuple[int, int]]:
     """Runs (start, end) of rows that have at most so many tokens when padded; 0: all of them."""
     start = longest = 0
     for i, length in enumerate(lengths):

@@ -19,6 +19,7 @@ from agent.training.fit import (
     OnStep,
     ends_of,
     fit,
+    looked_at_once,
     measured_in,
     planned_steps,
 )
@@ -121,8 +122,8 @@ def learned_logprobs(model: LanguageModel, examples: Sequence[Example]) -> Tenso
 def mean_loss(model: LanguageModel, examples: Sequence[Example]) -> float:
     """Mean negative log-likelihood of the learned tokens, nats."""
     total, count = 0.0, 0
-    for start in range(0, len(examples), 64):
-        found = learned_logprobs(model, examples[start : start + 64])
+    for start, end in looked_at_once([len(e.tokens) for e in examples], model):
+        found = learned_logprobs(model, examples[start:end])
         total -= float(found.double().sum())
         count += len(found)
     return total / count

@@ -9,7 +9,7 @@ from torch import Tensor
 from agent.checkpoints.checkpoint import Checkpoint, verify_checkpoint
 from agent.checkpoints.weights import load_model
 from agent.config.settings import PolicyTraining
-from agent.training import distillation
+from agent.training import distillation, fit
 from agent.training.distillation import (
     Teacher,
     distillation_loss,
@@ -18,6 +18,7 @@ from agent.training.distillation import (
 )
 from agent.training.drafter import DrafterJob, cut_drafter, distil
 from agent.training.examples import Example
+from agent.training.fit import looked_at_once
 from agent.training.job import Place
 from agent.training.optimizer import TrainingSettings
 from agent.training.recipe import drafter_settings, policy_settings
@@ -153,3 +154,16 @@ def test_a_drafter_learns_at_no_less_than_a_pretrained_models_rate(policy: Check
     assert (found.learning_rate, found.num_steps) == (3e-4, 7)
     high = PolicyTraining(learning_rate=2e-3)
     assert drafter_settings(high, policy_settings(high, policy), policy).learning_rate == 2e-3
+
+
+def test_a_look_at_a_large_model_takes_as_many_tokens_as_it_learns_from(
+    policy: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(policy)
+    assert list(looked_at_once([7] * 70, model)) == [(0, 64), (64, 70)]
+    monkeypatch.setattr(fit, "LARGE", 0)
+    monkeypatch.setattr(fit, "MICRO_TOKENS", 30)
+    assert list(looked_at_once([7, 7, 7, 7, 7, 40, 5], model)) == [(0, 4), (4, 5), (5, 6), (6, 7)]
+    whole = expected_acceptance(model, cut_drafter(model), TEXTS)
+    monkeypatch.setattr(fit, "LARGE", 10**9)
+    assert expected_acceptance(model, cut_drafter(model), TEXTS) == pytest.approx(whole, rel=1e-5)
