@@ -17,8 +17,8 @@ CONTEXT_BYTES = 2**30
 FULL = 0.92
 """Of a GPU's memory that a plan may fill."""
 WORK = {"policy": 4.0, "drafter": 0.5}
-"""What a role has to do, against a critic: in a round's search the policy was at work for .82 of
-the time, and critics for .14 and .15 (docs/results/memory-2026-11-28.json has the models)."""
+"""What a role has to do, against a critic: in a search on a CPU the policy was at work for .82 of
+the time, critics for .14 and .15 (LOG.md)."""
 
 
 @dataclass(frozen=True, slots=True)

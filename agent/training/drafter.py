@@ -40,6 +40,7 @@ class DrafterJob(LoopJob):
 
     examples: Sequence[Example]
     beside_bytes: ClassVar[float] = 4.0
+    """The policy."""
     start: str = ""
     """Directory of the drafter to go on from; empty: the policy's first half."""
 

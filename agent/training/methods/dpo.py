@@ -78,6 +78,7 @@ class DpoJob(LoopJob):
     preference: PreferenceSettings
 
     beside_bytes: ClassVar[float] = 4.0
+    """The reference."""
 
     def train(
         self, model: LanguageModel, parent: Checkpoint, progress: OnStep

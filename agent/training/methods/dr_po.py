@@ -76,6 +76,7 @@ class DrPoJob(LoopJob):
     critic: str
     """Directory of the outcome critic."""
     beside_bytes: ClassVar[float] = 10.0
+    """Reference and critic in float32, and what the engine lays out in bfloat16."""
     states: Sequence[StoredState]
     gradient: GradientSettings
 
