@@ -178,6 +178,10 @@ class Measured:
     path: str
     num_correct: int
     n: int
+    bits_per_character: float | None
+    """Conditional ones, as the evaluation has them."""
+    benchmark: str
+    """Digest of the problems that were asked."""
 
 
 def measured_policies(session: Session, task: str) -> list[Measured]:
@@ -201,7 +205,14 @@ def measured_policies(session: Session, task: str) -> list[Measured]:
     alike: dict[str, dict[str, Measured]] = {}
     for row, path in rows:
         key = json.dumps([row.settings, row.benchmark_sha], sort_keys=True)
-        found = Measured(row.policy_version, path, row.num_correct, row.n)
+        found = Measured(
+            row.policy_version,
+            path,
+            row.num_correct,
+            row.n,
+            row.bits_per_character,
+            row.benchmark_sha,
+        )
         alike.setdefault(key, {}).setdefault(row.policy_version, found)
     return list(max(alike.values(), key=len).values()) if alike else []
 

@@ -10,9 +10,7 @@ teachers, so the interval of the correlation is narrower than it should be.
 """
 
 import argparse
-import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -30,40 +28,23 @@ from agent.search_models import Models, ModelSettings
 from agent.tasks.registry import open_task
 from scripts.bench.report import Row, missing, show, write
 from store.database import read_store
-from store.evaluations import measured_policies
-from store.schema import EvaluationRow, Run
+from store.evaluations import Measured, measured_policies
+from store.schema import Run
 
 
-@dataclass(frozen=True, slots=True)
-class Version:
-    store: str
-    task: str
-    version: str
-    path: str
-    accuracy: float
-    n: int
-    conditional: float | None
-
-
-def versions_of(address: str) -> list[Version]:
+def measured_in(address: str) -> tuple[str, list[Measured]]:
+    """(task, policies) of a run's store."""
     url = address if "://" in address else f"sqlite:///{Path(address).resolve()}"
     store = read_store(url)
     with store.session() as session:
         task = session.scalars(select(Run.task)).first() or ""
-        bits = {
-            row.policy_version: row.bits_per_character
-            for row in session.scalars(select(EvaluationRow).where(EvaluationRow.mode == "greedy"))
-        }
-        found = [
-            Version(address, task, m.version, m.path, m.num_correct / m.n, m.n, bits[m.version])
-            for m in measured_policies(session, task)
-        ]
+        found = measured_policies(session, task)
     store.close()
-    return found
+    return task, found
 
 
-def related(name: str, xs: list[float], versions: list[Version]) -> Row:
-    found = correlation(xs, [v.accuracy for v in versions])
+def related(name: str, xs: list[float], versions: list[Measured]) -> Row:
+    found = correlation(xs, [v.num_correct / v.n for v in versions])
     if found is None:
         return missing(name, f"{len(xs)} versions that differ too little")
     r, low, high = found
@@ -78,10 +59,10 @@ def related(name: str, xs: list[float], versions: list[Version]) -> Row:
     }
 
 
-def streamed(versions: list[Version], file: Path) -> list[float]:
+def streamed(task_name: str, versions: list[Measured], file: Path) -> list[float]:
     """Bits per character of the corpus by each policy."""
     documents = read_corpus(str(file))
-    config, _ = load_config({"task": versions[0].task})
+    config, _ = load_config({"task": task_name})
     task, hosts = open_task(config), InlineHosts(HostSettings())
     found = []
     for version in versions:
@@ -101,31 +82,30 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    seen = {v.version: v for address in arguments.store for v in versions_of(address)}
-    versions = list(seen.values())
-    if len({(v.task, v.n) for v in versions}) != 1:
-        print("the stores' policies were asked different problems", file=sys.stderr)
+    runs = [measured_in(address) for address in arguments.store]
+    versions = list({v.version: v for _, found in runs for v in found}.values())
+    if len({v.benchmark for v in versions}) != 1:
+        print("the stores' policies were not all asked the same problems", file=sys.stderr)
         return 1
-    told = [v for v in versions if v.conditional is not None]
-    rows = [related("conditional", [v.conditional or 0.0 for v in told], told)]
+    bits = {v.version: v.bits_per_character for v in versions}
+    told = [v for v in versions if bits[v.version] is not None]
+    rows = [related("conditional", [b for b in bits.values() if b is not None], told)]
     streams: list[float] = []
     if arguments.corpus:
-        streams = streamed(versions, arguments.corpus)
+        streams = streamed(runs[0][0], versions, arguments.corpus)
         rows.append(related("stream", streams, versions))
-    for i, v in enumerate(versions):
-        stream = f", stream {streams[i]:.4f}" if streams else ""
-        bits = "-" if v.conditional is None else f"{v.conditional:.4f}"
-        print(f"{v.version}  accuracy {v.accuracy:.3f} of {v.n}, conditional {bits}{stream}")
-    for row in rows:
-        show(row)
     known = [
-        {"version": v.version, "accuracy": v.accuracy, "n": v.n, "conditional": v.conditional}
+        {"version": v.version, "accuracy": v.num_correct / v.n, "n": v.n}
+        | {"conditional": bits[v.version]}
         | ({"stream": streams[i]} if streams else {})
         for i, v in enumerate(versions)
     ]
+    for policy in known:
+        print(policy)
+    for row in rows:
+        show(row)
     settings = {"policies": known, "corpus": str(arguments.corpus or "")}
     write(arguments.json, "compression", settings, [], rows)
-    print(json.dumps({row["name"]: row["value"] for row in rows}))
     return 0
 
 
