@@ -1,5 +1,6 @@
 """The command line: data on stdout, talk on stderr, `--json` for programs."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -329,12 +330,10 @@ def evaluate_command(
             "--simulations": budget,
             "--compare": compare,
             "--num-problems": num_problems,
-            "--versions with --policy": versions and policy,
         }
-        if taken := [name for name, value in others.items() if value]:
-            raise UsageError(
-                f"--corpus reads a text and does not take {taken[0]}", f"leave {taken[0]} out"
-            )
+        _refuse("--corpus reads a text", others)
+        if versions:
+            _refuse("--versions measures a store's policies", {"--policy": policy})
         settings = settings_of(flags, config, INLINE)
         from agent.cli.commands import evaluate_corpus
 
@@ -342,11 +341,7 @@ def evaluate_command(
         return
     if compare:
         unused = {"--mode": mode, "--simulations": budget, "--policy": policy}
-        if given := [name for name, value in unused.items() if value]:
-            raise UsageError(
-                f"--compare measures two policies greedily and does not take {given[0]}",
-                f"leave {given[0]} out",
-            )
+        _refuse("--compare measures two policies greedily", unused)
         settings = settings_of(flags, config, INLINE)
         from agent.cli.commands import compare as comparison
 
@@ -357,6 +352,13 @@ def evaluate_command(
 
     num = num_problems or _most(settings)
     command.run(settings, mode or [], num, samples, budget or [], store is not None, as_json)
+
+
+def _refuse(what: str, others: Mapping[str, object]) -> None:
+    """Raises UsageError for an option that is given and has no part in `what`."""
+    for name, value in others.items():
+        if value:
+            raise UsageError(f"{what} and does not take {name}", f"leave {name} out")
 
 
 def _most(settings: Config) -> int:

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.checkpoints.custody import as_new
+from agent.cli.app import app
 from agent.cli.commands import evaluate_corpus
 from agent.config.load import load_config
 from agent.tasks.registry import open_task
-from search.errors import NotFoundError
+from search.errors import NotFoundError, UsageError
 from store.checkpoints import register
 from store.database import open_store
 from store.evaluations import Answered, Evaluation, EvaluationKey, record_evaluation
@@ -78,3 +80,21 @@ def test_policies_of_another_task_are_not_asked(
 ) -> None:
     with pytest.raises(NotFoundError, match="no policy of task 'stories'"):
         told(measured, capsys, "stories")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--mode", "greedy"], "--corpus reads a text and does not take --mode"),
+        (["--compare", "a", "b"], "--corpus reads a text and does not take --compare"),
+        (
+            ["--versions", "--policy", "x"],
+            "--versions measures a store's policies and does not take --policy",
+        ),
+    ],
+)
+def test_an_option_that_has_no_part_in_a_corpus_is_refused_by_name(
+    flags: list[str], said: str
+) -> None:
+    done = CliRunner().invoke(app, ["evaluate", "--corpus", "x", *flags])
+    assert isinstance(done.exception, UsageError) and done.exception.message == said
