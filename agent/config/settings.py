@@ -324,8 +324,11 @@ class HostingSettings(Section):
     )
     speculation: Literal["auto", "always", "never"] = Field("auto", description="draft rollouts")
     draft_tokens: int = Field(4, ge=1, le=16, description="tokens of one draft, at most")
-    draft_source: Literal["both", "model", "lookup"] = Field(
-        "both", description="drafts come from the drafter, from earlier texts, or the better one"
+    draft_source: Literal["all", "both", "model", "lookup", "retrieval", "hierarchy"] = Field(
+        "all",
+        description="drafts come from the drafter, from earlier texts, from the policy over a part "
+        "of a long text, from whichever is best of these or of the first two, or, with hierarchy, "
+        "from the last with the drafter below it",
     )
     kv_mib: int = Field(
         256, ge=1, le=1_048_576, description="MiB of prefixes kept for each set of weights"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from agent.engine.draft_choice import NONE, Drafter, Drafts
-from agent.engine.feed import feed, prefill, within
+from agent.engine.feed import by_job, feed, prefill
 from agent.engine.job_cache import Ids
 from agent.engine.prefix_cache import Prefix, Workspace
 from agent.engine.requests import Completion, CompletionRequest, Generated
@@ -95,6 +95,7 @@ class CompletionBatch:
                 [self.requests[n] for n in live],
                 [self.done[n] for n in live],
                 [self.limits[n] - len(self.done[n]) - 1 for n in live],
+                self.cache,
             )
             if self.drafter
             else NONE
@@ -107,14 +108,7 @@ class CompletionBatch:
             return
         jobs = np.arange(len(live))
         logits_RV = self.network.logits(feed(self.network, self.cache, jobs, rows))
-        longest = max(len(row) for row in rows)
-        if len(logits_RV) == len(live) * longest:
-            logits_NQV = logits_RV.view(len(live), longest, -1)
-        else:
-            logits_NQV = logits_RV.new_zeros((len(live), longest, logits_RV.shape[1]))
-            counts = np.array([len(row) for row in rows])
-            logits_NQV[np.repeat(jobs, counts), within(counts)] = logits_RV
-        self._take(jobs, logits_NQV, drafts)
+        self._take(jobs, by_job(logits_RV, np.array([len(row) for row in rows])), drafts)
 
     def _decode(self, last: Sequence[int]) -> None:
         """One token of each text, or several where that costs little, without drafts. Who drafts

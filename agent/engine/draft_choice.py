@@ -12,10 +12,11 @@ texts on a CPU, the usual one.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from agent.engine.job_cache import Cache
 from agent.engine.requests import CompletionRequest
 
 log = logging.getLogger("ratchet")
@@ -26,6 +27,8 @@ MEMORY = 0.98
 """Weight of what was seen before in the running acceptance, a drafted token."""
 LEAST_P = 1e-4
 """Of the self-test; below it there are no drafts above temperature 0."""
+LONG_COLUMNS = 512
+"""Columns of a text from which costs are measured in a long context too."""
 TRIAL_EVERY = 128
 """Steps after which a source that does not pay is tried once more, where any could pay."""
 
@@ -35,32 +38,64 @@ class DraftSource(Protocol):
 
     name: str
 
+    @property
+    def least_columns(self) -> int:
+        """Of a text that it drafts for: 0 for a source that drafts for all."""
+        ...
+
     def draft(
         self,
         requests: Sequence[CompletionRequest],
         done: Sequence[Sequence[int]],
         lengths: Sequence[int],
+        cache: Cache | None = None,
     ) -> list[list[int]]:
-        """For each request, which has written `done` so far, at most `lengths` more tokens."""
+        """For each request, which has written `done` so far, at most `lengths` more tokens.
+
+        Job i of the cache is text i: the policy's keys and values of all its tokens but the last.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Measured seconds of a step by number of texts: the policy's by drafted tokens, and drafts."""
+    """Measured seconds of a step and of a drafted token with one number of texts.
+
+    Both are measured in a short context; those of a long one, once it is met, lie with them on a
+    line.
+    """
 
     step_s: dict[int, float]
     """Policy forward by tokens a text: 1 and more."""
     draft_s: dict[str, float]
     """One drafted token by source."""
+    columns: int = 0
+    """Of the context in which they were measured."""
+    column_s: dict[int, float] = field(default_factory=dict)
+    """Further seconds of a policy forward for each column more, by tokens a text."""
+    draft_column_s: dict[str, float] = field(default_factory=dict)
+    """The same of one drafted token by source."""
 
-    def verify_s(self, tokens: float) -> float:
-        """Policy forward of this many tokens a text, between the measured numbers on a line."""
-        known = sorted(self.step_s)
-        above = next((k for k in known[1:] if k >= tokens), known[-1])
-        below = known[known.index(above) - 1]
-        slope = (self.step_s[above] - self.step_s[below]) / (above - below)
-        return self.step_s[below] + slope * (tokens - below)
+    def verify_s(self, tokens: float, columns: int = 0) -> float:
+        """Policy forward of this many tokens a text over so many columns."""
+        found = on_line(self.step_s, tokens)
+        if self.column_s:
+            found += max(0, columns - self.columns) * on_line(self.column_s, tokens)
+        return found
+
+    def drafted_s(self, source: str, columns: int = 0) -> float:
+        """One drafted token of that source where texts have so many columns."""
+        slope = self.draft_column_s.get(source, 0.0)
+        return self.draft_s[source] + max(0, columns - self.columns) * slope
+
+
+def on_line(measured: dict[int, float], at: float) -> float:
+    """Between measured numbers, and beyond them, on a line."""
+    known = sorted(measured)
+    above = next((k for k in known[1:] if k >= at), known[-1])
+    below = known[known.index(above) - 1]
+    slope = (measured[above] - measured[below]) / (above - below)
+    return measured[below] + slope * (at - below)
 
 
 def expected_tokens(acceptance: float, length: int) -> float:
@@ -70,15 +105,21 @@ def expected_tokens(acceptance: float, length: int) -> float:
 
 
 def expected_speedup(
-    costs: Costs, source: str, acceptance: float, length: int, coverage: float = 1.0
+    costs: Costs,
+    source: str,
+    acceptance: float,
+    length: int,
+    coverage: float = 1.0,
+    columns: int = 0,
 ) -> float:
-    """Speed-up over plain decoding: E T(1) / (g D + T(g + 1)).
+    """Speed-up over plain decoding: E T(1) / (g D + T(g + 1)), all over so many columns.
 
     A source that has drafts for a share of the texts only gains, and costs, that much less.
     """
     tokens = 1 + coverage * (expected_tokens(acceptance, length) - 1)
-    spent = length * costs.draft_s[source] + costs.verify_s(1 + coverage * length)
-    return tokens * costs.verify_s(1) / spent
+    drafted = length * costs.drafted_s(source, columns)
+    spent = drafted + costs.verify_s(1 + coverage * length, columns)
+    return tokens * costs.verify_s(1, columns) / spent
 
 
 @dataclass(slots=True)
@@ -147,6 +188,8 @@ class Drafter:
     """`auto` decides by costs, `always` drafts whatever it costs, `never` does not draft."""
     costs: dict[int, Costs] = field(default_factory=dict)
     """By number of texts; the nearest measured number is used."""
+    lengthened: "Callable[[int, Costs], Costs] | None" = None
+    """Measures the costs of so many texts in a long context too, when one is met."""
     records: dict[str, Record] = field(default_factory=dict)
     selftest: "Callable[[Drafter], SelfTest] | None" = None
     """The engine's test, run before the first draft above temperature 0."""
@@ -160,28 +203,38 @@ class Drafter:
     def record(self, source: str) -> Record:
         return self.records.setdefault(source, Record())
 
-    def plan(self, num_texts: int) -> tuple[DraftSource | None, int]:
-        """The source and the tokens to draft for this many texts; (None, 0) when none would pay."""
+    def costs_at(self, num_texts: int, columns: int) -> Costs:
+        """What was measured for about so many texts; in a long context, where they have that."""
+        num = min(self.costs, key=lambda rows: abs(rows - num_texts))
+        costs = self.costs[num]
+        if columns >= LONG_COLUMNS and not costs.column_s and self.lengthened is not None:
+            costs = self.costs[num] = self.lengthened(num, costs)
+        return costs
+
+    def plan(self, num_texts: int, columns: int = 0) -> tuple[DraftSource | None, int]:
+        """The source and the tokens to draft for this many texts, the longest of so many columns;
+        (None, 0) when none would pay."""
         if self.mode == "never" or not self.sources:
             return None, 0
         if self.mode == "always":
             return self.sources[self._num_steps % len(self.sources)], self.max_length
         if not self.costs:
             return None, 0
-        costs = self.costs[min(self.costs, key=lambda rows: abs(rows - num_texts))]
+        costs = self.costs_at(num_texts, columns)
+        sources = [s for s in self.sources if s.name in costs.draft_s]
         best: tuple[float, DraftSource | None, int] = (WORTHWHILE, None, 0)
-        for source in self.sources:
+        for source in sources:
             record = self.record(source.name)
             for length in range(1, self.max_length + 1):
                 worth = expected_speedup(
-                    costs, source.name, record.acceptance, length, record.coverage
+                    costs, source.name, record.acceptance, length, record.coverage, columns
                 )
                 if worth > best[0]:
                     best = (worth, source, length)
         if best[1] is None and self._num_steps % TRIAL_EVERY == TRIAL_EVERY - 1:
             # What has been guessed badly so far may be guessed well in later texts.
-            for source in self.sources:
-                if expected_speedup(costs, source.name, 0.8, 2) > WORTHWHILE:
+            for source in sources:
+                if expected_speedup(costs, source.name, 0.8, 2, columns=columns) > WORTHWHILE:
                     return source, 2
         return best[1], best[2]
 
@@ -190,20 +243,22 @@ class Drafter:
         requests: Sequence[CompletionRequest],
         done: Sequence[Sequence[int]],
         room: Sequence[int],
+        cache: Cache,
     ) -> "Drafts":
-        """Drafts for all texts, none longer than its room."""
-        source, length = self.plan(len(requests))
+        """Drafts for all texts, none longer than its room; the cache's job i is text i."""
+        longest = max(len(r.prefix) + len(d) for r, d in zip(requests, done, strict=True))
+        source, length = self.plan(len(requests), longest)
         self._num_steps += 1
         if source is None or not self._is_allowed(requests):
             return NONE
         lengths = [max(0, min(length, r)) for r in room]
-        return Drafts(source.name, source.draft(requests, done, lengths), lengths)
+        return Drafts(source.name, source.draft(requests, done, lengths, cache), lengths)
 
     def prove(self, requests: Sequence[CompletionRequest]) -> None:
         """Run the self-test, once, before a batch that drafts might be made for."""
-        if self.selftest is None or self.verdict is not None or not self._could_pay():
+        if self.selftest is None or self.verdict is not None:
             return
-        if not any(r.temperature for r in requests):
+        if not any(r.temperature for r in requests) or not self._could_pay(requests):
             return
         self.verdict = self.selftest(Drafter(self.sources, self.max_length, "always"))
         if not self.verdict.is_passed:
@@ -211,14 +266,18 @@ class Drafter:
                 "no drafts above temperature 0: the self-test failed, %s", self.verdict.describe()
             )
 
-    def _could_pay(self) -> bool:
-        """Whether there is a number of texts for which very good drafts would be worth it."""
+    def _could_pay(self, requests: Sequence[CompletionRequest]) -> bool:
+        """Whether there is a number of texts, as long as these, for which very good drafts would be
+        worth it."""
         if self.mode != "auto":
             return self.mode == "always"
+        columns = max(len(r.prefix) for r in requests)
+        if self.costs:
+            self.costs_at(len(requests), columns)
         return any(
-            expected_speedup(costs, source.name, 0.95, length) > WORTHWHILE
+            expected_speedup(costs, source, 0.95, length, columns=columns) > WORTHWHILE
             for costs in self.costs.values()
-            for source in self.sources
+            for source in costs.draft_s
             for length in range(1, self.max_length + 1)
         )
 
@@ -246,8 +305,10 @@ class Drafter:
             },
             "costs_ms": {
                 str(rows): {
-                    "step": {str(k): round(1e3 * s, 4) for k, s in costs.step_s.items()},
-                    "draft": {k: round(1e3 * s, 4) for k, s in costs.draft_s.items()},
+                    "step": _in_ms(costs.step_s),
+                    "draft": _in_ms(costs.draft_s),
+                    "step_1000_columns": _in_ms(costs.column_s, 1000),
+                    "draft_1000_columns": _in_ms(costs.draft_column_s, 1000),
                 }
                 for rows, costs in self.costs.items()
             },
@@ -269,6 +330,10 @@ class Drafts:
     tokens: Sequence[Sequence[int]]
     asked: Sequence[int]
     """Tokens that each draft might have had."""
+
+
+def _in_ms(seconds: Mapping[Any, float], times: int = 1) -> dict[str, float]:
+    return {str(k): round(1e3 * times * s, 4) for k, s in seconds.items()}
 
 
 NONE = Drafts("", (), ())

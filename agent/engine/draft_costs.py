@@ -1,16 +1,22 @@
-"""What a step and a drafted token cost, measured once for some numbers of texts."""
+"""What a step and a drafted token cost, measured once for some numbers of texts.
 
+At first in a short context. In a long one, where a step reads far more keys and values than
+weights, it is measured when the first long text comes, and costs between lie on a line.
+"""
+
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
+import numpy as np
 import torch
 
 from agent.engine.decode import DecodeLoop
 from agent.engine.draft_choice import Costs, DraftSource
-from agent.engine.feed import feed, prefill
+from agent.engine.feed import feed
 from agent.engine.job_cache import Cache
-from agent.engine.prefix_cache import Prefix
 from agent.engine.requests import CompletionRequest
 from agent.engine.sampling import SamplingParameters
 from agent.engine.torch_engine import TorchEngine
@@ -19,25 +25,47 @@ from agent.engine.torch_engine import TorchEngine
 def measured_costs(
     engine: TorchEngine, sources: Sequence[DraftSource], rows: Sequence[int], most: int
 ) -> dict[int, Costs]:
-    """Costs by number of texts, up to `most` tokens drafted. A short context is enough."""
-    start = tuple([max(engine.ends)] * min(32, engine.network.arch.max_positions // 2))
-    return {num: draft_costs(engine, sources, start, num, most) for num in rows}
+    """Costs by number of texts in a short context, up to `most` tokens drafted."""
+    columns = min(SHORT, engine.network.arch.max_positions // 2)
+    return {num: draft_costs(engine, sources, columns, num, most) for num in rows}
+
+
+def costs_of_long(
+    engine: TorchEngine, sources: Sequence[DraftSource], most: int, num: int, short: Costs
+) -> Costs:
+    """The costs of `num` texts with what each column of a long context adds to them.
+
+    Sources that draft in a long context alone are measured there for the first time.
+    """
+    fitting = LONG_BYTES // (num * engine.network.kv_bytes)
+    columns = min(LONG, engine.network.arch.max_positions // 2, fitting)
+    if columns < 4 * short.columns:
+        return replace(short, column_s=dict.fromkeys(short.step_s, 0.0))
+    long = draft_costs(engine, sources, columns, num, most)
+    more = columns - short.columns
+    return replace(
+        short,
+        column_s={k: max(0.0, (long.step_s[k] - s) / more) for k, s in short.step_s.items()},
+        draft_s=long.draft_s | short.draft_s,
+        draft_column_s={
+            name: max(0.0, (long.draft_s[name] - s) / more) for name, s in short.draft_s.items()
+        },
+    )
 
 
 @torch.inference_mode()
 def draft_costs(
-    engine: TorchEngine,
-    sources: Sequence[DraftSource],
-    prefix: tuple[int, ...],
-    num: int,
-    most: int,
+    engine: TorchEngine, sources: Sequence[DraftSource], columns: int, num: int, most: int
 ) -> Costs:
-    """Seconds of a step and of a drafted token with `num` texts, up to `most` drafted."""
+    """Seconds of a step and of a drafted token with `num` texts of so many columns, up to `most`
+    drafted; of sources that draft there."""
+    prefix = (max(engine.ends),) * columns
     requests = [CompletionRequest(prefix, most + 2, 1.0, i, group=-1 - i) for i in range(num)]
     cache = Cache(engine.network, has_room_ahead=False)
-    jobs = prefill(engine.network, cache, engine.tree, [Prefix(prefix)] * num).jobs
-    jobs.sort()
-    done = [[prefix[-1]] for _ in requests]
+    cache.open([columns] * num)  # what the columns hold costs nothing
+    jobs = np.arange(num)
+    # As if each draft before had been refused: that is when most has to be done again.
+    done = itertools.cycle([[[token]] * num for token in (prefix[-1], 0)])
     loop = DecodeLoop(engine.network, cache)
     parameters = SamplingParameters.of(requests, engine.network.device)
 
@@ -56,14 +84,21 @@ def draft_costs(
         return seconds(step)
 
     def draft_s(source: DraftSource) -> float:
-        return seconds(lambda: source.draft(requests, done, [most] * num)) / most
+        return seconds(lambda: source.draft(requests, next(done), [most] * num, cache)) / most
 
     return Costs(
         {tokens: step_s(tokens) for tokens in sorted({1, 2, most + 1})},
-        {source.name: draft_s(source) for source in sources},
+        {s.name: draft_s(s) for s in sources if columns >= s.least_columns},
+        columns,
     )
 
 
+SHORT = 32
+"""Columns of a short context."""
+LONG = 2048
+"""Columns of a long one, at most."""
+LONG_BYTES = 2**29
+"""Of the keys and values that a long context is measured with, at most."""
 ENOUGH_S = 0.2
 """Seconds after which no further run is timed: a step of a large model is no matter of chance."""
 

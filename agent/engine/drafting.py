@@ -24,6 +24,7 @@ class ModelDrafts:
     """
 
     name = "model"
+    least_columns = 0
 
     def __init__(self, network: InferenceNetwork, version: str, kv_bytes: int) -> None:
         self.network = network
@@ -44,10 +45,12 @@ class ModelDrafts:
         requests: Sequence[CompletionRequest],
         done: Sequence[Sequence[int]],
         lengths: Sequence[int],
+        cache: Cache | None = None,
     ) -> list[list[int]]:
         """At most `lengths` tokens for each text, chosen with the noise that the policy uses.
 
-        A text has one token of its own, at least. Of equal texts one is drafted.
+        A text has one token of its own, at least. Of equal texts one is drafted. The policy's
+        cache is not looked at.
         """
         wanted = list({requests[i]: i for i, length in enumerate(lengths) if length > 0}.values())
         drafts: list[list[int]] = [[] for _ in requests]

@@ -10,16 +10,24 @@ from torch import Tensor
 from agent.engine.forward import Where, forward
 from agent.engine.job_cache import Cache, Ids
 from agent.engine.prefix_cache import KVTree, Prefix
-from agent.networks.inference import InferenceNetwork
+from agent.networks.inference import BeforeAttention, InferenceNetwork
 
 PREFILL_CELLS = 16384
 """Queries of one prefill, jobs times the longest, at most."""
 
 
 def feed(
-    network: InferenceNetwork, cache: Cache, jobs: Ids, rows: Sequence[Sequence[int]]
+    network: InferenceNetwork,
+    cache: Cache,
+    jobs: Ids,
+    rows: Sequence[Sequence[int]],
+    ahead: Ids | None = None,
+    before_attention: BeforeAttention | None = None,
 ) -> Tensor:
-    """Feed each job its next tokens; hidden states [R, E] of all of them, job by job."""
+    """Feed each job its next tokens; hidden states [R, E] of all of them, job by job.
+
+    Where a job's columns are not all of its text, its tokens stand so many places `ahead` of them.
+    """
     counts = np.fromiter((len(row) for row in rows), np.int64, len(rows))
     tokens = np.fromiter((t for row in rows for t in row), np.int64, int(counts.sum()))
     firsts = cache.append(jobs, counts)
@@ -34,8 +42,21 @@ def feed(
     first_N[jobs - start] = firsts
     is_hidden = np.arange(cache.num_columns) > (first_N[:, None] + query)[..., None]
     job_R = np.repeat(jobs - start, counts)
-    where = Where(slice(start, stop), job_R, query_R, column_R, column_R)
-    return forward(network, cache, tokens, where, is_hidden, is_dense)
+    position_R = column_R if ahead is None else column_R + np.repeat(ahead, counts)
+    # Drafts for other texts may go on where this one's context ends; who asked drops that.
+    position_R = np.minimum(position_R, network.arch.max_positions - 1)
+    where = Where(slice(start, stop), job_R, query_R, column_R, position_R)
+    return forward(network, cache, tokens, where, is_hidden, is_dense, before_attention)
+
+
+def by_job(logits_RV: Tensor, counts: Ids) -> Tensor:
+    """What jobs have, so many rows each, side by side: [N, Q, V], zeros behind the last of each."""
+    num, longest = len(counts), int(counts.max())
+    if len(logits_RV) == num * longest:
+        return logits_RV.view(num, longest, -1)
+    logits_NQV = logits_RV.new_zeros((num, longest, logits_RV.shape[1]))
+    logits_NQV[np.repeat(np.arange(num), counts), within(counts)] = logits_RV
+    return logits_NQV
 
 
 def within(counts: Ids) -> Ids:

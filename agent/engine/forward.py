@@ -15,7 +15,7 @@ from torch import Tensor
 
 from agent.engine.graphs import MOST_ROWS, bucket
 from agent.engine.job_cache import Cache, Ids
-from agent.networks.inference import InferenceNetwork, Places
+from agent.networks.inference import BeforeAttention, InferenceNetwork, Places
 from kernels.rows import Rows
 
 
@@ -51,13 +51,16 @@ def forward(
     where: Where,
     is_hidden_NMC: NDArray[np.bool_],
     is_dense: bool,
+    before_attention: BeforeAttention | None = None,
 ) -> Tensor:
-    """Hidden states [R, E] after each token; few rows in a graph where there is one."""
-    if network.fuses_rows and len(tokens) <= MOST_ROWS:
+    """Hidden states [R, E] after each token; few rows in a graph where there is one, unless
+    somebody looks at their queries."""
+    if network.fuses_rows and len(tokens) <= MOST_ROWS and before_attention is None:
         seen_RC = ~is_hidden_NMC[where.job_R, where.query_R]
         return _few_rows(network, cache, tokens, where, seen_RC)
     places = placed(network, where, is_hidden_NMC, is_dense)
-    return network.forward(torch.from_numpy(tokens).to(network.device), places, cache.layers)
+    tokens_R = torch.from_numpy(tokens).to(network.device)
+    return network.forward(tokens_R, places, cache.layers, before_attention)
 
 
 def _few_rows(

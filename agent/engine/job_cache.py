@@ -34,6 +34,8 @@ GPU_KEPT = 4
 """Times as much of it is kept between calls."""
 WIDTH = 16
 """Columns are seen in multiples of this."""
+BLOCK = 512
+"""Columns that torch's CPU attention multiplies at once."""
 
 
 class Cache:
@@ -56,8 +58,14 @@ class Cache:
 
     @property
     def num_columns(self) -> int:
-        """Columns that a forward has to look at."""
+        """Columns that a forward has to look at.
+
+        On a CPU the last block has at most half of its columns or all of them: products add up a
+        whole one in two halves, and those of any number between in parts that depend on it.
+        """
         longest = int(self.lengths.max()) if len(self.lengths) else 0
+        if self.network.device.type == "cpu" and longest % BLOCK > BLOCK // 2:
+            return -(-longest // BLOCK) * BLOCK
         return -(-longest // WIDTH) * WIDTH
 
     @property

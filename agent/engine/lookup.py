@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from agent.engine.job_cache import Cache
 from agent.engine.requests import CompletionRequest
 
 LONGEST, SHORTEST = 6, 2
@@ -52,6 +53,7 @@ class LookupDrafts:
     """A source of drafts without a model."""
 
     name = "lookup"
+    least_columns = 0
 
     def __init__(self) -> None:
         self._groups: OrderedDict[int, Group] = OrderedDict()
@@ -70,6 +72,7 @@ class LookupDrafts:
         requests: Sequence[CompletionRequest],
         done: Sequence[Sequence[int]],
         lengths: Sequence[int],
+        cache: Cache | None = None,
     ) -> list[list[int]]:
         """At most `lengths` tokens for each text; none where its last tokens are new."""
         for request, written in zip(requests, done, strict=True):

@@ -2,19 +2,27 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from agent.checkpoints.model_refs import ModelRef
 from agent.engine.draft_choice import Drafter, DraftSource
-from agent.engine.draft_costs import measured_costs
+from agent.engine.draft_costs import costs_of_long, measured_costs
+from agent.engine.job_cache import Cache
 from agent.engine.lookup import LookupDrafts
 from agent.engine.requests import Completion, CompletionRequest
+from agent.engine.retrieval import BUDGET, RetrievalDrafts
 from agent.hosting.model_host import KEPT_MODELS, GeneratorHost, HostSettings
 from agent.hosting.work_clock import at_work
 from agent.networks.shared_blocks import SharedBlocks
 from search.errors import CheckpointError
 
 COST_ROWS = (1, 4, 16, 64)
+SOURCES = {
+    "both": ("model", "lookup"),
+    "all": ("model", "lookup", "retrieval"),
+    "hierarchy": ("model", "retrieval"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +31,9 @@ class Speculation:
 
     mode: str = "auto"
     draft_tokens: int = 4
-    source: str = "both"
-    """`model`, `lookup`, or `both`: whichever has the better acceptance for its cost."""
+    source: str = "all"
+    """`model`, `lookup`, `retrieval`; `both` of the first two or `all`: whichever has the better
+    acceptance for its cost; `hierarchy`: retrieval with the drafter below it."""
 
 
 class PolicyHost(GeneratorHost):
@@ -62,18 +71,25 @@ class PolicyHost(GeneratorHost):
         speculation: Speculation,
         draft: Callable[..., list[list[int]]],
     ) -> Drafter:
-        sources: list[DraftSource] = []
-        if drafter is not None and speculation.source in ("model", "both"):
+        model: DraftSource | None = None
+        wanted = SOURCES.get(speculation.source, (speculation.source,))
+        if drafter is not None and "model" in wanted:
             known, drafted = policy.vocab_size, drafter.vocab_size
             if known != drafted:
                 raise CheckpointError(
                     f"the drafter in {drafter.path} has {drafted} tokens, the policy {known}",
                     "use a drafter with the policy's own vocabulary, such as one cut from it",
                 )
-            sources.append(CalledDrafts(draft, drafter))
-        if speculation.source in ("lookup", "both"):
-            sources.append(LookupDrafts())
+            model = CalledDrafts(draft, drafter)
         engine = self._model(policy)
+        sources: list[DraftSource] = []
+        if "retrieval" in wanted and engine.network.arch.max_positions > 2 * BUDGET:
+            below = (model or LookupDrafts()) if speculation.source == "hierarchy" else None
+            sources.append(RetrievalDrafts(engine.network, below=below))
+        if "lookup" in wanted:
+            sources.insert(0, LookupDrafts())
+        if model is not None and speculation.source != "hierarchy":
+            sources.insert(0, model)
         made = Drafter(
             sources,
             speculation.draft_tokens,
@@ -83,7 +99,9 @@ class PolicyHost(GeneratorHost):
             drafter=drafter.version if drafter else "",
         )
         if speculation.mode == "auto":
-            made.costs = measured_costs(engine, sources, COST_ROWS, speculation.draft_tokens)
+            most = speculation.draft_tokens
+            made.costs = measured_costs(engine, sources, COST_ROWS, most)
+            made.lengthened = partial(costs_of_long, engine, sources, most)
         return made
 
     def close(self) -> None:
@@ -107,11 +125,13 @@ class CalledDrafts:
     call: Callable[..., list[list[int]]]
     ref: ModelRef
     name: str = "model"
+    least_columns: int = 0
 
     def draft(
         self,
         requests: Sequence[CompletionRequest],
         done: Sequence[Sequence[int]],
         lengths: Sequence[int],
+        cache: Cache | None = None,
     ) -> list[list[int]]:
         return self.call(self.ref, requests, done, lengths)

@@ -4,6 +4,7 @@ Shapes: R rows (tokens), N jobs, M queries of a job, C columns of a job's cache,
 V vocabulary.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -32,6 +33,11 @@ class Places:
     """Rows are all queries of all jobs, in order."""
 
 
+BeforeAttention = Callable[[int, Tensor], None]
+"""Told of each layer, before it attends, its number and the rows' rotated queries [R, H, D]; it may
+change which keys and values lie in the cache. Rows may come again behind the last one."""
+
+
 class InferenceNetwork(Protocol):
     """One set of weights that reads tokens into the keys and values of a cache."""
 
@@ -52,7 +58,13 @@ class InferenceNetwork(Protocol):
         """Of one token in all layers."""
         ...
 
-    def forward(self, tokens_R: Tensor, places: Places, cache: list[Tensor]) -> Tensor:
+    def forward(
+        self,
+        tokens_R: Tensor,
+        places: Places,
+        cache: list[Tensor],
+        before_attention: BeforeAttention | None = None,
+    ) -> Tensor:
         """Hidden states [R, E] after the last norm; writes the rows' keys and values.
 
         `cache` holds one tensor [jobs, columns, *kv_shape] a layer.

@@ -4,10 +4,11 @@ Same numbers as `Decoder`, arranged so that few, large operations remain: querie
 come from one product, gate and up from another, and the rotary embedding is one complex product
 over neighbouring pairs (`llama_layout`).
 
-On a CPU with one thread a row's bits do not depend on what shares its batch. Three rules keep it
-so, each measured: no product and no block of queries has fewer rows than `MIN_ROWS` (few rows take
-another code path, which adds in another order: one on Intel's CPUs, up to three on AMD's), and no
-element-wise loop ends in a part of a vector (`ALIGNMENT`).
+On a CPU with one thread a row's bits do not depend on what shares its batch. Four rules keep
+it so, each measured: no product and no block of queries has fewer rows than `MIN_ROWS` (few rows
+take another code path, which adds in another order: one on Intel's CPUs, up to three on AMD's), no
+element-wise loop ends in a part of a vector (`ALIGNMENT`), and the columns that attention looks at
+end half-way through a block, before it, or with it (`Cache.num_columns`).
 
 Shapes: R rows (tokens), N jobs, M queries of a job, C columns of a job's cache, H query heads,
 G key heads, D head width, E hidden width, I inner width, V vocabulary.
@@ -22,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from agent.networks.adapter_shape import is_of_adapter
-from agent.networks.inference import Places
+from agent.networks.inference import BeforeAttention, Places
 from agent.networks.llama import Block, Decoder, rope_frequencies
 from agent.networks.llama_layout import Adapters, Layer, Layout, LowRank
 from agent.networks.shared_blocks import SharedBlocks
@@ -156,15 +157,22 @@ class LlamaInference:
             found[part] = picked_P - torch.logsumexp(z_PV, dim=1)
         return found.masked_fill_(target_M < 0, 0.0)
 
-    def forward(self, tokens_R: Tensor, places: Places, cache: list[Tensor]) -> Tensor:
-        """Hidden states [R, E] after the last norm; writes the rows' keys and values.
+    def forward(
+        self,
+        tokens_R: Tensor,
+        places: Places,
+        cache: list[Tensor],
+        before_attention: BeforeAttention | None = None,
+    ) -> Tensor:
+        """Hidden states [R, E] after the last norm; see `InferenceNetwork`.
 
         `cache` holds one tensor [jobs, columns, 2 G, D] a layer.
         """
         num_rows = tokens_R.shape[0]
         if num_rows < MIN_ROWS and self.device.type == "cpu":
             row_R = torch.arange(MIN_ROWS, device=tokens_R.device).clamp(max=num_rows - 1)
-            return self.forward(tokens_R[row_R], _repeated(places, row_R), cache)[:num_rows]
+            places = _repeated(places, row_R)
+            return self.forward(tokens_R[row_R], places, cache, before_attention)[:num_rows]
         arch = self.arch
         H, G, D = arch.num_heads, arch.num_kv_heads, arch.head_dim
         R = tokens_R.shape[0]
@@ -172,8 +180,8 @@ class LlamaInference:
         turn_R1P = self.turns[places.position_R][:, None]
         flat_R = places.job_R * cache[0].shape[1] + places.column_R
         bias = _folded_bias(places.bias_NMC, H // G).to(self.dtype)
-        for layer, low, kept in zip(self.layers, self.adapters, cache, strict=True):
-            kv = kept[places.jobs]
+        for number, kept in enumerate(cache):
+            layer, low, kv = self.layers[number], self.adapters[number], kept[places.jobs]
             h = self._normed(x, layer.attention_norm)
             qkv = _product(h, layer.qkv, layer.qkv_bias, low=low.qkv).view(R, H + 2 * G, D)
             if layer.qk_norm is not None:
@@ -181,6 +189,8 @@ class LlamaInference:
                 qkv = torch.cat((qk, qkv[:, H + G :]), dim=1)
             _turn(qkv[:, : H + G], turn_R1P)
             kv.flatten(0, 1).index_copy_(0, flat_R, qkv[:, H:])
+            if before_attention is not None:
+                before_attention(number, qkv[:, :H])
             mixed = _attend(qkv[:, :H], kv, places, bias, G)
             x = _product(mixed, layer.out, layer.out_bias, x, low.out)
             h = self._normed(x, layer.mlp_norm)

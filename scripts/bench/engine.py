@@ -214,7 +214,7 @@ def speculation(models: Path, num_repeats: int) -> Iterator[Row]:
         }
         return known[name]
 
-    costs = {num: draft_costs(engine, sources("both"), rows[0], num, 4) for num in DRAFT_BATCHES}
+    costs = {num: draft_costs(engine, sources("both"), 32, num, 4) for num in DRAFT_BATCHES}
     for temperature in (0.0, 1.0):
         for num in DRAFT_BATCHES:
             drafters = {

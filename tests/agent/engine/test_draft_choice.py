@@ -9,6 +9,7 @@ import torch
 from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.engine.draft_choice import Costs, Drafter, Record, expected_speedup, expected_tokens
 from agent.engine.drafting import ModelDrafts
+from agent.engine.job_cache import Cache
 from agent.engine.lookup import LookupDrafts
 from agent.engine.requests import CompletionRequest
 from agent.engine.torch_engine import TorchEngine
@@ -23,6 +24,7 @@ class HalfRight:
     """A drafter with the policy's own weights that spoils every third token it proposes."""
 
     name = "model"
+    least_columns = 0
 
     def __init__(self, policy: TorchEngine, spoil: bool = True) -> None:
         self.own = ModelDrafts(policy.network, policy.version, 2**24)
@@ -34,6 +36,7 @@ class HalfRight:
         requests: Sequence[CompletionRequest],
         done: Sequence[Sequence[int]],
         lengths: Sequence[int],
+        cache: Cache | None = None,
     ) -> list[list[int]]:
         self.calls += 1
         drafts = self.own.draft(requests, done, lengths)
@@ -161,6 +164,8 @@ def test_a_drafter_with_another_vocabulary_is_refused_by_its_numbers(tmp_path: P
 
 
 class Silent:
+    least_columns = 0
+
     def __init__(self, name: str) -> None:
         self.name = name
 
@@ -169,6 +174,7 @@ class Silent:
         requests: Sequence[CompletionRequest],
         done: Sequence[Sequence[int]],
         lengths: Sequence[int],
+        cache: Cache | None = None,
     ) -> list[list[int]]:
         return [[] for _ in requests]
 

@@ -1,0 +1,262 @@
+"""The policy drafts for itself over a part of a long text: never another token, and a right guess
+where the part is well chosen."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from agent.engine.draft_choice import Costs, Drafter, DraftSource
+from agent.engine.drafting import ModelDrafts
+from agent.engine.feed import feed
+from agent.engine.job_cache import Cache
+from agent.engine.lookup import LookupDrafts
+from agent.engine.requests import CompletionRequest
+from agent.engine.retrieval import CHUNK, RECENT, RetrievalDrafts
+from agent.engine.torch_engine import TorchEngine
+from tests.agent.conftest import write_checkpoint
+from tests.agent.engine.engines import engine
+
+
+def long_engine(path: Path, positions: int = 1024, **config: int) -> TorchEngine:
+    written = write_checkpoint(path / "p", seed=5, max_position_embeddings=positions, **config)
+    return engine(written)
+
+
+def prompts(lengths: list[int], seed: int = 0) -> list[tuple[int, ...]]:
+    rng = random.Random(seed)
+    return [tuple(rng.randint(3, 15) for _ in range(n)) for n in lengths]
+
+
+@pytest.mark.parametrize("below", ["", "model", "lookup"])
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+def test_a_draft_by_retrieval_changes_no_token_and_no_bit(
+    tmp_path: Path, temperature: float, below: str
+) -> None:
+    found = long_engine(tmp_path, num_attention_heads=4, num_key_value_heads=2, head_dim=16)
+    requests = [
+        CompletionRequest(row, 40, temperature, i)
+        for i, row in enumerate(prompts([90, 300, 410, 530, 700, 300, 90, 640]))
+    ]
+    plain = found.completions(requests)
+    lower = {
+        "": None,
+        "model": ModelDrafts(found.network, "d", 2**22),
+        "lookup": LookupDrafts(),
+    }[below]
+    source = RetrievalDrafts(found.network, 96, lower)
+    drafted = found.completions(requests, Drafter([source], 5, "always"))
+    assert [t.generated for t in drafted] == [t.generated for t in plain]
+    assert source.num_choices > 6
+    for text, request in zip(drafted, requests, strict=True):
+        if len(request.prefix) + len(text.generated.tokens) <= source.least_columns:
+            assert text.num_drafted == 0  # there is nothing to leave out
+        elif len(request.prefix) >= source.least_columns and len(text.generated.tokens) > 2:
+            assert text.num_drafted > 0
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_no_bit_depends_on_drafts_or_on_the_batch_in_a_long_text_either(
+    tmp_path: Path, temperature: float
+) -> None:
+    """Products over 256 to 512 columns add up in parts that depend on their number."""
+    found = long_engine(tmp_path)
+    rows = prompts([230, 260, 300, 390, 420, 500, 520, 800])
+    requests = [CompletionRequest(row, 30, temperature, i) for i, row in enumerate(rows)]
+    together = [t.generated for t in found.completions(requests)]
+    found.forget()
+    alone = [found.completions([r])[0].generated for r in requests]
+    assert alone == together
+    drafter = Drafter([ModelDrafts(found.network, "d", 2**22)], 3, "always")
+    assert [t.generated for t in found.completions(requests, drafter)] == together
+
+
+@pytest.mark.parametrize("source", ["model", "retrieval"])
+def test_a_text_at_the_end_of_its_context_stops_no_other_draft(tmp_path: Path, source: str) -> None:
+    found = long_engine(tmp_path, 256)
+    requests = [
+        CompletionRequest(row, 60, 1.0, i)
+        for i, row in enumerate(prompts([100, 240, 250, 253, 254, 255, 120]))
+    ]
+    sources = {
+        "model": ModelDrafts(found.network, "d", 2**22),
+        "retrieval": RetrievalDrafts(found.network, 64),
+    }
+    drafted = found.completions(requests, Drafter([sources[source]], 7, "always"))
+    plain = found.completions(requests)
+    assert [t.generated for t in drafted] == [t.generated for t in plain]
+
+
+def test_attention_over_what_was_gathered_is_attention_over_those_columns(tmp_path: Path) -> None:
+    """Of one layer, so that the states below do not depend on what was left out."""
+    found = long_engine(tmp_path, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=1)
+    network, (row,) = found.network, prompts([400])
+    cache = Cache(network)
+    feed(network, cache, cache.open([0]), [row[:-1]])
+    source = RetrievalDrafts(network, 96)
+    request = CompletionRequest(row[:-1], 4, 0.0)
+    source.draft([request], [[row[-1]]], [1], cache)
+    small = source._small.layers[0][0]
+    kept = cache.layers[0][0]
+    num = source._texts[0].num_chosen
+    recent = (399 - RECENT) // CHUNK * CHUNK
+    assert num == (source.num_chunks + 1) * CHUNK + 399 - recent
+    # With one key head a column is chosen with its keys and its values.
+    columns = [
+        int((kept[:399] == small[place]).all(dim=-1).all(dim=-1).nonzero()[0, 0])
+        for place in range(num)
+    ]
+    assert columns[:CHUNK] == list(range(CHUNK))  # the first chunk, where attention sinks to
+    assert columns[-(399 - recent) :] == list(range(recent, 399))
+    assert len(set(columns)) == num
+    # The best chunks by the mean of their keys and the sum of the heads' queries.
+    queries: list[torch.Tensor] = []
+    again = Cache(network)
+    jobs = again.open([0])
+    feed(network, again, jobs, [row[:-1]])
+    feed(network, again, jobs, [[row[-1]]], None, lambda _, q: queries.append(q[:1].clone()))
+    means = kept[:recent, 0].unflatten(0, (-1, CHUNK)).mean(dim=1)
+    scores = (means @ queries[0].sum(dim=1)[0])[1:]
+    best = set((scores.topk(source.num_chunks).indices + 1).tolist())
+    assert {c // CHUNK for c in columns[CHUNK : -(399 - recent)]} == best
+
+
+def test_a_text_that_keeps_all_but_a_chunk_is_nearly_always_guessed(tmp_path: Path) -> None:
+    found = long_engine(tmp_path)
+    requests = [CompletionRequest(row, 60, 1.0, i) for i, row in enumerate(prompts([300] * 6))]
+    drafter = Drafter([RetrievalDrafts(found.network, 288)], 4, "always")
+    found.completions(requests, drafter)
+    record = drafter.record("retrieval")
+    assert record.num_drafted > 50
+    assert record.acceptance > 0.95
+
+
+def test_means_of_chunks_follow_their_texts_when_others_end(tmp_path: Path) -> None:
+    found = long_engine(tmp_path)
+    rows = prompts([200, 320, 260, 440, 380])
+    caches = Cache(found.network)
+    jobs = caches.open([0] * len(rows))
+    feed(found.network, caches, jobs, [row[:-1] for row in rows])
+    requests = [CompletionRequest(row[:-1], 9, 0.0, i) for i, row in enumerate(rows)]
+    source = RetrievalDrafts(found.network, 96)
+    source.draft(requests, [[row[-1]] for row in rows], [3] * 5, caches)
+    kept = caches.close([0, 3]).tolist()
+    source.draft(
+        [requests[i] for i in kept], [[rows[i][-1]] for i in kept], [3] * len(kept), caches
+    )
+    for slot, text in enumerate(source._texts):
+        job = kept.index(requests.index(text.request))
+        num = int(source._means.num_known[slot])
+        assert num == (len(text.request.prefix) - RECENT) // CHUNK
+        for layer, means in zip(caches.layers, source._means.layers, strict=True):
+            keys = layer[job, : num * CHUNK, : means.shape[2]]
+            wanted = keys.unflatten(0, (-1, CHUNK)).mean(dim=1)
+            torch.testing.assert_close(means[slot, :num], wanted)
+
+
+def test_a_text_chooses_again_after_a_refused_token_and_after_a_stride(tmp_path: Path) -> None:
+    found = long_engine(tmp_path)
+    (row,) = prompts([400])
+    cache = Cache(found.network)
+    jobs = cache.open([0])
+    feed(found.network, cache, jobs, [row])
+    request = CompletionRequest(row, 300, 1.0)
+    source = RetrievalDrafts(found.network, 96)
+    done = [5]
+
+    def draft() -> list[int]:
+        return source.draft([request], [done], [3], cache)[0]
+
+    def accept(tokens: list[int]) -> None:
+        feed(found.network, cache, jobs, [[done[-1], *tokens[:-1]]])
+        done.extend(tokens)
+
+    drafted = draft()
+    assert source.num_choices == 1
+    accept([*drafted, 7])  # all of it was right
+    drafted = draft()
+    assert source.num_choices == 1
+    accept([(drafted[0] + 1) % 16])
+    draft()
+    assert source.num_choices == 2
+    while len(done) < 80:
+        accept([*draft(), 7])
+    assert source.num_choices == 3
+
+
+def test_what_drafts_in_a_long_text_is_chosen_by_its_length(tmp_path: Path) -> None:
+    """A step over 8,192 columns costs four short ones here, a draft by retrieval always half."""
+    costs = Costs(
+        {1: 1.0, 2: 1.0, 5: 1.2},
+        {"model": 0.5, "retrieval": 0.5},
+        columns=32,
+        column_s=dict.fromkeys((1, 2, 5), 3 / 8160),
+        draft_column_s={"model": 1.5 / 8160},
+    )
+    assert costs.verify_s(1, 8192) == pytest.approx(4.0)
+    assert costs.verify_s(1, 10) == 1.0
+    assert costs.drafted_s("model", 8192) == pytest.approx(2.0)
+    assert costs.drafted_s("retrieval", 8192) == 0.5
+    network = long_engine(tmp_path).network
+    sources: list[DraftSource] = [ModelDrafts(network, "d", 2**20), RetrievalDrafts(network, 96)]
+    drafter = Drafter(sources, 4, costs={1: costs})
+    for record in ("model", "retrieval"):
+        drafter.record(record).acceptance = 0.9
+    assert drafter.plan(1, 8192)[0] is sources[1]
+    drafter.record("model").acceptance = drafter.record("retrieval").acceptance = 0.5
+    assert drafter.plan(1, 32) == (None, 0)
+    assert drafter.plan(1, 8192)[0] is sources[1]
+
+
+def test_costs_in_a_long_context_are_measured_when_a_long_text_comes(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def lengthened(num: int, short: Costs) -> Costs:
+        asked.append(num)
+        return Costs(short.step_s, short.draft_s | {"retrieval": 0.1}, 32, {1: 0.1, 2: 0.1, 5: 0.1})
+
+    short = Costs({1: 1.0, 2: 1.0, 5: 1.0}, {})
+    source = RetrievalDrafts(long_engine(tmp_path).network, 96)
+    drafter = Drafter([source], 4, costs={1: short, 16: short}, lengthened=lengthened)
+    assert drafter.plan(1, 500) == (None, 0)  # nobody has said yet what a draft costs
+    assert asked == []
+    assert drafter.plan(14, 600)[0] is source
+    assert drafter.plan(15, 900)[0] is source
+    assert asked == [16]
+
+
+PUBLISHED, RIGHT = "published", "right"
+
+
+def law_of_middle(small: np.ndarray, middle: np.ndarray, rule: str) -> np.ndarray:
+    """One token that the small model drafts and the middle one judges.
+
+    The published code draws a refused token's successor from the middle law itself instead of
+    from what is left of it.
+    """
+    accepted = np.minimum(small, middle)
+    rest = middle if rule == PUBLISHED else np.maximum(middle - small, 0)
+    return np.asarray(accepted + (1 - accepted.sum()) * rest / rest.sum())
+
+
+def law_of_verified(proposal: np.ndarray, claimed: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """One token drawn from `proposal`, judged as if it came from `claimed` (Leviathan et al.)."""
+    accepted = proposal * np.minimum(1, target / claimed)
+    rest = np.maximum(target - claimed, 0)
+    return np.asarray(accepted + (1 - accepted.sum()) * rest / rest.sum())
+
+
+def test_the_published_rule_of_the_hierarchy_is_biased_and_the_papers_is_not() -> None:
+    rng = np.random.default_rng(0)
+    distances: dict[str, list[float]] = {PUBLISHED: [], RIGHT: []}
+    for _ in range(200):
+        small, middle, target = rng.dirichlet(np.full(12, 0.5), 3) + 1e-9
+        small, middle, target = (x / x.sum() for x in (small, middle, target))
+        for rule, found in distances.items():
+            proposal = law_of_middle(small, middle, rule)
+            law = law_of_verified(proposal, middle, target)
+            found.append(float(np.abs(law - target).sum() / 2))
+    assert max(distances[RIGHT]) < 1e-12
+    assert np.mean(distances[PUBLISHED]) > 0.05
