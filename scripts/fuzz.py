@@ -271,7 +271,7 @@ def statements(draw: st.DrawFn) -> Input:
 
 @st.composite
 def questions(draw: st.DrawFn) -> Input:
-    task = draw(st.sampled_from(["expressions", "stories", "game24"]))
+    task = draw(st.sampled_from(["expressions", "stories", "game24", "ledger"]))
     raw = draw(
         st.one_of(
             text.map(lambda t: t.encode("utf-8", "replace")),

@@ -271,7 +271,7 @@ class CheckpointSettings(Section):
     )
 
 
-TASKS = ("expressions", "stories", "game24", "jsonl")
+TASKS = ("expressions", "stories", "game24", "ledger", "jsonl")
 """Those that come with Ratchet."""
 TASK_GROUP = "ratchet.tasks"
 """Entry points by which an installed package names tasks of its own."""

@@ -131,6 +131,8 @@ class Record:
     coverage: float = 1.0
     """Running share of the tokens asked for that the source had something for."""
     num_drafted: int = 0
+    num_tried: int = 0
+    """Drafted tokens up to the first wrong one of each draft."""
     num_accepted: int = 0
     num_drafts: int = 0
 
@@ -143,6 +145,7 @@ class Record:
         tried = min(drafted, accepted + 1)
         self.num_drafts += 1
         self.num_drafted += drafted
+        self.num_tried += tried
         self.num_accepted += accepted
         self.acceptance += (1 - MEMORY**tried) * (accepted / tried - self.acceptance)
 

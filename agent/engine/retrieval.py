@@ -53,10 +53,10 @@ class _Text:
     expected: list[int] = field(default_factory=list)
     """What the text will have written if the last draft is right."""
 
-    def is_stale(self, num: int, done: Sequence[int]) -> bool:
+    def is_stale(self, num: int, done: Sequence[int], stride: int) -> bool:
         """Whether to choose again, with `num` columns in the full cache."""
         was_refused = self.expected[: len(done)] != list(done)[: len(self.expected)]
-        return not self.num_seen or was_refused or num - self.num_seen >= STRIDE
+        return not self.num_seen or was_refused or num - self.num_seen >= stride
 
 
 class RetrievalDrafts:
@@ -68,13 +68,18 @@ class RetrievalDrafts:
         budget: int = BUDGET,
         below: DraftSource | None = None,
         below_length: int = 2,
+        stride: int = STRIDE,
+        choice: "type[Choice] | None" = None,
     ) -> None:
-        """`below` drafts `below_length` tokens for each forward over the chosen columns."""
+        """`below` drafts `below_length` tokens for each forward over the chosen columns; `choice`
+        says which these are."""
         self.name = f"retrieval over {below.name}" if below else "retrieval"
         self.network = network
         self.num_chunks = (budget - RECENT - CHUNK) // CHUNK - 1
         """Chosen beside the first one."""
         self.below, self.below_length = below, below_length
+        self.stride = stride
+        self.choice = choice or Choice
         self.below_record = Record()
         self.num_choices = 0
         """How often a text chose its columns."""
@@ -110,7 +115,9 @@ class RetrievalDrafts:
         jobs = np.array([slots[i] for i in wanted])
         full = np.array(wanted)
         counts = np.array([num[i] for i in wanted])
-        is_stale = np.array([self._texts[slots[i]].is_stale(num[i], done[i]) for i in wanted])
+        is_stale = np.array(
+            [self._texts[slots[i]].is_stale(num[i], done[i], self.stride) for i in wanted]
+        )
         self._copy_new(cache, jobs[~is_stale], full[~is_stale], counts[~is_stale])
         look = None
         if is_stale.any():
@@ -166,7 +173,7 @@ class RetrievalDrafts:
         for text, count in zip(texts, counts.tolist(), strict=True):
             text.num_held = count
 
-    def _choice(self, cache: Cache, jobs: Ids, full: Ids, counts: Ids, is_stale: Ids) -> "_Choice":
+    def _choice(self, cache: Cache, jobs: Ids, full: Ids, counts: Ids, is_stale: Ids) -> "Choice":
         """Who chooses columns while the first row passes."""
         first_recent = (counts[is_stale] - RECENT) // CHUNK * CHUNK
         num_chosen = (1 + self.num_chunks) * CHUNK + counts[is_stale] - first_recent
@@ -178,7 +185,7 @@ class RetrievalDrafts:
             text = self._texts[job]
             text.num_seen, text.num_held, text.num_chosen = count, count, size
         self.num_choices += int(is_stale.sum())
-        return _Choice(
+        return self.choice(
             self._means,
             cache.layers,
             self._small.layers,
@@ -197,7 +204,7 @@ class RetrievalDrafts:
         jobs: Ids,
         counts: Ids,
         longest: int,
-        look: "_Choice | None",
+        look: "Choice | None",
     ) -> None:
         """Append `longest` tokens to each text, at least, as the policy would over what it sees."""
         parameters = SamplingParameters.of(requests, self.network.device)
@@ -287,7 +294,7 @@ class ChunkMeans:
             self.num_known[slot] = num
 
 
-class _Choice:
+class Choice:
     """Chooses the columns of some rows' texts, layer by layer as the rows pass."""
 
     def __init__(
@@ -322,7 +329,7 @@ class _Choice:
         N, _, G, D = means_NCGD.shape
         # The heads of a group ask together: what they share is gathered once.
         q_NGD = q_RHD[self.rows].view(N, G, -1, D).sum(dim=2)
-        score_NGC = torch.einsum("ngd,ncgd->ngc", q_NGD, means_NCGD)
+        score_NGC = self.scores(q_NGD, means_NCGD)
         score_NGC.masked_fill_(self.is_hidden_NC[:, None].to(score_NGC.device), -torch.inf)
         best_NGK = score_NGC.topk(self.num_chunks, dim=2, sorted=False).indices
         best_NGK = torch.cat((torch.zeros_like(best_NGK[..., :1]), best_NGK), dim=2)
@@ -332,9 +339,13 @@ class _Choice:
         column_NGM = torch.cat((column_NGM, recent), dim=2)
         self._gather(layer, column_NGM)
 
+    def scores(self, q_NGD: Tensor, means_NCGD: Tensor) -> Tensor:
+        """How much each chunk is wanted, [N, G, C]."""
+        return torch.einsum("ngd,ncgd->ngc", q_NGD, means_NCGD)
+
     def _gather(self, layer: int, column_NGM: Tensor) -> None:
         full, small = self.full_layers[layer], self.small_layers[layer]
-        _N, G, M = column_NGM.shape
+        G, M = column_NGM.shape[1:]
         column_NMG = column_NGM.transpose(1, 2)
         head = torch.arange(G, device=column_NGM.device)
         for part in (head, head + G):

@@ -23,7 +23,7 @@ from functools import lru_cache
 
 from agent.tasks.expressions import MAX_VALUE, Expressions, num_operators, solution, value_of
 from agent.tasks.operators import Operator
-from agent.tasks.task import Demonstration, Task, generator
+from agent.tasks.task import Demonstration, Task, check_text, generator
 from critics.working import Question
 from search.errors import TaskError
 from search.score import Finding
@@ -98,7 +98,7 @@ class Ledger(Task):
     proves = "steps"
 
     def read(self, text: str) -> str:
-        lines = [line.strip() for line in text.strip().split("\n") if line.strip()]
+        lines = [line.strip() for line in check_text(text).split("\n") if line.strip()]
         question = _QUESTION.fullmatch(lines[-1]) if lines else None
         if question is None:
             raise TaskError(
@@ -187,7 +187,7 @@ class Ledger(Task):
             name = problem.text[-NAME_LENGTH - 1 : -1]
             return self.problem("\n".join(lines) + "\n\n", name, "")
 
-        return Operator("another", another), Operator("longer", longer, 1)
+        return Operator("another", another), Operator("longer", longer, 1, keeps_answer=True)
 
     def worked(self, num: int, seed: int) -> list[Demonstration]:
         return [_worked(p) for p in self._drawn("worked", num, seed, SHORT, True)]

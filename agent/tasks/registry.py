@@ -14,6 +14,7 @@ from agent.tasks.expressions import Expressions
 from agent.tasks.game24 import Game24
 from agent.tasks.guarded import guarded
 from agent.tasks.jsonl import Files, Jsonl
+from agent.tasks.ledger import Ledger
 from agent.tasks.stories import Stories
 from agent.tasks.task import Task
 from search.errors import TaskError, UsageError
@@ -22,6 +23,7 @@ BUILT_IN: Mapping[str, type[Task]] = {
     "expressions": Expressions,
     "stories": Stories,
     "game24": Game24,
+    "ledger": Ledger,
 }
 
 
