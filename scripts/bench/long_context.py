@@ -206,7 +206,7 @@ class Renewed(RetrievalDrafts):
     after_refusal = True
     end = 0
 
-    def draft(self, requests, done, lengths, cache=None):  # type: ignore[no-untyped-def]
+    def draft(self, requests, done, lengths, cache=None):
         if not self.after_refusal:
             for text in self._texts:
                 text.expected = []

@@ -3,11 +3,13 @@ where the part is well chosen."""
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.engine.draft_choice import Costs, Drafter, DraftSource
 from agent.engine.drafting import ModelDrafts
 from agent.engine.feed import feed
@@ -16,6 +18,8 @@ from agent.engine.lookup import LookupDrafts
 from agent.engine.requests import CompletionRequest
 from agent.engine.retrieval import CHUNK, RECENT, RetrievalDrafts
 from agent.engine.torch_engine import TorchEngine
+from agent.hosting.model_host import HostSettings
+from agent.hosting.policy_host import PolicyHost, Speculation
 from tests.agent.conftest import write_checkpoint
 from tests.agent.engine.engines import engine
 
@@ -260,3 +264,53 @@ def test_the_published_rule_of_the_hierarchy_is_biased_and_the_papers_is_not() -
             found.append(float(np.abs(law - target).sum() / 2))
     assert max(distances[RIGHT]) < 1e-12
     assert np.mean(distances[PUBLISHED]) > 0.05
+
+
+@pytest.mark.parametrize("source", ["all", "retrieval", "hierarchy", "lookup"])
+def test_a_host_drafts_by_retrieval_where_the_context_is_long_and_writes_the_same(
+    tmp_path: Path, source: str
+) -> None:
+    long = write_checkpoint(tmp_path / "p", seed=5, max_position_embeddings=1024)
+    small = write_checkpoint(tmp_path / "d", seed=5, max_position_embeddings=1024)
+    policy = verify_checkpoint(long).ref("policy")
+    drafter = verify_checkpoint(small).ref("drafter")
+    host = PolicyHost("policy", HostSettings())
+    below = PolicyHost("drafter", HostSettings())
+    requests = [CompletionRequest(row, 24, 1.0, i) for i, row in enumerate(prompts([40, 400, 620]))]
+    plain = host.completions(policy, requests)
+    told = Speculation("always", 4, source)
+    drafted = host.drafted_completions(policy, drafter, requests, told, below.draft)
+    assert [t.generated for t in drafted] == [t.generated for t in plain]
+    names = {
+        "all": {"model", "lookup", "retrieval"},
+        "retrieval": {"retrieval"},
+        "hierarchy": {"retrieval over model"},
+        "lookup": {"lookup"},
+    }
+    assert set(host.health()["speculation"]["sources"]) == names[source]
+
+
+def test_a_context_that_fits_the_budget_twice_is_not_drafted_by_retrieval(tmp_path: Path) -> None:
+    policy = verify_checkpoint(write_checkpoint(tmp_path / "p")).ref("policy")
+    host = PolicyHost("policy", HostSettings())
+    request = [CompletionRequest((3, 4, 5), 24, 1.0)]
+    host.drafted_completions(policy, None, request, Speculation("auto", 4), lambda *_: [])
+    costs = host.health()["speculation"]["costs_ms"]["1"]
+    assert set(costs["draft"]) == {"lookup"}
+
+
+def test_a_long_text_has_its_costs_measured_and_short_ones_go_on_without(tmp_path: Path) -> None:
+    written = write_checkpoint(tmp_path / "p", seed=5, max_position_embeddings=2048)
+    policy = verify_checkpoint(written).ref("policy")
+    host = PolicyHost("policy", HostSettings())
+
+    def costs(length: int) -> dict[str, Any]:
+        request = [CompletionRequest(row, 8, 0.0) for row in prompts([length])]
+        host.drafted_completions(policy, None, request, Speculation("auto", 4), lambda *_: [])
+        found: dict[str, Any] = host.health()["speculation"]["costs_ms"]["1"]
+        return found
+
+    assert costs(40)["step_1000_columns"] == {}
+    long = costs(1000)
+    assert set(long["step_1000_columns"]) == {"1", "2", "5"}
+    assert set(long["draft"]) == {"lookup", "retrieval"}
