@@ -271,7 +271,15 @@ class CheckpointSettings(Section):
     )
 
 
-TASKS = ("expressions", "stories", "game24", "ledger", "jsonl")
+TASKS = (
+    "expressions",
+    "stories",
+    "stories-de",
+    "stories-es",
+    "game24",
+    "ledger",
+    "jsonl",
+)
 """Those that come with Ratchet."""
 TASK_GROUP = "ratchet.tasks"
 """Entry points by which an installed package names tasks of its own."""

@@ -15,15 +15,13 @@ from agent.tasks.game24 import Game24
 from agent.tasks.guarded import guarded
 from agent.tasks.jsonl import Files, Jsonl
 from agent.tasks.ledger import Ledger
-from agent.tasks.stories import Stories
+from agent.tasks.stories import GermanStories, SpanishStories, Stories
 from agent.tasks.task import Task
 from search.errors import TaskError, UsageError
 
 BUILT_IN: Mapping[str, type[Task]] = {
-    "expressions": Expressions,
-    "stories": Stories,
-    "game24": Game24,
-    "ledger": Ledger,
+    kind.name: kind
+    for kind in (Expressions, Stories, GermanStories, SpanishStories, Game24, Ledger)
 }
 
 

@@ -5,15 +5,18 @@
     #19
 
 One to four steps; amounts of two digits. The calculator checks that an equation holds, not that
-it is the right one for the story, so here the critics matter.
+it is the right one for the story, so here the critics matter. The same stories are told in German
+and in Spanish, so that what a critic learned in one language can be tried in another.
 """
 
 import random
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 from agent.tasks.operators import Operator
+from agent.tasks.story_words import ENGLISH, GERMAN, OPERATIONS, SPANISH, Language
 from agent.tasks.task import Demonstration, Task, check_text, generator, is_held_out, problem_id
 from critics.calculator import equation_holds
 from critics.working import Question, question_of
@@ -21,8 +24,6 @@ from search.merge import StepClaim
 from search.score import Finding
 from search.state import Problem
 
-NAMES = ("Ann", "Ben", "Cara", "Dan", "Eve", "Finn", "Gina", "Hugo")
-THINGS = ("apples", "books", "cards", "coins", "eggs", "pens", "shells", "stamps")
 MAX_AMOUNT = 99
 LEVELS = (1, 2, 3, 4)
 
@@ -30,36 +31,13 @@ _ANSWER = re.compile(r"#(-?\d{1,9})")
 _EQUATION = re.compile(r"(-?\d+)([-+*/])(\d+)=(-?\d+)")
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One sentence and the operation that it stands for."""
-
-    sentence: str
-    """With {name}, {things} and {n}."""
-    operation: str
-    numbers: tuple[int, int]
-    """Smallest and largest amount."""
-
-
-EVENTS = (
-    Event("{name} buys {n} more {things}.", "+", (2, 60)),
-    Event("{name} finds {n} {things}.", "+", (2, 40)),
-    Event("A friend gives {name} {n} {things}.", "+", (2, 40)),
-    Event("{name} gives away {n} {things}.", "-", (2, 60)),
-    Event("{name} loses {n} {things}.", "-", (2, 30)),
-    Event("{name} sells {n} {things}.", "-", (2, 60)),
-    Event("Then {name} has {n} times as many {things}.", "*", (2, 5)),
-    Event("{name} shares the {things} among {n} boxes and keeps one box.", "/", (2, 6)),
-)
-
-
-def _apply(total: int, event: Event, n: int) -> int | None:
-    """Amount after the event; None where the story would not be sensible."""
-    if event.operation == "+":
+def _apply(total: int, operation: str, n: int) -> int | None:
+    """Amount after an event; None where the story would not be sensible."""
+    if operation == "+":
         after = total + n
-    elif event.operation == "-":
+    elif operation == "-":
         after = total - n
-    elif event.operation == "*":
+    elif operation == "*":
         after = total * n
     else:
         if total % n:
@@ -70,6 +48,7 @@ def _apply(total: int, event: Event, n: int) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Story:
+    language: Language
     name: str
     things: str
     start: int
@@ -78,85 +57,90 @@ class Story:
 
     @property
     def text(self) -> str:
-        parts = [f"{self.name} has {self.start} {self.things}."]
+        language = self.language
+        parts = [language.start.format(name=self.name, n=self.start, things=self.things)]
         for index, n in self.events:
-            sentence = EVENTS[index].sentence
+            sentence = language.sentences[index]
             parts.append(sentence.format(name=self.name, things=self.things, n=n))
-        return " ".join([*parts, f"How many {self.things} does {self.name} have?"])
+        question = language.question.format(name=self.name, things=self.things)
+        return " ".join([*parts, question])
 
     def steps(self) -> list[str] | None:
         """The worked solution; None when some amount is out of bounds."""
         total, lines = self.start, list[str]()
         for index, n in self.events:
-            after = _apply(total, EVENTS[index], n)
+            operation, _ = OPERATIONS[index]
+            after = _apply(total, operation, n)
             if after is None:
                 return None
-            lines.append(f"{total}{EVENTS[index].operation}{n}={after}\n")
+            lines.append(f"{total}{operation}{n}={after}\n")
             total = after
         return [*lines, f"#{total}"]
 
 
-def _draw(rng: random.Random, level: int) -> Story:
+def _draw(rng: random.Random, level: int, language: Language) -> Story:
     while True:
-        events = []
-        for _ in range(level):
-            index = rng.randrange(len(EVENTS))
-            events.append((index, rng.randint(*EVENTS[index].numbers)))
-        story = Story(rng.choice(NAMES), rng.choice(THINGS), rng.randint(2, 60), tuple(events))
+        events = tuple(_event(rng) for _ in range(level))
+        name, things = rng.choice(language.names), rng.choice(language.things)
+        story = Story(language, name, things, rng.randint(2, 60), events)
         if story.steps() is not None:
             return story
 
 
-_SENTENCES = [
-    re.compile(
-        re.escape(event.sentence)
-        .replace(r"\{name\}", r"(?:\w+)")
-        .replace(r"\{things\}", r"(?:\w+)")
-        .replace(r"\{n\}", r"(\d+)")
-    )
-    for event in EVENTS
-]
+def _event(rng: random.Random) -> tuple[int, int]:
+    index = rng.randrange(len(OPERATIONS))
+    return index, rng.randint(*OPERATIONS[index][1])
 
 
-def parsed(text: str) -> Story | None:
+@cache
+def _patterns(language: Language) -> tuple[re.Pattern[str], ...]:
+    """Of the first sentence, then of the events'."""
+    start = re.escape(language.start)
+    for place, group in (("name", r"(\w+)"), ("n", r"(\d+)"), ("things", r"(\w+)")):
+        start = start.replace(rf"\{{{place}\}}", group)
+    return re.compile(start + " "), *(event.pattern for event in language.events)
+
+
+def parsed(text: str, language: Language = ENGLISH) -> Story | None:
     """The story behind a text in our own form; None for any other text."""
-    head = re.match(r"(\w+) has (\d+) (\w+)\. ", text)
+    start, *sentences = _patterns(language)
+    head = start.match(text)
     if head is None:
         return None
     events: list[tuple[int, int]] = []
     for sentence in re.findall(r"[^.?]+[.?]", text[head.end() :])[:-1]:
         match = next(
-            ((i, m) for i, p in enumerate(_SENTENCES) if (m := p.fullmatch(sentence.strip()))), None
+            ((i, m) for i, p in enumerate(sentences) if (m := p.fullmatch(sentence.strip()))), None
         )
         if match is None:
             return None
         events.append((match[0], int(match[1][1])))
-    story = Story(head[1], head[3], int(head[2]), tuple(events))
+    story = Story(language, head[1], head[3], int(head[2]), tuple(events))
     return story if story.text == text else None
 
 
 def _change_numbers(story: Story, rng: random.Random) -> Story:
-    events = tuple((i, rng.randint(*EVENTS[i].numbers)) for i, _ in story.events)
-    return Story(story.name, story.things, rng.randint(2, 60), events)
+    events = tuple((i, rng.randint(*OPERATIONS[i][1])) for i, _ in story.events)
+    return replace(story, start=rng.randint(2, 60), events=events)
 
 
 def _rephrase(story: Story, rng: random.Random) -> Story:
     """Other words for the same operations, another name, another thing."""
     events = []
     for index, n in story.events:
-        same = [i for i, e in enumerate(EVENTS) if e.operation == EVENTS[index].operation]
+        operation, _ = OPERATIONS[index]
+        same = [i for i, (other, _) in enumerate(OPERATIONS) if other == operation]
         events.append((rng.choice(same), n))
-    return Story(rng.choice(NAMES), rng.choice(THINGS), story.start, tuple(events))
+    name, things = rng.choice(story.language.names), rng.choice(story.language.things)
+    return Story(story.language, name, things, story.start, tuple(events))
 
 
 def _harder(story: Story, rng: random.Random) -> Story:
-    index = rng.randrange(len(EVENTS))
-    event = (index, rng.randint(*EVENTS[index].numbers))
-    return Story(story.name, story.things, story.start, (*story.events, event))
+    return replace(story, events=(*story.events, _event(rng)))
 
 
 def _easier(story: Story, rng: random.Random) -> Story:
-    return Story(story.name, story.things, story.start, story.events[:-1])
+    return replace(story, events=story.events[:-1])
 
 
 REWRITINGS: dict[str, tuple[Callable[[Story, random.Random], Story], int]] = {
@@ -171,6 +155,7 @@ REWRITINGS: dict[str, tuple[Callable[[Story, random.Random], Story], int]] = {
 class Stories(Task):
     name = "stories"
     tool = "calculator"
+    language = ENGLISH
 
     def read(self, text: str) -> str:
         return " ".join(check_text(text).split())
@@ -232,7 +217,7 @@ class Stories(Task):
         for i in range(20 * num):
             if len(found) == num:
                 break
-            story = _draw(rng, levels[i % len(levels)])
+            story = _draw(rng, levels[i % len(levels)], self.language)
             key = self.key(story.text)
             if is_held_out(key) == held_out and key not in found:
                 found[key] = (self.problem(story, "generated"), story)
@@ -261,7 +246,7 @@ class Stories(Task):
             change: Callable[[Story, random.Random], Story],
         ) -> Callable[[Problem, random.Random], Problem | None]:
             def apply(problem: Problem, rng: random.Random) -> Problem | None:
-                story = parsed(problem.text)
+                story = parsed(problem.text, self.language)
                 new = None if story is None else change(story, rng)
                 if new is None or not LEVELS[0] <= len(new.events) <= LEVELS[-1]:
                     return None
@@ -273,3 +258,13 @@ class Stories(Task):
             Operator(name, rewriting(change), harder, name == "rephrase")
             for name, (change, harder) in REWRITINGS.items()
         )
+
+
+class GermanStories(Stories):
+    name = "stories-de"
+    language = GERMAN
+
+
+class SpanishStories(Stories):
+    name = "stories-es"
+    language = SPANISH

@@ -43,7 +43,7 @@ from agent.networks.language_model import LanguageModel
 from agent.tasks.registry import open_task
 from scripts.bench import throughput
 from scripts.bench.report import Row, missing, repeats, show, write
-from scripts.build_embedded import RECIPES, empty_checkpoint
+from scripts.embedded_policy import RECIPES, empty_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

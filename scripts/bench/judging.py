@@ -47,7 +47,7 @@ from agent.training.rehearsal import demonstration_example
 from critics.calculator import calculate, equation_holds
 from critics.registry import CRITICS
 from scripts.bench.report import Row, counted, share, show, write
-from scripts.build_embedded import characters_tokenizer
+from scripts.embedded_policy import characters_tokenizer
 from search.score import Finding
 from search.settings import SearchSettings
 from tests.critics.judging import OWN, cases, is_right, opened

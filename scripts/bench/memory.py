@@ -38,7 +38,7 @@ from agent.training.job_memory import serving_bytes, training_bytes
 from agent.training.methods.sft import SftJob
 from agent.training.optimizer import TrainingSettings
 from scripts.bench.report import Row, write
-from scripts.build_embedded import bytes_tokenizer
+from scripts.embedded_policy import bytes_tokenizer
 
 RANK = 16
 VOCABULARY = 49_152

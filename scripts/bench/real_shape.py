@@ -32,7 +32,7 @@ from agent.progress import Silent
 from agent.rounds.run import Improver
 from agent.tasks.stories import Stories
 from scripts.bench.report import missing, show, write
-from scripts.build_embedded import bytes_tokenizer
+from scripts.embedded_policy import bytes_tokenizer
 from store.checkpoints import checkpoints_of
 from store.schema import Round
 

@@ -13,14 +13,14 @@ from agent.tasks.expressions import Expressions, num_operators, reduced, solutio
 from agent.tasks.game24 import HELD_OUT, Game24
 from agent.tasks.jsonl import Files, Jsonl
 from agent.tasks.registry import open_task
-from agent.tasks.stories import Stories, parsed
+from agent.tasks.stories import GermanStories, SpanishStories, Stories, parsed
 from agent.tasks.task import Task, is_held_out
 from critics.calculator import calculate
 from search.errors import TaskError, UsageError
 from search.merge import StepClaim
 
 SHARED = Path(__file__).parents[4] / "shared/data"
-TASKS: list[Task] = [Expressions(), Stories()]
+TASKS: list[Task] = [Expressions(), Stories(), GermanStories(), SpanishStories()]
 
 
 @pytest.mark.parametrize(
