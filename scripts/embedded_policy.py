@@ -195,10 +195,7 @@ def empty_checkpoint(path: Path, task: Task, recipe: dict[str, Any], seed: int) 
         "bos_token_id": None,
         "eos_token_id": 1,
         "pad_token_id": 0,
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": recipe.get("rope_theta", 10_000.0),
-        },
+        "rope_parameters": rope,
         "dtype": "float32",
     }
     (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
