@@ -20,6 +20,7 @@ import argparse
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ import torch
 
 from agent.checkpoints.checkpoint import Checkpoint, verify_checkpoint
 from agent.checkpoints.embedded import EMBEDDED
-from agent.checkpoints.model_refs import ModelSet
+from agent.checkpoints.model_refs import CRITIC_ROLES, ModelSet
 from agent.checkpoints.publish import publish
 from agent.checkpoints.weights import load_model
 from agent.config.settings import Config, CriticSettings
@@ -45,6 +46,7 @@ from agent.training.critic_job import measured_critic, trained_critic
 from agent.training.distillation import expected_acceptance
 from agent.training.drafter import cut_drafter
 from agent.training.examples import Example
+from agent.training.labelling import Labelled
 from agent.training.methods.sft import train_on_texts
 from agent.training.optimizer import TrainingSettings
 from scripts.embedded_policy import RECIPES, tasks_of, trained_policy
@@ -101,13 +103,12 @@ def build_others(
     clock: Clock,
 ) -> dict[str, Checkpoint]:
     problems = task.labelled(recipe.get("labelled", 0), seed)
-    rate = 6e-3
     settings = TrainingSettings(
         num_steps=400,
         batch_size=48,
         optimizer="muon",
         learning_rate=1e-3,
-        matrix_learning_rate=rate,
+        matrix_learning_rate=6e-3,
         position_span=recipe.get("span", 0),
         max_epochs=8,
     )
@@ -116,23 +117,7 @@ def build_others(
         models.use_tool = bool(task.tool)
         labelled = LabelSampling(models, task, problems, seed).labelled(8, 3, 6)
         clock.say(f"{labelled.num_texts} sampled texts, {len(labelled.process.train)} steps judged")
-        for role in ("value", "process", "outcome"):
-            has_head = role == "value"
-            critic = policy.as_critic() if has_head else load_model(checkpoint)
-            share = 1.0 if has_head else CriticSettings().rate_share
-            recipe_of = settings.model_copy(
-                update={
-                    "matrix_learning_rate": share * rate,
-                    "learning_rate": share * 1e-3,
-                    "position_span": recipe["span"] if has_head else 0,
-                }
-            )
-            split = labelled.of(role)
-            report = trained_critic(critic, split, recipe_of, seed)
-            report |= measured_critic(critic, split.held_out)
-            made[role] = publish(critic, checkpoint, work, role, {"report": report}, torch.bfloat16)
-            shown = {k: v for k, v in report.items() if k != "reliability"}
-            clock.say(f"{role}: " + ", ".join(f"{k} {v}" for k, v in shown.items()))
+        made = taught_critics(policy, checkpoint, labelled, settings, seed, work, clock.say)
     if not recipe.get("drafter", True):
         return made
     groups = sample_rollouts(models, problems, 8, 1.0, seed)
@@ -148,6 +133,37 @@ def build_others(
         drafter, checkpoint, work, "drafter", {"report": report}, torch.bfloat16
     )
     clock.say(f"drafter: acceptance {report['acceptance']:.3f}")
+    return made
+
+
+def taught_critics(
+    policy: LanguageModel,
+    checkpoint: Checkpoint,
+    labelled: Labelled,
+    settings: TrainingSettings,
+    seed: int,
+    work: Path,
+    say: Callable[[str], None],
+) -> dict[str, Checkpoint]:
+    """The three critics, each begun from the policy; rates are those of one with a scalar head."""
+    made: dict[str, Checkpoint] = {}
+    for role in CRITIC_ROLES:
+        has_head = role == "value"
+        critic = policy.as_critic() if has_head else load_model(checkpoint)
+        share = 1.0 if has_head else CriticSettings().rate_share
+        recipe_of = settings.model_copy(
+            update={
+                "matrix_learning_rate": share * settings.matrix_learning_rate,
+                "learning_rate": share * settings.learning_rate,
+                "position_span": settings.position_span if has_head else 0,
+            }
+        )
+        split = labelled.of(role)
+        report = trained_critic(critic, split, recipe_of, seed)
+        report |= measured_critic(critic, split.held_out)
+        made[role] = publish(critic, checkpoint, work, role, {"report": report}, torch.bfloat16)
+        shown = {k: v for k, v in report.items() if k != "reliability"}
+        say(f"{role}: " + ", ".join(f"{k} {v}" for k, v in shown.items()))
     return made
 
 

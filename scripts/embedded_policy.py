@@ -233,7 +233,8 @@ def trained_policy(
     empty = empty_checkpoint(work / "empty", task, recipe, seed)
     decoder = load_model(empty)
     tokenizer = Tokenizer(empty.path)
-    demonstrations = task.demonstrations(recipe["demonstrations"], seed)
+    num = recipe["demonstrations"]
+    demonstrations = [d for one in tasks_of(task, recipe) for d in one.demonstrations(num, seed)]
     if "stages" in recipe:
         learn_ledgers(decoder, tokenizer, recipe["stages"], seed, say)
     else:

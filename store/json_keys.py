@@ -114,11 +114,12 @@ class PolicyReport(TypedDict):
     """A report has the keys that its method measures."""
 
     method: str
-    """How it was trained, as `training.method` names it: sft, dpo, tr-dpo or dr-po."""
+    """How it was trained, as `training.method` names it: sft, dpo, tr-dpo, dr-po or tree-pg."""
     num_steps: int
     """Training steps taken."""
     num_examples: int
-    """What it learned from: texts (sft), sibling pairs (dpo, tr-dpo) or stored states (dr-po)."""
+    """What it learned from: texts (sft), sibling pairs (dpo, tr-dpo), stored states (dr-po) or
+    steps of trees (tree-pg)."""
     first_loss: float
     """Mean loss over the first tenth of the steps; nats a token under sft."""
     last_loss: float
@@ -137,6 +138,8 @@ class PolicyReport(TypedDict):
     steps before version 0.18, when each had its own draw)."""
     last_reward: float
     """dr-po: the same over the last tenth."""
+    moved: float
+    """tree-pg: share of the last tenth's tokens whose probability had moved beyond the bounds."""
     divergence: float
     """dr-po: estimated KL divergence from the policy at the start, nats a token, over the last
     tenth."""

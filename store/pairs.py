@@ -45,7 +45,9 @@ class StoredPair:
 
 
 @dataclass(frozen=True, slots=True)
-class _Child:
+class Child:
+    """A step below a state of a stored tree."""
+
     ix: int
     parent_ix: int
     visits: int
@@ -61,7 +63,7 @@ class _Child:
         return self.value_sum / self.visits if self.visits and not self.unsound_reason else 0.0
 
 
-_Compared = tuple[TrajectoryRow, tuple[int, ...], int, _Child, _Child, int]
+_Compared = tuple[TrajectoryRow, tuple[int, ...], int, Child, Child, int]
 
 
 def stored_pairs(session: Session, dataset_id: int) -> Iterator[StoredPair]:
@@ -171,7 +173,7 @@ def _compared(session: Session, dataset_id: int, min_margin: float) -> Iterator[
         .order_by(DatasetItem.position)
     ).scalars()
     for row in rows.yield_per(200):
-        children = _children(session, row.search_id)
+        children = children_of(session, row.search_id)
         tokens = unpack_tokens(row.tokens)
         parent, done = 0, 0
         for step in row.steps["steps"]:
@@ -185,7 +187,7 @@ def _compared(session: Session, dataset_id: int, min_margin: float) -> Iterator[
             parent, done = taken.ix, done + step["tokens"]
 
 
-def _worse(taken: _Child, siblings: list[_Child], min_margin: float) -> _Child | None:
+def _worse(taken: Child, siblings: list[Child], min_margin: float) -> Child | None:
     if taken.unsound_reason:
         return None  # nothing is worse than what a tool refuted
     others = [c for c in siblings if c.ix != taken.ix]
@@ -196,7 +198,7 @@ def _worse(taken: _Child, siblings: list[_Child], min_margin: float) -> _Child |
     return min(lower, key=lambda c: (c.q, c.ix), default=None)
 
 
-def _children(session: Session, search_id: int) -> dict[int, list[_Child]]:
+def children_of(session: Session, search_id: int) -> dict[int, list[Child]]:
     """Parent to its children, in the order of their numbers."""
     rows = session.execute(
         select(NodeRow, NodeText.text)
@@ -204,11 +206,11 @@ def _children(session: Session, search_id: int) -> dict[int, list[_Child]]:
         .where(NodeRow.search_id == search_id, NodeRow.parent_ix.is_not(None))
         .order_by(NodeRow.ix)
     )
-    found: dict[int, list[_Child]] = defaultdict(list)
+    found: dict[int, list[Child]] = defaultdict(list)
     for node, text in rows:
         assert node.parent_ix is not None
         found[node.parent_ix].append(
-            _Child(
+            Child(
                 node.ix,
                 node.parent_ix,
                 node.visits,

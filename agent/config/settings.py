@@ -206,8 +206,10 @@ class PolicyTraining(Section):
         description="whether several training workers share one copy of weights, gradients and "
         "optimiser (FSDP2); auto: for large models; with muon never",
     )
-    method: Literal["sft", "dpo", "tr-dpo", "dr-po"] = Field(
-        "sft", description="on kept texts, on sibling pairs, or on policy from stored states"
+    method: Literal["sft", "dpo", "tr-dpo", "dr-po", "tree-pg"] = Field(
+        "sft",
+        description="on kept texts, on sibling pairs, on policy from stored states, or on all "
+        "steps that searches tried",
     )
     trainer: Literal["own", "trl"] = Field("own", description="our loop, or TRL (sft and dpo)")
     lora_rank: int = Field(
@@ -226,7 +228,10 @@ class PolicyTraining(Section):
     )
     beta: float = Field(0.1, gt=0, le=LARGE, description="DPO: hold on the reference")
     sft_weight: float = Field(
-        10.0, ge=0, le=LARGE, description="DPO (own trainer): weight of kept and replayed texts"
+        10.0,
+        ge=0,
+        le=LARGE,
+        description="DPO (own trainer), tree-pg: weight of kept and replayed texts",
     )
     reference_update: Literal["soft", "hard"] = Field("soft", description="TR-DPO: how it moves")
     reference_alpha: float = Field(
@@ -240,6 +245,18 @@ class PolicyTraining(Section):
     )
     texts_per_state: int = Field(4, ge=2, le=1_000, description="DR-PO: completions of one state")
     kl_weight: float = Field(0.05, ge=0, le=LARGE, description="DR-PO: log-ratio in the reward")
+    clip_below: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        description="DR-PO, tree-pg: share by which a token's probability may fall and pull on",
+    )
+    clip_above: float = Field(
+        0.2,
+        gt=0,
+        le=LARGE,
+        description="DR-PO, tree-pg: share by which it may rise and pull on",
+    )
     draw_epochs: int = Field(
         4, ge=1, le=1_000, description="DR-PO: steps on a draw of texts (PPO's epochs)"
     )

@@ -11,7 +11,7 @@ from agent.rounds.context import RunContext
 from agent.rounds.critic_lessons import CriticLessons
 from agent.rounds.variation import Variation
 from agent.training.drafter import DrafterJob
-from agent.training.examples import Example, PairExample, StoredState, example_of
+from agent.training.examples import Example, PairExample, SiblingSteps, StoredState, example_of
 from agent.training.fit import DivergedError, planned_steps
 from agent.training.job import TrainingJob
 from agent.training.lesson import Lesson, NothingToLearnError
@@ -20,7 +20,7 @@ from agent.training.mixture import with_dev
 from agent.training.recipe import drafter_settings, policy_settings, replay_seed
 from agent.training.rehearsal import drawn
 from agent.training.runner import Results
-from agent.training.stored_examples import as_examples, pair_examples
+from agent.training.stored_examples import as_examples, pair_examples, sibling_steps
 from search.errors import RatchetError
 from search.randomness import derive_seed
 from search.state import State
@@ -33,6 +33,7 @@ from store.datasets import (
     stored_states,
 )
 from store.pairs import stored_pairs
+from store.siblings import stored_siblings
 from store.states import VOTER, Stage, is_voter
 
 
@@ -176,6 +177,11 @@ class TrainingStage:
             with self.context.store.session() as session:
                 return [StoredState(*row) for row in stored_states(session, kept.dataset_id)]
 
+        def siblings() -> list[SiblingSteps]:
+            with self.context.store.session() as session:
+                found = stored_siblings(session, kept.dataset_id)
+                return sibling_steps(found, self.context.prompts, self.context.max_positions)
+
         return Lesson(
             policy=self.refs["policy"],
             config=config.training,
@@ -187,6 +193,7 @@ class TrainingStage:
             has_replay=bool(self.context.demonstrations),
             pairs=pairs,
             states=states,
+            siblings=siblings,
             outcome=self.refs["outcome"],
             outcome_doubt=doubts.get("outcome", ""),
         )

@@ -58,6 +58,16 @@ class PairExample:
 
 
 @dataclass(frozen=True, slots=True)
+class SiblingSteps:
+    """A state and the steps that were tried there, two at least."""
+
+    given: tuple[int, ...]
+    steps: tuple[tuple[int, ...], ...]
+    rewards: tuple[float, ...]
+    """Mean score of what came of each, in [0, 1]."""
+
+
+@dataclass(frozen=True, slots=True)
 class StoredState:
     """A beginning of a kept trajectory."""
 

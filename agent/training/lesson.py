@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from agent.checkpoints.model_refs import ModelRef
 from agent.config.settings import PolicyTraining
-from agent.training.examples import Example, PairExample, StoredState
+from agent.training.examples import Example, PairExample, SiblingSteps, StoredState
 from agent.training.mixture import mixed_examples, rows_to_train
 from agent.training.optimizer import TrainingSettings
 
@@ -33,6 +33,8 @@ class Lesson:
     """A kept step each, with a worse sibling."""
     states: Callable[[], Sequence[StoredState]]
     """Beginnings of kept texts."""
+    siblings: Callable[[], Sequence[SiblingSteps]]
+    """States on the way to them with all steps that were tried there."""
     outcome: ModelRef
     outcome_doubt: str
     """Why the outcome critic is not trusted; empty when it is."""

@@ -1,4 +1,4 @@
-"""SFT, DPO, HyPO, TR-DPO and DR-PO side by side, from the same stored trajectories of one round.
+"""SFT, DPO, HyPO, TR-DPO, DR-PO and tree-pg side by side, from one round's stored trajectories.
 
     python -m scripts.bench.methods --run ratchet-runs/bench/expressions-shipped-0-loop
     python -m scripts.bench.methods --run DIR --only sft --only dpo --json methods.json
@@ -32,6 +32,9 @@ from scripts.bench.learning import HELD_OUT_SEED, removed
 from scripts.bench.report import repeats, share, show, write
 from store.schema import Round
 
+# A fifth of the others' rates, where nothing is replayed beside the rewards.
+FIFTH = {"training.learning_rate": 2e-4, "training.matrix_learning_rate": 1.2e-3}
+WIDE = {"training.clip_below": 0.8, "training.clip_above": 4.0}
 METHODS: dict[str, dict[str, Any]] = {
     "sft": {"training.method": "sft"},
     "dpo": {"training.method": "dpo"},
@@ -57,10 +60,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "dr-po": {
         "training.method": "dr-po",
         "training.num_steps": 150,
-        # A fifth of the others' rates: nothing is replayed beside the rewards.
-        "training.learning_rate": 2e-4,
-        "training.matrix_learning_rate": 1.2e-3,
-    },
+    }
+    | FIFTH,
+    "tree-pg": {"training.method": "tree-pg", "training.sft_weight": 0.0} | FIFTH,
+    "tree-pg-wide": {"training.method": "tree-pg", "training.sft_weight": 0.0} | WIDE | FIFTH,
+    "tree-pg-texts": {"training.method": "tree-pg"},
+    "tree-pg-wide-texts": {"training.method": "tree-pg"} | WIDE,
 }
 
 

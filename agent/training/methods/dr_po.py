@@ -6,7 +6,7 @@ the policy of that moment finishes each of them several times. A text's reward i
 critic's score less `kl_weight` times the log-ratio of the text under the policy and under the one
 that the training began with. The advantage is that less the mean of its siblings' (leave-one-out,
 Ahmadian et al., arXiv 2402.14740) in the place of a value function. Some steps are taken on a draw,
-each token's ratio to the policy that wrote it clipped (Schulman et al., arXiv 1707.06347, eq. 7).
+each token's ratio to the policy that wrote it clipped (`clipped`).
 """
 
 import math
@@ -26,6 +26,7 @@ from agent.engine.requests import CompletionRequest, ScoreRequest
 from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
 from agent.networks.language_model import LanguageModel
+from agent.training.clipped import CLIP, Clip, clipped_loss
 from agent.training.examples import StoredState
 from agent.training.fit import DivergedError, OnStep, ends_of, product_dtype, products_in
 from agent.training.job import LoopJob
@@ -37,10 +38,6 @@ from search.randomness import derive_seed
 
 Reward = Callable[[Sequence[tuple[tuple[int, ...], int]]], list[float]]
 """Rewards in [0, 1] of (tokens, leading tokens that are the prompt); NaN leaves a text out."""
-
-
-CLIP = 0.2
-"""How far a token's probability may have moved from when it was written and still pull on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +52,7 @@ class GradientSettings:
     """Of the log-ratio, a token, in the reward."""
     num_epochs: int = 4
     """Steps that are taken on a draw."""
+    clip: Clip = CLIP
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +158,9 @@ def train_from_states(
             model.train()
         with products_in(dtype, model.device):
             logprob, counted = _token_logprobs(model, draw.texts)
-        loss = clipped_loss(logprob[counted], draw.logprob[counted], draw.advantage[counted])
+        loss = clipped_loss(
+            logprob[counted], draw.logprob[counted], draw.advantage[counted], gradient.clip
+        )
         loss.backward()
         optimizer.step(index)
         losses.append(float(loss.detach()))
@@ -218,14 +218,6 @@ def _draw(
         float(scored[torch.isfinite(scored)].mean()),
         float(away.mean()),
     )
-
-
-def clipped_loss(logprob_N: Tensor, written_N: Tensor, advantage_N: Tensor) -> Tensor:
-    """PPO's loss: minus the mean of min(r A, clip(r, 1 - c, 1 + c) A), r being a token's
-    probability over that with which it was written."""
-    ratio_N = torch.exp(logprob_N - written_N)
-    clipped_N = ratio_N.clamp(1 - CLIP, 1 + CLIP)
-    return -torch.minimum(ratio_N * advantage_N, clipped_N * advantage_N).mean()
 
 
 def _by_trajectory(states: Sequence[StoredState]) -> list[list[StoredState]]:
@@ -298,5 +290,6 @@ def job_of(lesson: Lesson) -> DrPoJob:
             num_texts=config.texts_per_state,
             kl_weight=config.kl_weight,
             num_epochs=config.draw_epochs,
+            clip=Clip(config.clip_below, config.clip_above),
         ),
     )

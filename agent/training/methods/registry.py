@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from agent.training.job import TrainingJob
 from agent.training.lesson import Lesson
-from agent.training.methods import dpo, dr_po, sft, trl_dpo, trl_sft
+from agent.training.methods import dpo, dr_po, sft, tree_pg, trl_dpo, trl_sft
 
 METHODS: dict[tuple[str, str], Callable[[Lesson], TrainingJob]] = {
     ("sft", "own"): sft.job_of,
@@ -13,6 +13,7 @@ METHODS: dict[tuple[str, str], Callable[[Lesson], TrainingJob]] = {
     ("dpo", "trl"): trl_dpo.job_of,
     ("tr-dpo", "own"): dpo.job_of,
     ("dr-po", "own"): dr_po.job_of,
+    ("tree-pg", "own"): tree_pg.job_of,
 }
 """By `training.method` and `training.trainer`; what is missing is refused with the settings."""
 

@@ -28,6 +28,7 @@ from agent.networks.adapter_shape import AdapterShape
 from agent.networks.language_model import LanguageModel
 from agent.open_models import _base_models
 from agent.training.checker import CheckerJob, JudgedText
+from agent.training.clipped import Clip
 from agent.training.critic_job import CriticJob
 from agent.training.drafter import DrafterJob
 from agent.training.examples import (
@@ -35,6 +36,7 @@ from agent.training.examples import (
     JudgedExample,
     LabelledExample,
     PairExample,
+    SiblingSteps,
     StoredState,
 )
 from agent.training.initial import initial_models
@@ -43,6 +45,7 @@ from agent.training.labelling import Split
 from agent.training.methods.dpo import DpoJob, PreferenceSettings
 from agent.training.methods.dr_po import DrPoJob, GradientSettings
 from agent.training.methods.sft import SftJob
+from agent.training.methods.tree_pg import TreePgJob
 from agent.training.optimizer import TrainingSettings
 from agent.training.recipe import check_adapters
 from search.errors import CheckpointError, UsageError
@@ -306,7 +309,7 @@ LOW = SETTINGS.model_copy(update={"dtype": "bfloat16"})
 STATES = [StoredState((3 + i, 13, 4, 2), 4) for i in range(6)]
 
 
-@pytest.mark.parametrize("kind", ["sft", "dpo", "drafter", "dr-po", "checker"])
+@pytest.mark.parametrize("kind", ["sft", "dpo", "drafter", "dr-po", "tree-pg", "checker"])
 def test_every_job_trains_adapters_on_weights_in_bfloat16(
     checkpoint: Path, tmp_path: Path, kind: str
 ) -> None:
@@ -320,6 +323,9 @@ def test_every_job_trains_adapters_on_weights_in_bfloat16(
     elif kind == "dpo":
         pairs = [PairExample((3 + i, 13, 4, 2), (3 + i, 1), (4 + i, 1)) for i in range(6)]
         job = DpoJob(**given, pairs=pairs, texts=ROWS, preference=PreferenceSettings())
+    elif kind == "tree-pg":
+        groups = [SiblingSteps((3 + i, 13, 4, 2), ((3, 1), (4, 1)), (1.0, 0.0)) for i in range(6)]
+        job = TreePgJob(**given, siblings=groups, texts=ROWS, text_weight=1.0, clip=Clip())
     elif kind == "dr-po":
         (critic,) = (
             made.path

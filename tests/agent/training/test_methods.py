@@ -19,13 +19,14 @@ from agent.rounds.run import Improver
 from agent.tasks.expressions import Expressions
 from agent.training.examples import judged_rows, scalar_rows
 from agent.training.labelling import tree_rows
-from agent.training.stored_examples import pair_examples
+from agent.training.stored_examples import pair_examples, sibling_steps
 from search.errors import RatchetError
 from store.check import check_store
 from store.database import open_store
 from store.datasets import dataset_of, stored_states
 from store.pairs import stored_pairs
 from store.schema import CheckpointRow, Round
+from store.siblings import stored_siblings
 from store.verdicts import dataset_window, stored_verdicts
 from tests.agent.rounds.small import SMALL, places
 
@@ -64,12 +65,14 @@ def run(folder: Path, **flags: Any) -> dict[str, Any]:
     return report
 
 
-@pytest.mark.parametrize("method", ["sft", "dpo", "tr-dpo", "dr-po"])
+@pytest.mark.parametrize("method", ["sft", "dpo", "tr-dpo", "dr-po", "tree-pg"])
 def test_a_round_trains_by_the_method_that_is_set(tmp_path: Path, method: str) -> None:
     report = run(tmp_path, **{"training.method": method})
     assert report["method"] == method and report["num_steps"] == 4
     if method == "dr-po":
         assert 0 < report["first_reward"] < 1
+    if method == "tree-pg":
+        assert 0 <= report["moved"] < 1 and report["num_examples"] > 4
 
 
 @pytest.mark.parametrize("method", ["sft", "dpo"])
@@ -103,6 +106,7 @@ def test_pairs_and_states_are_read_back_from_the_stored_trees(tmp_path: Path) ->
         pairs = list(stored_pairs(session, dataset.id))
         states = stored_states(session, dataset.id)
         verdicts = list(stored_verdicts(session, dataset.id))
+        siblings = list(stored_siblings(session, dataset.id))
         window = dataset_window(session, 1, 1, 2)
         nothing = dataset_window(session, 1, 1, 0)
     (drift,) = critic_drift(store, "default")
@@ -129,6 +133,19 @@ def test_pairs_and_states_are_read_back_from_the_stored_trees(tmp_path: Path) ->
         assert (pair.prompt_tokens + pair.before, len(pair.prompt_tokens)) in beginnings
         tokens = tokenizer.encode(pair.rejected_text, is_start=False)
         assert len(tokens) + (pair.rejected_stop == "end") == pair.rejected_tokens
+    for group in siblings:
+        assert (group.prompt_tokens + group.before, len(group.prompt_tokens)) in beginnings
+        assert len(group.steps) > 1 and len({s.q for s in group.steps}) > 1
+        assert all(0 <= s.q <= 1 for s in group.steps)
+    # Each pair's steps are among those of its state, and there are states that no pair is of.
+    stood = {group.prompt_tokens + group.before: group for group in siblings}
+    assert len(stood) == len(siblings) >= len({p.prompt_tokens + p.before for p in pairs})
+    for pair in pairs:
+        texts = [s.text for s in stood[pair.prompt_tokens + pair.before].steps]
+        assert pair.rejected_text in texts and tokenizer.decode(pair.chosen) in texts
+    rows_of_trees = sibling_steps(siblings, prompts, 512)
+    assert len(rows_of_trees) == len(siblings)
+    assert sibling_steps(siblings, prompts, 5) == []  # what no context holds is left out
     assert any(p.reason for p in pairs)  # what the calculator refuted is the likeliest mistake
 
 
@@ -148,6 +165,7 @@ def test_without_pairs_the_round_is_kept_and_says_what_to_do(
         ({"training.quantization": "nf4"}, "our own loop holds the weights"),
         ({"training.lora_rank": 4, "hosting.engine": "vllm"}, "given whole weights"),
         ({"training.trainer": "trl", "training.method": "dr-po"}, "does not offer"),
+        ({"training.trainer": "trl", "training.method": "tree-pg"}, "does not offer"),
         ({"training.trainer": "trl", "training.quantization": "nf4"}, "cannot be trained"),
         ({"training.method": "ppo"}, "training.method"),
         ({"hosting.training_workers": 2}, "needs hosting.hosting ray"),

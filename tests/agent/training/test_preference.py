@@ -13,6 +13,7 @@ from agent.checkpoints.weights import load_model
 from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
 from agent.networks.llama import Decoder
+from agent.training.clipped import clipped_loss
 from agent.training.examples import Example, PairExample, StoredState
 from agent.training.logprobs import counted_logprobs
 from agent.training.methods.dpo import PairData, PreferenceSettings, follow, train_on_pairs
@@ -22,7 +23,6 @@ from agent.training.methods.dr_po import (
     _by_trajectory,
     _draw,
     _drawn,
-    clipped_loss,
     train_from_states,
 )
 from agent.training.methods.sft import mean_loss

@@ -1,0 +1,278 @@
+"""Do critics that learned one language score another? (Reuse Your Rewards, arXiv 2404.12318)
+
+    python -m scripts.build_embedded languages --out bundles
+    python -m scripts.bench.transfer --policy bundles/languages/policy --work transfer
+    python -m scripts.bench.transfer --policy DIR --work transfer --loop stories-de --json out.json
+
+One policy answers short stories in English, German and Spanish. The critics of each language learn
+from what it samples on labelled problems of that language alone. Then each scores fresh texts in
+each language: AUC over all of them, and how often the best of 16 by its score is right. Beside them
+stand one sample, the vote of the 16, the shortest and the longest of them, and the policy's own
+likelihood. No tool looks at anything. `--loop` runs one round of the product in a language without
+a label, its critics from each language in turn; they are not trained on. `--work` keeps critics and
+texts, so that an interrupted study goes on.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from agent.rounds.improver import Improver
+
+from agent.checkpoints.checkpoint import Checkpoint, verify_checkpoint
+from agent.checkpoints.model_refs import CRITIC_ROLES, ModelSet
+from agent.checkpoints.weights import load_model
+from agent.config.load import load_config
+from agent.config.settings import Config
+from agent.evaluation.answering import sample_rollouts
+from agent.evaluation.intervals import wilson
+from agent.hosting.inline_hosts import InlineHosts
+from agent.hosting.model_host import HostSettings
+from agent.hosting.policy_host import Speculation
+from agent.rounds.label_sampling import LabelSampling
+from agent.search_models import Models, ModelSettings
+from agent.tasks.registry import open_task
+from agent.training.optimizer import TrainingSettings
+from critics.calibration import auc
+from scripts.bench.learning import Silent, loop
+from scripts.bench.report import Row, show, write
+from scripts.build_embedded import taught_critics
+from search.interfaces import Rollout
+from search.settings import SearchSettings
+
+TASKS = {"en": "stories", "de": "stories-de", "es": "stories-es"}
+NUM_TEXTS = 16
+FRESH_SEED = 20_261_128
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    policy: Checkpoint
+    work: Path
+    num_labelled: int
+    num_problems: int
+    steps: int
+
+    def models(self, language: str, critics: dict[str, Checkpoint] | None = None) -> Models:
+        """The policy with some critics, in one language, without the tool."""
+        refs = {"policy": self.policy.ref("policy")}
+        refs |= {role: c.ref(role) for role, c in (critics or {}).items()}
+        given = ModelSettings(SearchSettings(), {}, speculation=Speculation("never"))
+        task = open_task(Config(task=TASKS[language]))
+        models = Models(InlineHosts(HostSettings(threads=1)), ModelSet(refs), task, given)
+        models.use_tool = False
+        return models
+
+    def critics(self, language: str, seed: int) -> dict[str, Checkpoint]:
+        """The critics of one language, taught when they are not there yet."""
+        folder = self.work / f"critics-{language}-{seed}"
+        found = [folder / role for role in CRITIC_ROLES]
+        if all((path / "config.json").is_file() for path in found):
+            return {path.name: verify_checkpoint(path) for path in found}
+        models = self.models(language)
+        problems = models.task.labelled(self.num_labelled, seed)
+        labelled = LabelSampling(models, models.task, problems, seed).labelled(8, 2, 5)
+        settings = TrainingSettings(
+            num_steps=self.steps,
+            optimizer="muon",
+            learning_rate=1e-3,
+            matrix_learning_rate=6e-3,
+            max_epochs=8,
+        )
+        model = load_model(self.policy)
+        made = taught_critics(model, self.policy, labelled, settings, seed, folder, print)
+        for role, checkpoint in made.items():
+            checkpoint.path.rename(folder / role)
+        return {role: verify_checkpoint(folder / role) for role in made}
+
+    def texts(self, language: str) -> tuple[list[list[Rollout]], list[list[bool]]]:
+        """So many texts of each fresh problem, and which are right."""
+        models = self.models(language)
+        problems = models.task.held_out(self.num_problems, FRESH_SEED)
+        groups = sample_rollouts(models, problems, NUM_TEXTS, 1.0, FRESH_SEED)
+        answers = {p.id: p.answer or "" for p in problems}
+        right = [
+            [models.task.is_correct(r.answer, answers[r.state.problem_id]) for r in group]
+            for group in groups
+        ]
+        return groups, right
+
+    def scores(
+        self, language: str, critics: dict[str, Checkpoint], groups: Sequence[Sequence[Rollout]]
+    ) -> list[list[float]]:
+        models = self.models(language, {"outcome": critics["outcome"]})
+        flat = models.outcome_scores([r.state for group in groups for r in group])
+        told = iter(s.value if s.value is not None else 0.0 for s in flat)
+        return [[next(told) for _ in group] for group in groups]
+
+
+def measured(study: Study, seeds: Sequence[int]) -> Iterator[Row]:
+    for language in TASKS:
+        groups, right = study.texts(language)
+        flat_right = [float(y) for group in right for y in group]
+        n = len(groups)
+        baselines: dict[str, Callable[[Rollout], float]] = {
+            "shortest text": lambda r: -len(r.state.tokens),
+            "longest text": lambda r: len(r.state.tokens),
+            "likeliest text": lambda r: sum(o.logprob for o in r.state.options),
+        }
+        one = mean(flat_right)
+        told = f"one sample {one:.3f}, any of {NUM_TEXTS} {mean(map(any, right)):.3f}"
+        votes = [_vote(group) for group in groups]
+        yield _share(f"{language}: vote of {NUM_TEXTS}", _picked(votes, right), told)
+        for name, key in baselines.items():
+            values = [[key(r) for r in group] for group in groups]
+            flat = [v for group in values for v in group]
+            row = _share(f"{language}: {name}", _picked(values, right), told)
+            yield row | {"auc": auc(flat, flat_right)}
+        for source in TASKS:
+            aucs, shares = [], []
+            for seed in seeds:
+                scores = study.scores(language, study.critics(source, seed), groups)
+                flat = [v for group in scores for v in group]
+                aucs.append(auc(flat, flat_right) or 0.5)
+                shares.append(mean(_picked(scores, right)))
+            yield {
+                "name": f"{language}: best by {source}'s critic",
+                "value": mean(shares),
+                "unit": f"right; AUC {mean(aucs):.3f} [{min(aucs):.3f}, {max(aucs):.3f}]",
+                "low": min(shares),
+                "high": max(shares),
+                "n": n,
+                "baseline": told,
+                "auc": aucs,
+                "shares": shares,
+            }
+
+
+def _vote(group: Sequence[Rollout]) -> list[float]:
+    answers = [r.answer for r in group]
+    return [float(answers.count(a)) if a is not None else 0.0 for a in answers]
+
+
+def _picked(values: Sequence[Sequence[float]], right: Sequence[Sequence[bool]]) -> list[bool]:
+    """Whether the text of the highest value is right, the first of equal ones, by problem."""
+    return [
+        bool(ys) and ys[max(range(len(ys)), key=vs.__getitem__)]
+        for vs, ys in zip(values, right, strict=True)
+    ]
+
+
+def _share(name: str, picked: Sequence[bool], baseline: str) -> Row:
+    low, high = wilson(sum(picked), len(picked))
+    return {
+        "name": name,
+        "value": mean(picked),
+        "unit": "right",
+        "low": low,
+        "high": high,
+        "n": len(picked),
+        "baseline": baseline,
+    }
+
+
+def looped(study: Study, task: str, seed: int, changes: Sequence[str]) -> Iterator[Row]:
+    """A round in a language without labels, by the critics of each language, and by none."""
+    for source in (*TASKS, "no critic"):
+        folder = study.work / f"loop-{task}-{source.replace(' ', '-')}-{seed}"
+        done = folder / "run.json"
+        if not done.is_file():
+            bundle = folder / "bundle"
+            bundle.mkdir(parents=True, exist_ok=True)
+            roles = {"policy": study.policy.path}
+            critics = study.critics(source if source in TASKS else "en", seed)
+            roles |= {role: c.path for role, c in critics.items()}
+            for role, path in roles.items():
+                if not (bundle / role).exists():
+                    (bundle / role).symlink_to(path.resolve())
+            run = loop(*_improver(task, seed, folder, source, changes), 1, [])
+            done.write_text(json.dumps(run))
+        before, after = json.loads(done.read_text())["states"]
+        start, end = before["greedy"], after["greedy"]
+        low, high = wilson(end["correct"], end["n"])
+        finds = {key: after.get(key) for key in ("kept", "precision", "verdict", "p")}
+        yield {
+            "name": f"a round of {task}, critics: {source}",
+            "value": end["correct"] / end["n"],
+            "unit": f"right; {finds}",
+            "low": low,
+            "high": high,
+            "n": end["n"],
+            "baseline": f"{start['correct'] / start['n']:.3f} before",
+        }
+
+
+def _improver(
+    task: str, seed: int, folder: Path, source: str, changes: Sequence[str]
+) -> tuple[Improver, Config]:
+    flags: dict[str, Any] = {
+        "task": task,
+        "seed": seed,
+        "hosting.hosting": "inline",
+        "store": f"sqlite:///{folder}/store.db",
+        "checkpoints": f"{folder}/checkpoints",
+        "bundle": str(folder / "bundle"),
+        "critics.use_tool": False,
+        "critics.steps": 0,
+        "critics.num_labelled": 0,
+        "selection.min_precision": 0,
+        "selection.min_confidence": 0.6,
+        "problems_per_round": 400,
+        "training.num_steps": 200,
+        "evaluation.num_problems": 600,
+        "evaluation.num_search_problems": 0,
+    }
+    if source not in TASKS:
+        flags |= {f"critics.{role}_weight": 0.0 for role in CRITIC_ROLES}
+    flags |= dict(text.split("=", 1) for text in changes)
+    config, _ = load_config(flags)
+    return Improver(config, Silent()), config
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--policy", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True, help="keeps critics and runs")
+    parser.add_argument("--labelled", type=int, default=400, help="problems a language")
+    parser.add_argument("--problems", type=int, default=300, help="fresh ones a language")
+    parser.add_argument("--steps", type=int, default=200, help="of each critic")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--loop", choices=sorted(TASKS.values()), action="append", default=[])
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    study = Study(
+        verify_checkpoint(arguments.policy),
+        arguments.work.resolve(),
+        arguments.labelled,
+        arguments.problems,
+        arguments.steps,
+    )
+    seeds = range(arguments.seeds)
+    rows: list[Row] = []
+
+    def tell(row: Row) -> None:
+        show(row)
+        rows.append(row)
+
+    for row in measured(study, seeds):
+        tell(row)
+    for task in arguments.loop:
+        for row in looped(study, task, 0, arguments.set):
+            tell(row)
+    settings = {k: str(v) for k, v in vars(arguments).items() if k != "json"}
+    write(arguments.json, "transfer", settings | {"policy": study.policy.version}, seeds, rows)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
