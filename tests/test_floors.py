@@ -45,7 +45,7 @@ ROOMS = {
         *("checker", "checkpoints", "config", "engine", "hosting", "networks", "progress"),
         *("prompts", "scratch", "tasks"),
     },
-    "imagination": {"checkpoints", "engine", "search_models", "tasks"},
+    "imagination": {"checkpoints", "config", "engine", "search_models", "tasks"},
     "solve": {"search_models", "tasks"},
     "evaluation": {"engine", "progress", "search_models", "tasks"},
     "reports": {"checkpoints", "evaluation"},

@@ -2,7 +2,8 @@
 
 import importlib.util
 
-from agent.config.settings import Config, PolicyTraining
+from agent.config.endpoint import check_served, is_served
+from agent.config.settings import Config, ImaginationSettings, PolicyTraining
 from search.errors import UsageError
 
 KERNELS = ("", "auto", "twin", "triton")
@@ -17,6 +18,7 @@ def check_conflicts(config: Config, is_asking: bool = False) -> None:
         )
     _check_training(config.training)
     _check_problems(config)
+    _check_judge(config.imagination)
     if config.hosting.training_workers > 1 and not is_asking:
         _check_workers(config)
     training, engine = config.training, config.hosting.engine
@@ -32,6 +34,24 @@ def check_conflicts(config: Config, is_asking: bool = False) -> None:
             f"setting 'imagination.schemes' is {list(config.imagination.schemes)}, but task "
             f"{config.task!r} makes its own problems",
             "leave it out, or use --task jsonl",
+        )
+
+
+def _check_judge(imagination: ImaginationSettings) -> None:
+    """A judge that nobody asks, or that cannot be asked from here."""
+    if imagination.judge and not imagination.schemes:
+        raise UsageError(
+            f"setting 'imagination.judge' is {imagination.judge!r}, and nothing is written that it "
+            "could judge",
+            "set imagination.schemes, or leave it out",
+        )
+    if is_served(imagination.judge):
+        check_served(imagination.judge)
+    if imagination.judge_model and not is_served(imagination.judge):
+        raise UsageError(
+            f"setting 'imagination.judge_model' is {imagination.judge_model!r}, which only an "
+            "endpoint is asked for",
+            "set imagination.judge to its address, or leave it out",
         )
 
 

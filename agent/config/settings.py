@@ -27,13 +27,22 @@ class Section(BaseModel):
 
 
 class ImaginationSettings(Section):
-    schemes: tuple[Literal["lamini", "evol-deepen", "evol-widen"], ...] = Field(
+    schemes: tuple[Literal["lamini", "evol-deepen", "evol-widen", "orca-explain"], ...] = Field(
         (), description="problems that an instruction-following model writes (jsonl only)"
     )
     written_share: float = Field(
         0.5, ge=0, le=1, description="share of a round's new problems that the schemes write"
     )
     writer: str = Field("", description="checkpoint directory that writes; empty: the policy")
+    judge: str = Field(
+        "",
+        description="who says whether what was written is a problem: a checkpoint directory or "
+        "the address of an OpenAI-compatible endpoint (its key in RATCHET_JUDGE_KEY); empty: the "
+        "writer",
+    )
+    judge_model: str = Field(
+        "", description="name of the model that the endpoint is asked for; empty: its first"
+    )
     wordings: int = Field(
         0,
         ge=0,

@@ -4,10 +4,12 @@
                  arXiv 2304.14402)
     evol-deepen  one more constraint or step (Evol-Instruct, Xu et al., arXiv 2304.12244)
     evol-widen   a rarer problem of the same kind (the same)
+    orca-explain a solution is explained as a system message asks, then a new problem is written
+                 that is solved in the same way (after Orca, Mukherjee et al., arXiv 2306.02707)
 
 The writer is the policy itself or a named checkpoint. What it wrote is a problem only if it has
-the form of one, is not its own prompt again, and the judge, the same model asked for yes or no,
-finds it well posed: log p(yes) must exceed log p(no) by `MARGIN`. Nobody knows the answers.
+the form of one, is not its own prompt again, and the judge finds it well posed. Nobody knows the
+answers.
 """
 
 import random
@@ -16,8 +18,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from agent.checkpoints.model_refs import ModelRef
-from agent.engine.requests import CompletionRequest, ScoreRequest
+from agent.engine.requests import CompletionRequest
+from agent.imagination.judge import Judge, ModelJudge
 from agent.search_models import Models
+from agent.tasks.rewritings import SYSTEM_MESSAGES
 from search.randomness import derive_seed
 from search.state import Problem
 
@@ -42,13 +46,17 @@ TEMPLATES = {
     "somewhere else and asked less often. Write the problem only.\n\n"
     "Problem: {problem}\n\n"
     "New problem:",
+    "orca-explain": "{system}\n\nProblem: {problem}\n\nExplanation: {explanation}\n\n"
+    "Write one new problem that is solved in the same way. Write the problem only.\n\n"
+    "New problem:",
 }
+EXPLAIN = "{system}\n\nProblem: {problem}\n\nExplanation:"
 JUDGE = (
     "Problem: {problem}\n\nIs this problem complete, consistent and answered by a single number? "
     "Answer yes or no.\n\nAnswer:"
 )
-MARGIN = 0.0
-"""Nats by which yes must beat no."""
+REFUSED = {"no": "judge", "unclear": "judge unclear", "silent": "judge silent"}
+"""What refuses a text, by what the judge said."""
 MAX_TOKENS = 160
 """Of what is written, at most."""
 _SPACES = re.compile(r"\s+")
@@ -66,25 +74,58 @@ class Written:
 
 
 class Writer:
-    """Writes and judges problems with one model."""
+    """Writes problems with one model and has them judged by another or the same."""
 
-    def __init__(self, models: Models, writer: ModelRef, seed: int) -> None:
+    def __init__(
+        self, models: Models, writer: ModelRef, seed: int, judge: Judge | None = None
+    ) -> None:
         self.models = models
         self.writer = writer
         self.seed = seed
+        self.judge = judge or ModelJudge(models, writer)
 
     def write(self, scheme: str, parents: Sequence[Problem], num: int) -> list[Written]:
         """`num` texts by one of the schemes that need a model, each judged."""
         rng = random.Random(f"{scheme}\0{self.seed}")
         drawn = [rng.choice(parents) for _ in range(num)]
-        prompts = [self._prompt(scheme, p, parents, rng) for p in drawn]
+        told = [
+            {
+                "problem": parent.text,
+                "examples": "\n\n".join(rng.choice(parents).text for _ in range(3)),
+                "topic": rng.choice(TOPICS),
+            }
+            for parent in drawn
+        ]
+        if scheme == "orca-explain":
+            for facts in told:
+                facts["system"] = rng.choice(SYSTEM_MESSAGES)
+            asked = [EXPLAIN.format(**facts) for facts in told]
+            for facts, text in zip(told, self.texts(asked, f"{scheme} explanation"), strict=True):
+                facts["explanation"] = text.strip().split("\n\n")[0]
+        asked = [TEMPLATES[scheme].format(**facts) for facts in told]
+        texts = self.texts(asked, scheme)
+        found = [cleaned(text, p.text) for text, p in zip(texts, drawn, strict=True)]
+        questions = [JUDGE.format(problem=text) for text in found if text]
+        verdicts = iter(self.judge.verdicts(questions))
+        return [
+            Written(
+                scheme,
+                parent,
+                text,
+                REFUSED.get(next(verdicts), "") if text else "no problem",
+            )
+            for parent, text in zip(drawn, found, strict=True)
+        ]
+
+    def texts(self, prompts: Sequence[str], purpose: str) -> list[str]:
+        """What the writer writes after each prompt; empty where it holds no more or fails."""
         tokenizer = self.models.tokenizer
         requests = [
             CompletionRequest(
                 tuple(tokenizer.encode(prompt)),
                 MAX_TOKENS,
                 0.8,
-                derive_seed(self.seed, i, scheme),
+                derive_seed(self.seed, i, purpose),
                 top_p=0.95,
             )
             for i, prompt in enumerate(prompts)
@@ -92,44 +133,11 @@ class Writer:
         room = self.writer.max_positions
         fitting = [i for i, r in enumerate(requests) if len(r.prefix) < room]
         texts = self.models.hosts.completions(self.writer, [requests[i] for i in fitting])
-        found = [""] * num  # several long problems may be more than the writer can hold
+        found = [""] * len(prompts)  # several long problems may be more than the writer can hold
         for i, t in zip(fitting, texts, strict=True):
             if not t.error:
-                found[i] = cleaned(tokenizer.decode(t.generated.tokens), drawn[i].text)
-        verdicts = iter(self._judged([text for text in found if text]))
-        return [
-            Written(
-                scheme,
-                parent,
-                text,
-                "no problem" if not text else "" if next(verdicts) else "judge",
-            )
-            for parent, text in zip(drawn, found, strict=True)
-        ]
-
-    @staticmethod
-    def _prompt(
-        scheme: str, parent: Problem, parents: Sequence[Problem], rng: random.Random
-    ) -> str:
-        examples = "\n\n".join(rng.choice(parents).text for _ in range(3))
-        return TEMPLATES[scheme].format(
-            problem=parent.text, examples=examples, topic=rng.choice(TOPICS)
-        )
-
-    def _judged(self, texts: Sequence[str]) -> list[bool]:
-        """Whether the model says yes rather than no of each."""
-        tokenizer = self.models.tokenizer
-        requests: list[ScoreRequest] = []
-        for text in texts:
-            asked = tokenizer.encode(JUDGE.format(problem=text))
-            for word in (" yes", " no"):
-                answer = tokenizer.encode(word, is_start=False)
-                requests.append(ScoreRequest((*asked, *answer), len(asked)))
-        if not requests:
-            return []
-        scores = self.models.hosts.logprobs(self.writer, requests)
-        means = [sum(row) / len(row) for row in scores]
-        return [yes - no > MARGIN for yes, no in zip(means[::2], means[1::2], strict=True)]
+                found[i] = tokenizer.decode(t.generated.tokens)
+        return found
 
 
 def cleaned(text: str, parent: str) -> str:

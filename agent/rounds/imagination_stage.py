@@ -8,6 +8,7 @@ from pathlib import Path
 from agent.checkpoints.base_models import policy_at
 from agent.checkpoints.model_refs import ModelRef
 from agent.imagination.imagine import Imagination, Imagined, Wanted
+from agent.imagination.judge import opened_judge
 from agent.imagination.written import Source, Writer
 from agent.rounds.context import RunContext
 from agent.rounds.probes import probes_of
@@ -103,6 +104,8 @@ class ImaginationStage:
         model = self.refs["policy"]
         if settings.writer:
             model = policy_at(Path(settings.writer).expanduser()).ref("policy")
-        writer = Writer(self.context.models_for(self.refs), model, self.seed)
+        models = self.context.models_for(self.refs)
+        judge = opened_judge(settings.judge, settings.judge_model, models, model)
+        writer = Writer(models, model, self.seed, judge)
         num = round(settings.written_share * self.config.problems_per_round)
         return [partial(writer.write, scheme) for scheme in settings.schemes], num

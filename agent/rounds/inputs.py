@@ -6,6 +6,7 @@ from pathlib import Path
 from agent.checkpoints.base_models import base_checkpoints, policy_at
 from agent.checkpoints.checkpoint import Checkpoint
 from agent.checkpoints.header import Header
+from agent.config.endpoint import is_served
 from agent.config.settings import Config
 from agent.defaults import Default, fitted
 from agent.engine.tokenizer import Tokenizer
@@ -156,6 +157,9 @@ def _own(task: Task, config: Config) -> list[Problem]:
 
 def _check_others(config: Config, policy: Checkpoint) -> None:
     """Other models that write must speak the policy's tokens: what they write is read by it."""
+    judge = config.imagination.judge
+    if judge and not is_served(judge):
+        policy_at(Path(judge).expanduser())  # of any family: it reads text
     named = {"imagination.writer": [config.imagination.writer]}
     named["voting.policies"] = list(config.voting.policies)
     for setting, paths in named.items():

@@ -76,7 +76,9 @@ def task(tmp_path: Path) -> Jsonl:
     return Jsonl(Files(str(file)))
 
 
-def models_holding(num_positions: int, task: Jsonl, folder: Path) -> Models:
+def models_holding(
+    num_positions: int, task: Jsonl, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Models:
     """Models whose writer holds so many tokens."""
     config, _ = load_config({})
     policy = write_checkpoint(folder / "policy")
@@ -86,18 +88,19 @@ def models_holding(num_positions: int, task: Jsonl, folder: Path) -> Models:
     ref = ModelRef.at("policy", "v", str(policy))
     made = Models(Scribe(), ModelSet({"policy": ref}), task, ModelSettings.of(config))
     made.tokenizer = Bytes()  # type: ignore[assignment]
+    monkeypatch.setattr("agent.imagination.judge.Tokenizer", lambda _: Bytes())
     return made
 
 
 @pytest.fixture
-def models(task: Jsonl, tmp_path: Path) -> Models:
-    return models_holding(2048, task, tmp_path)
+def models(task: Jsonl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Models:
+    return models_holding(2048, task, tmp_path, monkeypatch)
 
 
 def test_what_is_too_long_for_the_writer_is_refused_and_not_asked(
-    task: Jsonl, tmp_path: Path
+    task: Jsonl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    short = models_holding(64, task, tmp_path)
+    short = models_holding(64, task, tmp_path, monkeypatch)
     found = Writer(short, short.policy, seed=1).write("lamini", task.seeds(10, 0), 5)
     assert [w.refused for w in found] == ["no problem"] * 5
     assert short.hosts.asked == []  # type: ignore[attr-defined]
@@ -115,7 +118,8 @@ def test_a_written_problem_passes_its_form_and_its_judge(
     good = [w for w in found if not w.refused]
     assert all(w.text.endswith("left?") and "Answer" not in w.text for w in good)
     asked = models.hosts.asked  # type: ignore[attr-defined]
-    assert len(asked) == 12 and all(any(p.text in prompt for p in parents) for prompt in asked)
+    assert len(asked) == (24 if scheme == "orca-explain" else 12)
+    assert all(any(p.text in prompt for p in parents) for prompt in asked)
     assert [w.text for w in writer.write(scheme, parents, 12)] == [w.text for w in found]
 
 
