@@ -105,7 +105,7 @@ def teach(config: Config, folder: Path, course: Course, store: Store, progress: 
         progress.say(note)
     with store.session() as session:
         register(session, as_new("policy", parent, None))
-    before = _measured(config, task, parent, problems, store, progress)
+    before = measured(config, task, parent, problems, store, progress)
     curve, seconds = [], 0.0
     if not is_there:
         began = time.monotonic()
@@ -115,7 +115,7 @@ def teach(config: Config, folder: Path, course: Course, store: Store, progress: 
     with store.session() as session:
         new = Trained.of("policy", checkpoint, parent.version, checkpoint.report, curve)
         register(session, trained_as_new(new))
-    after = _measured(config, task, checkpoint, problems, store, progress)
+    after = measured(config, task, checkpoint, problems, store, progress)
     num_tokens = round(course.epochs * sum(len(text.tokens) for text in lessons.texts))
     return Taught(checkpoint, checkpoint.report, before, after, lessons.notes, seconds, num_tokens)
 
@@ -230,7 +230,7 @@ def _problems(task: Task, course: Course, config: Config) -> list[Any]:
     return task.held_out(course.num_problems, config.evaluation.seed)
 
 
-def _measured(
+def measured(
     config: Config,
     task: Task,
     policy: Checkpoint,

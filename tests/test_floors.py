@@ -65,6 +65,10 @@ ROOMS = {
         *("checkpoints", "config", "engine", "evaluation", "hosting", "progress", "prompts"),
         *("search_models", "tasks", "training", "trial"),
     },
+    "recipes": {
+        *("checkpoints", "config", "engine", "evaluation", "hosting", "imagination", "progress"),
+        *("prompts", "search_models", "tasks", "teach", "training", "trial"),
+    },
     "rounds": {
         *("checkpoints", "config", "defaults", "engine", "evaluation", "hosting", "imagination"),
         *("lengths", "networks", "progress", "prompts", "search_models", "tasks", "training"),
@@ -77,9 +81,9 @@ ROOMS = {
     },
     "cli": {
         *("checkpoints", "config", "evaluation", "gpu_plan", "hosting", "imagination", "lengths"),
-        *("networks", "open_models", "progress", "prompts", "reports", "rounds"),
-        *("search_models", "service", "signals", "solve", "tasks", "teach", "tracking"),
-        *("viewer", "visible"),
+        *("networks", "open_models", "progress", "prompts", "recipes", "reports"),
+        *("rounds", "search_models", "service", "signals", "solve", "tasks", "teach"),
+        *("tracking", "viewer", "visible"),
     },
     "__main__": {"cli", "signals"},
 }

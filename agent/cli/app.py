@@ -9,6 +9,7 @@ from agent.cli.inspect_app import inspect_app
 from agent.cli.keys_app import keys_app
 from agent.cli.models_app import models_app
 from agent.cli.options import (
+    INLINE,
     MAX_NUMBER,
     ConfigFile,
     HeldOut,
@@ -28,6 +29,7 @@ from agent.cli.options import (
     flags_of,
     settings_of,
 )
+from agent.cli.recipe_app import recipe_app
 from agent.cli.store_app import store_app
 from agent.cli.streams import standard_input
 from agent.cli.view_app import view_app
@@ -45,8 +47,6 @@ app = typer.Typer(
     help=__doc__,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-INLINE = {"hosting.hosting": "inline", "hosting.training_workers": 1}
-"""What a command that only asks takes where nobody says otherwise."""
 config_app = typer.Typer(no_args_is_help=True, help="Show the settings in force.")
 app.add_typer(inspect_app, name="inspect")
 app.add_typer(store_app, name="store")
@@ -54,6 +54,7 @@ app.add_typer(config_app, name="config")
 app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")
 app.add_typer(view_app, name="view")
+app.add_typer(recipe_app, name="recipe")
 
 
 def _show_version(is_wanted: bool) -> None:

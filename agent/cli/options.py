@@ -17,6 +17,10 @@ MAX_ID = 2**63 - 1
 """Of a search, as databases count."""
 
 
+INLINE = {"hosting.hosting": "inline", "hosting.training_workers": 1}
+"""What a command that only asks takes where nobody says otherwise."""
+
+
 def finite(value: float | None) -> float | None:
     """The value. Raises BadParameter for NaN, which no bound keeps out."""
     if value is not None and value != value:

@@ -1,0 +1,382 @@
+"""OpenBezoar's recipe (Dissanayake et al., arXiv 2404.12195) at the size at hand.
+
+1. Three kinds of rows, each written by a model and filtered by a judge: in the manner of examples
+   (LaMini), made harder or rarer (Evol-Instruct), and worked answers under system messages (Orca).
+2. Supervised fine-tuning with adapters, one kind after the other; the adapters are merged between.
+3. Fine-tuning on preferred answers, so that what follows begins near them.
+4. DPO on preferred answers against others, an epoch.
+
+Every step publishes a checkpoint and is measured on the same held-out problems. Where the paper's
+preferences are people's (HH-RLHF), a file may give them; without one they are the policy's own
+right texts on problems with known answers against its wrong ones.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from agent.checkpoints.base_models import policy_at
+from agent.checkpoints.checkpoint import Checkpoint, verify_checkpoint
+from agent.checkpoints.merging import merge_into
+from agent.checkpoints.model_refs import ModelSet
+from agent.config.settings import Config
+from agent.engine.tokenizer import Tokenizer
+from agent.evaluation.answering import sample_rollouts
+from agent.hosting.open_hosts import open_hosts
+from agent.imagination.judge import opened_judge
+from agent.progress import Progress
+from agent.prompts import check_prompts
+from agent.recipes.written_rows import ORCA, Scribe, Writing
+from agent.search_models import Models, ModelSettings
+from agent.tasks.registry import open_task
+from agent.tasks.task import Task
+from agent.teach import Course, job_of, measured
+from agent.training.examples import Example, PairExample
+from agent.training.job import Place, TrainingJob
+from agent.training.methods.dpo import DpoJob, PreferenceSettings
+from agent.training.optimizer import TrainingSettings
+from agent.training.recipe import check_adapters, own_lora_rank, pretrained_rate
+from agent.training.runner import run_job
+from agent.trial import check_memory
+from search.errors import CheckpointError, TaskError, UsageError
+from search.randomness import derive_seed
+from search.state import Problem
+from store.database import Store
+from store.evaluations import Evaluation
+
+KINDS = {"1-lamini": ("lamini",), "2-evol": ("evol-deepen", "evol-widen"), "3-orca": (ORCA,)}
+"""Steps of supervised fine-tuning, in order, and the schemes of their rows."""
+SHIFT, DPO = "4-preferred", "5-dpo"
+REPORT = "recipe.json"
+LEAST_ROWS = 4
+"""Fewer teach nothing: the step is left out, and says so."""
+MOST_PAIRS = 2
+"""Of one problem."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecipePlan:
+    num_texts: int = 200
+    """Rows that each scheme is asked for."""
+    epochs: float = 2.0
+    """Of each fine-tuning; DPO takes one."""
+    batch_size: int = 16
+    samples: int = 4
+    """Texts of each problem that preferences are looked for in."""
+    preferences: str = ""
+    """File of rows with prompt, chosen and rejected; empty: the policy's own texts."""
+    num_problems: int = 200
+    """Held-out problems answered after every step; 0: none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a step came to."""
+
+    name: str
+    num_rows: int
+    """Texts, or pairs, learned from."""
+    skipped: str = ""
+    """Why nothing was trained; empty where something was."""
+    version: str = ""
+    path: str = ""
+    refused: dict[str, int] | None = None
+    """Texts that were written and are no rows, by reason."""
+    first_loss: float | None = None
+    last_loss: float | None = None
+    evaluation: Evaluation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+class OpenBezoar:
+    """One run of the recipe in a folder of its own; a second call goes on where it stopped."""
+
+    def __init__(
+        self, config: Config, folder: Path, plan: RecipePlan, store: Store, progress: Progress
+    ) -> None:
+        """Raises UsageError, TaskError, CheckpointError, ResourceError before anything is done."""
+        self.config, self.folder, self.plan = config, folder, plan
+        self.store, self.progress = store, progress
+        self.task = open_task(config)
+        self.base = policy_at(Path(config.policy).expanduser())
+        check_adapters(config.training, self.base)
+        if self.base.adapter is not None:
+            raise CheckpointError(
+                f"{self.base.path} holds adapters", "merge them first: ratchet models merge"
+            )
+        check_memory(self.base, config, is_alone=True)
+        self.prompts = check_prompts(self.task, Tokenizer(self.base.path), config.prompt)
+        self.given = self._problems()
+        self.preferred = read_preferences(Path(plan.preferences)) if plan.preferences else None
+        settings = self.config.imagination
+        if settings.writer:
+            policy_at(Path(settings.writer).expanduser())
+        self._claim()
+
+    def _problems(self) -> list[Problem]:
+        found = self.task.given(self.config.seed) or self.task.seeds(2_000, self.config.seed)
+        if len(found) < LEAST_ROWS:
+            raise TaskError(
+                f"there are {len(found)} problems to write others from",
+                f"give --problems with {LEAST_ROWS} or more that are not held out",
+            )
+        return found
+
+    def _claim(self) -> None:
+        """The folder belongs to one policy, plan and settings."""
+        told = repr((self.base.version, self.plan, self.config.seed, self.config.problems))
+        told += repr((self.config.training, self.config.imagination, self.config.prompt))
+        digest = hashlib.sha256(told.encode()).hexdigest()[:16]
+        file = self.folder / REPORT
+        if file.is_file():
+            if json.loads(file.read_text()).get("recipe") != digest:
+                raise UsageError(
+                    f"{self.folder} holds another recipe's steps: other models, rows or settings",
+                    "give a new folder with --out, or the command that it was begun with",
+                )
+            return
+        if self.folder.is_dir() and any(self.folder.iterdir()):
+            raise UsageError(f"{self.folder} is not empty", "give a new folder with --out")
+        (self.folder / "rows").mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"recipe": digest, "plan": asdict(self.plan)}))
+
+    def run(self) -> Iterator[Step]:
+        """Each step when it is done, the policy as it came first."""
+        policy = self.base
+        before = Step("0-base", 0, version=policy.version, path=str(policy.path))
+        yield replace(before, evaluation=self._measured(policy))
+        for name, schemes in KINDS.items():
+            writings = [self._written(scheme) for scheme in schemes]
+            rows = [row for writing in writings for row in writing.rows]
+            refused: dict[str, int] = {}
+            for writing in writings:
+                for reason, num in writing.refused.items():
+                    refused[reason] = refused.get(reason, 0) + num
+            texts = self._examples([(row.question, row.answer) for row in rows])
+            step, policy = self._taught(name, policy, texts)
+            yield replace(step, refused=refused)
+        preferences = self._preferences(policy)
+        texts = self._examples([(p.prompt, p.chosen) for p in preferences])
+        step, policy = self._taught(SHIFT, policy, texts)
+        yield step
+        step, policy = self._preferring(policy, preferences)
+        yield step
+
+    # --- rows ---
+
+    def _written(self, scheme: str) -> Writing:
+        """Rows of a scheme, from the file where they were written before."""
+        file = self.folder / "rows" / f"{scheme}.jsonl"
+        if not file.is_file():
+            self.progress.stage("writing", self.plan.num_texts, f"rows by {scheme}")
+            with self._models(self.base) as models:
+                settings = self.config.imagination
+                writer = models.policy
+                if settings.writer:
+                    writer = policy_at(Path(settings.writer).expanduser()).ref("policy")
+                judge = opened_judge(settings.judge, settings.judge_model, models, writer)
+                held_out = self.task.held_out(2_000, self.config.evaluation.seed)
+                scribe = Scribe(models, writer, judge, held_out, self.config.seed)
+                writing = scribe.written(scheme, self.given, self.plan.num_texts)
+            writing.save(file)
+            self.progress.update(len(writing.rows))
+        return Writing.read(file)
+
+    def _examples(self, rows: Sequence[tuple[str, str]]) -> list[Example]:
+        """Rows as the policy reads them, those that fit its context."""
+        found = []
+        for question, answer in rows:
+            try:
+                prompt = self.prompts.tokens(question)
+            except TaskError:
+                continue
+            worked = self.prompts.tokenizer.encode(answer, is_start=False)
+            example = Example((*prompt, *worked, self.prompts.end_id), len(prompt))
+            if len(example.tokens) <= self.base.architecture.max_positions:
+                found.append(example)
+        return found
+
+    def _preferences(self, policy: Checkpoint) -> list[Preference]:
+        """Those of the file, or the policy's right texts against its wrong ones."""
+        if self.preferred is not None:
+            return self.preferred
+        file = self.folder / "rows" / "preferences.jsonl"
+        if not file.is_file():
+            problems = [p for p in self.given if p.answer is not None][: self.plan.num_texts]
+            self.progress.stage("sampling", len(problems), "problems for preferences")
+            with self._models(policy) as models:
+                found = own_preferences(models, problems, self.plan.samples, self.config.seed)
+            scratch = file.with_name(f".{file.name}")
+            lines = (json.dumps(asdict(p), ensure_ascii=False) + "\n" for p in found)
+            scratch.write_text("".join(lines), encoding="utf-8")
+            os.replace(scratch, file)
+        return read_preferences(file, may_be_empty=True)
+
+    # --- training ---
+
+    def _taught(
+        self, name: str, policy: Checkpoint, texts: list[Example]
+    ) -> tuple[Step, Checkpoint]:
+        def made() -> TrainingJob:
+            course = Course(self.plan.epochs, self.plan.batch_size)
+            return job_of(self.config, course, policy, texts)
+
+        return self._stepped(name, policy, len(texts), made)
+
+    def _preferring(
+        self, policy: Checkpoint, preferences: Sequence[Preference]
+    ) -> tuple[Step, Checkpoint]:
+        pairs = self._pairs(preferences)
+
+        def made() -> TrainingJob:
+            rank = own_lora_rank(self.config.training)
+            settings = TrainingSettings(
+                num_steps=max(1, 2 * len(pairs) // self.plan.batch_size),
+                batch_size=self.plan.batch_size,
+                # A tenth of fine-tuning's rate: DPO goes far on few pairs.
+                learning_rate=pretrained_rate(policy, rank) / 10,
+                max_epochs=1.0,
+                dtype=self.config.training.dtype,
+                lora_rank=rank,
+            )
+            return DpoJob(
+                role="policy",
+                parent=str(policy.path),
+                settings=settings,
+                seed=derive_seed(self.config.seed, policy.version, "dpo") % 2**31,
+                pairs=pairs,
+                texts=(),
+                preference=PreferenceSettings(beta=self.config.training.beta, sft_weight=0.0),
+            )
+
+        return self._stepped(DPO, policy, len(pairs), made)
+
+    def _pairs(self, preferences: Sequence[Preference]) -> list[PairExample]:
+        found = []
+        for p in preferences:
+            both = self._examples([(p.prompt, p.chosen), (p.prompt, p.rejected)])
+            if len(both) == 2:
+                given = both[0].num_prompt
+                chosen, rejected = (e.tokens[given:] for e in both)
+                found.append(PairExample(both[0].tokens[:given], chosen, rejected))
+        return found
+
+    def _stepped(
+        self, name: str, policy: Checkpoint, num: int, made: Callable[[], TrainingJob]
+    ) -> tuple[Step, Checkpoint]:
+        """Train a step's job, merge what it learned, measure it; what is there stays."""
+        if num < LEAST_ROWS:
+            why = f"{num} rows, and {LEAST_ROWS} are the least"
+            return Step(name, num, why, policy.version, str(policy.path)), policy
+        target = self.folder / name
+        if not target.exists():
+            job = made()
+            work = self.folder / f".{name}"
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir()
+            self.progress.stage("training", job.settings.num_steps, f"steps of {name}")
+            place = Place(str(work), self.config.hosting.threads, self.config.hosting.device)
+            trained = run_job(job, place, self.progress)
+            if verify_checkpoint(trained.path).adapter is not None:
+                merge_into(Path(trained.path), target)
+            else:
+                os.replace(trained.path, target)
+            shutil.rmtree(work, ignore_errors=True)
+        checkpoint = verify_checkpoint(target)
+        report: dict[str, Any] = checkpoint.report
+        step = Step(
+            name,
+            num,
+            "",
+            checkpoint.version,
+            str(target),
+            None,
+            report.get("first_loss"),
+            report.get("last_loss"),
+            self._measured(checkpoint),
+        )
+        return step, checkpoint
+
+    # --- models ---
+
+    def _models(self, policy: Checkpoint) -> "_Opened":
+        return _Opened(self.config, self.task, policy)
+
+    def _measured(self, policy: Checkpoint) -> Evaluation | None:
+        num = self.plan.num_problems
+        problems = self.task.held_out(num, self.config.evaluation.seed) if num else []
+        return measured(self.config, self.task, policy, problems, self.store, self.progress)
+
+
+class _Opened:
+    """The policy's hosts for as long as a block."""
+
+    def __init__(self, config: Config, task: Task, policy: Checkpoint) -> None:
+        self.hosts = open_hosts(config.hosting)
+        refs = ModelSet({"policy": policy.ref("policy")})
+        self.models = Models(self.hosts, refs, task, ModelSettings.of(config))
+
+    def __enter__(self) -> Models:
+        return self.models
+
+    def __exit__(self, *_: object) -> None:
+        self.hosts.close()
+
+
+def own_preferences(
+    models: Models, problems: Sequence[Problem], samples: int, seed: int
+) -> list[Preference]:
+    """A right and a wrong text of each problem that has both, two pairs a problem at most."""
+    found: list[Preference] = []
+    groups = sample_rollouts(models, problems, samples, 1.0, seed)
+    for problem, group in zip(problems, groups, strict=True):
+        right: dict[str, None] = {}
+        wrong: dict[str, None] = {}
+        for rollout in group:
+            if not rollout.state.is_finished:
+                continue
+            text = "".join(option.text for option in rollout.state.options)
+            is_right = models.task.is_correct(rollout.answer, problem.answer or "")
+            (right if is_right else wrong)[text] = None
+        for chosen, rejected in list(zip(right, wrong, strict=False))[:MOST_PAIRS]:
+            found.append(Preference(problem.text, chosen, rejected))
+    return found
+
+
+def read_preferences(path: Path, may_be_empty: bool = False) -> list[Preference]:
+    """Rows {"prompt", "chosen", "rejected"}, a line each. Raises TaskError naming the line."""
+    try:
+        lines = path.expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TaskError(f"preferences {path} cannot be read: {error}", "give a file") from error
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            texts = [row["prompt"], row["chosen"], row["rejected"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise TaskError(
+                f"{path}, line {number}: no row with prompt, chosen and rejected",
+                'write {"prompt": "...", "chosen": "...", "rejected": "..."} on each line',
+            ) from error
+        if not all(isinstance(text, str) and text.strip() for text in texts):
+            raise TaskError(f"{path}, line {number}: a text is empty or no text", "write all three")
+        if texts[1] == texts[2]:
+            raise TaskError(f"{path}, line {number}: chosen and rejected are equal", "leave it out")
+        found.append(Preference(*texts))
+    if not found and not may_be_empty:
+        raise TaskError(f"{path} has no preferences", "give rows, or leave --preferences out")
+    return found
