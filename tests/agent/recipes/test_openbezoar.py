@@ -53,7 +53,8 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lessons = [worked(d) for d in Stories().demonstrations(500, 7)]
     given = ["--problems", str(written(folder / "rows.jsonl", lessons))]
     given += ["--policy", str(EMBEDDED / "stories/policy"), "--out", str(folder / "policy")]
-    given += ["--store", f"sqlite:///{folder}/s.db", "--epochs", "3", "--batch-size", "16"]
+    given += ["--store", f"sqlite:///{folder}/s.db", "--epochs", "2", "--batch-size", "16"]
+    given += ["--learning-rate", "2e-3"]
     done = CliRunner().invoke(app, ["teach", *given, "--num-problems", "0"])
     assert done.exit_code == 0, done.exception
     return folder / "policy"
