@@ -252,6 +252,10 @@ class PolicyTraining(Section):
     clip_reference: bool = Field(
         False, description="DPO (own trainer): a reference that prefers the worse step counts as 0"
     )
+    disputed_states: bool = Field(
+        False,
+        description="DR-PO: begin only where steps that a search tried came to different things",
+    )
     texts_per_state: int = Field(4, ge=2, le=1_000, description="DR-PO: completions of one state")
     kl_weight: float = Field(0.05, ge=0, le=LARGE, description="DR-PO: log-ratio in the reward")
     clip_below: float = Field(

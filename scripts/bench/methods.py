@@ -62,6 +62,12 @@ METHODS: dict[str, dict[str, Any]] = {
         "training.num_steps": 150,
     }
     | FIFTH,
+    "dr-po-disputed": {
+        "training.method": "dr-po",
+        "training.num_steps": 150,
+        "training.disputed_states": True,
+    }
+    | FIFTH,
     "tree-pg": {"training.method": "tree-pg", "training.sft_weight": 0.0} | FIFTH,
     "tree-pg-wide": {"training.method": "tree-pg", "training.sft_weight": 0.0} | WIDE | FIFTH,
     "tree-pg-texts": {"training.method": "tree-pg"},

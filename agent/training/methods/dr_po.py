@@ -270,7 +270,7 @@ def _token_logprobs(
 
 def job_of(lesson: Lesson) -> DrPoJob:
     """Raises NothingToLearnError where the outcome critic, whose scores are the reward, is not
-    trusted."""
+    trusted, and where there is no state to begin from."""
     if lesson.outcome_doubt:
         raise NothingToLearnError(
             "the outcome critic, whose scores are the reward, is not trusted: "
@@ -278,13 +278,23 @@ def job_of(lesson: Lesson) -> DrPoJob:
             "raise critics.num_labelled, or set training.method to sft"
         )
     config = lesson.config
+    states = lesson.states()
+    if config.disputed_states:
+        # Where every step comes to the same, four texts say nothing to each other's credit.
+        disputed = {group.given for group in lesson.siblings()}
+        states = [s for s in states if s.tokens in disputed]
+    if not states:
+        raise NothingToLearnError(
+            "no state of a kept text is disputed by its search; raise search.simulations, or set "
+            "training.disputed_states to false"
+        )
     return DrPoJob(
         role="policy",
         parent=lesson.policy.path,
         settings=lesson.settings,
         seed=lesson.seed,
         critic=lesson.outcome.path,
-        states=lesson.states(),
+        states=states,
         gradient=GradientSettings(
             num_states=max(1, config.batch_size // config.texts_per_state),
             num_texts=config.texts_per_state,

@@ -75,6 +75,13 @@ def test_a_round_trains_by_the_method_that_is_set(tmp_path: Path, method: str) -
         assert 0 <= report["moved"] < 1 and report["num_examples"] > 4
 
 
+def test_dr_po_may_begin_where_a_searchs_steps_came_to_different_things(tmp_path: Path) -> None:
+    flags = {"training.method": "dr-po", "search.leaves": "states"}
+    everywhere = run(tmp_path / "all", **flags)
+    disputed = run(tmp_path / "disputed", **flags, **{"training.disputed_states": True})
+    assert 0 < disputed["num_examples"] < everywhere["num_examples"]
+
+
 @pytest.mark.parametrize("method", ["sft", "dpo"])
 def test_a_round_trains_an_adapter_through_trl(tmp_path: Path, method: str) -> None:
     pytest.importorskip("trl", reason="TRL is not installed: pip install -e '.[trl]'")
