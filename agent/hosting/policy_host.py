@@ -83,7 +83,8 @@ class PolicyHost(GeneratorHost):
             model = CalledDrafts(draft, drafter)
         engine = self._model(policy)
         sources: list[DraftSource] = []
-        if "retrieval" in wanted and engine.network.arch.max_positions > 2 * BUDGET:
+        is_long = engine.network.arch.max_positions > 2 * BUDGET
+        if "retrieval" in wanted and is_long and engine.network.keeps_keys:
             below = (model or LookupDrafts()) if speculation.source == "hierarchy" else None
             sources.append(RetrievalDrafts(engine.network, below=below))
         if "lookup" in wanted:

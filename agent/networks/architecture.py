@@ -7,7 +7,7 @@ from typing import Any
 from search.errors import CheckpointError
 
 ROPE_KINDS = ("default", "linear", "llama3")
-SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")
+SUPPORTED = ("llama", "mistral", "qwen2", "qwen3", "megalodon")
 SIZES = {
     "vocab_size": 4_000_000,
     "hidden_size": 65_536,
@@ -18,13 +18,18 @@ SIZES = {
     "head_dim": 1_024,
     "max_position_embeddings": 2_097_152,
     "sliding_window": 2_097_152,
+    "z_dim": 65_536,
+    "value_dim": 131_072,
+    "cema_ndim": 1_024,
+    "norm_num_groups": 4_096,
+    "chunk_size": 65_536,
 }
 """Largest sizes; each is some times that of the largest model in use."""
 USED = (
     *SIZES,
     *("model_type", "architectures", "hidden_act", "rms_norm_eps", "rope_theta", "rope_scaling"),
     *("rope_parameters", "rope_interleaved", "tie_word_embeddings", "attention_bias", "mlp_bias"),
-    *("use_sliding_window", "eos_token_id", "dtype", "torch_dtype"),
+    *("use_sliding_window", "eos_token_id", "dtype", "torch_dtype", "swiglu"),
 )
 """Keys of config.json that something is made of."""
 WITHOUT_EFFECT = (
@@ -56,6 +61,22 @@ MUST_BE_FALSE = ("rope_interleaved", "use_mrope", "add_cross_attention", "is_enc
 
 
 @dataclass(frozen=True, slots=True)
+class MegalodonShape:
+    """What a network of that family has beside the sizes of all."""
+
+    z_dim: int
+    """Width of queries and keys, in all heads."""
+    value_dim: int
+    ema_dim: int
+    """Components of the moving average, of each feature."""
+    norm_groups: int
+    chunk_size: int
+    """Tokens that attend to each other."""
+    is_gated: bool
+    """Whether the feed-forward part is gated (SwiGLU)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Architecture:
     """What config.json says of the network, in our words."""
 
@@ -77,6 +98,18 @@ class Architecture:
     has_output_bias: bool = False
     has_mlp_bias: bool = False
     has_qk_norm: bool = False
+    megalodon: MegalodonShape | None = None
+
+    @property
+    def kept_width(self) -> int:
+        """Numbers that a token leaves in the engine's cache, in each layer: keys and values or, of
+        a recurrent network, with them the state after the token."""
+        if self.megalodon is None:
+            return 2 * self.num_kv_heads * self.head_dim
+        shape = self.megalodon
+        moments = 2 * (1 + 2 * shape.norm_groups)
+        average = 2 * self.hidden_size * shape.ema_dim
+        return shape.z_dim + shape.value_dim + moments + average
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Architecture":
@@ -135,13 +168,44 @@ class Architecture:
             has_output_bias=bias and model_type in ("llama", "qwen3"),
             has_mlp_bias=_flag(config, "mlp_bias"),
             has_qk_norm=model_type == "qwen3",
+            megalodon=_megalodon(config, sizes) if model_type == "megalodon" else None,
         )
 
 
+MEGALODON = ("z_dim", "value_dim", "cema_ndim", "norm_num_groups", "chunk_size")
 _NEEDED = (
     *("hidden_size", "num_attention_heads", "vocab_size", "intermediate_size"),
     "num_hidden_layers",
 )
+
+
+def _megalodon(config: Mapping[str, Any], sizes: Mapping[str, int]) -> MegalodonShape:
+    for name in MEGALODON:
+        if name not in sizes:
+            raise CheckpointError(
+                f"config.json has no {name!r}", "give the config.json that belongs to the weights"
+            )
+    heads = sizes["num_attention_heads"]
+    for name, part in (("z_dim", 2 * heads), ("value_dim", heads)):
+        if sizes[name] % part:
+            raise CheckpointError(
+                f"config.json has {name} {sizes[name]} for {heads} heads",
+                f"make it a multiple of {part}",
+            )
+    if sizes["hidden_size"] % sizes["norm_num_groups"]:
+        raise CheckpointError(
+            f"config.json has {sizes['norm_num_groups']} norm groups of {sizes['hidden_size']} "
+            "features",
+            "make the second a multiple of the first",
+        )
+    return MegalodonShape(
+        z_dim=sizes["z_dim"],
+        value_dim=sizes["value_dim"],
+        ema_dim=sizes["cema_ndim"],
+        norm_groups=sizes["norm_num_groups"],
+        chunk_size=sizes["chunk_size"],
+        is_gated=_flag(config, "swiglu"),
+    )
 
 
 def _check_keys(config: Mapping[str, Any]) -> None:

@@ -48,9 +48,13 @@ class InferenceNetwork(Protocol):
     device: torch.device
     dtype: torch.dtype
 
+    keeps_keys: bool
+    """Whether that is keys and values alone, so that columns may be left out."""
+
     @property
     def kv_shape(self) -> tuple[int, int]:
-        """Of one token in one layer: heads (keys, then values) and their width."""
+        """What one token leaves in one layer: heads (keys, then values) and their width or, of a
+        recurrent network, one row of numbers."""
         ...
 
     @property

@@ -4,11 +4,12 @@ Same numbers as `Decoder`, arranged so that few, large operations remain: querie
 come from one product, gate and up from another, and the rotary embedding is one complex product
 over neighbouring pairs (`llama_layout`).
 
-On a CPU with one thread a row's bits do not depend on what shares its batch. Four rules keep
-it so, each measured: no product and no block of queries has fewer rows than `MIN_ROWS` (few rows
-take another code path, which adds in another order: one on Intel's CPUs, up to three on AMD's), no
-element-wise loop ends in a part of a vector (`ALIGNMENT`), and the columns that attention looks at
-end half-way through a block, before it, or with it (`Cache.num_columns`).
+On a CPU with one thread a row's bits do not depend on what shares its batch. Five rules keep it so,
+each measured: no product has fewer rows than `MIN_ROWS` (few rows take another code path, which
+adds in another order: one on Intel's CPUs, up to three on AMD's), no block of queries has fewer
+than that or than its heads' width needs (`folded_bias`), no element-wise loop ends in a part of a
+vector (`ALIGNMENT`), a text always lies in the same columns, and the columns that attention looks
+at end half-way through a block, before it, or with it (`Cache.num_columns`).
 
 Shapes: R rows (tokens), N jobs, M queries of a job, C columns of a job's cache, H query heads,
 G key heads, D head width, E hidden width, I inner width, V vocabulary.
@@ -39,6 +40,9 @@ LOGIT_ROWS = 512
 """Rows whose logits are in memory together where they are made in bfloat16."""
 QUERY_BLOCK = 32
 """Queries that torch's CPU attention multiplies at once."""
+WIDTH_OF_A_QUERY = 16
+"""A block needs a query for each so many numbers of a head's width: heads of 96 numbers need 5, of
+128 need 6, of 192 need 9, of 256 need 11."""
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -55,6 +59,7 @@ class _Head:
 
 class LlamaInference:
     reads_attachments = False
+    keeps_keys = True
 
     def __init__(self, decoder: Decoder, shared: SharedBlocks | None = None) -> None:
         """Blocks and embeddings are taken from `shared`, if it is given."""
@@ -120,7 +125,7 @@ class LlamaInference:
         if self.device.type == "cuda" and self.dtype != torch.float32:
             # A logit of 20 is rounded to an eighth in bfloat16.
             return torch.mm(hidden_RE, self.head, out_dtype=torch.float32)
-        z_RV = _product(hidden_RE, self.head, None).float()
+        z_RV = product(hidden_RE, self.head, None).float()
         return self._refined(z_RV, hidden_RE) if self.is_rounded else z_RV
 
     @property
@@ -171,7 +176,7 @@ class LlamaInference:
         num_rows = tokens_R.shape[0]
         if num_rows < MIN_ROWS and self.device.type == "cpu":
             row_R = torch.arange(MIN_ROWS, device=tokens_R.device).clamp(max=num_rows - 1)
-            places = _repeated(places, row_R)
+            places = repeated(places, row_R)
             return self.forward(tokens_R[row_R], places, cache, before_attention)[:num_rows]
         arch = self.arch
         H, G, D = arch.num_heads, arch.num_kv_heads, arch.head_dim
@@ -179,11 +184,11 @@ class LlamaInference:
         x = F.embedding(tokens_R, self.embedding)
         turn_R1P = self.turns[places.position_R][:, None]
         flat_R = places.job_R * cache[0].shape[1] + places.column_R
-        bias = _folded_bias(places.bias_NMC, H // G).to(self.dtype)
+        bias = folded_bias(places.bias_NMC, H // G, D).to(self.dtype)
         for number, kept in enumerate(cache):
             layer, low, kv = self.layers[number], self.adapters[number], kept[places.jobs]
             h = self._normed(x, layer.attention_norm)
-            qkv = _product(h, layer.qkv, layer.qkv_bias, low=low.qkv).view(R, H + 2 * G, D)
+            qkv = product(h, layer.qkv, layer.qkv_bias, low=low.qkv).view(R, H + 2 * G, D)
             if layer.qk_norm is not None:
                 qk = F.rms_norm(qkv[:, : H + G], (D,), None, arch.norm_eps) * layer.qk_norm
                 qkv = torch.cat((qk, qkv[:, H + G :]), dim=1)
@@ -192,12 +197,12 @@ class LlamaInference:
             if before_attention is not None:
                 before_attention(number, qkv[:, :H])
             mixed = _attend(qkv[:, :H], kv, places, bias, G)
-            x = _product(mixed, layer.out, layer.out_bias, x, low.out)
+            x = product(mixed, layer.out, layer.out_bias, x, low.out)
             h = self._normed(x, layer.mlp_norm)
-            both = _product(h, layer.gate_up, layer.gate_up_bias, low=low.gate_up)
+            both = product(h, layer.gate_up, layer.gate_up_bias, low=low.gate_up)
             gate, up = both.chunk(2, dim=-1)
             active = F.silu(gate).mul_(up)
-            x = _product(active, layer.down, layer.down_bias, x, low.down)
+            x = product(active, layer.down, layer.down_bias, x, low.down)
         return self._normed(x, self.norm)
 
     def decode(
@@ -238,16 +243,16 @@ class LlamaInference:
         x = F.embedding(tokens_R, self.embedding)
         for layer, low, kept in zip(self.layers, self.adapters, cache, strict=True):
             h = self._normed(x, layer.attention_norm)
-            qkv = _product(h, layer.qkv, layer.qkv_bias, low=low.qkv).view(-1, H + 2 * G, D)
+            qkv = product(h, layer.qkv, layer.qkv_bias, low=low.qkv).view(-1, H + 2 * G, D)
             if layer.qk_norm is not None:
                 qk = F.rms_norm(qkv[:, : H + G], (D,), None, arch.norm_eps) * layer.qk_norm
                 qkv = torch.cat((qk, qkv[:, H + G :]), dim=1)
             decoding.turn_and_store(qkv, turns, rows, kept, H)
             mixed = decoding.attention(qkv, rows, kept, H)
-            x = _product(mixed, layer.out, layer.out_bias, x, low.out)
+            x = product(mixed, layer.out, layer.out_bias, x, low.out)
             h = self._normed(x, layer.mlp_norm)
-            both = _product(h, layer.gate_up, layer.gate_up_bias, low=low.gate_up)
-            x = _product(decoding.gated(both), layer.down, layer.down_bias, x, low.down)
+            both = product(h, layer.gate_up, layer.gate_up_bias, low=low.gate_up)
+            x = product(decoding.gated(both), layer.down, layer.down_bias, x, low.down)
         return self._normed(x, self.norm)
 
     def _normed(self, x: Tensor, weight: Tensor | None) -> Tensor:
@@ -262,13 +267,13 @@ def _shared(block: Block, layout: Layout, shared: SharedBlocks, name: str) -> La
     return shared.get(Layer, weights, layout.name, lambda: layout.of(block), name)
 
 
-def _with_rows(x: Tensor) -> Tensor:
+def with_rows(x: Tensor) -> Tensor:
     """x [R, ...] with its last row repeated up to `MIN_ROWS`."""
     missing = MIN_ROWS - x.shape[0]
     return x if missing <= 0 or not len(x) else torch.cat((x, x[-1:].expand(missing, *x.shape[1:])))
 
 
-def _product(
+def product(
     x: Tensor,
     matrix: Tensor,
     bias: Tensor | None,
@@ -278,8 +283,8 @@ def _product(
     """x @ matrix + bias + onto, as one operation where it can be, and what an adapter adds."""
     num_rows = x.shape[0]
     if num_rows < MIN_ROWS and x.device.type == "cpu":
-        more = None if onto is None else _with_rows(onto)
-        return _product(_with_rows(x), matrix, bias, more, low)[:num_rows]
+        more = None if onto is None else with_rows(onto)
+        return product(with_rows(x), matrix, bias, more, low)[:num_rows]
     if low is not None:
         onto = x @ low.a @ low.b if onto is None else torch.addmm(onto, x @ low.a, low.b)
     if onto is None:
@@ -321,16 +326,18 @@ def _attend(q_RHD: Tensor, kv: Tensor, places: Places, bias: Tensor, G: int) -> 
     return mixed.reshape(N, M, H * D)[places.job_R, places.query_R]
 
 
-def _folded_bias(bias_NMC: Tensor, group: int) -> Tensor:
-    """The bias [N, 1, queries, C] of all heads of a group; no block has fewer than `MIN_ROWS`."""
+def folded_bias(bias_NMC: Tensor, group: int, width: int) -> Tensor:
+    """The bias [N, 1, queries, C] of all heads of a group, `width` wide; no block of queries is
+    smaller than such heads need."""
     bias = bias_NMC if group == 1 else bias_NMC.repeat_interleave(group, dim=1)
+    least = max(MIN_ROWS, -(-width // WIDTH_OF_A_QUERY))
     rest = bias.shape[1] % QUERY_BLOCK
-    if 0 < rest < MIN_ROWS:
-        bias = torch.cat((bias, bias[:, -1:].expand(-1, MIN_ROWS - rest, -1)), dim=1)
+    if 0 < rest < least:
+        bias = torch.cat((bias, bias[:, -1:].expand(-1, least - rest, -1)), dim=1)
     return bias[:, None]
 
 
-def _repeated(places: Places, row_R: Tensor) -> Places:
+def repeated(places: Places, row_R: Tensor) -> Places:
     """Some rows again, as the same queries: they write the same bits to the same place."""
     return Places(
         places.jobs,

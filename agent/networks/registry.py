@@ -16,6 +16,8 @@ from agent.networks.inference import InferenceNetwork
 from agent.networks.language_model import LanguageModel
 from agent.networks.llama import Decoder
 from agent.networks.llama_inference import LlamaInference
+from agent.networks.megalodon import MegalodonDecoder
+from agent.networks.megalodon_inference import MegalodonInference
 from agent.networks.shared_blocks import SharedBlocks
 
 
@@ -34,6 +36,7 @@ FAMILIES = {
     "mistral": Family("Mistral", Decoder, LlamaInference),
     "qwen2": Family("Qwen2", Decoder, LlamaInference),
     "qwen3": Family("Qwen3", Decoder, LlamaInference),
+    "megalodon": Family("Megalodon", MegalodonDecoder, MegalodonInference),
 }
 
 

@@ -1,6 +1,6 @@
 """Shapes of a network's parameters by its architecture, without torch and without building it."""
 
-from agent.networks.architecture import Architecture
+from agent.networks.architecture import Architecture, MegalodonShape
 
 MAPS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The linear maps of a block, which adapters are put on."""
@@ -9,6 +9,8 @@ Shapes = dict[str, tuple[int, ...]]
 
 def parameter_shapes(arch: Architecture, is_critic: bool) -> Shapes:
     """Shape by name of all that a checkpoint must hold, as `llama.Decoder` names them."""
+    if arch.megalodon is not None:
+        return _megalodon_shapes(arch, arch.megalodon, is_critic)
     hidden, inner = arch.hidden_size, arch.intermediate_size
     width, kv_width = arch.num_heads * arch.head_dim, arch.num_kv_heads * arch.head_dim
     found: Shapes = {"model.embed_tokens.weight": (arch.vocab_size, hidden)}
@@ -31,11 +33,44 @@ def parameter_shapes(arch: Architecture, is_critic: bool) -> Shapes:
         for name in ("input_layernorm", "post_attention_layernorm"):
             found[f"{at}{name}.weight"] = (hidden,)
     found["model.norm.weight"] = (hidden,)
+    return found | _head_shape(arch, is_critic)
+
+
+def _head_shape(arch: Architecture, is_critic: bool) -> Shapes:
     if is_critic:
-        found["score.weight"] = (1, hidden)
-    elif not arch.is_tied:
-        found["lm_head.weight"] = (arch.vocab_size, hidden)
-    return found
+        return {"score.weight": (1, arch.hidden_size)}
+    return {} if arch.is_tied else {"lm_head.weight": (arch.vocab_size, arch.hidden_size)}
+
+
+def _megalodon_shapes(arch: Architecture, shape: MegalodonShape, is_critic: bool) -> Shapes:
+    size, inner = arch.hidden_size, arch.intermediate_size
+    z, v, n = shape.z_dim, shape.value_dim, shape.ema_dim
+    block: Shapes = {
+        "timestep_norm.weight": (size,),
+        "timestep_norm.bias": (size,),
+        "cema.alpha": (size, n, 1),
+        "cema.delta": (size, n, 1),
+        "cema.theta": (size,),
+        "cema.gamma": (size, n, 2),
+        "cema.omega": (size,),
+        "rms_norm.weight": (size,),
+        "ffn_norm.weight": (size,),
+        "ffn_norm.bias": (size,),
+        "ffn.up_proj.weight": (inner, size),
+        "ffn.down_proj.weight": (size, inner),
+    }
+    block |= {f"attention.{name}": (z,) for name in ("q_gain", "q_bias", "k_gain", "k_bias")}
+    for name, rows in (("z_proj", z), ("v_proj", v), ("r_proj", v), ("h_proj", size)):
+        block[f"attention.{name}.weight"] = (rows, size)
+        block[f"attention.{name}.bias"] = (rows,)
+    block["attention.o_proj.weight"] = (size, v)
+    if shape.is_gated:
+        block["ffn.gate_proj.weight"] = (inner, size)
+    found: Shapes = {"model.embed_tokens.weight": (arch.vocab_size, size)}
+    for number in range(arch.num_layers):
+        found |= {f"model.layers.{number}.{name}": shape for name, shape in block.items()}
+    found |= {"model.norm.weight": (size,), "model.norm.bias": (size,)}
+    return found | _head_shape(arch, is_critic)
 
 
 def adapter_size(arch: Architecture, rank: int) -> int:

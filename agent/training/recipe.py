@@ -26,6 +26,12 @@ def own_lora_rank(config: PolicyTraining) -> int:
 def check_adapters(config: PolicyTraining, checkpoint: Header) -> None:
     """Raises CheckpointError for a checkpoint of adapters that the trainer cannot go on from."""
     adapter, rank = checkpoint.adapter, own_lora_rank(config)
+    if checkpoint.architecture.megalodon is not None and (rank or config.trainer == "trl"):
+        raise CheckpointError(
+            f"{checkpoint.path} is a Megalodon network, which takes no adapters and which TRL does "
+            "not know",
+            "set training.lora_rank to 0 and training.trainer to own",
+        )
     if adapter is not None and config.trainer == "trl":
         raise CheckpointError(
             f"{checkpoint.path} holds adapters, and TRL goes on from whole weights",
