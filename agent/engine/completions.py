@@ -79,12 +79,12 @@ class CompletionBatch:
         self.cache.expect(first + num, longest)
         prefixes = [Prefix(self.requests[n].prefix, self.requests[n].attachments) for n in new]
         opened = prefill(self.network, self.cache, self.tree, prefixes)
-        by_job = np.argsort(opened.jobs)
-        self.live += [new[i] for i in by_job.tolist()]
+        order = np.argsort(opened.jobs)
+        self.live += [new[i] for i in order.tolist()]
         self.parameters = SamplingParameters.of(
             [self.requests[n] for n in self.live], self.network.device
         )
-        logits_NQV = self.network.logits(opened.hidden_NE[torch.from_numpy(by_job)])[:, None]
+        logits_NQV = self.network.logits(opened.hidden_NE[torch.from_numpy(order)])[:, None]
         self._take(np.arange(first, len(self.live)), logits_NQV, NONE)
 
     def _step(self) -> None:

@@ -220,11 +220,16 @@ class Drafter:
         if self.mode == "never" or not self.sources:
             return None, 0
         if self.mode == "always":
-            return self.sources[self._num_steps % len(self.sources)], self.max_length
+            fitting = [s for s in self.sources if s.least_columns <= columns]
+            if not fitting:
+                return None, 0
+            return fitting[self._num_steps % len(fitting)], self.max_length
         if not self.costs:
             return None, 0
         costs = self.costs_at(num_texts, columns)
-        sources = [s for s in self.sources if s.name in costs.draft_s]
+        sources = [
+            s for s in self.sources if s.name in costs.draft_s and s.least_columns <= columns
+        ]
         best: tuple[float, DraftSource | None, int] = (WORTHWHILE, None, 0)
         for source in sources:
             record = self.record(source.name)
@@ -274,7 +279,7 @@ class Drafter:
         worth it."""
         if self.mode != "auto":
             return self.mode == "always"
-        columns = max(len(r.prefix) for r in requests)
+        columns = max(len(r.prefix) + r.max_tokens for r in requests)
         if self.costs:
             self.costs_at(len(requests), columns)
         return any(

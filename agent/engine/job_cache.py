@@ -39,11 +39,17 @@ BLOCK = 512
 
 
 class Cache:
-    def __init__(self, network: InferenceNetwork, has_room_ahead: bool = True) -> None:
+    def __init__(
+        self,
+        network: InferenceNetwork,
+        has_room_ahead: bool = True,
+        has_even_blocks: bool = True,
+    ) -> None:
         """`has_room_ahead` is for a cache that is kept: on a GPU it reserves more than it is asked
-        for."""
+        for. Without `has_even_blocks` what is computed may be other by the last bits."""
         self.network = network
         self.has_room_ahead = has_room_ahead
+        self.has_even_blocks = has_even_blocks and network.device.type == "cpu"
         self.layers: list[Tensor] = []
         self.parts: list[Tensor] = []
         """The same memory as [layers of the part, jobs, columns, 2 G, D]."""
@@ -64,7 +70,7 @@ class Cache:
         whole one in two halves, and those of any number between in parts that depend on it.
         """
         longest = int(self.lengths.max()) if len(self.lengths) else 0
-        if self.network.device.type == "cpu" and longest % BLOCK > BLOCK // 2:
+        if self.has_even_blocks and longest % BLOCK > BLOCK // 2:
             return -(-longest // BLOCK) * BLOCK
         return -(-longest // WIDTH) * WIDTH
 

@@ -28,13 +28,22 @@ class Group:
     num_tokens: int = 0
 
     def note(self, request: CompletionRequest, done: Sequence[int]) -> None:
-        """Take in what a text has written since it was last seen."""
+        """Take in what a text has written since it was last seen. What stood there before and is
+        other now was a guess, and is forgotten."""
         text = self.texts.get(request)
-        start = len(text) if text is not None else 1
         if text is None:
-            text = self.texts[request] = list(request.prefix)
+            text, start = list(request.prefix), 1
+        else:
+            start = len(request.prefix)
+            known = text[start : start + len(done)]
+            start += next(
+                (i for i, (a, b) in enumerate(zip(known, done, strict=False)) if a != b), len(known)
+            )
+            if start < min(len(text), len(request.prefix) + len(done)):
+                text = text[:start]  # places in what others follow stay what they were
+        self.texts[request] = text
         text += done[len(text) - len(request.prefix) :]
-        self.num_tokens += len(text) - start
+        self.num_tokens += max(0, len(text) - start)
         for end in range(start, len(text)):
             for size in range(SHORTEST, min(LONGEST, end) + 1):
                 self.after[tuple(text[end - size : end])] = (text, end)

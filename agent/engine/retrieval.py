@@ -15,7 +15,7 @@ Shapes: N texts, L layers, G key heads, D head width, C chunks, K chunks chosen,
 choice.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -54,9 +54,11 @@ class _Text:
     """What the text will have written if the last draft is right."""
 
     def is_stale(self, num: int, done: Sequence[int], stride: int) -> bool:
-        """Whether to choose again, with `num` columns in the full cache."""
+        """Whether to choose again, with `num` columns in the full cache: also where the text is
+        another one by now, asked for again or one of several equal ones."""
         was_refused = self.expected[: len(done)] != list(done)[: len(self.expected)]
-        return not self.num_seen or was_refused or num - self.num_seen >= stride
+        is_shorter = num < self.num_held
+        return not self.num_seen or was_refused or is_shorter or num - self.num_seen >= stride
 
 
 class RetrievalDrafts:
@@ -81,10 +83,11 @@ class RetrievalDrafts:
         self.stride = stride
         self.choice = choice or Choice
         self.below_record = Record()
+        """Of the drafts below, as this source judges them."""
         self.num_choices = 0
         """How often a text chose its columns."""
         self._texts: list[_Text] = []
-        self._small = Cache(network)
+        self._small = Cache(network, has_room_ahead=False, has_even_blocks=False)
         """One job a text."""
         self._means = ChunkMeans(network)
 
@@ -106,10 +109,11 @@ class RetrievalDrafts:
         drafts: list[list[int]] = [[] for _ in requests]
         if cache is None:
             return drafts
-        slots = self._slots(requests)
         num = [len(r.prefix) + len(d) - 1 for r, d in zip(requests, done, strict=True)]
-        drafted = {slot: i for i, slot in enumerate(slots)}  # of equal texts one
-        wanted = [i for i in drafted.values() if lengths[i] > 0 and num[i] >= self.least_columns]
+        # Of equal texts one, and none that has nothing to leave out.
+        drafted = {r: i for i, r in enumerate(requests) if num[i] >= self.least_columns}
+        slots = self._slots(drafted)
+        wanted = [i for i in drafted.values() if lengths[i] > 0]
         if not wanted:
             return drafts
         jobs = np.array([slots[i] for i in wanted])
@@ -131,22 +135,23 @@ class RetrievalDrafts:
             self._texts[slots[i]].expected = [*done[i], *drafts[i]]
         return drafts
 
-    def _slots(self, requests: Sequence[CompletionRequest]) -> list[int]:
-        """The job of each text in the small cache; texts that are not asked for are forgotten."""
-        present = set(requests)
-        gone = [s for s, text in enumerate(self._texts) if text.request not in present]
+    def _slots(self, drafted: Mapping[CompletionRequest, int]) -> dict[int, int]:
+        """The job in the small cache of the text at each place; others are forgotten."""
+        gone = [s for s, text in enumerate(self._texts) if text.request not in drafted]
         if gone:
             kept = self._small.close(gone).tolist()
             self._texts = [self._texts[s] for s in kept]
             self._means.keep(kept)
+        if not self._texts:
+            self._small.clear()
         slot_of = {text.request: s for s, text in enumerate(self._texts)}
-        for request in requests:
+        for request in drafted:
             if request not in slot_of:
                 slot_of[request] = len(self._texts)
                 self._texts.append(_Text(request))
                 self._small.open([0])
                 self._means.open()
-        return [slot_of[r] for r in requests]
+        return {i: slot_of[request] for request, i in drafted.items()}
 
     def _copy_new(self, cache: Cache, jobs: Ids, full: Ids, counts: Ids) -> None:
         """Put what the full cache came to hold since into the small one, in the place of what was
@@ -320,9 +325,12 @@ class Choice:
         most = int(chunks.max())
         chunk_C = np.arange(most)
         self.is_hidden_NC = torch.from_numpy((chunk_C == 0) | (chunk_C >= chunks[:, None]))
-        # Behind the last column of a text its last one again: nobody looks there.
         recent = first_recent[:, None] + np.arange(RECENT + CHUNK)
         self.recent_NM = torch.from_numpy(np.minimum(recent, counts[:, None] - 1))
+        # What lies behind a text's last column is the row's own.
+        is_chosen = np.ones((len(rows), (1 + num_chunks) * CHUNK), bool)
+        is_chosen = np.concatenate((is_chosen, recent < counts[:, None]), axis=1)
+        self.row_P, self.place_P = map(torch.from_numpy, np.nonzero(is_chosen))
 
     def __call__(self, layer: int, q_RHD: Tensor) -> None:
         means_NCGD = self.means[layer][self.jobs, : self.is_hidden_NC.shape[1]]
@@ -345,9 +353,9 @@ class Choice:
 
     def _gather(self, layer: int, column_NGM: Tensor) -> None:
         full, small = self.full_layers[layer], self.small_layers[layer]
-        G, M = column_NGM.shape[1:]
-        column_NMG = column_NGM.transpose(1, 2)
-        head = torch.arange(G, device=column_NGM.device)
-        for part in (head, head + G):
-            found_NMGD = full[self.full[:, None, None], column_NMG, part]
-            small[self.jobs[:, None, None], torch.arange(M)[:, None], part] = found_NMGD
+        row_P, place_P = self.row_P, self.place_P
+        column_PG = column_NGM.transpose(1, 2)[row_P, place_P]
+        head = torch.arange(column_PG.shape[1], device=column_PG.device)
+        full_P1, job_P1 = self.full[row_P][:, None], self.jobs[row_P][:, None]
+        for part in (head, head + len(head)):
+            small[job_P1, place_P[:, None], part] = full[full_P1, column_PG, part]

@@ -300,8 +300,10 @@ class TorchEngine:
         return torch.log_softmax(self.last_logits([Prefix(row) for row in rows]), dim=-1)
 
     def selftest(self, drafter: Drafter | None = None) -> SelfTest:
-        """Texts after one token against their exact distribution; see `selftest`."""
-        return run_selftest(self, (max(self.ends),), drafter)
+        """Texts after one token, or after as many as the drafter's sources need, against their
+        exact distribution; see `selftest`."""
+        needed = min((s.least_columns for s in drafter.sources), default=0) if drafter else 0
+        return run_selftest(self, (max(self.ends),) * (1 + needed), drafter)
 
     @torch.inference_mode()
     def last_logits(self, rows: Sequence[Prefix]) -> torch.Tensor:

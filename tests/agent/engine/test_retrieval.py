@@ -137,6 +137,74 @@ def test_a_text_that_keeps_all_but_a_chunk_is_nearly_always_guessed(tmp_path: Pa
     assert record.acceptance > 0.95
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_text_may_be_asked_for_again_and_several_times_at_once(
+    tmp_path: Path, temperature: float
+) -> None:
+    found = long_engine(tmp_path)
+    (row, other) = prompts([300, 420])
+    request = CompletionRequest(row, 30, temperature, 1)
+    drafter = Drafter([RetrievalDrafts(found.network, 96)], 4, "always")
+    (plain,) = found.completions([request])
+    for asked in ([request], [request], [request] * 3, [CompletionRequest(other, 9, 1.0)]):
+        texts = found.completions(asked, drafter)
+        if asked[0] is request:
+            assert all(t.generated == plain.generated for t in texts)
+    assert found.completions([request], drafter)[0].generated == plain.generated
+
+
+@pytest.mark.parametrize("below", [False, True])
+def test_where_nothing_is_left_out_the_states_are_those_of_all(tmp_path: Path, below: bool) -> None:
+    """Each row sees its own column, and none twice."""
+    found = long_engine(tmp_path)
+    network, (row,) = found.network, prompts([301])
+    cache = Cache(network)
+    feed(network, cache, cache.open([0]), [row[:-1]])
+    whole = Cache(network)
+    feed(network, whole, whole.open([0]), [row])
+
+    class Whole(RetrievalDrafts):
+        least_columns = 0
+
+    source = Whole(network, 320, LookupDrafts() if below else None)
+    source.num_chunks = (300 - RECENT) // CHUNK - 1  # all of them
+    source.draft([CompletionRequest(row[:-1], 9, 0.0)], [[row[-1]]], [1], cache)
+    own = source._texts[0].num_chosen
+    for small, full in zip(source._small.layers, whole.layers, strict=True):
+        torch.testing.assert_close(small[0, own], full[0, 300])
+        chosen = {tuple(c.flatten().tolist()) for c in small[0, :own]}
+        assert len(chosen) == own == 300
+
+
+def test_short_texts_take_no_room_in_the_small_cache_and_old_ones_give_it_back(
+    tmp_path: Path,
+) -> None:
+    found = long_engine(tmp_path)
+    source = RetrievalDrafts(found.network, 96)
+    drafter = Drafter([source], 4, "always")
+    short = [CompletionRequest((3, 4 + i % 9), 6, 1.0, i) for i in range(50)]
+    long = [CompletionRequest(row, 6, 1.0, i) for i, row in enumerate(prompts([200, 300]))]
+    found.completions([*short, *long], drafter)
+    assert len(source._texts) <= 2 and source._small.num_jobs <= 2
+    assert source._small.layers[0].shape[0] <= 4
+    assert source._small.num_columns < 200  # of a budget of 96, and no block of 512
+
+
+def test_the_self_test_of_retrieval_has_drafts_to_test(tmp_path: Path) -> None:
+    found = long_engine(tmp_path)
+    verdict = found.selftest(Drafter([RetrievalDrafts(found.network, 64)], 3, "always"))
+    assert verdict.is_passed and verdict.num_drafted > 100
+
+
+def test_look_up_below_retrieval_keeps_what_was_written_and_not_what_was_guessed() -> None:
+    source = LookupDrafts()
+    request = CompletionRequest((3, 4, 5), 9, 1.0)
+    source.draft([request], [[6, 7, 8, 9]], [1])  # a guess
+    source.draft([request], [[6, 7, 10]], [1])
+    assert source._group(0).texts[request] == [3, 4, 5, 6, 7, 10]
+    assert source.draft([CompletionRequest((6, 7), 9, 1.0)], [[]], [1]) == [[10]]
+
+
 def test_means_of_chunks_follow_their_texts_when_others_end(tmp_path: Path) -> None:
     found = long_engine(tmp_path)
     rows = prompts([200, 320, 260, 440, 380])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from agent.networks.llama_inference import MIN_ROWS, _product
+from agent.networks.llama_inference import MIN_ROWS, product
 from kernels import chunked, dispatch, reference
 
 
@@ -14,12 +14,12 @@ def test_a_product_of_few_rows_has_the_bits_of_one_of_many(width: int, out: int)
     x = torch.randn(64, width, generator=generator)
     matrix = torch.randn(width, out, generator=generator)
     bias, onto = torch.randn(out, generator=generator), torch.randn(64, out, generator=generator)
-    whole = [_product(x, matrix, *rest) for rest in ((None, None), (bias, None), (bias, onto))]
+    whole = [product(x, matrix, *rest) for rest in ((None, None), (bias, None), (bias, onto))]
     for num in range(1, 2 * MIN_ROWS):
         part = [
-            _product(x[:num], matrix, None, None),
-            _product(x[:num], matrix, bias, None),
-            _product(x[:num], matrix, bias, onto[:num]),
+            product(x[:num], matrix, None, None),
+            product(x[:num], matrix, bias, None),
+            product(x[:num], matrix, bias, onto[:num]),
         ]
         for few, many in zip(part, whole, strict=True):
             assert torch.equal(few, many[:num]), num

@@ -1,4 +1,4 @@
-"""Megalodon networks: counts as published, states that cut a text nowhere, and the engine's rules."""
+"""Megalodon networks: counts as published, states that cut no text, and the engine's rules."""
 
 import json
 import math
@@ -67,7 +67,7 @@ def network(seed: int = 0, **changes: Any) -> MegalodonDecoder:
             if name.endswith(("gain", "_bias", "norm.weight", "norm.bias")):
                 parameter.normal_(std=0.2)  # nothing that could be left out unseen
             if "embed" in name:
-                parameter.mul_(0.3)
+                parameter.mul_(0.1)
     return model.eval()
 
 
@@ -125,13 +125,13 @@ def test_published_numbers_of_parameters_are_reproduced(
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 def test_however_a_text_is_cut_its_states_are_the_same(dtype: torch.dtype, bound: float) -> None:
     model = network().to(dtype)
-    tokens = torch.randint(0, 16, (2, 400), generator=torch.Generator().manual_seed(1))
+    tokens = torch.randint(0, 16, (2, 393), generator=torch.Generator().manual_seed(1))
     rng = random.Random(2)
     with torch.no_grad():
         whole, end = model.stream(tokens)
         assert torch.equal(whole, model(tokens))
         for _ in range(50):
-            cuts = [0, *sorted(rng.sample(range(1, 400), rng.randint(1, 9))), 400]
+            cuts = [0, *sorted(rng.sample(range(1, 393), rng.randint(1, 9))), 393]
             state, parts = None, []
             for begin, stop in pairwise(cuts):
                 hidden, state = model.stream(tokens[:, begin:stop], state)
