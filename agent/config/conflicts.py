@@ -39,14 +39,14 @@ def check_conflicts(config: Config, is_asking: bool = False) -> None:
 
 def _check_judge(imagination: ImaginationSettings) -> None:
     """A judge that nobody asks, or that cannot be asked from here."""
+    if is_served(imagination.judge):
+        check_served(imagination.judge)
     if imagination.judge and not imagination.schemes:
         raise UsageError(
             f"setting 'imagination.judge' is {imagination.judge!r}, and nothing is written that it "
             "could judge",
             "set imagination.schemes, or leave it out",
         )
-    if is_served(imagination.judge):
-        check_served(imagination.judge)
     if imagination.judge_model and not is_served(imagination.judge):
         raise UsageError(
             f"setting 'imagination.judge_model' is {imagination.judge_model!r}, which only an "

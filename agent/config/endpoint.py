@@ -1,6 +1,7 @@
 """Models that are named by the address of an endpoint."""
 
 import importlib.util
+from urllib.parse import urlsplit
 
 from search.errors import UsageError
 
@@ -14,19 +15,30 @@ def is_served(judge: str) -> bool:
 
 
 def check_served(url: str) -> None:
-    """Raises UsageError for an address that cannot be asked."""
-    if not url.startswith(("http://", "https://")):
+    """Raises UsageError for an address that cannot be asked. No message says it whole: a part of it
+    may be a secret."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        parts, host, port = urlsplit(""), None, None
+    if parts.username is not None or parts.password is not None or "@" in url:
         raise UsageError(
-            f"setting 'imagination.judge' is {url!r}, which is no http address",
-            "write http://HOST:PORT/v1, or the directory of a model",
-        )
-    if "@" in url.split("//", 1)[1].split("/", 1)[0]:
-        raise UsageError(
-            "setting 'imagination.judge' has a password in its address",
+            "setting 'imagination.judge' has a name or a password in its address",
             f"put the key into the environment variable {JUDGE_KEY}",
+        )
+    if parts.query or parts.fragment:
+        raise UsageError(
+            "setting 'imagination.judge' has more behind its path",
+            f"leave it out; a key goes into the environment variable {JUDGE_KEY}",
+        )
+    if parts.scheme not in ("http", "https") or not host or port == 0:
+        raise UsageError(
+            "setting 'imagination.judge' is no http address",
+            "write http://HOST:PORT/v1, or the directory of a model",
         )
     if importlib.util.find_spec("openai") is None:
         raise UsageError(
-            f"setting 'imagination.judge' is {url!r}, and openai, which asks it, is not installed",
+            "setting 'imagination.judge' is an address, and openai, which asks it, is not there",
             "pip install -e '.[serve]', or name the directory of a model",
         )

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from agent.config.conflicts import check_conflicts, check_kernels
+from agent.config.endpoint import JUDGE_KEY
 from agent.config.meanings import meanings
 from agent.config.paths import SETTINGS, path_of
 from agent.config.settings import Config
@@ -28,7 +29,10 @@ MAX_SHOWN = 200
 """Characters of a wrong value in a message."""
 ALIASES = {"checkpoints": "checkpoints.folder"}
 """Short names of settings."""
-NOT_SETTINGS = ("RATCHET_FAILPOINT", "RATCHET_DEBUG", "RATCHET_JOB_ID", "RATCHET_KERNELS")
+NOT_SETTINGS = (
+    *("RATCHET_FAILPOINT", "RATCHET_DEBUG", "RATCHET_JOB_ID", "RATCHET_KERNELS"),
+    JUDGE_KEY,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from agent.checkpoints.base_models import policy_at
 from agent.checkpoints.model_refs import ModelRef
@@ -91,13 +91,14 @@ class ServedJudge:
 
         try:
             if not self.model:
-                self.model = next(iter(self._client.models.list())).id
+                self.model = str(next(iter(self._client.models.list())).id)
             reply = self._client.chat.completions.create(
                 model=self.model,
                 messages=[{"role": "user", "content": question}],
                 temperature=0.0,
                 max_tokens=8,
             )
+            told: Any = reply.choices[0].message.content
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             raise ResourceError(
                 f"the judge at {self.url} refuses its key: HTTP {error.status_code}",
@@ -111,7 +112,10 @@ class ServedJudge:
         except (openai.OpenAIError, StopIteration) as error:
             self._why = str(error) or type(error).__name__
             return "silent"
-        return said((reply.choices[0].message.content or "") if reply.choices else "")
+        except (ValueError, TypeError, AttributeError, LookupError) as error:
+            self._why = f"it says what no such endpoint says ({type(error).__name__})"
+            return "silent"
+        return said(told) if isinstance(told, str) else "unclear"
 
     def _unreachable(self, why: str) -> ResourceError:
         return ResourceError(

@@ -24,14 +24,16 @@ from agent.checkpoints.base_models import policy_at
 from agent.checkpoints.checkpoint import Checkpoint, verify_checkpoint
 from agent.checkpoints.merging import merge_into
 from agent.checkpoints.model_refs import ModelSet
-from agent.config.settings import Config
+from agent.config.endpoint import is_served
+from agent.config.settings import MANY, Config
 from agent.engine.tokenizer import Tokenizer
 from agent.evaluation.answering import sample_rollouts
 from agent.hosting.open_hosts import open_hosts
+from agent.imagination.decontamination import Decontamination
 from agent.imagination.judge import opened_judge
 from agent.progress import Progress
 from agent.prompts import check_prompts
-from agent.recipes.written_rows import ORCA, Scribe, Writing
+from agent.recipes.written_rows import ORCA, Scribe, Writing, save_rows
 from agent.search_models import Models, ModelSettings
 from agent.tasks.registry import open_task
 from agent.tasks.task import Task
@@ -39,9 +41,11 @@ from agent.teach import Course, job_of, measured
 from agent.training.examples import Example, PairExample
 from agent.training.job import Place, TrainingJob
 from agent.training.methods.dpo import DpoJob, PreferenceSettings
+from agent.training.methods.trl_dpo import TrlDpoJob
 from agent.training.optimizer import TrainingSettings
 from agent.training.recipe import check_adapters, own_lora_rank, pretrained_rate
 from agent.training.runner import run_job
+from agent.training.trl_trainer import AdapterSettings
 from agent.trial import check_memory
 from search.errors import CheckpointError, TaskError, UsageError
 from search.randomness import derive_seed
@@ -117,15 +121,44 @@ class OpenBezoar:
             )
         check_memory(self.base, config, is_alone=True)
         self.prompts = check_prompts(self.task, Tokenizer(self.base.path), config.prompt)
+        self.held_out = self.task.held_out(MANY, self.config.evaluation.seed)
+        self.guard = Decontamination(self.held_out, self.task.key)
         self.given = self._problems()
-        self.preferred = read_preferences(Path(plan.preferences)) if plan.preferences else None
-        settings = self.config.imagination
-        if settings.writer:
-            policy_at(Path(settings.writer).expanduser())
+        self.preferred = self._given_preferences() if plan.preferences else None
+        self.writer = self._writer()
+        judge = config.imagination.judge
+        self.judge = policy_at(Path(judge).expanduser()) if judge and not is_served(judge) else None
         self._claim()
 
+    def _is_free(self, text: str) -> bool:
+        """Whether a text may be learned from: no held-out problem, and none given away."""
+        return not self.task.keeps_out(self.task.key(text)) and not self.guard.leak(text)
+
+    def _given_preferences(self) -> list[Preference]:
+        found = read_preferences(Path(self.plan.preferences))
+        free = [p for p in found if self._is_free(p.prompt)]
+        if len(free) < len(found):
+            left = len(found) - len(free)
+            self.progress.say(f"{left} preferences give held-out problems away and are left out")
+        return free
+
+    def _writer(self) -> Checkpoint:
+        """What writes rows. Raises CheckpointError for one with another tokenizer: what it writes
+        is read by the policy."""
+        if not self.config.imagination.writer:
+            return self.base
+        found = policy_at(Path(self.config.imagination.writer).expanduser())
+        ours, theirs = (c.path / "tokenizer.json" for c in (self.base, found))
+        if ours.read_bytes() != theirs.read_bytes():
+            raise CheckpointError(
+                f"{found.path} (--writer) has another tokenizer than the policy",
+                "give a model of the policy's family, or leave --writer out",
+            )
+        return found
+
     def _problems(self) -> list[Problem]:
-        found = self.task.given(self.config.seed) or self.task.seeds(2_000, self.config.seed)
+        known = self.task.given(self.config.seed) or self.task.seeds(2_000, self.config.seed)
+        found = [p for p in known if self._is_free(p.text)]
         if len(found) < LEAST_ROWS:
             raise TaskError(
                 f"there are {len(found)} problems to write others from",
@@ -135,21 +168,39 @@ class OpenBezoar:
 
     def _claim(self) -> None:
         """The folder belongs to one policy, plan and settings."""
-        told = repr((self.base.version, self.plan, self.config.seed, self.config.problems))
-        told += repr((self.config.training, self.config.imagination, self.config.prompt))
+        config = self.config
+        models = [c.version for c in (self.base, self.writer, self.judge) if c is not None]
+        problems = [(p.text, p.answer) for p in (*self.given, *self.held_out)]
+        told = repr((models, self.plan, self.preferred, problems, config.seed, config.answers))
+        told += repr((config.training, config.imagination, config.prompt, config.evaluation.seed))
         digest = hashlib.sha256(told.encode()).hexdigest()[:16]
         file = self.folder / REPORT
-        if file.is_file():
-            if json.loads(file.read_text()).get("recipe") != digest:
-                raise UsageError(
-                    f"{self.folder} holds another recipe's steps: other models, rows or settings",
-                    "give a new folder with --out, or the command that it was begun with",
-                )
-            return
-        if self.folder.is_dir() and any(self.folder.iterdir()):
-            raise UsageError(f"{self.folder} is not empty", "give a new folder with --out")
-        (self.folder / "rows").mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"recipe": digest, "plan": asdict(self.plan)}))
+        try:
+            if not file.is_file():
+                if self.folder.is_dir() and any(self.folder.iterdir()):
+                    raise UsageError(f"{self.folder} is not empty", "give a new folder with --out")
+                # The file comes with the folder, so that no other begins in what a kill left.
+                scratch = self.folder.with_name(f".{self.folder.name}")
+                shutil.rmtree(scratch, ignore_errors=True)
+                scratch.mkdir(parents=True)
+                plan = {"recipe": digest, "plan": asdict(self.plan)}
+                (scratch / REPORT).write_text(json.dumps(plan))
+                os.replace(scratch, self.folder)
+            known = json.loads(file.read_text())["recipe"]
+            (self.folder / "rows").mkdir(exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"{self.folder} cannot be written: {error.strerror}", "give a new folder with --out"
+            ) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(
+                f"{file} is no recipe's report", "give a new folder with --out"
+            ) from error
+        if known != digest:
+            raise UsageError(
+                f"{self.folder} holds another recipe's steps: other models, rows or settings",
+                "give a new folder with --out, or the command that it was begun with",
+            )
 
     def run(self) -> Iterator[Step]:
         """Each step when it is done, the policy as it came first."""
@@ -182,12 +233,9 @@ class OpenBezoar:
             self.progress.stage("writing", self.plan.num_texts, f"rows by {scheme}")
             with self._models(self.base) as models:
                 settings = self.config.imagination
-                writer = models.policy
-                if settings.writer:
-                    writer = policy_at(Path(settings.writer).expanduser()).ref("policy")
+                writer = self.writer.ref("policy")
                 judge = opened_judge(settings.judge, settings.judge_model, models, writer)
-                held_out = self.task.held_out(2_000, self.config.evaluation.seed)
-                scribe = Scribe(models, writer, judge, held_out, self.config.seed)
+                scribe = Scribe(models, writer, judge, self.held_out, self.config.seed)
                 writing = scribe.written(scheme, self.given, self.plan.num_texts)
             writing.save(file)
             self.progress.update(len(writing.rows))
@@ -217,10 +265,7 @@ class OpenBezoar:
             self.progress.stage("sampling", len(problems), "problems for preferences")
             with self._models(policy) as models:
                 found = own_preferences(models, problems, self.plan.samples, self.config.seed)
-            scratch = file.with_name(f".{file.name}")
-            lines = (json.dumps(asdict(p), ensure_ascii=False) + "\n" for p in found)
-            scratch.write_text("".join(lines), encoding="utf-8")
-            os.replace(scratch, file)
+            save_rows(file, [asdict(p) for p in found])
         return read_preferences(file, may_be_empty=True)
 
     # --- training ---
@@ -245,20 +290,23 @@ class OpenBezoar:
                 num_steps=max(1, 2 * len(pairs) // self.plan.batch_size),
                 batch_size=self.plan.batch_size,
                 # A tenth of fine-tuning's rate: DPO goes far on few pairs.
-                learning_rate=pretrained_rate(policy, rank) / 10,
+                learning_rate=pretrained_rate(policy, self.config.training.lora_rank) / 10,
                 max_epochs=1.0,
                 dtype=self.config.training.dtype,
                 lora_rank=rank,
             )
-            return DpoJob(
-                role="policy",
-                parent=str(policy.path),
-                settings=settings,
-                seed=derive_seed(self.config.seed, policy.version, "dpo") % 2**31,
-                pairs=pairs,
-                texts=(),
-                preference=PreferenceSettings(beta=self.config.training.beta, sft_weight=0.0),
-            )
+            training = self.config.training
+            given: dict[str, Any] = {
+                "role": "policy",
+                "parent": str(policy.path),
+                "settings": settings,
+                "seed": derive_seed(self.config.seed, policy.version, "dpo") % 2**31,
+                "pairs": pairs,
+            }
+            if training.trainer == "trl":
+                return TrlDpoJob(**given, adapter=AdapterSettings.of(training), beta=training.beta)
+            preference = PreferenceSettings(beta=training.beta, sft_weight=0.0)
+            return DpoJob(**given, texts=(), preference=preference)
 
         return self._stepped(DPO, policy, len(pairs), made)
 
@@ -279,11 +327,10 @@ class OpenBezoar:
         if num < LEAST_ROWS:
             why = f"{num} rows, and {LEAST_ROWS} are the least"
             return Step(name, num, why, policy.version, str(policy.path)), policy
-        target = self.folder / name
+        target, work = self.folder / name, self.folder / f".{name}"
+        shutil.rmtree(work, ignore_errors=True)
         if not target.exists():
             job = made()
-            work = self.folder / f".{name}"
-            shutil.rmtree(work, ignore_errors=True)
             work.mkdir()
             self.progress.stage("training", job.settings.num_steps, f"steps of {name}")
             place = Place(str(work), self.config.hosting.threads, self.config.hosting.device)
@@ -357,7 +404,7 @@ def own_preferences(
 def read_preferences(path: Path, may_be_empty: bool = False) -> list[Preference]:
     """Rows {"prompt", "chosen", "rejected"}, a line each. Raises TaskError naming the line."""
     try:
-        lines = path.expanduser().read_text(encoding="utf-8").splitlines()
+        lines = path.expanduser().read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise TaskError(f"preferences {path} cannot be read: {error}", "give a file") from error
     found = []

@@ -6,7 +6,9 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from agent.checkpoints.model_refs import ModelRef
 from agent.engine.requests import CompletionRequest
@@ -22,6 +24,8 @@ ORCA = "orca"
 SCHEMES = ("lamini", "evol-deepen", "evol-widen", ORCA)
 TRIES = 4
 """Texts that are asked for each row wanted, at most."""
+PORTION = 50
+"""Texts that are asked for and judged together."""
 IS_RIGHT = (
     "Problem: {question}\n\nSolution: {answer}\n\nIs this solution complete and right? "
     "Answer yes or no.\n\nAnswer:"
@@ -48,16 +52,23 @@ class Writing:
 
     def save(self, path: Path) -> None:
         """One row a line behind the counts; the file is there when it is whole."""
-        lines = [{"scheme": self.scheme, "refused": self.refused}, *map(asdict, self.rows)]
-        scratch = path.with_name(f".{path.name}")
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        scratch.write_text(text, encoding="utf-8")
-        os.replace(scratch, path)
+        save_rows(path, [{"scheme": self.scheme, "refused": self.refused}, *map(asdict, self.rows)])
 
     @classmethod
     def read(cls, path: Path) -> "Writing":
-        first, *rows = [json.loads(x) for x in path.read_text(encoding="utf-8").splitlines()]
+        first, *rows = rows_of(path)
         return cls(first["scheme"], [WrittenRow(**row) for row in rows], first["refused"])
+
+
+def save_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """JSON lines; the file is there when it is whole."""
+    scratch = path.with_name(f".{path.name}")
+    scratch.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    os.replace(scratch, path)
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +112,19 @@ class Scribe:
             chosen = rng.sample(list(parents), min(num, len(parents)))
             told = [(rng.choice(SYSTEM_MESSAGES), p) for p in chosen]
             return [task.new_problem(f"{s}\n\n{p.text}", p.answer, scheme) for s, p in told]
-        writer = Writer(self.models, self.writer, self.seed, self.judge)
-        wanted = Wanted(
-            num, self.seed, 0, [lambda given, n: writer.write(scheme, given, n)], TRIES * num
-        )
-        # No operator: what is wanted here is what the model writes.
-        found = Imagination(task, self.held_out).imagine(parents, parents, wanted)
-        written = [p for p in found.problems if p.origin.startswith(f"{scheme}:")]
-        refused.update({k: n for k, n in found.refused.items() if k.startswith(f"{scheme}:")})
+        imagination = Imagination(task, self.held_out)
+        written: list[Problem] = []
+        for portion in range(-(-TRIES * num // PORTION)):
+            if len(written) >= num:
+                break
+            seed = derive_seed(self.seed, portion, scheme)
+            writer = Writer(self.models, self.writer, seed, self.judge)
+            source = partial(writer.write, scheme)
+            wanted = Wanted(num - len(written), seed, 0, [source], PORTION)
+            found = imagination.imagine(parents, [*parents, *written], wanted)
+            # What operators added is not what is wanted here.
+            written += [p for p in found.problems if p.origin.startswith(f"{scheme}:")]
+            refused.update({k: n for k, n in found.refused.items() if k.startswith(f"{scheme}:")})
         return written
 
     def _answers(self, problems: Sequence[Problem], scheme: str) -> list[str]:

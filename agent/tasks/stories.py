@@ -98,7 +98,7 @@ def _patterns(language: Language) -> tuple[re.Pattern[str], ...]:
     start = re.escape(language.start)
     for place, group in (("name", r"(\w+)"), ("n", r"(\d+)"), ("things", r"(\w+)")):
         start = start.replace(rf"\{{{place}\}}", group)
-    return re.compile(start + " "), *(event.pattern for event in language.events)
+    return re.compile(start + " "), *language.patterns
 
 
 def parsed(text: str, language: Language = ENGLISH) -> Story | None:

@@ -3,28 +3,6 @@
 import re
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One sentence and the operation that it stands for."""
-
-    sentence: str
-    """With {name}, {things} and {n}."""
-    operation: str
-    numbers: tuple[int, int]
-    """Smallest and largest amount."""
-
-    @property
-    def pattern(self) -> re.Pattern[str]:
-        """What such a sentence looks like; its only group is the amount."""
-        return re.compile(
-            re.escape(self.sentence)
-            .replace(r"\{name\}", r"(?:\w+)")
-            .replace(r"\{things\}", r"(?:\w+)")
-            .replace(r"\{n\}", r"(\d+)")
-        )
-
-
 OPERATIONS = (
     ("+", (2, 60)),
     ("+", (2, 40)),
@@ -35,7 +13,8 @@ OPERATIONS = (
     ("*", (2, 5)),
     ("/", (2, 6)),
 )
-"""Of the events, with their amounts; sentence i of every language tells event i."""
+"""Of the events, with their smallest and largest amounts; sentence i of every language tells event
+i."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +27,20 @@ class Language:
     """Plurals that every sentence takes as they are."""
     start: str
     sentences: tuple[str, ...]
+    """One of each event, with {name}, {things} and {n}."""
     question: str
 
     @property
-    def events(self) -> tuple[Event, ...]:
+    def patterns(self) -> tuple[re.Pattern[str], ...]:
+        """What the sentences look like; the only group of each is the amount."""
         return tuple(
-            Event(sentence, operation, numbers)
-            for sentence, (operation, numbers) in zip(self.sentences, OPERATIONS, strict=True)
+            re.compile(
+                re.escape(sentence)
+                .replace(r"\{name\}", r"(?:\w+)")
+                .replace(r"\{things\}", r"(?:\w+)")
+                .replace(r"\{n\}", r"(\d+)")
+            )
+            for sentence in self.sentences
         )
 
 
@@ -111,5 +97,3 @@ SPANISH = Language(
     ),
     "¿Cuántas {things} tiene {name}?",
 )
-
-LANGUAGES = {language.code: language for language in (ENGLISH, GERMAN, SPANISH)}

@@ -31,7 +31,7 @@ def pair_examples(pairs: Iterable[StoredPair], prompts: Prompts) -> list[PairExa
 def sibling_steps(
     groups: Iterable[StoredSiblings], prompts: Prompts, max_positions: int
 ) -> list[SiblingSteps]:
-    """Stored siblings whose tokens can be told, where two are left, at least."""
+    """Stored siblings whose tokens can be told, where what came of those that are left differs."""
     found = []
     for group in groups:
         given = group.prompt_tokens + group.before
@@ -41,7 +41,7 @@ def sibling_steps(
             if (tokens := _tokens(step.text, step.stop, step.num_tokens, prompts))
             and len(given) + len(tokens) <= max_positions
         ]
-        if len(steps) > 1:
+        if len({q for _, q in steps}) > 1:
             found.append(SiblingSteps(given, *zip(*steps, strict=True)))
     return found
 

@@ -68,9 +68,14 @@ class Bench:
     def prompts(self, size: str, num: int, num_ledgers: int = 4) -> list[tuple[int, ...]]:
         """Questions about a few ledgers in turn."""
         rng = random.Random(f"{self.seed} {size}")
-        ledgers = [drawn_ledger(rng, LINES[size]) for _ in range(min(num, num_ledgers))]
-        names = [rng.sample([*entries_of(ledger + "abc=")], num) for ledger in ledgers]
-        texts = [ledgers[i % len(ledgers)] + names[i % len(ledgers)][i] + "=" for i in range(num)]
+        num_ledgers = min(num, max(num_ledgers, -(-num // LINES[size])))
+        ledgers = [drawn_ledger(rng, LINES[size]) for _ in range(num_ledgers)]
+        each = -(-num // num_ledgers)
+        names = [rng.sample([*entries_of(ledger + "abc=")], each) for ledger in ledgers]
+        texts = [
+            f"{ledgers[i % num_ledgers]}{names[i % num_ledgers][i // num_ledgers]}="
+            for i in range(num)
+        ]
         return [tuple(self.tokenizer.encode(text)) for text in texts]
 
     def exact(self, num: int) -> Iterator[Row]:

@@ -10,11 +10,13 @@ each language: AUC over all of them, and how often the best of 16 by its score i
 stand one sample, the vote of the 16, the shortest and the longest of them, and the policy's own
 likelihood. No tool looks at anything. `--loop` runs one round of the product in a language without
 a label, its critics from each language in turn; they are not trained on. `--work` keeps critics and
-texts, so that an interrupted study goes on.
+rounds, so that an interrupted study goes on.
 """
 
 import argparse
+import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,6 @@ from statistics import mean
 from typing import Any
 
 import torch
-from agent.rounds.improver import Improver
 
 from agent.checkpoints.checkpoint import Checkpoint, verify_checkpoint
 from agent.checkpoints.model_refs import CRITIC_ROLES, ModelSet
@@ -35,6 +36,7 @@ from agent.hosting.inline_hosts import InlineHosts
 from agent.hosting.model_host import HostSettings
 from agent.hosting.policy_host import Speculation
 from agent.rounds.label_sampling import LabelSampling
+from agent.rounds.run import Improver
 from agent.search_models import Models, ModelSettings
 from agent.tasks.registry import open_task
 from agent.training.optimizer import TrainingSettings
@@ -58,6 +60,12 @@ class Study:
     num_problems: int
     steps: int
 
+    @property
+    def digest(self) -> str:
+        """Of all that critics and rounds depend on, beside language and seed."""
+        told = repr((self.policy.version, self.num_labelled, self.steps))
+        return hashlib.sha256(told.encode()).hexdigest()[:8]
+
     def models(self, language: str, critics: dict[str, Checkpoint] | None = None) -> Models:
         """The policy with some critics, in one language, without the tool."""
         refs = {"policy": self.policy.ref("policy")}
@@ -70,10 +78,11 @@ class Study:
 
     def critics(self, language: str, seed: int) -> dict[str, Checkpoint]:
         """The critics of one language, taught when they are not there yet."""
-        folder = self.work / f"critics-{language}-{seed}"
-        found = [folder / role for role in CRITIC_ROLES]
-        if all((path / "config.json").is_file() for path in found):
-            return {path.name: verify_checkpoint(path) for path in found}
+        folder = self.work / f"critics-{language}-{seed}-{self.digest}"
+        if folder.is_dir():
+            return {role: verify_checkpoint(folder / role) for role in CRITIC_ROLES}
+        scratch = folder.with_name(f".{folder.name}")
+        shutil.rmtree(scratch, ignore_errors=True)
         models = self.models(language)
         problems = models.task.labelled(self.num_labelled, seed)
         labelled = LabelSampling(models, models.task, problems, seed).labelled(8, 2, 5)
@@ -85,9 +94,10 @@ class Study:
             max_epochs=8,
         )
         model = load_model(self.policy)
-        made = taught_critics(model, self.policy, labelled, settings, seed, folder, print)
+        made = taught_critics(model, self.policy, labelled, settings, seed, scratch, print)
         for role, checkpoint in made.items():
-            checkpoint.path.rename(folder / role)
+            checkpoint.path.rename(scratch / role)
+        scratch.rename(folder)
         return {role: verify_checkpoint(folder / role) for role in made}
 
     def texts(self, language: str) -> tuple[list[list[Rollout]], list[list[bool]]]:
@@ -179,7 +189,9 @@ def _share(name: str, picked: Sequence[bool], baseline: str) -> Row:
 def looped(study: Study, task: str, seed: int, changes: Sequence[str]) -> Iterator[Row]:
     """A round in a language without labels, by the critics of each language, and by none."""
     for source in (*TASKS, "no critic"):
-        folder = study.work / f"loop-{task}-{source.replace(' ', '-')}-{seed}"
+        told = hashlib.sha256(repr(changes).encode()).hexdigest()[:8]
+        name = f"loop-{task}-{source.replace(' ', '-')}-{seed}-{study.digest}-{told}"
+        folder = study.work / name
         done = folder / "run.json"
         if not done.is_file():
             bundle = folder / "bundle"

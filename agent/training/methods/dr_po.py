@@ -283,11 +283,11 @@ def job_of(lesson: Lesson) -> DrPoJob:
         # Where every step comes to the same, four texts say nothing to each other's credit.
         disputed = {group.given for group in lesson.siblings()}
         states = [s for s in states if s.tokens in disputed]
-    if not states:
-        raise NothingToLearnError(
-            "no state of a kept text is disputed by its search; raise search.simulations, or set "
-            "training.disputed_states to false"
-        )
+        if not states:
+            raise NothingToLearnError(
+                "no state of a kept text is disputed by its search; raise search.simulations, or "
+                "set training.disputed_states to false"
+            )
     return DrPoJob(
         role="policy",
         parent=lesson.policy.path,

@@ -39,6 +39,9 @@ class Endpoint:
                 endpoint.asked.append(body)
                 endpoint.keys.add(self.headers.get("Authorization", ""))
                 status, text = reply(body["messages"][0]["content"])
+                if isinstance(text, bytes):  # as it is
+                    self._send_raw(200, text)
+                    return
                 message = {"role": "assistant", "content": text}
                 choice = {"index": 0, "message": message, "finish_reason": "stop"}
                 found = {
@@ -51,7 +54,9 @@ class Endpoint:
                 self._send(status, found if status == 200 else {"error": {"message": text}})
 
             def _send(self, status: int, body: Any) -> None:
-                raw = json.dumps(body).encode()
+                self._send_raw(status, json.dumps(body).encode())
+
+            def _send_raw(self, status: int, raw: bytes) -> None:
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(raw)))
@@ -125,6 +130,29 @@ def test_a_judge_that_fails_once_refuses_one_text_alone(
     assert judge.verdicts(["a", "b", "c"]) == ["yes", "silent", "yes"]
 
 
+@pytest.mark.parametrize(
+    ("body", "verdict"),
+    [
+        (b"<html>busy</html>", "silent"),
+        (b"{", "silent"),
+        (b"", "silent"),
+        (b"null", "silent"),
+        (b'{"choices": []}', "silent"),
+        (b'{"choices": ["yes"]}', "silent"),
+        (b'{"choices": [{"message": null}]}', "silent"),
+        (b'{"choices": [{"message": {"content": [{"type": "text"}]}}]}', "unclear"),
+        (b'{"choices": [{"message": {"content": null}}]}', "unclear"),
+    ],
+)
+def test_an_answer_that_is_none_refuses_its_text_and_ends_nothing(
+    serve: Serve, body: bytes, verdict: str
+) -> None:
+    endpoint = serve(lambda question: (200, "yes") if question == "a" else (0, body))
+    judge = ServedJudge(endpoint.url, "first")
+    judge._client = judge._client.with_options(max_retries=0)
+    assert judge.verdicts(["a", "b", "a"]) == ["yes", verdict, "yes"]
+
+
 def test_a_judge_that_is_not_there_is_given_up_with_the_way_out() -> None:
     judge = ServedJudge("http://127.0.0.1:9/v1")
     judge._client = judge._client.with_options(max_retries=0)
@@ -154,7 +182,15 @@ def test_a_judge_that_will_never_answer_says_why_at_once(
     ("flags", "told"),
     [
         ({"imagination.judge": "ftp://host/v1"}, "no http address"),
-        ({"imagination.judge": "http://me:pass@host/v1"}, "has a password"),
+        ({"imagination.judge": "http://"}, "no http address"),
+        ({"imagination.judge": "http:///v1"}, "no http address"),
+        ({"imagination.judge": "http://host:99999/v1"}, "no http address"),
+        ({"imagination.judge": "http://me:s3cret@host/v1"}, "a name or a password"),
+        ({"imagination.judge": "HTTPS://me:s3cret@host"}, "a name or a password"),
+        ({"imagination.judge": "ftp://me:s3cret@host"}, "a name or a password"),
+        ({"imagination.judge": "http://me:pa/s3cret@host"}, "a name or a password"),
+        ({"imagination.judge": "http://host/v1?api_key=s3cret@"}, "a name or a password"),
+        ({"imagination.judge": "http://host/v1?api_key=s3cret"}, "more behind its path"),
         ({"imagination.judge_model": "gpt"}, "only an endpoint"),
     ],
 )
@@ -163,7 +199,15 @@ def test_a_judge_that_cannot_be_is_refused_before_a_model_is_loaded(
 ) -> None:
     with pytest.raises(UsageError, match=told) as found:
         load_config({"task": "jsonl", "imagination.schemes": '["lamini"]'} | flags)
-    assert "pass@" not in str(found.value)
+    assert "s3cret" not in str(found.value)
+
+
+def test_the_key_of_a_judge_in_the_environment_is_no_setting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RATCHET_JUDGE_KEY", "secret")
+    config, origins = load_config({})
+    assert "secret" not in repr((config, origins))
 
 
 def test_a_judge_without_anything_to_judge_is_refused() -> None:

@@ -18,13 +18,15 @@ from agent.config.load import load_config
 from agent.hosting.inline_hosts import InlineHosts
 from agent.hosting.model_host import HostSettings
 from agent.imagination.written import Writer
-from agent.recipes.openbezoar import own_preferences, read_preferences
-from agent.recipes.written_rows import Writing
+from agent.progress import Silent
+from agent.recipes.openbezoar import OpenBezoar, RecipePlan, own_preferences, read_preferences
+from agent.recipes.written_rows import Writing, WrittenRow
 from agent.search_models import Models, ModelSettings
 from agent.tasks.registry import open_task
 from agent.tasks.stories import Stories
-from agent.tasks.task import Demonstration
-from search.errors import TaskError, UsageError
+from agent.tasks.task import Demonstration, is_held_out
+from search.errors import CheckpointError, TaskError, UsageError
+from store.database import open_store
 from tests.agent.imagination.test_judge import Endpoint
 
 
@@ -192,6 +194,78 @@ def test_dpo_learns_from_preferences_of_a_file(
     dpo = verify_checkpoint(Path(steps["5-dpo"]["path"]))
     assert dpo.report["method"] == "dpo" and dpo.report["num_steps"] == 8
     assert load_model(dpo).arch == load_model(verify_checkpoint(taught)).arch
+
+
+def test_rows_and_preferences_that_give_held_out_problems_away_are_not_learned(
+    tmp_path: Path, taught: Path, judge: Endpoint
+) -> None:
+    """One given problem says a held-out one in more words, one preference is it."""
+    held_out = max((p.text for p in Stories().held_out(40, 0)), key=len)
+    problems = [p.text for p in (*Stories().seeds(20, 0), *Stories().held_out(5, 0))]
+    told = [{"question": text, "answer": "#### 1"} for text in (*problems, held_out)]
+    leaking = next(
+        text
+        for i in range(200)
+        if not is_held_out((text := f"Here is number {i}. {held_out}").lower())
+    )
+    told.append({"question": leaking, "answer": "#### 1"})
+    rows = written(tmp_path / "rows.jsonl", told)
+    preferences = [
+        {"prompt": text, "chosen": "#### 1", "rejected": "#### 2"}
+        for text in (problems[0], held_out, leaking)
+    ]
+    file = written(tmp_path / "p.jsonl", preferences)
+    given = {"task": "jsonl", "problems": str(rows), "policy": str(taught)}
+    config, _ = load_config(given | {"hosting.hosting": "inline"})
+    store = open_store(f"sqlite:///{tmp_path}/s.db")
+    plan = RecipePlan(preferences=str(file))
+    recipe = OpenBezoar(config, tmp_path / "out", plan, store, Silent())
+    texts = {p.text for p in recipe.given}
+    assert problems[0] in texts and not texts & {held_out, leaking}
+    assert [p.prompt for p in recipe.preferred or ()] == [problems[0]]
+    store.close()
+
+
+def test_a_recipe_with_other_held_out_problems_is_another_recipe(
+    tmp_path: Path, taught: Path, rows: Path, judge: Endpoint
+) -> None:
+    store = open_store(f"sqlite:///{tmp_path}/s.db")
+
+    def begun(**more: Any) -> OpenBezoar:
+        given = {"task": "jsonl", "problems": str(rows), "policy": str(taught)}
+        config, _ = load_config(given | {"hosting.hosting": "inline"} | more)
+        return OpenBezoar(config, tmp_path / "out", RecipePlan(), store, Silent())
+
+    begun()
+    begun()
+    others = [{"question": p.text, "answer": "#### 1"} for p in Stories().held_out(9, 4)]
+    file = written(tmp_path / "others.jsonl", others)
+    for more in ({"held_out": str(file)}, {"evaluation.seed": 5}, {"answers": "exact"}):
+        with pytest.raises(UsageError, match="another recipe's steps"):
+            begun(**more)
+    (tmp_path / "out/recipe.json").write_text("{")
+    with pytest.raises(UsageError, match=r"no recipe's report"):
+        begun()
+    store.close()
+
+
+def test_rows_with_other_line_ends_are_read_back_as_they_were(tmp_path: Path) -> None:
+    text = "a\u2028b\u0085c\nd"
+    writing = Writing("orca", [WrittenRow(text, text, "orca")], {"judge": 1})
+    writing.save(tmp_path / "orca.jsonl")
+    assert Writing.read(tmp_path / "orca.jsonl") == writing
+    row = {"prompt": text, "chosen": text + "1", "rejected": text}
+    (tmp_path / "p.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n")
+    assert read_preferences(tmp_path / "p.jsonl")[0].chosen == text + "1"
+
+
+def test_a_writer_with_another_tokenizer_is_refused_before_anything_is_written(
+    tmp_path: Path, taught: Path, rows: Path, judge: Endpoint
+) -> None:
+    more = ("--judge", judge.url, "--writer", str(EMBEDDED / "expressions/policy"))
+    with pytest.raises(CheckpointError, match="another tokenizer"):
+        raise recipe(tmp_path, taught, rows, *more).exception or AssertionError
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
