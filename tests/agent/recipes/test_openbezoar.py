@@ -240,7 +240,7 @@ def test_a_recipe_with_other_held_out_problems_is_another_recipe(
     begun()
     others = [{"question": p.text, "answer": "#### 1"} for p in Stories().held_out(9, 4)]
     file = written(tmp_path / "others.jsonl", others)
-    for more in ({"held_out": str(file)}, {"evaluation.seed": 5}, {"answers": "exact"}):
+    for more in ({"held_out": str(file)}, {"evaluation.seed": 5}, {"answers": "text"}):
         with pytest.raises(UsageError, match="another recipe's steps"):
             begun(**more)
     (tmp_path / "out/recipe.json").write_text("{")
