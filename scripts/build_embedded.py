@@ -6,6 +6,7 @@
     python -m scripts.build_embedded game24 --out bundles
     python -m scripts.build_embedded ledger --out bundles       # a policy alone, 40 minutes
     python -m scripts.build_embedded languages --out bundles    # a policy alone, three languages
+    python -m scripts.build_embedded megalodon --out bundles    # a policy alone, another family
     python -m scripts.build_embedded deep --out bundles
 
 `deep` is a policy of 12 layers for the engine's benchmark, with a drafter of two and no critics

@@ -76,6 +76,28 @@ RECIPES: dict[str, dict[str, Any]] = {
         "critics": False,
         "drafter": False,
     },
+    "megalodon": {
+        "task": "stories",
+        "family": "megalodon",
+        "demonstrations": 2_000,
+        "steps": 600,
+        "span": 0,
+        "hidden": 128,
+        "inner": 192,
+        "heads": 2,
+        "layers": 4,
+        "vocabulary": 384,
+        "shape": {
+            "z_dim": 64,
+            "value_dim": 256,
+            "cema_ndim": 8,
+            "norm_num_groups": 8,
+            "chunk_size": 64,
+            "swiglu": True,
+        },
+        "critics": False,
+        "drafter": False,
+    },
     "ledger": {
         "hidden": 128,
         "inner": 320,
@@ -199,6 +221,10 @@ def empty_checkpoint(path: Path, task: Task, recipe: dict[str, Any], seed: int) 
         "rope_parameters": rope,
         "dtype": "float32",
     }
+    if recipe.get("family") == "megalodon":
+        config |= {"architectures": ["MegalodonForCausalLM"], "model_type": "megalodon"}
+        config |= recipe["shape"]
+        del config["num_key_value_heads"], config["head_dim"]
     (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     training = {
         "optimizer": "muon",
@@ -212,7 +238,10 @@ def empty_checkpoint(path: Path, task: Task, recipe: dict[str, Any], seed: int) 
     decoder = build_network(Architecture.from_config(config))
     for name, parameter in decoder.named_parameters():
         if parameter.ndim == 2:
-            scale = 0.02 if "embed" in name else parameter.shape[1] ** -0.5
+            if "family" in recipe:  # as released
+                scale = parameter.shape[1] ** -0.5 * (1 if "embed" in name else 3**-0.5)
+            else:
+                scale = 0.02 if "embed" in name else parameter.shape[1] ** -0.5
             torch.nn.init.normal_(parameter, std=scale)
     tensors = {k: v.detach().clone() for k, v in decoder.named_parameters()}
     save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
