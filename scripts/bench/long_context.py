@@ -4,7 +4,7 @@
     python -m scripts.bench.long_context --policy bundles/ledger/policy
     python -m scripts.bench.long_context --policy DIR --part acceptance --part speed --json out.json
 
-The problems are ledgers of 80 to 610 lines, 1,000 to 8,000 tokens. Beside retrieval stands a window
+The problems are ledgers of 92 to 735 lines, 1,000 to 8,000 tokens. Beside retrieval stands a window
 of as many columns (the first chunk and the last ones, StreamingLLM: Xiao et al., arXiv 2309.17453),
 and plain decoding. Texts that are timed go on after their answer with further questions, so that
 they are as long as asked for; keys and values of prompts are there beforehand in all arms. Times
@@ -36,10 +36,10 @@ from agent.evaluation.intervals import wilson
 from agent.tasks.ledger import drawn_ledger, entries_of
 from scripts.bench.report import Row, counted, repeats, show, write
 
-LINES = {"1K": 80, "2K": 155, "4K": 310, "8K": 610}
+LINES = {"1K": 92, "2K": 185, "4K": 365, "8K": 735}
 """Of a ledger of about so many tokens."""
-SLACK = 0.02
-NEVER = 10**9
+ONCE = 10**9
+"""Forwards after which columns are chosen again: never within a draft."""
 
 
 class Window(Choice):
@@ -116,7 +116,7 @@ class Bench:
                 yield {
                     "name": f"acceptance@{size}/{name}",
                     "value": record.num_accepted / record.num_tried,
-                    "unit": f"share; {source.num_choices} choices",
+                    "unit": "share",
                     "low": low,
                     "high": high,
                     "n": record.num_tried,
@@ -171,51 +171,33 @@ class Bench:
             "by cost": lambda: Drafter(sources, 8, costs=costs, lengthened=lengthened),
         }
 
-    def renewal(self, num: int, num_tokens: int) -> Iterator[Row]:
-        """How acceptance falls along a text whose columns are chosen once, and when again."""
-        engine = self.engine(ends=False)
+    def renewal(self, num: int) -> Iterator[Row]:
+        """How acceptance falls where columns are chosen by an earlier token's query."""
+        engine = self.engine()
         requests = [
-            CompletionRequest(row, num_tokens, 1.0, i)
-            for i, row in enumerate(self.prompts("8K", num))
+            CompletionRequest(row, 40, 0.0, i) for i, row in enumerate(self.prompts("8K", num))
         ]
-        for name, stride, after_refusal in (
-            ("once", NEVER, False),
-            ("every 64 tokens", 64, False),
-            ("after a refusal or 64 tokens", 64, True),
+        for name, stride, length in (
+            ("for every token", 1, 4),
+            ("for two tokens", 2, 4),
+            ("once a draft of 4", ONCE, 4),
+            ("once a draft of 8", ONCE, 8),
         ):
-            source = Renewed(engine.network, stride=stride)
-            source.after_refusal = after_refusal
-            drafter = Drafter([source], 4, "always")
-            quarters: list[tuple[int, int]] = []
-            for part in range(4):
-                record = drafter.record("retrieval")
-                done = record.num_accepted, record.num_tried
-                source.end = (part + 1) * num_tokens // 4
-                engine.completions([replace(r, max_tokens=source.end) for r in requests], drafter)
-                quarters.append((record.num_accepted - done[0], record.num_tried - done[1]))
-            # Each call goes through the text from its start: what is new is the difference.
-            for part, (accepted, tried) in enumerate(quarters):
-                less = quarters[part - 1] if part else (0, 0)
-                yield {
-                    "name": f"renewal/{name}/quarter {part + 1}",
-                    "value": (accepted - less[0]) / max(1, tried - less[1]),
-                    "unit": "acceptance",
-                    "n": tried - less[1],
-                    "baseline": f"{num} texts of {num_tokens} new tokens after 8K, T = 1",
-                }
-
-
-class Renewed(RetrievalDrafts):
-    """Retrieval that may be told not to choose again after a refusal."""
-
-    after_refusal = True
-    end = 0
-
-    def draft(self, requests, done, lengths, cache=None):
-        if not self.after_refusal:
-            for text in self._texts:
-                text.expected = []
-        return super().draft(requests, done, lengths, cache)
+            source = RetrievalDrafts(engine.network, stride=stride)
+            drafter = Drafter([source], length, "always")
+            for start in range(0, num, 8):
+                engine.completions(requests[start : start + 8], drafter)
+            record = drafter.record("retrieval")
+            low, high = wilson(record.num_accepted, record.num_tried)
+            yield {
+                "name": f"chosen {name}@8K",
+                "value": record.num_accepted / record.num_tried,
+                "unit": "acceptance",
+                "low": low,
+                "high": high,
+                "n": record.num_tried,
+                "baseline": "for every token",
+            }
 
 
 def main() -> int:
@@ -237,7 +219,7 @@ def main() -> int:
         "exact": lambda: bench.exact(arguments.texts),
         "acceptance": lambda: bench.acceptance(64),
         "speed": lambda: bench.speed(arguments.repeats, arguments.tokens),
-        "renewal": lambda: bench.renewal(4, 4 * arguments.tokens),
+        "renewal": lambda: bench.renewal(64),
     }
     rows: list[Row] = []
     for part in arguments.part or parts:

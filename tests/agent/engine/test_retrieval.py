@@ -16,7 +16,7 @@ from agent.engine.feed import feed
 from agent.engine.job_cache import Cache
 from agent.engine.lookup import LookupDrafts
 from agent.engine.requests import CompletionRequest
-from agent.engine.retrieval import CHUNK, RECENT, RetrievalDrafts
+from agent.engine.retrieval import CHUNK, RECENT, Choice, RetrievalDrafts
 from agent.engine.torch_engine import TorchEngine
 from agent.hosting.model_host import HostSettings
 from agent.hosting.policy_host import PolicyHost, Speculation
@@ -53,7 +53,6 @@ def test_a_draft_by_retrieval_changes_no_token_and_no_bit(
     source = RetrievalDrafts(found.network, 96, lower)
     drafted = found.completions(requests, Drafter([source], 5, "always"))
     assert [t.generated for t in drafted] == [t.generated for t in plain]
-    assert source.num_choices > 6
     for text, request in zip(drafted, requests, strict=True):
         if len(request.prefix) + len(text.generated.tokens) <= source.least_columns:
             assert text.num_drafted == 0  # there is nothing to leave out
@@ -93,38 +92,38 @@ def test_a_text_at_the_end_of_its_context_stops_no_other_draft(tmp_path: Path, s
     assert [t.generated for t in drafted] == [t.generated for t in plain]
 
 
-def test_attention_over_what_was_gathered_is_attention_over_those_columns(tmp_path: Path) -> None:
-    """Of one layer, so that the states below do not depend on what was left out."""
-    found = long_engine(tmp_path, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=1)
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_the_best_chunks_by_their_mean_keys_are_seen_with_the_first_and_the_last(
+    tmp_path: Path, kv_heads: int
+) -> None:
+    found = long_engine(tmp_path, num_attention_heads=4, num_key_value_heads=kv_heads)
     network, (row,) = found.network, prompts([400])
     cache = Cache(network)
     feed(network, cache, cache.open([0]), [row[:-1]])
     source = RetrievalDrafts(network, 96)
-    request = CompletionRequest(row[:-1], 4, 0.0)
-    source.draft([request], [[row[-1]]], [1], cache)
-    small = source._small.layers[0][0]
-    kept = cache.layers[0][0]
-    num = source._texts[0].num_chosen
+    source.draft([CompletionRequest(row[:-1], 4, 0.0)], [[row[-1]]], [1], cache)
+    small, kept = source._small.layers[0][0], cache.layers[0][0]
     recent = (399 - RECENT) // CHUNK * CHUNK
-    assert num == (source.num_chunks + 1) * CHUNK + 399 - recent
-    # With one key head a column is chosen with its keys and its values.
-    columns = [
-        int((kept[:399] == small[place]).all(dim=-1).all(dim=-1).nonzero()[0, 0])
-        for place in range(num)
-    ]
-    assert columns[:CHUNK] == list(range(CHUNK))  # the first chunk, where attention sinks to
-    assert columns[-(399 - recent) :] == list(range(recent, 399))
-    assert len(set(columns)) == num
-    # The best chunks by the mean of their keys and the sum of the heads' queries.
+    num_chosen = (1 + source.num_chunks) * CHUNK
+    torch.testing.assert_close(small[num_chosen : num_chosen + 399 - recent], kept[recent:399])
+    # The first layer's query depends on nothing that was left out.
     queries: list[torch.Tensor] = []
     again = Cache(network)
     jobs = again.open([0])
     feed(network, again, jobs, [row[:-1]])
-    feed(network, again, jobs, [[row[-1]]], None, lambda _, q: queries.append(q[:1].clone()))
-    means = kept[:recent, 0].unflatten(0, (-1, CHUNK)).mean(dim=1)
-    scores = (means @ queries[0].sum(dim=1)[0])[1:]
-    best = set((scores.topk(source.num_chunks).indices + 1).tolist())
-    assert {c // CHUNK for c in columns[CHUNK : -(399 - recent)]} == best
+    feed(network, again, jobs, [[row[-1]]], None, lambda _, q: queries.append(q[0].clone()))
+    for head in range(kv_heads):
+        means = kept[:recent, head].unflatten(0, (-1, CHUNK)).mean(dim=1)
+        asked = queries[0].view(kv_heads, -1, 16)[head].sum(dim=0)
+        best = set(((means @ asked)[1:].topk(source.num_chunks).indices + 1).tolist()) | {0}
+        columns = [
+            int((kept[:399, head] == small[place, head]).all(dim=-1).nonzero()[0, 0])
+            for place in range(num_chosen)
+        ]
+        assert len(set(columns)) == num_chosen
+        assert {c // CHUNK for c in columns} == best
+        values = kept[columns, kv_heads + head]  # of the same columns as the keys
+        torch.testing.assert_close(small[:num_chosen, kv_heads + head], values)
 
 
 def test_a_text_that_keeps_all_but_a_chunk_is_nearly_always_guessed(tmp_path: Path) -> None:
@@ -169,11 +168,9 @@ def test_where_nothing_is_left_out_the_states_are_those_of_all(tmp_path: Path, b
     source = Whole(network, 320, LookupDrafts() if below else None)
     source.num_chunks = (300 - RECENT) // CHUNK - 1  # all of them
     source.draft([CompletionRequest(row[:-1], 9, 0.0)], [[row[-1]]], [1], cache)
-    own = source._texts[0].num_chosen
     for small, full in zip(source._small.layers, whole.layers, strict=True):
-        torch.testing.assert_close(small[0, own], full[0, 300])
-        chosen = {tuple(c.flatten().tolist()) for c in small[0, :own]}
-        assert len(chosen) == own == 300
+        torch.testing.assert_close(small[0, 300], full[0, 300])
+        assert len({tuple(c.flatten().tolist()) for c in small[0, :300]}) == 300
 
 
 def test_short_texts_take_no_room_in_the_small_cache_and_old_ones_give_it_back(
@@ -185,15 +182,26 @@ def test_short_texts_take_no_room_in_the_small_cache_and_old_ones_give_it_back(
     short = [CompletionRequest((3, 4 + i % 9), 6, 1.0, i) for i in range(50)]
     long = [CompletionRequest(row, 6, 1.0, i) for i, row in enumerate(prompts([200, 300]))]
     found.completions([*short, *long], drafter)
-    assert len(source._texts) <= 2 and source._small.num_jobs <= 2
+    assert len(source._means.known) <= 2 and source._small.num_jobs <= 2
     assert source._small.layers[0].shape[0] <= 4
     assert source._small.num_columns < 200  # of a budget of 96, and no block of 512
 
 
-def test_the_self_test_of_retrieval_has_drafts_to_test(tmp_path: Path) -> None:
+@pytest.mark.parametrize("below", ["", "lookup", "model"])
+def test_the_self_test_of_retrieval_has_drafts_to_test(tmp_path: Path, below: str) -> None:
+    """Two levels of drafts leave the joint distribution of three tokens as it is."""
     found = long_engine(tmp_path)
-    verdict = found.selftest(Drafter([RetrievalDrafts(found.network, 64)], 3, "always"))
+    other = engine(write_checkpoint(tmp_path / "o", seed=9, max_position_embeddings=1024))
+    lower = {
+        "": None,
+        "lookup": LookupDrafts(),
+        "model": ModelDrafts(other.network, "d", 2**24),
+    }[below]
+    source = RetrievalDrafts(found.network, 64, lower)
+    verdict = found.selftest(Drafter([source], 3, "always"))
     assert verdict.is_passed and verdict.num_drafted > 100
+    if below == "model":
+        assert 0 < source.below_record.num_accepted < source.below_record.num_drafted
 
 
 def test_look_up_below_retrieval_keeps_what_was_written_and_not_what_was_guessed() -> None:
@@ -205,57 +213,48 @@ def test_look_up_below_retrieval_keeps_what_was_written_and_not_what_was_guessed
     assert source.draft([CompletionRequest((6, 7), 9, 1.0)], [[]], [1]) == [[10]]
 
 
-def test_means_of_chunks_follow_their_texts_when_others_end(tmp_path: Path) -> None:
+def test_means_of_chunks_follow_their_texts_when_others_end_and_when_they_grow(
+    tmp_path: Path,
+) -> None:
     found = long_engine(tmp_path)
     rows = prompts([200, 320, 260, 440, 380])
-    caches = Cache(found.network)
-    jobs = caches.open([0] * len(rows))
-    feed(found.network, caches, jobs, [row[:-1] for row in rows])
-    requests = [CompletionRequest(row[:-1], 9, 0.0, i) for i, row in enumerate(rows)]
+    cache = Cache(found.network)
+    feed(found.network, cache, cache.open([0] * len(rows)), [row[:-60] for row in rows])
+    requests = [CompletionRequest(row[:-61], 90, 0.0, i) for i, row in enumerate(rows)]
     source = RetrievalDrafts(found.network, 96)
-    source.draft(requests, [[row[-1]] for row in rows], [3] * 5, caches)
-    kept = caches.close([0, 3]).tolist()
-    source.draft(
-        [requests[i] for i in kept], [[rows[i][-1]] for i in kept], [3] * len(kept), caches
-    )
-    for slot, text in enumerate(source._texts):
-        job = kept.index(requests.index(text.request))
-        num = int(source._means.num_known[slot])
-        assert num == (len(text.request.prefix) - RECENT) // CHUNK
-        for layer, means in zip(caches.layers, source._means.layers, strict=True):
-            keys = layer[job, : num * CHUNK, : means.shape[2]]
+    source.draft(requests, [[row[-61]] for row in rows], [3] * 5, cache)
+    kept = cache.close([0, 3]).tolist()
+    feed(found.network, cache, np.arange(len(kept)), [rows[i][-60:-1] for i in kept])
+    done = [list(rows[i][-61:]) for i in kept]
+    source.draft([requests[i] for i in kept], done, [3] * len(kept), cache)
+    assert set(source._means.known) == {requests[i] for i in kept}
+    for job, i in enumerate(kept):
+        num = source._means.num_known[requests[i]]
+        assert num == (len(rows[i]) - 1 - RECENT) // CHUNK
+        for layer, means in zip(cache.layers, source._means.known[requests[i]], strict=True):
+            keys = layer[job, : num * CHUNK, : means.shape[1]]
             wanted = keys.unflatten(0, (-1, CHUNK)).mean(dim=1)
-            torch.testing.assert_close(means[slot, :num], wanted)
+            torch.testing.assert_close(means[:num], wanted)
 
 
-def test_a_text_chooses_again_after_a_refused_token_and_after_a_stride(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("stride", "choices"), [(1, 5), (2, 3), (9, 1)])
+def test_columns_are_chosen_again_after_so_many_tokens(
+    tmp_path: Path, stride: int, choices: int
+) -> None:
     found = long_engine(tmp_path)
     (row,) = prompts([400])
     cache = Cache(found.network)
-    jobs = cache.open([0])
-    feed(found.network, cache, jobs, [row])
-    request = CompletionRequest(row, 300, 1.0)
-    source = RetrievalDrafts(found.network, 96)
-    done = [5]
+    feed(found.network, cache, cache.open([0]), [row[:-1]])
+    chosen: list[int] = []
 
-    def draft() -> list[int]:
-        return source.draft([request], [done], [3], cache)[0]
+    class Counting(Choice):
+        def __call__(self, layer: int, q_RHD: torch.Tensor) -> None:
+            chosen.append(layer)
+            super().__call__(layer, q_RHD)
 
-    def accept(tokens: list[int]) -> None:
-        feed(found.network, cache, jobs, [[done[-1], *tokens[:-1]]])
-        done.extend(tokens)
-
-    drafted = draft()
-    assert source.num_choices == 1
-    accept([*drafted, 7])  # all of it was right
-    drafted = draft()
-    assert source.num_choices == 1
-    accept([(drafted[0] + 1) % 16])
-    draft()
-    assert source.num_choices == 2
-    while len(done) < 80:
-        accept([*draft(), 7])
-    assert source.num_choices == 3
+    source = RetrievalDrafts(found.network, 96, stride=stride, choice=Counting)
+    source.draft([CompletionRequest(row[:-1], 9, 1.0)], [[row[-1]]], [5], cache)
+    assert chosen == [0, 1] * choices
 
 
 def test_what_drafts_in_a_long_text_is_chosen_by_its_length(tmp_path: Path) -> None:
