@@ -75,7 +75,7 @@ def build(name: str, recipe: dict[str, Any], seed: int, out: Path, kept: Path | 
         models = evaluator(task, policy)
         for one in tasks_of(task, recipe):
             asked = evaluator(one, policy)
-            report = evaluate(asked, one.held_out(600, 0), Plan("greedy"))
+            report = evaluate(asked, one.held_out(recipe.get("asked", 600), 0), Plan("greedy"))
             clock.say(f"{one.name}, greedy on held-out: {report.num_correct}/{report.n}")
         made = {} if kept else {"policy": policy}
         made |= build_others(task, tokenizer, decoder, policy, models, recipe, seed, work, clock)

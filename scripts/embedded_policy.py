@@ -108,6 +108,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "rope_theta": 500_000.0,
         "alphabet": "0123456789+-=abcdefghijklmnopqrstuvwxyz",
         "demonstrations": 500,
+        "asked": 60,
         "stages": (
             # Lines at least and at most, questions a text, texts a batch, steps, matrices' rate.
             (4, 12, 8, 32, 600, 0.02),

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from agent.engine.draft_choice import DraftSource, Record
@@ -29,7 +30,7 @@ from agent.engine.requests import CompletionRequest
 from agent.engine.sampling import SamplingParameters
 from agent.networks.inference import InferenceNetwork
 
-CHUNK = 4
+CHUNK = 2
 """Columns with one mean key."""
 RECENT = 16
 """Columns at the end of a text that are always seen, at least; up to a chunk more."""
@@ -46,7 +47,7 @@ class RetrievalDrafts:
         budget: int = BUDGET,
         below: DraftSource | None = None,
         below_length: int = 2,
-        stride: int = 1,
+        stride: int = 2,
         choice: "type[Choice] | None" = None,
     ) -> None:
         """`below` drafts `below_length` tokens for each forward over the chosen columns. These are
@@ -84,24 +85,24 @@ class RetrievalDrafts:
         # Of equal texts one, and none that has nothing to leave out.
         long = {r: i for i, r in enumerate(requests) if num[i] >= self.least_columns}
         self._means.keep(list(long))
-        wanted = [i for i in long.values() if lengths[i] > 0]
+        # In the order of their means, so that these need not be copied.
+        rows = [row for row, text in enumerate(self._means.texts) if lengths[long[text]] > 0]
+        wanted = [long[self._means.texts[row]] for row in rows]
         self._small.clear()
         if not wanted or cache is None:
             return drafts
         asked = [requests[i] for i in wanted]
         counts = np.array([num[i] for i in wanted])
-        looking = self._laid_out(cache, asked, np.array(wanted), counts)
+        looking = self._laid_out(cache, rows, np.array(wanted), counts)
         written = [list(done[i]) for i in wanted]
         self._write(asked, written, counts, max(lengths[i] for i in wanted), looking)
         for i, text in zip(wanted, written, strict=True):
             drafts[i] = text[len(done[i]) :][: lengths[i]]
         return drafts
 
-    def _laid_out(
-        self, cache: Cache, asked: Sequence[CompletionRequest], full: Ids, counts: Ids
-    ) -> "Choice":
-        """Open a job for each text: room for a choice, then its last columns. Text i is job
-        `full[i]` of the cache, and has so many columns there."""
+    def _laid_out(self, cache: Cache, rows: Sequence[int], full: Ids, counts: Ids) -> "Choice":
+        """Open a job for each text: room for a choice, then its last columns. The text whose means
+        are at `rows[i]` is job `full[i]` of the cache, and has so many columns there."""
         first_recent = (counts - RECENT) // CHUNK * CHUNK
         num_chosen = (1 + self.num_chunks) * CHUNK
         num_recent = counts - first_recent
@@ -112,7 +113,7 @@ class RetrievalDrafts:
         target = job_P, num_chosen + place_P
         for small, kept in zip(self._small.layers, cache.layers, strict=True):
             small[target] = kept[source]
-        means = self._means.of(asked, cache.layers, full, first_recent // CHUNK)
+        means = self._means.of(rows, cache.layers, full, first_recent // CHUNK)
         return self.choice(
             means, first_recent // CHUNK, cache.layers, self._small.layers, full, self.num_chunks
         )
@@ -166,53 +167,63 @@ class ChunkMeans:
 
     def __init__(self, network: InferenceNetwork) -> None:
         self.network = network
-        self.known: dict[CompletionRequest, list[Tensor]] = {}
-        """[chunks, G, D] a layer, with room behind the last one."""
-        self.num_known: dict[CompletionRequest, int] = {}
+        self.texts: list[CompletionRequest] = []
+        self.num_known: list[int] = []
+        """Chunks of each text whose means are there, in all layers."""
+        self.layers: list[Tensor] = []
+        """[texts, G, chunks, D] a layer, with room behind the last of each."""
 
     def keep(self, requests: Sequence[CompletionRequest]) -> None:
-        """Forget all texts but these."""
-        self.known = {r: self.known[r] for r in requests if r in self.known}
-        self.num_known = {r: self.num_known[r] for r in self.known}
+        """Have a place for each of these texts, and for no others."""
+        kept = set(requests)
+        rows = [row for row, text in enumerate(self.texts) if text in kept]
+        if len(rows) < len(self.texts):
+            self.texts = [self.texts[row] for row in rows]
+            self.num_known = [self.num_known[row] for row in rows]
+            self.layers = [layer[rows] for layer in self.layers]
+        known = set(self.texts)
+        new = [r for r in requests if r not in known]
+        self.texts += new
+        self.num_known += [0] * len(new)
 
     def of(
-        self,
-        requests: Sequence[CompletionRequest],
-        layers: Sequence[Tensor],
-        jobs: Ids,
-        num_chunks: Ids,
+        self, rows: Sequence[int], layers: Sequence[Tensor], jobs: Ids, num: Ids
     ) -> list[Tensor]:
-        """[N, C, G, D] a layer, of so many chunks of each text, whose columns are those of a job;
-        what lies behind a text's last chunk means nothing."""
-        for request, job, num in zip(requests, jobs.tolist(), num_chunks.tolist(), strict=True):
-            known = self.num_known.get(request, 0)
-            if num > known:
-                self._take_in(request, layers, job, known, num)
-        most = int(num_chunks.max())
-        found = []
-        for number in range(len(layers)):
-            rows = [self.known[request][number][:most] for request in requests]
-            found.append(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True))
-        return found
+        """[N, G, C, D] a layer, of the first `num` chunks of the texts at these places, whose
+        columns are those of jobs; what lies behind a text's last chunk means nothing."""
+        most = int(num.max())
+        self._reserve(most)
+        for row, job, wanted in zip(rows, jobs.tolist(), num.tolist(), strict=True):
+            known = self.num_known[row]
+            if wanted > known:
+                columns = slice(known * CHUNK, wanted * CHUNK)
+                for means, kept in zip(self.layers, layers, strict=True):
+                    keys = kept[job, columns, : means.shape[1]].unflatten(0, (-1, CHUNK))
+                    means[row, :, known:wanted] = keys.mean(dim=1).transpose(0, 1)
+                self.num_known[row] = wanted
+        if list(rows) == list(range(len(self.texts))):
+            return [means[: len(rows), :, :most] for means in self.layers]
+        return [means[list(rows), :, :most] for means in self.layers]
 
-    def _take_in(
-        self, request: CompletionRequest, layers: Sequence[Tensor], job: int, known: int, num: int
-    ) -> None:
-        """The means of a text's chunks from `known` up to `num`."""
-        heads = self.network.kv_shape[0] // 2
-        means = self.known.get(request, [])
-        if not means or len(means[0]) < num:
-            grown = []
-            for number, kept in enumerate(layers):
-                more = kept.new_zeros((num + num // 8 + 1, heads, kept.shape[-1]))
-                if means:
-                    more[:known] = means[number][:known]
-                grown.append(more)
-            means = self.known[request] = grown
-        for mean, kept in zip(means, layers, strict=True):
-            keys = kept[job, known * CHUNK : num * CHUNK, :heads]
-            mean[known:num] = keys.unflatten(0, (-1, CHUNK)).mean(dim=1)
-        self.num_known[request] = num
+    def _reserve(self, num_chunks: int) -> None:
+        """Room for all texts, and for so many chunks of each."""
+        network, num_texts = self.network, len(self.texts)
+        have = (self.layers[0].shape[0], self.layers[0].shape[2]) if self.layers else (0, 0)
+        if num_texts <= have[0] and num_chunks <= have[1]:
+            return
+        room = max(have[1], num_chunks + num_chunks // 8 + 1)
+        heads, width = network.kv_shape
+        grown = [
+            torch.zeros(
+                (max(num_texts, have[0]), heads // 2, room, width),
+                dtype=network.dtype,
+                device=network.device,
+            )
+            for _ in range(network.arch.num_layers)
+        ]
+        for new, old in zip(grown, self.layers, strict=False):
+            new[: have[0], :, : have[1]] = old
+        self.layers = grown
 
 
 class Choice:
@@ -236,29 +247,31 @@ class Choice:
         self.full_N11 = torch.from_numpy(full).to(device)[:, None, None]
         self.rows = torch.arange(len(full))
         """The row whose query chooses, of each text."""
-        chunk_C = np.arange(means[0].shape[1])
+        chunk_C = np.arange(means[0].shape[2])
         is_hidden_NC = (chunk_C == 0) | (chunk_C >= num_chunks[:, None])
         self.is_hidden_N1C = torch.from_numpy(is_hidden_NC).to(device)[:, None]
 
     def __call__(self, layer: int, q_RHD: Tensor) -> None:
-        means_NCGD = self.means[layer]
-        N, _, G, D = means_NCGD.shape
+        means_NGCD = self.means[layer]
+        N, G, _, D = means_NGCD.shape
         # The heads of a group ask together: what they share is gathered once.
         q_NGD = q_RHD[self.rows].view(N, G, -1, D).sum(dim=2)
-        score_NGC = self.scores(q_NGD, means_NCGD).masked_fill_(self.is_hidden_N1C, -torch.inf)
+        score_NGC = self.scores(q_NGD, means_NGCD).masked_fill_(self.is_hidden_N1C, -torch.inf)
         best_NGK = score_NGC.topk(self.num_chosen, dim=2, sorted=False).indices
         best_NGK = torch.cat((torch.zeros_like(best_NGK[..., :1]), best_NGK), dim=2)
         within_chunk = torch.arange(CHUNK, device=best_NGK.device)
         column_NGM = (best_NGK[..., None] * CHUNK + within_chunk).flatten(2)
         self._gather(layer, column_NGM.transpose(1, 2))
 
-    def scores(self, q_NGD: Tensor, means_NCGD: Tensor) -> Tensor:
+    def scores(self, q_NGD: Tensor, means_NGCD: Tensor) -> Tensor:
         """How much each chunk is wanted, [N, G, C]."""
-        return torch.einsum("ngd,ncgd->ngc", q_NGD, means_NCGD)
+        return (means_NGCD @ q_NGD[..., None])[..., 0]
 
     def _gather(self, layer: int, column_NMG: Tensor) -> None:
         full, small = self.full_layers[layer], self.small_layers[layer]
         N, M, G = column_NMG.shape
-        head = torch.arange(G, device=column_NMG.device)
-        for part in (head, head + G):
-            small[:N, :M, part] = full[self.full_N11, column_NMG, part]
+        # Keys and values of a head come from the same columns; rows of one list are read fastest.
+        head = torch.arange(2 * G, device=column_NMG.device)
+        place_NMG = self.full_N11 * full.shape[1] + column_NMG
+        row_NMH = torch.cat((place_NMG, place_NMG), dim=2) * (2 * G) + head
+        small[:N, :M] = F.embedding(row_NMH, full.view(-1, full.shape[-1]))

@@ -37,6 +37,8 @@ from agent.tasks.ledger import drawn_ledger, entries_of
 from scripts.bench.report import Row, counted, repeats, show, write
 
 LINES = {"1K": 92, "2K": 185, "4K": 365, "8K": 735}
+LONGEST = {"13K": 1190}
+"""Longer than any text that the policy was taught: for times alone."""
 """Of a ledger of about so many tokens."""
 ONCE = 10**9
 """Forwards after which columns are chosen again: never within a draft."""
@@ -45,9 +47,9 @@ ONCE = 10**9
 class Window(Choice):
     """The last columns instead of the best ones."""
 
-    def scores(self, q_NGD: Tensor, means_NCGD: Tensor) -> Tensor:
+    def scores(self, q_NGD: Tensor, means_NGCD: Tensor) -> Tensor:
         """Later chunks first."""
-        place = torch.arange(means_NCGD.shape[1], dtype=q_NGD.dtype, device=q_NGD.device)
+        place = torch.arange(means_NGCD.shape[2], dtype=q_NGD.dtype, device=q_NGD.device)
         # Behind the text's own chunks nothing can be chosen: those are hidden afterwards.
         return place.expand(*q_NGD.shape[:2], -1).clone()
 
@@ -68,8 +70,9 @@ class Bench:
     def prompts(self, size: str, num: int, num_ledgers: int = 4) -> list[tuple[int, ...]]:
         """Questions about a few ledgers in turn."""
         rng = random.Random(f"{self.seed} {size}")
-        num_ledgers = min(num, max(num_ledgers, -(-num // LINES[size])))
-        ledgers = [drawn_ledger(rng, LINES[size]) for _ in range(num_ledgers)]
+        lines = (LINES | LONGEST)[size]
+        num_ledgers = min(num, max(num_ledgers, -(-num // lines)))
+        ledgers = [drawn_ledger(rng, lines) for _ in range(num_ledgers)]
         each = -(-num // num_ledgers)
         names = [rng.sample([*entries_of(ledger + "abc=")], each) for ledger in ledgers]
         texts = [
@@ -126,7 +129,7 @@ class Bench:
     def speed(self, num_repeats: int, num_tokens: int) -> Iterator[Row]:
         engine = self.engine(ends=False)
         for num in (1, 8):
-            for size in LINES:
+            for size in (*LINES, *LONGEST):
                 rows = self.prompts(size, num * num_repeats)
                 arms = self._arms(engine, num)
                 spent: dict[str, list[float]] = {name: [] for name in arms}

@@ -182,7 +182,7 @@ def test_short_texts_take_no_room_in_the_small_cache_and_old_ones_give_it_back(
     short = [CompletionRequest((3, 4 + i % 9), 6, 1.0, i) for i in range(50)]
     long = [CompletionRequest(row, 6, 1.0, i) for i, row in enumerate(prompts([200, 300]))]
     found.completions([*short, *long], drafter)
-    assert len(source._means.known) <= 2 and source._small.num_jobs <= 2
+    assert len(source._means.texts) <= 2 and source._small.num_jobs <= 2
     assert source._small.layers[0].shape[0] <= 4
     assert source._small.num_columns < 200  # of a budget of 96, and no block of 512
 
@@ -227,14 +227,16 @@ def test_means_of_chunks_follow_their_texts_when_others_end_and_when_they_grow(
     feed(found.network, cache, np.arange(len(kept)), [rows[i][-60:-1] for i in kept])
     done = [list(rows[i][-61:]) for i in kept]
     source.draft([requests[i] for i in kept], done, [3] * len(kept), cache)
-    assert set(source._means.known) == {requests[i] for i in kept}
+    means = source._means
+    assert set(means.texts) == {requests[i] for i in kept}
     for job, i in enumerate(kept):
-        num = source._means.num_known[requests[i]]
+        row = means.texts.index(requests[i])
+        num = means.num_known[row]
         assert num == (len(rows[i]) - 1 - RECENT) // CHUNK
-        for layer, means in zip(cache.layers, source._means.known[requests[i]], strict=True):
-            keys = layer[job, : num * CHUNK, : means.shape[1]]
-            wanted = keys.unflatten(0, (-1, CHUNK)).mean(dim=1)
-            torch.testing.assert_close(means[:num], wanted)
+        for layer, found_means in zip(cache.layers, means.layers, strict=True):
+            keys = layer[job, : num * CHUNK, : found_means.shape[1]]
+            wanted = keys.unflatten(0, (-1, CHUNK)).mean(dim=1).transpose(0, 1)
+            torch.testing.assert_close(found_means[row, :, :num], wanted)
 
 
 @pytest.mark.parametrize(("stride", "choices"), [(1, 5), (2, 3), (9, 1)])
