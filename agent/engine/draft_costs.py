@@ -35,7 +35,8 @@ def costs_of_long(
 ) -> Costs:
     """The costs of `num` texts with what each column of a long context adds to them.
 
-    Sources that draft in a long context alone are measured there for the first time.
+    Sources that draft in a long context alone are measured there for the first time, in half as
+    long a one, too.
     """
     fitting = LONG_BYTES // (num * engine.network.kv_bytes)
     columns = min(LONG, engine.network.arch.max_positions // 2, fitting)
@@ -43,14 +44,17 @@ def costs_of_long(
         return replace(short, column_s=dict.fromkeys(short.step_s, 0.0))
     long = draft_costs(engine, sources, columns, num, most)
     more = columns - short.columns
-    return replace(
-        short,
-        column_s={k: max(0.0, (long.step_s[k] - s) / more) for k, s in short.step_s.items()},
-        draft_s=long.draft_s | short.draft_s,
-        draft_column_s={
-            name: max(0.0, (long.draft_s[name] - s) / more) for name, s in short.draft_s.items()
-        },
-    )
+    column_s = {k: max(0.0, (long.step_s[k] - s) / more) for k, s in short.step_s.items()}
+    draft_s, draft_column_s = dict(short.draft_s), {}
+    for name, seconds_there in long.draft_s.items():
+        if name not in short.draft_s:
+            alone = [source for source in sources if source.name == name]
+            half = draft_costs(engine, alone, columns // 2, num, most).draft_s.get(name)
+            slope = max(0.0, seconds_there - half) / (columns - columns // 2) if half else 0.0
+            draft_s[name], draft_column_s[name] = seconds_there - slope * more, slope
+        else:
+            draft_column_s[name] = max(0.0, seconds_there - draft_s[name]) / more
+    return replace(short, column_s=column_s, draft_s=draft_s, draft_column_s=draft_column_s)
 
 
 @torch.inference_mode()
@@ -69,19 +73,23 @@ def draft_costs(
     loop = DecodeLoop(engine.network, cache)
     parameters = SamplingParameters.of(requests, engine.network.device)
 
-    def several() -> None:
+    def written() -> None:
         loop.run([prefix[-1]] * num, [1] * num, parameters, loop.num_steps)
         cache.lengths -= loop.num_steps
 
     def step_s(tokens: int) -> float:
-        if tokens == 1 and loop.num_steps > 1:  # what is written without a draft
-            return seconds(several) / loop.num_steps
+        if tokens == 1:  # what is written without a draft
+            return seconds(written) / loop.num_steps
+        position = torch.ones(num, dtype=torch.int64, device=engine.network.device)
+        draft_NK = torch.zeros((num, tokens - 1), dtype=torch.int64, device=position.device)
 
-        def step() -> None:
-            feed(engine.network, cache, jobs, [[prefix[-1]] * tokens] * num)
+        def verified() -> None:
+            hidden = feed(engine.network, cache, jobs, [[prefix[-1]] * tokens] * num)
+            logits_NQV = engine.network.logits(hidden).view(num, tokens, -1)
+            parameters.choose(logits_NQV, draft_NK, position).tokens.tolist()
             cache.lengths -= tokens
 
-        return seconds(step)
+        return seconds(verified)
 
     def draft_s(source: DraftSource) -> float:
         return seconds(lambda: source.draft(requests, next(done), [most] * num, cache)) / most

@@ -10,13 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from agent.engine.job_cache import Cache
-from agent.engine.requests import CompletionRequest
+from agent.engine.requests import CompletionRequest, Tokens
 
 LONGEST, SHORTEST = 6, 2
 """Tokens that have to agree, tried from the most to the fewest."""
 MAX_GROUPS = 512
 MAX_TOKENS = 16384
 """Of one group; its texts are forgotten together beyond that."""
+MOST_AT_ONCE = 2048
+"""Of one text: a long one must not push all others out, and be pushed out by them, each time."""
 
 
 @dataclass(slots=True)
@@ -29,24 +31,42 @@ class Group:
 
     def note(self, request: CompletionRequest, done: Sequence[int]) -> None:
         """Take in what a text has written since it was last seen. What stood there before and is
-        other now was a guess, and is forgotten."""
+        other now was a guess, and is forgotten. Of a new text what another one begins with, too, is
+        known, and of what is left the last `MOST_AT_ONCE` tokens are taken in."""
+        given = len(request.prefix)
         text = self.texts.get(request)
         if text is None:
-            text, start = list(request.prefix), 1
+            start = max(1, self._known_of(request.prefix))
+            text = list(request.prefix)
         else:
-            start = len(request.prefix)
-            known = text[start : start + len(done)]
-            start += next(
+            known = text[given : given + len(done)]
+            same = next(
                 (i for i, (a, b) in enumerate(zip(known, done, strict=False)) if a != b), len(known)
             )
-            if start < min(len(text), len(request.prefix) + len(done)):
+            start = len(text) if same == len(known) else given + same
+            if start < len(text):
                 text = text[:start]  # places in what others follow stay what they were
         self.texts[request] = text
-        text += done[len(text) - len(request.prefix) :]
+        text += done[len(text) - given :]
+        start = max(start, len(text) - MOST_AT_ONCE)
         self.num_tokens += max(0, len(text) - start)
         for end in range(start, len(text)):
             for size in range(SHORTEST, min(LONGEST, end) + 1):
                 self.after[tuple(text[end - size : end])] = (text, end)
+
+    def _known_of(self, prefix: Tokens) -> int:
+        """Tokens that the last text seen begins with, too."""
+        if not self.texts:
+            return 0
+        last = next(reversed(self.texts)).prefix
+        low, high = 0, min(len(prefix), len(last))
+        while low < high:  # by halves: whole parts are compared at once
+            middle = (low + high + 1) // 2
+            if prefix[low:middle] == last[low:middle]:
+                low = middle
+            else:
+                high = middle - 1
+        return low
 
     def following(self, tail: Sequence[int], length: int) -> list[int]:
         """What came after the last tokens of a text, the most that agree."""

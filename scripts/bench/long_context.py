@@ -136,7 +136,7 @@ class Bench:
                 for repeat in range(num_repeats):
                     part = rows[num * repeat : num * (repeat + 1)]
                     requests = [
-                        CompletionRequest(row, num_tokens, 1.0, repeat * num + i)
+                        CompletionRequest(row, num_tokens, 1.0, repeat * num + i, group=i)
                         for i, row in enumerate(part)
                     ]
                     engine.completions([replace(r, max_tokens=1) for r in requests])

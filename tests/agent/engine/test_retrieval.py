@@ -129,7 +129,7 @@ def test_the_best_chunks_by_their_mean_keys_are_seen_with_the_first_and_the_last
 def test_a_text_that_keeps_all_but_a_chunk_is_nearly_always_guessed(tmp_path: Path) -> None:
     found = long_engine(tmp_path)
     requests = [CompletionRequest(row, 60, 1.0, i) for i, row in enumerate(prompts([300] * 6))]
-    drafter = Drafter([RetrievalDrafts(found.network, 288)], 4, "always")
+    drafter = Drafter([RetrievalDrafts(found.network, 296, stride=1)], 4, "always")
     found.completions(requests, drafter)
     record = drafter.record("retrieval")
     assert record.num_drafted > 50
@@ -211,6 +211,19 @@ def test_look_up_below_retrieval_keeps_what_was_written_and_not_what_was_guessed
     source.draft([request], [[6, 7, 10]], [1])
     assert source._group(0).texts[request] == [3, 4, 5, 6, 7, 10]
     assert source.draft([CompletionRequest((6, 7), 9, 1.0)], [[]], [1]) == [[10]]
+
+
+def test_look_up_takes_a_long_beginning_in_once_for_all_texts_that_share_it() -> None:
+    source = LookupDrafts()
+    (stem,) = prompts([6000])
+    texts = [CompletionRequest((*stem, 3 + i), 9, 1.0, i) for i in range(12)]
+    source.draft(texts, [[4]] * 12, [1] * 12)
+    group = source._group(0)
+    assert group.num_tokens < 2200 and len(group.texts) == 12
+    source.draft(texts, [[4, 5]] * 12, [1] * 12)
+    assert source._group(0) is group  # nothing was pushed out and taken in again
+    found = source.draft([CompletionRequest(stem[-30:-4], 9, 1.0)], [[stem[-4]]], [3])
+    assert found == [list(stem[-3:])]
 
 
 def test_means_of_chunks_follow_their_texts_when_others_end_and_when_they_grow(
