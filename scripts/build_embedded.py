@@ -4,7 +4,7 @@
     python -m scripts.build_embedded stories --steps 3000 --out bundles
     python -m scripts.build_embedded expressions --policy DIR   # the others for DIR
     python -m scripts.build_embedded game24 --out bundles
-    python -m scripts.build_embedded ledger --out bundles       # a policy alone, 40 minutes
+    python -m scripts.build_embedded ledger                     # a policy alone, 40 minutes
     python -m scripts.build_embedded languages --out bundles    # a policy alone, three languages
     python -m scripts.build_embedded megalodon --out bundles    # a policy alone, another family
     python -m scripts.build_embedded deep --out bundles

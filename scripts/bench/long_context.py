@@ -1,7 +1,6 @@
 """Drafts by retrieval in long texts: are they exact, are they right, and are they fast?
 
-    python -m scripts.build_embedded ledger --out bundles
-    python -m scripts.bench.long_context --policy bundles/ledger/policy
+    python -m scripts.bench.long_context
     python -m scripts.bench.long_context --policy DIR --part acceptance --part speed --json out.json
 
 The problems are ledgers of 92 to 735 lines, 1,000 to 8,000 tokens. Beside retrieval stands a window
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor
 
 from agent.checkpoints.checkpoint import verify_checkpoint
+from agent.checkpoints.embedded import EMBEDDED
 from agent.checkpoints.weights import load_model
 from agent.engine.draft_choice import Drafter, DraftSource
 from agent.engine.draft_costs import costs_of_long, measured_costs
@@ -207,7 +207,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--policy", type=Path, required=True)
+    parser.add_argument("--policy", type=Path, default=EMBEDDED / "ledger/policy")
     parts = ("exact", "acceptance", "speed", "renewal")
     parser.add_argument("--part", choices=parts, action="append")
     parser.add_argument("--texts", type=int, default=1000, help="of the comparison")

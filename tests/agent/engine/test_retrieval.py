@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from agent.checkpoints.checkpoint import verify_checkpoint
+from agent.checkpoints.embedded import EMBEDDED
 from agent.engine.draft_choice import Costs, Drafter, DraftSource
 from agent.engine.drafting import ModelDrafts
 from agent.engine.feed import feed
@@ -17,9 +18,11 @@ from agent.engine.job_cache import Cache
 from agent.engine.lookup import LookupDrafts
 from agent.engine.requests import CompletionRequest
 from agent.engine.retrieval import CHUNK, RECENT, Choice, RetrievalDrafts
+from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
 from agent.hosting.model_host import HostSettings
 from agent.hosting.policy_host import PolicyHost, Speculation
+from agent.tasks.ledger import Ledger
 from tests.agent.conftest import write_checkpoint
 from tests.agent.engine.engines import engine
 
@@ -396,3 +399,36 @@ def test_a_long_text_has_its_costs_measured_and_short_ones_go_on_without(tmp_pat
     long = costs(1000)
     assert set(long["step_1000_columns"]) == {"1", "2", "5"}
     assert set(long["draft"]) == {"lookup", "retrieval"}
+
+
+class Window(Choice):
+    """The last columns instead of the best ones."""
+
+    def scores(self, q_NGD: torch.Tensor, means_NGCD: torch.Tensor) -> torch.Tensor:
+        place = torch.arange(means_NGCD.shape[2], dtype=q_NGD.dtype)
+        return place.expand(*q_NGD.shape[:2], -1).clone()
+
+
+def test_what_stands_far_back_is_guessed_by_retrieval_and_not_by_a_window() -> None:
+    """The embedded policy of `ledger`: one line of 150 is asked for."""
+    found = engine(EMBEDDED / "ledger/policy")
+    task, tokenizer = Ledger(), Tokenizer(EMBEDDED / "ledger/policy")
+    problems = [p for p in task.held_out(24, 0) if p.difficulty == 150]
+    requests = [
+        CompletionRequest(tuple(tokenizer.encode(p.text)), 40, 0.0, i)
+        for i, p in enumerate(problems)
+    ]
+    acceptance, written = {}, []
+    for name, choice in (("retrieval", Choice), ("window", Window)):
+        drafter = Drafter([RetrievalDrafts(found.network, choice=choice)], 4, "always")
+        written.append([t.generated for t in found.completions(requests, drafter)])
+        record = drafter.record("retrieval")
+        acceptance[name] = record.num_accepted / record.num_tried
+    assert written[0] == written[1]
+    right = sum(
+        task.answer_of(tokenizer.decode(text.tokens[:-1]).splitlines(keepends=True)) == p.answer
+        for text, p in zip(written[0], problems, strict=True)
+    )
+    assert len(problems) == 8 and right >= 6
+    assert acceptance["retrieval"] > 0.85
+    assert acceptance["window"] < acceptance["retrieval"] - 0.15
