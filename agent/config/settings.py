@@ -270,6 +270,10 @@ class PolicyTraining(Section):
         le=LARGE,
         description="DR-PO, tree-pg: share by which it may rise and pull on",
     )
+    count_steps_alike: bool = Field(
+        False,
+        description="tree-pg: steps of a state count alike and not as the policy would draw them",
+    )
     draw_epochs: int = Field(
         4, ge=1, le=1_000, description="DR-PO: steps on a draw of texts (PPO's epochs)"
     )

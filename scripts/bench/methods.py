@@ -70,8 +70,13 @@ METHODS: dict[str, dict[str, Any]] = {
     | FIFTH,
     "tree-pg": {"training.method": "tree-pg", "training.sft_weight": 0.0} | FIFTH,
     "tree-pg-wide": {"training.method": "tree-pg", "training.sft_weight": 0.0} | WIDE | FIFTH,
+    "tree-pg-alike": {
+        "training.method": "tree-pg",
+        "training.sft_weight": 0.0,
+        "training.count_steps_alike": True,
+    }
+    | FIFTH,
     "tree-pg-texts": {"training.method": "tree-pg"},
-    "tree-pg-wide-texts": {"training.method": "tree-pg"} | WIDE,
 }
 
 

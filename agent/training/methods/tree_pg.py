@@ -3,11 +3,14 @@
 A search tries several steps at a state and knows the mean score of the texts below each (its Q; 0
 where the tool refuted it). The advantage of a step is its Q less the mean of its siblings', as in
 TreeRL (Hou et al., arXiv 2506.11902) and Tree-GRPO (Ji et al., arXiv 2509.21240), so credit goes to
-the step and not to the text. The trees were grown by the policy that training begins from: each
-token's ratio to its probability then is the importance weight, clipped (`clipped`). The negative
-log-likelihood of kept and replayed texts may be added, as in DPO.
+the step and not to the text. Those draw their steps, a search lists the likeliest: each counts as
+often as the policy would have drawn it among its siblings, or, if so set, all alike. The trees were
+grown by the policy that training begins from: each token's ratio to its probability then is the
+importance weight, clipped (`clipped`). The negative log-likelihood of kept and replayed texts may
+be added, as in DPO.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -27,12 +30,15 @@ from agent.training.logprobs import counted_logprobs
 from agent.training.methods.sft import learned_logprobs
 from agent.training.optimizer import TrainingSettings
 
+LEAST = 1e-9
+"""Probability that a step has, at least, so that a state whose steps all became unlikely has a
+mean."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Step:
     given: tuple[int, ...]
     tokens: tuple[int, ...]
-    advantage: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,8 @@ class TreePgJob(LoopJob):
     texts: Sequence[Example]
     text_weight: float
     clip: Clip
+    counts_alike: bool = False
+    """Whether all steps of a state count alike, however likely they were."""
 
     beside_bytes: ClassVar[float] = 0.0
 
@@ -68,14 +76,22 @@ class TreePgJob(LoopJob):
             self.settings,
             self.seed,
             progress,
+            self.counts_alike,
         )
         return model, asdict(report) | {"method": "tree-pg"}
 
 
-def advantages(rewards: Sequence[float]) -> list[float]:
-    """Each less the mean of the others; there are two, at least."""
-    total, others = sum(rewards), len(rewards) - 1
-    return [reward - (total - reward) / others for reward in rewards]
+def advantages(rewards: Sequence[float], weights: Sequence[float]) -> list[float]:
+    """Each less the weighted mean of the others, times its own weight; weights are one on average.
+    There are two steps, at least."""
+    mass, total = sum(weights), sum(w * r for w, r in zip(weights, rewards, strict=True))
+    scale = len(weights) / mass
+    found = []
+    for weight, reward in zip(weights, rewards, strict=True):
+        others = mass - weight
+        mean = (total - weight * reward) / others if others > 0 else reward
+        found.append(scale * weight * (reward - mean))
+    return found
 
 
 def train_on_trees(
@@ -87,19 +103,25 @@ def train_on_trees(
     settings: TrainingSettings,
     seed: int,
     progress: OnStep | None = None,
+    counts_alike: bool = False,
 ) -> TreeReport:
     """Train in place; the same arguments give the same weights. Raises DivergedError.
 
     A step takes half a batch of steps of trees and, where there are texts, a whole one of texts.
     """
-    steps = [
-        _Step(group.given, tokens, advantage)
-        for group in siblings
-        for tokens, advantage in zip(group.steps, advantages(group.rewards), strict=True)
-    ]
+    steps = [_Step(group.given, tokens) for group in siblings for tokens in group.steps]
     num_rows = max(1, settings.batch_size // 2)
     num_steps = planned_steps(len(steps), settings.model_copy(update={"batch_size": num_rows}))
     written = _written(model, steps)
+    chances = iter(math.exp(float(logprob.sum())) for logprob in written)
+    advantage = [
+        advantage
+        for group in siblings
+        for advantage in advantages(
+            group.rewards,
+            [1.0 if counts_alike else next(chances) + LEAST for _ in group.steps],
+        )
+    ]
     rng = np.random.default_rng((seed, 1))
     num_drawn = num_steps if texts else 0
     drawn = batches([len(t.tokens) for t in texts], settings.batch_size, num_drawn, rng)
@@ -110,7 +132,7 @@ def train_on_trees(
         logprob_N = _logprobs(model, part)
         written_N = torch.cat([written[i] for i in batch.rows]).to(logprob_N.device)
         counts = torch.tensor([len(s.tokens) for s in part])
-        advantage_N = torch.tensor([s.advantage for s in part]).repeat_interleave(counts)
+        advantage_N = torch.tensor([advantage[i] for i in batch.rows]).repeat_interleave(counts)
         ratio_N = torch.exp(logprob_N.detach() - written_N)
         is_beyond_N = (ratio_N < 1 - clip.below) | (ratio_N > 1 + clip.above)
         moved.append(float(is_beyond_N.float().mean()))
@@ -162,4 +184,5 @@ def job_of(lesson: Lesson) -> TreePgJob:
         texts=texts,
         text_weight=config.sft_weight,
         clip=Clip(config.clip_below, config.clip_above),
+        counts_alike=config.count_steps_alike,
     )

@@ -26,18 +26,29 @@ def step_logprobs(model, groups=GROUPS):  # type: ignore[no-untyped-def]
 
 
 def test_an_advantage_is_the_reward_less_the_mean_of_the_siblings() -> None:
-    assert advantages((0.9, 0.3, 0.0)) == pytest.approx([0.75, -0.15, -0.6])
-    assert advantages((1.0, 0.0)) == [1.0, -1.0]
-    assert advantages((0.5, 0.5, 0.5)) == [0.0, 0.0, 0.0]
+    assert advantages((0.9, 0.3, 0.0), (1, 1, 1)) == pytest.approx([0.75, -0.15, -0.6])
+    assert advantages((1.0, 0.0), (1, 1)) == [1.0, -1.0]
+    assert advantages((0.5, 0.5, 0.5), (0.1, 2, 1)) == pytest.approx([0.0, 0.0, 0.0])
 
 
-def test_the_better_step_gains_probability_on_its_siblings(checkpoint: Path) -> None:
+def test_a_step_counts_as_often_as_the_policy_would_have_drawn_it() -> None:
+    """Of steps with .6, .3 and .1: weights 1.8, .9, .3, and the mean of the others by theirs."""
+    found = advantages((1.0, 0.0, 0.5), (0.6, 0.3, 0.1))
+    means = [(0.3 * 0 + 0.1 * 0.5) / 0.4, (0.6 * 1 + 0.1 * 0.5) / 0.7, 0.6 / 0.9]
+    wanted = [1.8 * (1 - means[0]), 0.9 * (0 - means[1]), 0.3 * (0.5 - means[2])]
+    assert found == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("alike", [False, True])
+def test_the_better_step_gains_probability_on_its_siblings(checkpoint: Path, alike: bool) -> None:
     model = opened(checkpoint)
     before = step_logprobs(model)
-    report = train_on_trees(model, GROUPS, (), 0.0, Clip(), SETTINGS, 0)
+    report = train_on_trees(model, GROUPS, (), 0.0, Clip(), SETTINGS, 0, None, alike)
     gained = step_logprobs(model) - before
     assert (gained[:, 0] > 0).all()
-    assert (gained[:, 0] > gained[:, 1]).all() and (gained[:, 1] > gained[:, 2]).all()
+    assert (gained[:, 0] > gained[:, 1]).all() and (gained[:, 0] > gained[:, 2]).all()
+    if alike:  # else a likely step that is bad loses more than an unlikely one that is worse
+        assert (gained[:, 1] > gained[:, 2]).all()
     assert report.num_examples == 12 and report.num_steps == 30
     assert report.last_loss < report.first_loss
 
