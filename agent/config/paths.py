@@ -9,7 +9,14 @@ MAX_NAME = 255
 """Bytes of a whole path and of one name in it, as Linux takes them."""
 SETTINGS = (
     *("policy", "bundle", "problems", "held_out", "labelled", "checkpoints.folder"),
-    *("imagination.writer", "prompt.examples", "prompt.template", "selection.reward", "task"),
+    *(
+        "imagination.writer",
+        "imagination.judge",
+        "prompt.examples",
+        "prompt.template",
+        "selection.reward",
+        "task",
+    ),
 )
 """Settings that are paths, or begin with one."""
 

@@ -26,12 +26,15 @@ def with_problems_of(
     return config.model_copy(update=taken | {"prompt": prompt})
 
 
-PATHS = ("policy", "bundle", "problems", "held_out", "labelled")
+PATHS = (
+    *("policy", "bundle", "problems", "held_out", "labelled", "prompt.examples"),
+    *("prompt.template", "imagination.writer", "imagination.judge"),
+)
 """Settings that name files: one may be written in several ways."""
 
 
 def _is_same(key: str, old: Any, new: Any) -> bool:
-    if key in PATHS or key in ("prompt.examples", "prompt.template", "imagination.writer"):
+    if key in PATHS:
         is_both = bool(old) and bool(new)
         return is_both and Path(old).expanduser().resolve() == Path(new).expanduser().resolve()
     return isinstance(old, list | tuple) and list(old) == list(new)
