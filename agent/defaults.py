@@ -82,7 +82,7 @@ def _defaults(
     if wider > 1:
         yield Default("hosting.kv_mib", 1024, "a GPU's memory is large beside its time")
     arch = policy.architecture
-    token = 2 * arch.num_layers * arch.kept_width
+    token = arch.num_layers * arch.kept_bytes
     fitting = KV_BYTES * wider // (token * 2 * text_tokens)
     rows = 2 ** max(4, min(9, fitting.bit_length() - 1))
     yield Default("hosting.batch_rows", rows, f"{token:,} bytes of keys and values a token")

@@ -206,7 +206,7 @@ def serving(arch: Architecture, gpu: Gpu, work: Work) -> Serving:
     size, own = num_parameters(arch), adapter_size(arch, work.lora_rank)
     if arch.is_tied:  # laid out, embeddings and head are two
         size += arch.vocab_size * arch.hidden_size
-    kv_bytes = 2 * arch.num_layers * arch.kept_width
+    kv_bytes = arch.num_layers * arch.kept_bytes
     cached = max(0.0, FULL * gpu.num_bytes - CONTEXT_BYTES - 2 * size) / kv_bytes
     texts = min(256, int(cached // work.text_tokens))
     read = 2 * size + texts * work.text_tokens / 2 * kv_bytes

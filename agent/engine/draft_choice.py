@@ -43,6 +43,10 @@ class DraftSource(Protocol):
         """Of a text that it drafts for: 0 for a source that drafts for all."""
         ...
 
+    def for_short_texts(self) -> "DraftSource":
+        """The same source where texts are as short as those of a self-test."""
+        ...
+
     def draft(
         self,
         requests: Sequence[CompletionRequest],
@@ -254,6 +258,8 @@ class Drafter:
         cache: Cache,
     ) -> "Drafts":
         """Drafts for all texts, none longer than its room; the cache's job i is text i."""
+        if max(room, default=0) <= 0:
+            return NONE
         longest = max(len(r.prefix) + len(d) for r, d in zip(requests, done, strict=True))
         source, length = self.plan(len(requests), longest)
         self._num_steps += 1
@@ -268,7 +274,8 @@ class Drafter:
             return
         if not any(r.temperature for r in requests) or not self._could_pay(requests):
             return
-        self.verdict = self.selftest(Drafter(self.sources, self.max_length, "always"))
+        tested = [source.for_short_texts() for source in self.sources]
+        self.verdict = self.selftest(Drafter(tested, self.max_length, "always"))
         if not self.verdict.is_passed:
             log.warning(
                 "no drafts above temperature 0: the self-test failed, %s", self.verdict.describe()

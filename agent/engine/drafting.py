@@ -31,6 +31,9 @@ class ModelDrafts:
         self.version, self.kv_bytes = version, kv_bytes
         self._forget()
 
+    def for_short_texts(self) -> "ModelDrafts":
+        return self
+
     def _forget(self) -> None:
         self.cache = Cache(self.network)
         self.tree = KVTree(self.network, self.version, self.kv_bytes)

@@ -12,6 +12,8 @@ from agent.engine.job_cache import Cache, Ids
 from agent.engine.prefix_cache import KVTree, Prefix
 from agent.networks.inference import BeforeAttention, InferenceNetwork
 
+STATE_BYTES = 2**26
+"""Of the states of one prefill's columns."""
 PREFILL_CELLS = 16384
 """Queries of one prefill, jobs times the longest, at most."""
 
@@ -88,7 +90,7 @@ def prefill(
     hidden = torch.empty(
         (len(prefixes), network.arch.hidden_size), dtype=network.dtype, device=network.device
     )
-    for part in _parts(rows):
+    for part in _parts(rows, network):
         out = feed(network, cache, jobs[part], rows[part])
         last = np.cumsum([len(row) for row in rows[part]]) - 1
         hidden[unique[part]] = out[torch.from_numpy(last).to(network.device)]
@@ -108,12 +110,13 @@ def _but_last(prefix: Prefix) -> Prefix:
     return prefix._replace(tokens=prefix.tokens[:-1])
 
 
-def _parts(rows: Sequence[Sequence[int]]) -> list[slice]:
-    """Runs of rows that fit one prefill."""
+def _parts(rows: Sequence[Sequence[int]], network: InferenceNetwork) -> list[slice]:
+    """Runs of rows that fit one prefill: fewer of a network that computes a state for each."""
+    cells = PREFILL_CELLS if network.keeps_keys else STATE_BYTES // network.kv_bytes + 1
     parts, start, longest = list[slice](), 0, 0
     for i, row in enumerate(rows):
         longest = max(longest, len(row))
-        if i > start and longest * (i + 1 - start) > PREFILL_CELLS:
+        if i > start and longest * (i + 1 - start) > min(cells, PREFILL_CELLS):
             parts.append(slice(start, i))
             start, longest = i, len(row)
     return [*parts, slice(start, len(rows))] if rows else parts

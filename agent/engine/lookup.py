@@ -45,7 +45,7 @@ class Group:
             )
             start = len(text) if same == len(known) else given + same
             if start < len(text):
-                text = text[:start]  # places in what others follow stay what they were
+                self._forget(text, start)
         self.texts[request] = text
         text += done[len(text) - given :]
         start = max(start, len(text) - MOST_AT_ONCE)
@@ -53,6 +53,16 @@ class Group:
         for end in range(start, len(text)):
             for size in range(SHORTEST, min(LONGEST, end) + 1):
                 self.after[tuple(text[end - size : end])] = (text, end)
+
+    def _forget(self, text: list[int], start: int) -> None:
+        """Take back what a text has from a place on."""
+        for end in range(start, len(text)):
+            for size in range(SHORTEST, min(LONGEST, end) + 1):
+                key = tuple(text[end - size : end])
+                if self.after.get(key) == (text, end):
+                    del self.after[key]
+        self.num_tokens -= len(text) - start
+        del text[start:]
 
     def _known_of(self, prefix: Tokens) -> int:
         """Tokens that the last text seen begins with, too."""
@@ -86,6 +96,9 @@ class LookupDrafts:
 
     def __init__(self) -> None:
         self._groups: OrderedDict[int, Group] = OrderedDict()
+
+    def for_short_texts(self) -> "LookupDrafts":
+        return self
 
     def _group(self, number: int) -> Group:
         group = self._groups.get(number)

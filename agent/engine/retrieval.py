@@ -36,6 +36,8 @@ RECENT = 16
 """Columns at the end of a text that are always seen, at least; up to a chunk more."""
 BUDGET = 256
 """Columns of a choice and the last ones, at most."""
+SHORT_BUDGET = 32
+"""Of a self-test, which has many texts at once."""
 
 
 class RetrievalDrafts:
@@ -53,7 +55,6 @@ class RetrievalDrafts:
         """`below` drafts `below_length` tokens for each forward over the chosen columns. These are
         chosen at the start of a draft and again after `stride` forwards, by `choice`."""
         self.name = f"retrieval over {below.name}" if below else "retrieval"
-        self.network = network
         self.num_chunks = (budget - RECENT - CHUNK) // CHUNK - 1
         """Chosen beside the first one."""
         self.below, self.below_length = below, below_length
@@ -61,9 +62,20 @@ class RetrievalDrafts:
         """Of the drafts below, as this source judges them."""
         self.stride = stride
         self.choice = choice or Choice
+        self._begin(network)
+
+    def _begin(self, network: InferenceNetwork) -> None:
+        self.network = network
         self._small = Cache(network, has_room_ahead=False, has_even_blocks=False)
         """One job a text that is drafted for."""
         self._means = ChunkMeans(network)
+
+    def for_short_texts(self) -> "RetrievalDrafts":
+        """With a budget of a few columns: what decides of a draft is the same."""
+        below = self.below.for_short_texts() if self.below else None
+        return RetrievalDrafts(
+            self.network, SHORT_BUDGET, below, self.below_length, self.stride, self.choice
+        )
 
     @property
     def least_columns(self) -> int:
@@ -81,6 +93,8 @@ class RetrievalDrafts:
         """At most `lengths` tokens for each text, whose columns but that of its last token are
         those of job i of the cache. None for a text that has nothing to leave out."""
         drafts: list[list[int]] = [[] for _ in requests]
+        if cache is not None and cache.network is not self.network:
+            self._begin(cache.network)  # the engine goes on with other weights
         num = [len(r.prefix) + len(d) - 1 for r, d in zip(requests, done, strict=True)]
         # Of equal texts one, and none that has nothing to leave out.
         long = {r: i for i, r in enumerate(requests) if num[i] >= self.least_columns}
@@ -98,7 +112,14 @@ class RetrievalDrafts:
         self._write(asked, written, counts, max(lengths[i] for i in wanted), looking)
         for i, text in zip(wanted, written, strict=True):
             drafts[i] = text[len(done[i]) :][: lengths[i]]
+        if not all(bool(torch.isfinite(layer[: len(wanted)]).all()) for layer in self._last()):
+            self._begin(self.network)  # no bias hides what is not finite from later texts
         return drafts
+
+    def _last(self) -> list[Tensor]:
+        """What every column ends up in: the last layer's keys and values."""
+        columns = self._small.num_columns
+        return [self._small.layers[-1][:, :columns]] if self._small.layers else []
 
     def _laid_out(self, cache: Cache, rows: Sequence[int], full: Ids, counts: Ids) -> "Choice":
         """Open a job for each text: room for a choice, then its last columns. The text whose means

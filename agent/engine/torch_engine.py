@@ -302,7 +302,7 @@ class TorchEngine:
     def selftest(self, drafter: Drafter | None = None) -> SelfTest:
         """Texts after one token, or after as many as the drafter's sources need, against their
         exact distribution; see `selftest`."""
-        needed = min((s.least_columns for s in drafter.sources), default=0) if drafter else 0
+        needed = max((s.least_columns for s in drafter.sources), default=0) if drafter else 0
         return run_selftest(self, (max(self.ends),) * (1 + needed), drafter)
 
     @torch.inference_mode()

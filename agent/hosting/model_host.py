@@ -116,6 +116,8 @@ class Host(ABC):
             return self._models[ref.version][1]
         checkpoint = verify_ref(ref)
         dtype = chosen_dtype(self.settings.dtype, self.device, ref.header.num_parameters)
+        if checkpoint.architecture.megalodon is not None:
+            dtype = torch.float32  # averages lose digits in fewer bits
         self._make_room(checkpoint, dtype)
         self.dtypes[ref.version] = str(dtype).removeprefix("torch.")
         loaded = load_model(checkpoint, dtype, self.device)

@@ -128,6 +128,9 @@ class CalledDrafts:
     name: str = "model"
     least_columns: int = 0
 
+    def for_short_texts(self) -> "CalledDrafts":
+        return self
+
     def draft(
         self,
         requests: Sequence[CompletionRequest],

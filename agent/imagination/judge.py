@@ -74,7 +74,7 @@ class ServedJudge:
         import openai
 
         self.url, self.model = url, model
-        self._why = ""
+        self._why, self._num_silent = "", 0
         key = os.environ.get(JUDGE_KEY) or "none"
         self._client = openai.OpenAI(base_url=url, api_key=key, timeout=TIMEOUT_S, max_retries=2)
 
@@ -82,7 +82,8 @@ class ServedJudge:
         found: list[Verdict] = []
         for question in questions:
             found.append(self._asked(question))
-            if found[-MOST_SILENT:] == ["silent"] * MOST_SILENT:
+            self._num_silent = self._num_silent + 1 if found[-1] == "silent" else 0
+            if self._num_silent >= MOST_SILENT:
                 raise self._unreachable(self._why)
         return found
 
@@ -105,6 +106,11 @@ class ServedJudge:
                 f"set the environment variable {JUDGE_KEY}",
             ) from error
         except openai.NotFoundError as error:
+            if not self.model:
+                raise ResourceError(
+                    f"there is no OpenAI-compatible endpoint at {self.url}",
+                    "end imagination.judge with the path of its version, such as /v1",
+                ) from error
             raise ResourceError(
                 f"the judge at {self.url} does not know model {self.model!r}",
                 "set imagination.judge_model to one of its models, or leave it out",

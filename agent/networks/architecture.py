@@ -101,6 +101,18 @@ class Architecture:
     megalodon: MegalodonShape | None = None
 
     @property
+    def activation_scale(self) -> float:
+        """What a block leaves for the backward pass, against one of a Llama: an average leaves some
+        numbers for each of its components."""
+        return 1.0 if self.megalodon is None else 1.0 + 0.75 * self.megalodon.ema_dim
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of `kept_width` numbers where weights have two each: a recurrent network's state
+        has four."""
+        return self.kept_width * (2 if self.megalodon is None else 4)
+
+    @property
     def kept_width(self) -> int:
         """Numbers that a token leaves in the engine's cache, in each layer: keys and values or, of
         a recurrent network, with them the state after the token."""
@@ -140,7 +152,7 @@ class Architecture:
         hidden, heads = sizes["hidden_size"], sizes["num_attention_heads"]
         kv_heads = sizes.get("num_key_value_heads", heads)
         head_dim = sizes.get("head_dim", max(1, hidden // heads))
-        if heads % kv_heads or head_dim % 2:
+        if model_type != "megalodon" and (heads % kv_heads or head_dim % 2):
             raise CheckpointError(
                 f"config.json has {heads} attention heads of width {head_dim} on {kv_heads} "
                 "key-value heads",
@@ -172,6 +184,8 @@ class Architecture:
         )
 
 
+OF_LLAMA = ("num_key_value_heads", "head_dim", "attention_bias", "mlp_bias", "rope_scaling")
+"""What a Megalodon network has no use for."""
 MEGALODON = ("z_dim", "value_dim", "cema_ndim", "norm_num_groups", "chunk_size")
 _NEEDED = (
     *("hidden_size", "num_attention_heads", "vocab_size", "intermediate_size"),
@@ -180,6 +194,12 @@ _NEEDED = (
 
 
 def _megalodon(config: Mapping[str, Any], sizes: Mapping[str, int]) -> MegalodonShape:
+    kind = _rope(config).get("rope_type", "default")
+    if kind != "default":
+        raise CheckpointError(
+            f"config.json has rope scaling {kind!r}, and chunks of a Megalodon network need none",
+            "remove it",
+        )
     for name in MEGALODON:
         if name not in sizes:
             raise CheckpointError(
@@ -210,7 +230,15 @@ def _megalodon(config: Mapping[str, Any], sizes: Mapping[str, int]) -> Megalodon
 
 def _check_keys(config: Mapping[str, Any]) -> None:
     """Only keys that are known may say anything: others may ask for code or another computation."""
+    is_megalodon = config.get("model_type") == "megalodon"
+    foreign = OF_LLAMA if is_megalodon else (*MEGALODON, "swiglu")
     for key, value in config.items():
+        if key in foreign and value is not False:
+            raise CheckpointError(
+                f"config.json has {key} {value!r:.80}, which networks of model_type "
+                f"{config.get('model_type')!r:.40} do not have",
+                "give the config.json that belongs to the weights",
+            )
         if key not in USED and key not in WITHOUT_EFFECT:
             raise CheckpointError(
                 f"config.json has the key {key[:80]!r}, which is not known",

@@ -24,6 +24,8 @@ from agent.networks.language_model import LanguageModel
 
 NORM_EPS = 1e-5
 """Of the norm over time, as released."""
+LEAST_LOG = -80.0
+"""Of the size of q: a component that forgets at once is 0, and no NaN."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,19 +89,26 @@ class ComplexEma(nn.Module):
 
     def coefficients(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """(p, log |q|, phase of q, Re eta, Im eta), [E, N] each."""
-        alpha, delta = self.alpha[..., 0], self.delta[..., 0]
+        low = self.alpha.dtype not in (torch.float32, torch.float64)
+        alpha, delta, theta, gamma = (
+            t.float() if low else t for t in (self.alpha, self.delta, self.theta, self.gamma)
+        )
+        alpha, delta = alpha[..., 0], delta[..., 0]
         p = torch.sigmoid(alpha)
-        log_size = torch.log1p(-p * torch.sigmoid(delta))
+        log_size = torch.log1p(-p * torch.sigmoid(delta)).clamp(min=LEAST_LOG)
         num = alpha.shape[1]
         wave = torch.arange(1, num + 1, device=alpha.device, dtype=alpha.dtype) * (
             2 * math.pi / num
         )
-        phase = torch.sigmoid(self.theta)[:, None] * wave
+        phase = torch.sigmoid(theta)[:, None] * wave
         scale = num**-0.5
-        return p, log_size, phase, scale * self.gamma[..., 0], scale * self.gamma[..., 1]
+        return p, log_size, phase, scale * gamma[..., 0], scale * gamma[..., 1]
 
-    def forward(self, x_BTE: Tensor, h_BEN: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """What comes of the tokens, [B, T, E], and the components after them.
+    def forward(
+        self, x_BTE: Tensor, h_BEN: Tensor | None = None, goes_on: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
+        """What comes of the tokens, [B, T, E], and, where the text `goes_on`, the components after
+        them.
 
         By Fourier transform: O(T log T), all tokens at once. Powers of q are taken by size and
         phase, for products of many lose digits.
@@ -115,9 +124,10 @@ class ComplexEma(nn.Module):
         width = 2 * length
         product = torch.fft.rfft(x_BET, width) * torch.fft.rfft(kernel_ET, width)
         y_BET = torch.fft.irfft(product, width)[..., :length]
-        # The components after the last token: each token's share has decayed since it was read.
-        decay_ENT = torch.polar(size_ENT, angle_ENT).flip(-1)
-        after_BEN = torch.einsum("bet,ent->ben", x_BET.to(decay_ENT.dtype), decay_ENT) * p
+        after_BEN = None
+        if goes_on:  # each token's share has decayed since it was read
+            decay_ENT = torch.polar(size_ENT, angle_ENT).flip(-1)
+            after_BEN = torch.einsum("bet,ent->ben", x_BET.to(decay_ENT.dtype), decay_ENT) * p
         if h_BEN is not None:
             power_ENT = torch.polar(
                 torch.exp(log_size[..., None] * (time_T + 1)), phase[..., None] * (time_T + 1)
@@ -125,7 +135,7 @@ class ComplexEma(nn.Module):
             carried_BENT = power_ENT * h_BEN[..., None]
             eta_EN = torch.complex(re, im)
             y_BET = y_BET + (eta_EN[..., None] * carried_BENT).real.sum(dim=2)
-            after_BEN = after_BEN + carried_BENT[..., -1]
+            after_BEN = None if after_BEN is None else after_BEN + carried_BENT[..., -1]
         y_BTE = y_BET.transpose(1, 2) + self.omega * x_BTE
         return y_BTE, after_BEN
 
@@ -197,12 +207,16 @@ class LayerNorm(nn.Module):
         return F.layer_norm(x, self.weight.shape, self.weight + 1, self.bias, self.eps)
 
 
-def turned(x: Tensor, places_T: Tensor, theta: float) -> Tensor:
-    """Rotary embedding of x [..., T, width]; neighbouring numbers turn together."""
-    width = x.shape[-1]
-    exponent = torch.arange(0, width, 2, device=x.device, dtype=torch.float32) / width
+def turns(places_T: Tensor, width: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of places, [T, width / 2]."""
+    exponent = torch.arange(0, width, 2, device=places_T.device, dtype=torch.float32) / width
     angle = places_T.float()[..., None] * theta**-exponent
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    return angle.cos(), angle.sin()
+
+
+def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of x [..., width]; neighbouring numbers turn together."""
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     even, odd = x[..., 0::2], x[..., 1::2]
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
 
@@ -253,7 +267,8 @@ class Attention(nn.Module):
         q, k = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in self.queries_keys(m_BTE))
         v = F.silu(self.v_proj(u_BTE)).unflatten(-1, (heads, -1)).transpose(1, 2)
         place = (torch.arange(length, device=u_BTE.device) + begun) % size
-        q, k = (turned(t, place, self.arch.rope_theta) for t in (q, k))
+        turn = turns(place, q.shape[-1], self.arch.rope_theta)
+        q, k = (turned(t, *turn) for t in (q, k))
         # What is left of the chunk under way, then whole chunks, then what begins the next one.
         first = min(size - begun, length)
         keys = torch.cat((keys, k[:, :, :first]), dim=2)
@@ -312,22 +327,29 @@ class Block(nn.Module):
         self.ffn_norm = LayerNorm(size, arch.norm_eps)
         self.ffn = FeedForward(arch, shape)
 
-    def forward(self, x_BTE: Tensor, state: BlockState | None = None) -> Tensor:
-        return self.span(x_BTE, state)[0]
+    def forward(self, x_BTE: Tensor) -> Tensor:
+        return self._through(x_BTE, None, False)[0]
 
     def span(self, x_BTE: Tensor, state: BlockState | None) -> tuple[Tensor, BlockState]:
         """The states after some tokens, and what is to be known of them for those to come."""
+        found, after = self._through(x_BTE, state, True)
+        assert after is not None
+        return found, after
+
+    def _through(
+        self, x_BTE: Tensor, state: BlockState | None, goes_on: bool
+    ) -> tuple[Tensor, BlockState | None]:
         # Averages and moments in float32, whatever products are made in.
         with torch.autocast(x_BTE.device.type, enabled=False):
             x32 = x_BTE if x_BTE.dtype == torch.float64 else x_BTE.float()
             u, moments = self.timestep_norm(x32, state.moments if state else None)
-            smooth, average = self.cema(u, state.average if state else None)
+            smooth, average = self.cema(u, state.average if state else None, goes_on)
             m = self.rms_norm(smooth)
         keys, values = (state.keys, state.values) if state else self._none(x_BTE)
         added, keys, values = self.attention(u, m, keys.to(m.dtype), values.to(m.dtype))
         after = x_BTE + added
         out = self.ffn(self.ffn_norm(after)) + x_BTE
-        return out, BlockState(moments, average, keys, values)
+        return out, None if average is None else BlockState(moments, average, keys, values)
 
     def _none(self, x: Tensor) -> tuple[Tensor, Tensor]:
         heads, shape = self.attention.arch.num_heads, self.attention.shape

@@ -12,6 +12,7 @@ Shapes: R rows (tokens), N jobs, M queries of a job, C columns of a job's cache,
 groups of the norm, K components of the average, V vocabulary.
 """
 
+import copy
 from typing import NamedTuple, cast
 
 import torch
@@ -20,7 +21,15 @@ from torch import Tensor, nn
 
 from agent.networks.inference import BeforeAttention, Places
 from agent.networks.llama_inference import MIN_ROWS, folded_bias, product, repeated
-from agent.networks.megalodon import NORM_EPS, Block, MegalodonDecoder, TimestepNorm, turned
+from agent.networks.llama_layout import ALIGNMENT
+from agent.networks.megalodon import (
+    NORM_EPS,
+    Block,
+    MegalodonDecoder,
+    TimestepNorm,
+    turned,
+    turns,
+)
 from agent.networks.shared_blocks import SharedBlocks
 from kernels import dispatch
 from kernels.rows import Rows
@@ -62,7 +71,9 @@ class MegalodonInference:
         self.is_critic = model.is_critic
         self.dtype = torch.float32
         self.device = model.device
-        self.model = model.float() if model.head.dtype != torch.float32 else model
+        self.model = model
+        if model.head.dtype != torch.float32:
+            self.model = copy.deepcopy(model).float()
         self.embedding = self.model.model.embed_tokens.weight.detach()
         self.head = self.model.head.detach().t().contiguous()
         self.blocks = [_Frozen(cast(Block, block)) for block in self.model.blocks]
@@ -192,6 +203,9 @@ class _Frozen:
         self.q_re_EK, self.q_im_EK = log_size.exp() * phase.cos(), log_size.exp() * phase.sin()
         self.eta_re_EK, self.eta_im_EK = re, im
         self.omega_E = block.cema.omega.detach()
+        width = attention.shape.z_dim // attention.arch.num_heads
+        places = torch.arange(attention.shape.chunk_size, device=p.device)
+        self.cos, self.sin = turns(places, width, attention.arch.rope_theta)
         self.z, self.v = _Map(attention.z_proj), _Map(attention.v_proj)
         self.r, self.h, self.o = (
             _Map(one) for one in (attention.r_proj, attention.h_proj, attention.o_proj)
@@ -201,24 +215,29 @@ class _Frozen:
 
     def projected(self, u: Tensor, m: Tensor, position_R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys, rotated, and values of rows, [R, ...]."""
-        arch, size = self.attention.arch, self.attention.shape.chunk_size
-        place_R = position_R % size
+        heads = self.attention.arch.num_heads
+        place_R = position_R % self.attention.shape.chunk_size
+        turn = self.cos[place_R][:, None], self.sin[place_R][:, None]
         q, k = (
-            turned(t.unflatten(-1, (arch.num_heads, -1)).transpose(0, 1), place_R, arch.rope_theta)
-            .transpose(0, 1)
-            .flatten(1)
+            turned(t.unflatten(-1, (heads, -1)), *turn).flatten(1)
             for t in self.attention.queries_keys_of(self.z(m))
         )
-        return q, k, F.silu(self.v(u))
+        return q, k, _silu(self.v(u))
 
     def mixed(self, m: Tensor, attended: Tensor) -> Tensor:
-        return self.h(m) + self.o(F.silu(self.r(m)) * attended)
+        return self.h(m) + self.o(_silu(self.r(m)) * attended)
 
     def fed_forward(self, x: Tensor) -> Tensor:
         x = self.ffn_norm(x)
         up = self.up(x)
-        active = F.silu(up) if self.gate is None else F.silu(self.gate(x)) * up
+        active = _silu(up) if self.gate is None else _silu(self.gate(x)) * up
         return self.down(active)
+
+
+def _silu(x: Tensor) -> Tensor:
+    """No row of it ends in a part of a vector, whose bits are others."""
+    missing = -x.shape[-1] % ALIGNMENT
+    return F.silu(F.pad(x, (0, missing)))[..., : x.shape[-1]] if missing else F.silu(x)
 
 
 class _Map:

@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 from agent.checkpoints.base_models import policy_at
@@ -110,7 +111,7 @@ class OpenBezoar:
         self, config: Config, folder: Path, plan: RecipePlan, store: Store, progress: Progress
     ) -> None:
         """Raises UsageError, TaskError, CheckpointError, ResourceError before anything is done."""
-        self.config, self.folder, self.plan = config, folder, plan
+        self.config, self.folder, self.plan = config, folder.expanduser().resolve(), plan
         self.store, self.progress = store, progress
         self.task = open_task(config)
         self.base = policy_at(Path(config.policy).expanduser())
@@ -180,9 +181,8 @@ class OpenBezoar:
                 if self.folder.is_dir() and any(self.folder.iterdir()):
                     raise UsageError(f"{self.folder} is not empty", "give a new folder with --out")
                 # The file comes with the folder, so that no other begins in what a kill left.
-                scratch = self.folder.with_name(f".{self.folder.name}")
-                shutil.rmtree(scratch, ignore_errors=True)
-                scratch.mkdir(parents=True)
+                self.folder.parent.mkdir(parents=True, exist_ok=True)
+                scratch = Path(mkdtemp(prefix=".recipe-", dir=self.folder.parent))
                 plan = {"recipe": digest, "plan": asdict(self.plan)}
                 (scratch / REPORT).write_text(json.dumps(plan))
                 os.replace(scratch, self.folder)
@@ -215,14 +215,16 @@ class OpenBezoar:
                 for reason, num in writing.refused.items():
                     refused[reason] = refused.get(reason, 0) + num
             texts = self._examples([(row.question, row.answer) for row in rows])
+            refused |= _too_long(rows, texts)
             step, policy = self._taught(name, policy, texts)
             yield replace(step, refused=refused)
         preferences = self._preferences(policy)
         texts = self._examples([(p.prompt, p.chosen) for p in preferences])
         step, policy = self._taught(SHIFT, policy, texts)
-        yield step
-        step, policy = self._preferring(policy, preferences)
-        yield step
+        yield replace(step, refused=_too_long(preferences, texts))
+        pairs = self._pairs(preferences)
+        step, policy = self._preferring(policy, pairs)
+        yield replace(step, refused=_too_long(preferences, pairs))
 
     # --- rows ---
 
@@ -280,10 +282,8 @@ class OpenBezoar:
         return self._stepped(name, policy, len(texts), made)
 
     def _preferring(
-        self, policy: Checkpoint, preferences: Sequence[Preference]
+        self, policy: Checkpoint, pairs: Sequence[PairExample]
     ) -> tuple[Step, Checkpoint]:
-        pairs = self._pairs(preferences)
-
         def made() -> TrainingJob:
             rank = own_lora_rank(self.config.training)
             settings = TrainingSettings(
@@ -379,6 +379,12 @@ class _Opened:
 
     def __exit__(self, *_: object) -> None:
         self.hosts.close()
+
+
+def _too_long(rows: Sequence[Any], left: Sequence[Any]) -> dict[str, int]:
+    """Rows that the policy cannot read whole, by that reason."""
+    num = len(rows) - len(left)
+    return {"longer than the context": num} if num else {}
 
 
 def own_preferences(

@@ -158,7 +158,8 @@ def _token_bytes(model: LanguageModel) -> int:
     """What a token leaves for the backward pass."""
     arch = model.arch
     each = GPU_ACTIVATION_BYTES if model.device.type == "cuda" else ACTIVATION_BYTES
-    return (arch.num_layers - model.num_frozen) * arch.hidden_size * each
+    per_layer = int(arch.hidden_size * each * arch.activation_scale)
+    return (arch.num_layers - model.num_frozen) * per_layer
 
 
 def _gpu_room(model: LanguageModel) -> int:

@@ -58,7 +58,8 @@ def training_bytes(model: Header, tuned_layers: int = 0, lora_rank: int = 0) -> 
     else:
         trained = share * size * (BYTES_TRAINED + HELD_BYTES)
         frozen = (1.0 - share) * size * 4
-    activations = MICRO_TOKENS * share * arch.num_layers * arch.hidden_size * ACTIVATION_BYTES
+    each = arch.hidden_size * ACTIVATION_BYTES * arch.activation_scale
+    activations = MICRO_TOKENS * share * arch.num_layers * each
     if activations > trained + frozen:  # then blocks are computed again (`fit.needs_checkpoints`)
         activations = MICRO_TOKENS * arch.hidden_size * (4 * arch.num_layers + ACTIVATION_BYTES)
     working = LOGIT_BYTES + activations

@@ -21,7 +21,7 @@ from agent.gpu_plan import (
     training_ways,
 )
 from agent.networks.architecture import Architecture
-from search.errors import CheckpointError
+from search.errors import CheckpointError, UsageError
 
 GIB = 2**30
 
@@ -30,6 +30,11 @@ def run(
     folder: str, kind: str, num_gpus: int, gpu_gib: float | None, work: Work, as_json: bool
 ) -> None:
     arch = _architecture(path_of(folder, "DIR"))
+    if arch.megalodon is not None:
+        raise UsageError(
+            f"{folder} is a Megalodon network, which no plan is made for yet",
+            "ratchet improve --policy DIR --dry-run says what a round takes",
+        )
     gpu = GPUS[kind]
     if gpu_gib is not None:
         gpu = replace(gpu, num_bytes=int(gpu_gib * GIB))

@@ -11,6 +11,7 @@ import torch
 
 from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.checkpoints.embedded import EMBEDDED
+from agent.checkpoints.weights import load_model
 from agent.engine.draft_choice import Costs, Drafter, DraftSource
 from agent.engine.drafting import ModelDrafts
 from agent.engine.feed import feed
@@ -207,6 +208,45 @@ def test_the_self_test_of_retrieval_has_drafts_to_test(tmp_path: Path, below: st
         assert 0 < source.below_record.num_accepted < source.below_record.num_drafted
 
 
+def test_the_self_test_has_every_source_draft(tmp_path: Path) -> None:
+    """With look-up beside it, too, whose drafts need no long text."""
+    found = long_engine(tmp_path)
+    source = RetrievalDrafts(found.network)
+    drafter = Drafter([LookupDrafts(), source], 3, "always", selftest=found.selftest)
+    drafter.prove([CompletionRequest((3, 4), 9, 1.0)])
+    assert drafter.verdict is not None and drafter.verdict.is_passed
+    assert drafter.verdict.num_drafted > 100
+
+
+def test_columns_that_are_no_numbers_spoil_no_later_draft(tmp_path: Path) -> None:
+    found = long_engine(tmp_path)
+    (row,) = prompts([300])
+    cache = Cache(found.network)
+    feed(found.network, cache, cache.open([0]), [row[:-1]])
+    asked = ([CompletionRequest(row[:-1], 9, 0.0)], [[row[-1]]], [3])
+    source = RetrievalDrafts(found.network, 96)
+    right = source.draft(*asked, cache)
+    broken = Cache(found.network)
+    feed(found.network, broken, broken.open([0]), [row[:-1]])
+    for layer in broken.layers:
+        layer[:] = float("nan")
+    source.draft([CompletionRequest(row[:-1], 9, 0.0, 1)], [[row[-1]]], [3], broken)
+    assert source.draft(*asked, cache) == right
+
+
+def test_retrieval_follows_an_engine_that_goes_on_with_other_weights(tmp_path: Path) -> None:
+    found = long_engine(tmp_path)
+    other = write_checkpoint(
+        tmp_path / "o", seed=9, max_position_embeddings=1024, num_hidden_layers=3
+    )
+    requests = [CompletionRequest(row, 12, 1.0, i) for i, row in enumerate(prompts([300, 420]))]
+    drafter = Drafter([RetrievalDrafts(found.network, 96)], 3, "always")
+    found.completions(requests, drafter)
+    found.update_weights(load_model(verify_checkpoint(other)), "new")
+    plain = [t.generated for t in found.completions(requests)]
+    assert [t.generated for t in found.completions(requests, drafter)] == plain
+
+
 def test_look_up_below_retrieval_keeps_what_was_written_and_not_what_was_guessed() -> None:
     source = LookupDrafts()
     request = CompletionRequest((3, 4, 5), 9, 1.0)
@@ -214,6 +254,7 @@ def test_look_up_below_retrieval_keeps_what_was_written_and_not_what_was_guessed
     source.draft([request], [[6, 7, 10]], [1])
     assert source._group(0).texts[request] == [3, 4, 5, 6, 7, 10]
     assert source.draft([CompletionRequest((6, 7), 9, 1.0)], [[]], [1]) == [[10]]
+    assert source.draft([CompletionRequest((7, 8), 9, 1.0)], [[]], [1]) == [[]]
 
 
 def test_look_up_takes_a_long_beginning_in_once_for_all_texts_that_share_it() -> None:

@@ -161,6 +161,14 @@ def test_a_judge_that_is_not_there_is_given_up_with_the_way_out() -> None:
     assert "imagination.judge" in found.value.fix
 
 
+def test_a_judge_that_is_silent_from_call_to_call_is_given_up_too() -> None:
+    judge = ServedJudge("http://127.0.0.1:9/v1")
+    judge._client = judge._client.with_options(max_retries=0)
+    assert judge.verdicts(["a", "b"]) == ["silent", "silent"]
+    with pytest.raises(ResourceError, match="does not answer"):
+        judge.verdicts(["a"])
+
+
 @pytest.mark.parametrize(
     ("status", "told", "fix"),
     [

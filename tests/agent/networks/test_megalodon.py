@@ -21,8 +21,11 @@ from agent.engine.draft_choice import Drafter
 from agent.engine.drafting import ModelDrafts
 from agent.engine.prefix_cache import Prefix
 from agent.engine.requests import CompletionRequest, OptionRequest, ScoreRequest
+from agent.hosting.model_host import HostSettings
+from agent.hosting.policy_host import PolicyHost
 from agent.networks.architecture import Architecture
 from agent.networks.megalodon import ComplexEma, MegalodonDecoder, StreamState, TimestepNorm
+from agent.networks.registry import laid_out
 from agent.networks.shapes import parameter_shapes
 from agent.training.critic_job import CriticJob
 from agent.training.examples import Example, LabelledExample
@@ -331,3 +334,58 @@ def test_what_cannot_train_a_recurrent_network_is_refused(
     with pytest.raises(CheckpointError, match="takes no adapters"):
         check_adapters(PolicyTraining(**changes), header)
     check_adapters(PolicyTraining(), header)
+
+
+@pytest.mark.parametrize("sizes", [{"intermediate_size": 101}, {"value_dim": 130}])
+def test_no_bit_depends_on_the_batch_at_odd_sizes_either(
+    tmp_path: Path, sizes: dict[str, Any]
+) -> None:
+    found = engine(written(tmp_path / "p", 3, **sizes))
+    requests = [CompletionRequest(row, 20, 1.0, i) for i, row in enumerate(prompts([3, 17, 40]))]
+    together = [t.generated for t in found.completions(requests)]
+    found.forget()
+    assert [found.completions([r])[0].generated for r in requests] == together
+
+
+def test_a_recurrent_network_that_was_held_in_few_bits_is_served_in_float32(
+    tmp_path: Path,
+) -> None:
+    model = load_model(verify_checkpoint(written(tmp_path / "p")), torch.bfloat16)
+    served = laid_out(model)
+    assert served.dtype == torch.float32 and model.head.dtype == torch.bfloat16
+    host = PolicyHost("policy", HostSettings(dtype="bfloat16"))
+    ref = verify_checkpoint(tmp_path / "p").ref("policy")
+    host.completions(ref, [CompletionRequest((3, 4), 2, 0.0)])
+    assert set(host.health()["dtypes"].values()) == {"float32"}
+
+
+def test_a_component_that_forgets_at_once_is_no_nan() -> None:
+    model = network()
+    with torch.no_grad():
+        for block in model.blocks:
+            block.get_parameter("cema.alpha").fill_(18)
+            block.get_parameter("cema.delta").fill_(18)
+        assert torch.isfinite(model(torch.randint(0, 16, (1, 40)))).all()
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (TINY | {"num_key_value_heads": 1}, "num_key_value_heads 1, which networks"),
+        (TINY | {"attention_bias": True}, "attention_bias True, which networks"),
+        (TINY | {"rope_parameters": {"rope_type": "linear", "factor": 4.0}}, "need none"),
+        (
+            {k: v for k, v in TINY.items() if k not in ("z_dim", "value_dim", "cema_ndim")}
+            | {"model_type": "llama"},
+            "which networks of model_type 'llama' do not have",
+        ),
+    ],
+)
+def test_what_one_family_has_the_other_is_refused_with(config: dict[str, Any], told: str) -> None:
+    with pytest.raises(CheckpointError, match=told):
+        Architecture.from_config(config)
+
+
+def test_heads_of_an_odd_width_are_no_fault_where_keys_have_their_own() -> None:
+    sizes = {"hidden_size": 66, "norm_num_groups": 6}
+    assert Architecture.from_config(TINY | sizes).megalodon is not None

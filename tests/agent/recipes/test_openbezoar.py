@@ -249,6 +249,24 @@ def test_a_recipe_with_other_held_out_problems_is_another_recipe(
     store.close()
 
 
+def test_a_new_recipe_touches_nothing_beside_its_folder(
+    tmp_path: Path, taught: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".out").mkdir()
+    (tmp_path / ".out/mine").write_text("x")
+    given = {"task": "jsonl", "problems": str(rows), "policy": str(taught)}
+    config, _ = load_config(given | {"hosting.hosting": "inline"})
+    store = open_store(f"sqlite:///{tmp_path}/s.db")
+    OpenBezoar(config, tmp_path / "out", RecipePlan(), store, Silent())
+    assert (tmp_path / ".out/mine").read_text() == "x"
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    OpenBezoar(config, Path("."), RecipePlan(), store, Silent())
+    assert (tmp_path / "here/recipe.json").is_file()
+    assert not list(tmp_path.glob(".recipe-*"))
+    store.close()
+
+
 def test_rows_with_other_line_ends_are_read_back_as_they_were(tmp_path: Path) -> None:
     text = "a\u2028b\u0085c\nd"
     writing = Writing("orca", [WrittenRow(text, text, "orca")], {"judge": 1})
