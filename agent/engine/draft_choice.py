@@ -258,11 +258,9 @@ class Drafter:
         cache: Cache,
     ) -> "Drafts":
         """Drafts for all texts, none longer than its room; the cache's job i is text i."""
-        if max(room, default=0) <= 0:
-            return NONE
         longest = max(len(r.prefix) + len(d) for r, d in zip(requests, done, strict=True))
         source, length = self.plan(len(requests), longest)
-        self._num_steps += 1
+        self._num_steps += max(room, default=0) > 0  # sources take turns where one can draft
         if source is None or not self._is_allowed(requests):
             return NONE
         lengths = [max(0, min(length, r)) for r in room]
