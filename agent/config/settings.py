@@ -271,7 +271,7 @@ class PolicyTraining(Section):
         description="DR-PO, tree-pg: share by which it may rise and pull on",
     )
     count_steps_alike: bool = Field(
-        False,
+        True,
         description="tree-pg: steps of a state count alike and not as the policy would draw them",
     )
     draw_epochs: int = Field(

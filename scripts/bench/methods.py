@@ -70,10 +70,10 @@ METHODS: dict[str, dict[str, Any]] = {
     | FIFTH,
     "tree-pg": {"training.method": "tree-pg", "training.sft_weight": 0.0} | FIFTH,
     "tree-pg-wide": {"training.method": "tree-pg", "training.sft_weight": 0.0} | WIDE | FIFTH,
-    "tree-pg-alike": {
+    "tree-pg-drawn": {
         "training.method": "tree-pg",
         "training.sft_weight": 0.0,
-        "training.count_steps_alike": True,
+        "training.count_steps_alike": False,
     }
     | FIFTH,
     "tree-pg-texts": {"training.method": "tree-pg"},

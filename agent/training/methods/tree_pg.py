@@ -3,8 +3,8 @@
 A search tries several steps at a state and knows the mean score of the texts below each (its Q; 0
 where the tool refuted it). The advantage of a step is its Q less the mean of its siblings', as in
 TreeRL (Hou et al., arXiv 2506.11902) and Tree-GRPO (Ji et al., arXiv 2509.21240), so credit goes to
-the step and not to the text. Those draw their steps, a search lists the likeliest: each counts as
-often as the policy would have drawn it among its siblings, or, if so set, all alike. The trees were
+the step and not to the text. Those draw their steps, a search lists the likeliest: all count alike,
+or, if so set, each as often as the policy would have drawn it among its siblings. The trees were
 grown by the policy that training begins from: each token's ratio to its probability then is the
 importance weight, clipped (`clipped`). The negative log-likelihood of kept and replayed texts may
 be added, as in DPO.
@@ -58,7 +58,7 @@ class TreePgJob(LoopJob):
     texts: Sequence[Example]
     text_weight: float
     clip: Clip
-    counts_alike: bool = False
+    counts_alike: bool = True
     """Whether all steps of a state count alike, however likely they were."""
 
     beside_bytes: ClassVar[float] = 0.0
@@ -103,7 +103,7 @@ def train_on_trees(
     settings: TrainingSettings,
     seed: int,
     progress: OnStep | None = None,
-    counts_alike: bool = False,
+    counts_alike: bool = True,
 ) -> TreeReport:
     """Train in place; the same arguments give the same weights. Raises DivergedError.
 
