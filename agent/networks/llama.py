@@ -7,8 +7,6 @@ Shapes: B rows, T tokens, H query heads, G key heads, D head width, E hidden wid
 """
 
 import math
-from collections.abc import Container, Sequence
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from agent.networks.architecture import Architecture
-from agent.networks.language_model import LanguageModel
+from agent.networks.decoder import DecoderModel
 from search.errors import CheckpointError
 
 
@@ -124,73 +122,24 @@ class Backbone(nn.Module):
         self.norm = RMSNorm(arch.hidden_size, arch.norm_eps)
 
 
-def _copied(module: nn.Module, wanted: Container[str]) -> dict[str, Tensor]:
-    """A copy of the wanted weights by name; those that do not train are the very same."""
-    return {
-        name: parameter.detach().clone() if parameter.requires_grad else parameter.detach()
-        for name, parameter in module.named_parameters(remove_duplicate=False)
-        if name in wanted
-    }
-
-
-class Decoder(LanguageModel):
+class Decoder(DecoderModel):
     """A policy (`lm_head`) or, with `is_critic`, a scalar critic (`score`) on the same backbone."""
+
+    model: Backbone
 
     def __init__(self, arch: Architecture, is_critic: bool = False) -> None:
         super().__init__(arch, is_critic)
-        self.model = Backbone(arch)
-        if is_critic:
-            self.score = nn.Linear(arch.hidden_size, 1, bias=False)
-        else:
-            self.lm_head = nn.Linear(arch.hidden_size, arch.vocab_size, bias=False)
-            self.tie()
         with torch.device("cpu"):  # where the weights are to be loaded later, on none (meta)
             self.register_buffer("frequencies", rope_frequencies(arch), persistent=False)
 
-    @property
-    def blocks(self) -> Sequence[nn.Module]:
-        return list(self.model.layers)
-
-    def tie(self) -> None:
-        if self.arch.is_tied and not self.is_critic:
-            self.lm_head.weight = self.model.embed_tokens.weight
-
-    @property
-    def head(self) -> Tensor:
-        """Weight of the last product: [V, E], or [1, E] of a critic."""
-        return self.score.weight if self.is_critic else self.lm_head.weight
-
-    def as_critic(self) -> "Decoder":
-        """A scalar critic on a copy of the backbone; its head starts at zero."""
-        with torch.device("meta"):  # no random weights are made first
-            critic = Decoder(self.arch, is_critic=True)
-            critic.take_shape(self)
-        wanted = critic.model.state_dict()
-        critic.model.load_state_dict(_copied(self.model, wanted), assign=True)
-        head_1E = torch.zeros((1, self.arch.hidden_size), dtype=self.head.dtype, device=self.device)
-        critic.score.weight = nn.Parameter(head_1E)
-        return critic
-
-    def first_layers(self, num_layers: int) -> "Decoder":
-        """A smaller network: the first blocks, embeddings, last norm and head, copied."""
-        with torch.device("meta"):
-            cut = Decoder(replace(self.arch, num_layers=num_layers))
-            cut.take_shape(self)
-        cut.load_state_dict(_copied(self, cut.state_dict()), assign=True)
-        cut.tie()
-        return cut
+    @staticmethod
+    def backbone_of(arch: Architecture) -> Backbone:
+        return Backbone(arch)
 
     def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         angles = positions[..., None].float() * self.get_buffer("frequencies")
         angles = torch.cat((angles, angles), dim=-1)
         return angles.cos(), angles.sin()
-
-    def block_of(self, name: str) -> int:
-        if name.startswith("model.embed_tokens."):
-            return -1
-        if name.startswith("model.layers."):
-            return int(name.split(".")[2])
-        return self.arch.num_layers
 
     def lower(self, tokens_BT: Tensor, positions_BT: Tensor | None = None) -> Tensor:
         # A frozen embedding may be held in fewer bits than what training computes with.

@@ -11,8 +11,7 @@ heads, Z and V widths of keys and values in all heads, C tokens of a chunk.
 """
 
 import math
-from collections.abc import Container, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from agent.networks.architecture import Architecture, MegalodonShape
-from agent.networks.language_model import LanguageModel
+from agent.networks.decoder import DecoderModel
 
 NORM_EPS = 1e-5
 """Of the norm over time, as released."""
@@ -366,57 +365,19 @@ class Backbone(nn.Module):
         self.norm = TimestepNorm(arch.hidden_size, shape.norm_groups)
 
 
-class MegalodonDecoder(LanguageModel):
+class MegalodonDecoder(DecoderModel):
     """A policy (`lm_head`) or, with `is_critic`, a scalar critic (`score`) on the same backbone.
 
     Rotary places begin again with every chunk, so the positions that training may draw are of no
     use to it and are not looked at.
     """
 
-    def __init__(self, arch: Architecture, is_critic: bool = False) -> None:
-        super().__init__(arch, is_critic)
+    model: Backbone
+
+    @staticmethod
+    def backbone_of(arch: Architecture) -> Backbone:
         assert arch.megalodon is not None
-        self.model = Backbone(arch, arch.megalodon)
-        if is_critic:
-            self.score = nn.Linear(arch.hidden_size, 1, bias=False)
-        else:
-            self.lm_head = nn.Linear(arch.hidden_size, arch.vocab_size, bias=False)
-            self.tie()
-
-    @property
-    def blocks(self) -> Sequence[nn.Module]:
-        return list(self.model.layers)
-
-    def tie(self) -> None:
-        if self.arch.is_tied and not self.is_critic:
-            self.lm_head.weight = self.model.embed_tokens.weight
-
-    @property
-    def head(self) -> Tensor:
-        return self.score.weight if self.is_critic else self.lm_head.weight
-
-    def as_critic(self) -> "MegalodonDecoder":
-        with torch.device("meta"):
-            critic = MegalodonDecoder(self.arch, is_critic=True)
-        wanted = critic.model.state_dict()
-        critic.model.load_state_dict(_copied(self.model, wanted), assign=True)
-        head_1E = torch.zeros((1, self.arch.hidden_size), dtype=self.head.dtype, device=self.device)
-        critic.score.weight = nn.Parameter(head_1E)
-        return critic
-
-    def first_layers(self, num_layers: int) -> "MegalodonDecoder":
-        with torch.device("meta"):
-            cut = MegalodonDecoder(replace(self.arch, num_layers=num_layers))
-        cut.load_state_dict(_copied(self, cut.state_dict()), assign=True)
-        cut.tie()
-        return cut
-
-    def block_of(self, name: str) -> int:
-        if name.startswith("model.embed_tokens."):
-            return -1
-        if name.startswith("model.layers."):
-            return int(name.split(".")[2])
-        return self.arch.num_layers
+        return Backbone(arch, arch.megalodon)
 
     def lower(self, tokens_BT: Tensor, positions_BT: Tensor | None = None) -> Tensor:
         x = self.model.embed_tokens(tokens_BT).to(self.model.norm.weight.dtype)
@@ -454,12 +415,3 @@ class MegalodonDecoder(LanguageModel):
             blocks.append(after)
         hidden, last = self._normed(x, state.last if state else None)
         return hidden, StreamState(tuple(blocks), last)
-
-
-def _copied(module: nn.Module, wanted: Container[str]) -> dict[str, Tensor]:
-    """A copy of the wanted weights by name; those that do not train are the very same."""
-    return {
-        name: parameter.detach().clone() if parameter.requires_grad else parameter.detach()
-        for name, parameter in module.named_parameters(remove_duplicate=False)
-        if name in wanted
-    }
