@@ -24,6 +24,7 @@ from agent.engine.torch_engine import TorchEngine
 from agent.hosting.model_host import HostSettings
 from agent.hosting.policy_host import PolicyHost, Speculation
 from agent.tasks.ledger import Ledger
+from scripts.bench.long_context import Window
 from tests.agent.conftest import write_checkpoint
 from tests.agent.engine.engines import engine
 
@@ -440,14 +441,6 @@ def test_a_long_text_has_its_costs_measured_and_short_ones_go_on_without(tmp_pat
     long = costs(1000)
     assert set(long["step_1000_columns"]) == {"1", "2", "5"}
     assert set(long["draft"]) == {"lookup", "retrieval"}
-
-
-class Window(Choice):
-    """The last columns instead of the best ones."""
-
-    def scores(self, q_NGD: torch.Tensor, means_NGCD: torch.Tensor) -> torch.Tensor:
-        place = torch.arange(means_NGCD.shape[2], dtype=q_NGD.dtype)
-        return place.expand(*q_NGD.shape[:2], -1).clone()
 
 
 def test_what_stands_far_back_is_guessed_by_retrieval_and_not_by_a_window() -> None:
