@@ -279,6 +279,10 @@ class CostsAtRows(TypedDict):
     """One forward of the policy."""
     draft: "DraftCosts"
     """One guessed token."""
+    step_1000_columns: "StepCosts"
+    """What a thousand columns of context more add to a forward; empty until a long text came."""
+    draft_1000_columns: "DraftCosts"
+    """The same of a guessed token."""
 
 
 class StepCosts(TypedDict):

@@ -17,6 +17,7 @@ from agent.rounds.run import Improver
 from agent.training.methods.dpo import PreferenceReport
 from agent.training.methods.dr_po import GradientReport
 from agent.training.methods.sft import SftReport
+from agent.training.methods.tree_pg import TreeReport
 from store import json_keys, recording
 from store.database import Store, open_store
 from store.dictionary import Key, keys_of, records_of, values_of
@@ -116,7 +117,7 @@ def test_a_round_writes_no_value_that_the_dictionary_does_not_list(store: Store)
 
 def test_the_reports_of_all_training_methods_are_explained() -> None:
     written = {"method"}
-    for report in (SftReport, PreferenceReport, GradientReport):
+    for report in (SftReport, PreferenceReport, GradientReport, TreeReport):
         written |= {field.name for field in fields(report)}
     explained = {key.name for key in keys_of(json_keys.PolicyReport)}
     assert explained - written == {"trainer", "lora_rank", "quantization", "weight_bytes"}
