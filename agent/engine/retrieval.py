@@ -8,9 +8,10 @@ their true places, so what is gathered needs nothing more.
 
 Where this differs from the paper: what is kept of a draft is decided as for every source
 (`draft_choice`), so that it is exact at every temperature; columns are chosen by the query of the
-token that is answered, layer by layer as it passes, and again for every drafted token: a choice
-that a few tokens are guessed by was right far less often (LOG.md); heads that share keys ask
-together; any number of texts of any lengths.
+token that is answered, layer by layer as it passes, and again for every second drafted token: a
+choice that more tokens are guessed by was right less often (LOG.md); chunks are short, for the mean
+of more keys says little of them; heads that share keys ask together; any number of texts of any
+lengths.
 
 Shapes: N texts, L layers, G key heads, D head width, C chunks, K chunks chosen, M columns of one
 choice.
@@ -36,6 +37,8 @@ RECENT = 16
 """Columns at the end of a text that are always seen, at least; up to a chunk more."""
 BUDGET = 256
 """Columns of a choice and the last ones, at most."""
+STRIDE = 2
+"""Drafted tokens, or forwards with a source below, that one choice serves."""
 SHORT_BUDGET = 32
 """Of a self-test, which has many texts at once."""
 
@@ -49,7 +52,7 @@ class RetrievalDrafts:
         budget: int = BUDGET,
         below: DraftSource | None = None,
         below_length: int = 2,
-        stride: int = 2,
+        stride: int = STRIDE,
         choice: "type[Choice] | None" = None,
     ) -> None:
         """`below` drafts `below_length` tokens for each forward over the chosen columns. These are
