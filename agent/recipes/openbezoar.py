@@ -15,16 +15,17 @@ import hashlib
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 from agent.checkpoints.base_models import policy_at
 from agent.checkpoints.checkpoint import Checkpoint, verify_checkpoint
 from agent.checkpoints.merging import merge_into
 from agent.checkpoints.model_refs import ModelSet
+from agent.checkpoints.publish import sweep
 from agent.config.endpoint import is_served
 from agent.config.settings import MANY, Config
 from agent.engine.tokenizer import Tokenizer
@@ -53,6 +54,7 @@ from search.randomness import derive_seed
 from search.state import Problem
 from store.database import Store
 from store.evaluations import Evaluation
+from store.leases import owner_name
 
 KINDS = {"1-lamini": ("lamini",), "2-evol": ("evol-deepen", "evol-widen"), "3-orca": (ORCA,)}
 """Steps of supervised fine-tuning, in order, and the schemes of their rows."""
@@ -182,7 +184,10 @@ class OpenBezoar:
                     raise UsageError(f"{self.folder} is not empty", "give a new folder with --out")
                 # The file comes with the folder, so that no other begins in what a kill left.
                 self.folder.parent.mkdir(parents=True, exist_ok=True)
-                scratch = Path(mkdtemp(prefix=".recipe-", dir=self.folder.parent))
+                sweep(self.folder.parent)
+                name = f".writing {owner_name()} {uuid.uuid4().hex}"
+                scratch = self.folder.parent / name
+                scratch.mkdir()
                 plan = {"recipe": digest, "plan": asdict(self.plan)}
                 (scratch / REPORT).write_text(json.dumps(plan))
                 os.replace(scratch, self.folder)

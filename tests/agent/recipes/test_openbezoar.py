@@ -263,7 +263,7 @@ def test_a_new_recipe_touches_nothing_beside_its_folder(
     monkeypatch.chdir(tmp_path / "here")
     OpenBezoar(config, Path("."), RecipePlan(), store, Silent())
     assert (tmp_path / "here/recipe.json").is_file()
-    assert not list(tmp_path.glob(".recipe-*"))
+    assert not list(tmp_path.glob(".writing *"))
     store.close()
 
 
