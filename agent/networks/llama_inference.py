@@ -4,12 +4,7 @@ Same numbers as `Decoder`, arranged so that few, large operations remain: querie
 come from one product, gate and up from another, and the rotary embedding is one complex product
 over neighbouring pairs (`llama_layout`).
 
-On a CPU with one thread a row's bits do not depend on what shares its batch. Five rules keep it so,
-each measured: no product has fewer rows than `MIN_ROWS` (few rows take another code path, which
-adds in another order: one on Intel's CPUs, up to three on AMD's), no block of queries has fewer
-than that or than its heads' width needs (`folded_bias`), no element-wise loop ends in a part of a
-vector (`ALIGNMENT`), a text always lies in the same columns, and the columns that attention looks
-at end half-way through a block, before it, or with it (`Cache.num_columns`).
+On a CPU with one thread a row's bits do not depend on what shares its batch (`batching`).
 
 Shapes: R rows (tokens), N jobs, M queries of a job, C columns of a job's cache, H query heads,
 G key heads, D head width, E hidden width, I inner width, V vocabulary.
@@ -24,25 +19,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from agent.networks.adapter_shape import is_of_adapter
+from agent.networks.batching import (
+    MIN_ROWS,
+    decoding_places,
+    folded_bias,
+    product,
+    repeated,
+)
 from agent.networks.inference import BeforeAttention, Places
 from agent.networks.llama import Block, Decoder, rope_frequencies
-from agent.networks.llama_layout import Adapters, Layer, Layout, LowRank
+from agent.networks.llama_layout import Adapters, Layer, Layout
 from agent.networks.shared_blocks import SharedBlocks
 from kernels import dispatch
 from kernels.rows import Rows
 
-MIN_ROWS = 4
 REFINED = 4.0
 """Nats under the best logit within which logits are made again in float32."""
 MOST_REFINED = 256
 """Of a row on average; more are left as they are."""
 LOGIT_ROWS = 512
 """Rows whose logits are in memory together where they are made in bfloat16."""
-QUERY_BLOCK = 32
-"""Queries that torch's CPU attention multiplies at once."""
-WIDTH_OF_A_QUERY = 16
-"""A block needs a query for each so many numbers of a head's width: heads of 96 numbers need 5, of
-128 need 6, of 192 need 9, of 256 need 11."""
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -210,22 +206,10 @@ class LlamaInference:
     ) -> Tensor:
         """Hidden states [N, E]; see `InferenceNetwork`. The bits are those of `forward`, but on a
         GPU, where what surrounds the products is fused."""
-        num, device = len(tokens_N), self.device
         if self.fuses_rows:
-            job_N = torch.arange(num, device=device)
+            job_N = torch.arange(len(tokens_N), device=self.device)
             return self.forward_rows(tokens_N, Rows(job_N, column_N, column_N, column_N + 1), cache)
-        bias = torch.zeros((num, 1, num_columns), dtype=self.dtype, device=device)
-        column_C = torch.arange(num_columns, device=device)
-        bias.masked_fill_((column_C > column_N[:, None])[:, None], float("-inf"))
-        places = Places(
-            jobs=slice(0, num),
-            job_R=torch.arange(num, device=device),
-            query_R=torch.zeros_like(column_N),
-            column_R=column_N,
-            position_R=column_N.clamp(max=self.arch.max_positions - 1),
-            bias_NMC=bias,
-            is_dense=True,
-        )
+        places = decoding_places(column_N, num_columns, self.dtype, self.arch.max_positions)
         return self.forward(tokens_N, places, cache)
 
     @property
@@ -267,32 +251,6 @@ def _shared(block: Block, layout: Layout, shared: SharedBlocks, name: str) -> La
     return shared.get(Layer, weights, layout.name, lambda: layout.of(block), name)
 
 
-def with_rows(x: Tensor) -> Tensor:
-    """x [R, ...] with its last row repeated up to `MIN_ROWS`."""
-    missing = MIN_ROWS - x.shape[0]
-    return x if missing <= 0 or not len(x) else torch.cat((x, x[-1:].expand(missing, *x.shape[1:])))
-
-
-def product(
-    x: Tensor,
-    matrix: Tensor,
-    bias: Tensor | None,
-    onto: Tensor | None = None,
-    low: LowRank | None = None,
-) -> Tensor:
-    """x @ matrix + bias + onto, as one operation where it can be, and what an adapter adds."""
-    num_rows = x.shape[0]
-    if num_rows < MIN_ROWS and x.device.type == "cpu":
-        more = None if onto is None else with_rows(onto)
-        return product(with_rows(x), matrix, bias, more, low)[:num_rows]
-    if low is not None:
-        onto = x @ low.a @ low.b if onto is None else torch.addmm(onto, x @ low.a, low.b)
-    if onto is None:
-        return x @ matrix if bias is None else torch.addmm(bias, x, matrix)
-    y = torch.addmm(onto, x, matrix)
-    return y if bias is None else y.add_(bias)
-
-
 def _turn(x: Tensor, turn_R1P: Tensor) -> None:
     """Rotary embedding of x [R, heads, D] in place; the two numbers of a pair are neighbours."""
     pairs = x.unflatten(-1, (-1, 2))
@@ -324,27 +282,3 @@ def _attend(q_RHD: Tensor, kv: Tensor, places: Places, bias: Tensor, G: int) -> 
     if places.is_dense:
         return mixed.reshape(R, H * D)
     return mixed.reshape(N, M, H * D)[places.job_R, places.query_R]
-
-
-def folded_bias(bias_NMC: Tensor, group: int, width: int) -> Tensor:
-    """The bias [N, 1, queries, C] of all heads of a group, `width` wide; no block of queries is
-    smaller than such heads need."""
-    bias = bias_NMC if group == 1 else bias_NMC.repeat_interleave(group, dim=1)
-    least = max(MIN_ROWS, -(-width // WIDTH_OF_A_QUERY))
-    rest = bias.shape[1] % QUERY_BLOCK
-    if 0 < rest < least:
-        bias = torch.cat((bias, bias[:, -1:].expand(-1, least - rest, -1)), dim=1)
-    return bias[:, None]
-
-
-def repeated(places: Places, row_R: Tensor) -> Places:
-    """Some rows again, as the same queries: they write the same bits to the same place."""
-    return Places(
-        places.jobs,
-        places.job_R[row_R],
-        places.query_R[row_R],
-        places.column_R[row_R],
-        places.position_R[row_R],
-        places.bias_NMC,
-        is_dense=False,
-    )

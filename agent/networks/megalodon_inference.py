@@ -19,8 +19,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from agent.networks.batching import (
+    MIN_ROWS,
+    decoding_places,
+    folded_bias,
+    product,
+    repeated,
+)
 from agent.networks.inference import BeforeAttention, Places
-from agent.networks.llama_inference import MIN_ROWS, folded_bias, product, repeated
 from agent.networks.llama_layout import ALIGNMENT
 from agent.networks.megalodon import (
     NORM_EPS,
@@ -170,14 +176,7 @@ class MegalodonInference:
         self, tokens_N: Tensor, column_N: Tensor, num_columns: int, cache: list[Tensor]
     ) -> Tensor:
         """Hidden states [N, E]; see `InferenceNetwork`."""
-        num, device = len(tokens_N), self.device
-        bias = torch.zeros((num, 1, num_columns), dtype=self.dtype, device=device)
-        column_C = torch.arange(num_columns, device=device)
-        bias.masked_fill_((column_C > column_N[:, None])[:, None], float("-inf"))
-        job_N = torch.arange(num, device=device)
-        places = Places(
-            slice(0, num), job_N, torch.zeros_like(column_N), column_N, column_N, bias, True
-        )
+        places = decoding_places(column_N, num_columns, self.dtype, self.arch.max_positions)
         return self.forward(tokens_N, places, cache)
 
     def logits(self, hidden_RE: Tensor) -> Tensor:

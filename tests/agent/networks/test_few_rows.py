@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from agent.networks.llama_inference import MIN_ROWS, product
+from agent.networks.batching import MIN_ROWS, product
 from kernels import chunked, dispatch, reference
 
 
