@@ -32,9 +32,8 @@ from agent.engine.requests import CompletionRequest, Generated
 from agent.engine.retrieval import BUDGET, Choice, RetrievalDrafts
 from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
-from agent.evaluation.intervals import wilson
 from agent.tasks.ledger import drawn_ledger, entries_of
-from scripts.bench.report import Row, counted, repeats, show, write
+from scripts.bench.report import Row, counted, repeats, share, show, write
 
 LINES = {"1K": 92, "2K": 185, "4K": 365, "8K": 735}
 LONGEST = {"13K": 1190}
@@ -115,16 +114,9 @@ class Bench:
                 for start in range(0, num, 8):
                     engine.completions(requests[start : start + 8], drafter)
                 record = drafter.record("retrieval")
-                low, high = wilson(record.num_accepted, record.num_tried)
-                yield {
-                    "name": f"acceptance@{size}/{name}",
-                    "value": record.num_accepted / record.num_tried,
-                    "unit": "share",
-                    "low": low,
-                    "high": high,
-                    "n": record.num_tried,
-                    "baseline": f"greedy answers, {BUDGET} columns of {len(requests[0].prefix)}",
-                }
+                told = f"greedy answers, {BUDGET} columns of {len(requests[0].prefix)}"
+                accepted, tried = record.num_accepted, record.num_tried
+                yield share(f"acceptance@{size}/{name}", accepted, tried, told)
 
     def speed(self, num_repeats: int, num_tokens: int) -> Iterator[Row]:
         engine = self.engine(ends=False)
@@ -191,16 +183,8 @@ class Bench:
             for start in range(0, num, 8):
                 engine.completions(requests[start : start + 8], drafter)
             record = drafter.record("retrieval")
-            low, high = wilson(record.num_accepted, record.num_tried)
-            yield {
-                "name": f"chosen {name}@8K",
-                "value": record.num_accepted / record.num_tried,
-                "unit": "acceptance",
-                "low": low,
-                "high": high,
-                "n": record.num_tried,
-                "baseline": "for every token",
-            }
+            accepted, tried = record.num_accepted, record.num_tried
+            yield share(f"chosen {name}@8K", accepted, tried, "acceptance; beside: for every token")
 
 
 def main() -> int:

@@ -27,11 +27,11 @@ import torch
 
 from agent.checkpoints.checkpoint import Checkpoint, verify_checkpoint
 from agent.checkpoints.model_refs import CRITIC_ROLES, ModelSet
+from agent.checkpoints.publish import publish
 from agent.checkpoints.weights import load_model
 from agent.config.load import load_config
 from agent.config.settings import Config
 from agent.evaluation.answering import sample_rollouts
-from agent.evaluation.intervals import wilson
 from agent.hosting.inline_hosts import InlineHosts
 from agent.hosting.model_host import HostSettings
 from agent.hosting.policy_host import Speculation
@@ -39,10 +39,11 @@ from agent.rounds.label_sampling import LabelSampling
 from agent.rounds.run import Improver
 from agent.search_models import Models, ModelSettings
 from agent.tasks.registry import open_task
+from agent.training.drafter import cut_drafter
 from agent.training.optimizer import TrainingSettings
 from critics.calibration import auc
 from scripts.bench.learning import Silent, loop
-from scripts.bench.report import Row, show, write
+from scripts.bench.report import Row, share, show, write
 from scripts.build_embedded import taught_critics
 from search.interfaces import Rollout
 from search.settings import SearchSettings
@@ -134,23 +135,26 @@ def measured(study: Study, seeds: Sequence[int]) -> Iterator[Row]:
         one = mean(flat_right)
         told = f"one sample {one:.3f}, any of {NUM_TEXTS} {mean(map(any, right)):.3f}"
         votes = [_vote(group) for group in groups]
-        yield _share(f"{language}: vote of {NUM_TEXTS}", _picked(votes, right), told)
+        picked = _picked(votes, right)
+        yield share(f"{language}: vote of {NUM_TEXTS}", sum(picked), n, told)
         for name, key in baselines.items():
             values = [[key(r) for r in group] for group in groups]
             flat = [v for group in values for v in group]
-            row = _share(f"{language}: {name}", _picked(values, right), told)
+            row = share(f"{language}: {name}", sum(_picked(values, right)), n, told)
             yield row | {"auc": auc(flat, flat_right)}
         for source in TASKS:
             aucs, shares = [], []
             for seed in seeds:
                 scores = study.scores(language, study.critics(source, seed), groups)
                 flat = [v for group in scores for v in group]
-                aucs.append(auc(flat, flat_right) or 0.5)
+                found = auc(flat, flat_right)
+                aucs += [] if found is None else [found]  # None where all are right, or none is
                 shares.append(mean(_picked(scores, right)))
+            told_auc = f"{mean(aucs):.3f} [{min(aucs):.3f}, {max(aucs):.3f}]" if aucs else "unknown"
             yield {
                 "name": f"{language}: best by {source}'s critic",
                 "value": mean(shares),
-                "unit": f"right; AUC {mean(aucs):.3f} [{min(aucs):.3f}, {max(aucs):.3f}]",
+                "unit": f"right; AUC {told_auc}",
                 "low": min(shares),
                 "high": max(shares),
                 "n": n,
@@ -173,19 +177,6 @@ def _picked(values: Sequence[Sequence[float]], right: Sequence[Sequence[bool]]) 
     ]
 
 
-def _share(name: str, picked: Sequence[bool], baseline: str) -> Row:
-    low, high = wilson(sum(picked), len(picked))
-    return {
-        "name": name,
-        "value": mean(picked),
-        "unit": "right",
-        "low": low,
-        "high": high,
-        "n": len(picked),
-        "baseline": baseline,
-    }
-
-
 def looped(study: Study, task: str, seed: int, changes: Sequence[str]) -> Iterator[Row]:
     """A round in a language without labels, by the critics of each language, and by none."""
     for source in (*TASKS, "no critic"):
@@ -199,29 +190,25 @@ def looped(study: Study, task: str, seed: int, changes: Sequence[str]) -> Iterat
             roles = {"policy": study.policy.path}
             critics = study.critics(source if source in TASKS else "en", seed)
             roles |= {role: c.path for role, c in critics.items()}
+            # A run has five models; no text depends on this one.
+            cut = cut_drafter(load_model(study.policy))
+            roles["drafter"] = publish(cut, study.policy, folder, "drafter", {}).path
             for role, path in roles.items():
                 if not (bundle / role).exists():
                     (bundle / role).symlink_to(path.resolve())
-            run = loop(*_improver(task, seed, folder, source, changes), 1, [])
+            config = _config(task, seed, folder, source, changes)
+            with Improver(config, Silent()).started() as improver:
+                run = loop(improver, config, 1, [])
             done.write_text(json.dumps(run))
         before, after = json.loads(done.read_text())["states"]
         start, end = before["greedy"], after["greedy"]
-        low, high = wilson(end["correct"], end["n"])
-        finds = {key: after.get(key) for key in ("kept", "precision", "verdict", "p")}
-        yield {
-            "name": f"a round of {task}, critics: {source}",
-            "value": end["correct"] / end["n"],
-            "unit": f"right; {finds}",
-            "low": low,
-            "high": high,
-            "n": end["n"],
-            "baseline": f"{start['correct'] / start['n']:.3f} before",
-        }
+        finds = {key: after.get(key) for key in ("num_kept", "precision", "verdict", "p")}
+        told = f"{start['correct'] / start['n']:.3f} before; {finds}"
+        name = f"a round of {task}, critics: {source}"
+        yield share(name, end["correct"], end["n"], told)
 
 
-def _improver(
-    task: str, seed: int, folder: Path, source: str, changes: Sequence[str]
-) -> tuple[Improver, Config]:
+def _config(task: str, seed: int, folder: Path, source: str, changes: Sequence[str]) -> Config:
     flags: dict[str, Any] = {
         "task": task,
         "seed": seed,
@@ -236,14 +223,14 @@ def _improver(
         "selection.min_confidence": 0.6,
         "problems_per_round": 400,
         "training.num_steps": 200,
+        "training.drafter_steps": 0,
         "evaluation.num_problems": 600,
         "evaluation.num_search_problems": 0,
     }
     if source not in TASKS:
         flags |= {f"critics.{role}_weight": 0.0 for role in CRITIC_ROLES}
     flags |= dict(text.split("=", 1) for text in changes)
-    config, _ = load_config(flags)
-    return Improver(config, Silent()), config
+    return load_config(flags)[0]
 
 
 def main() -> int:
