@@ -11,7 +11,9 @@ from agent.cli.models_app import models_app
 from agent.cli.options import (
     INLINE,
     MAX_NUMBER,
+    BatchSize,
     ConfigFile,
+    Epochs,
     HeldOut,
     Hosting,
     Json,
@@ -25,6 +27,7 @@ from agent.cli.options import (
     Simulations,
     StoreUrl,
     TaskName,
+    TrainerName,
     finite,
     flags_of,
     settings_of,
@@ -374,13 +377,8 @@ def teach_command(
     task: TaskName = None,
     problems: Problems = None,
     held_out: HeldOut = None,
-    epochs: Annotated[
-        float,
-        typer.Option("--epochs", min=0.01, max=100.0, callback=finite, help="passes over the rows"),
-    ] = 4.0,
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", min=1, max=65_536, help="rows a step")
-    ] = 32,
+    epochs: Epochs = 4.0,
+    batch_size: BatchSize = 32,
     learning_rate: Annotated[
         float | None,
         typer.Option(
@@ -391,7 +389,7 @@ def teach_command(
             help="AdamW's; unset: by the size of the model",
         ),
     ] = None,
-    trainer: Annotated[str | None, typer.Option("--trainer", help="own (our loop) or trl")] = None,
+    trainer: TrainerName = None,
     lora_rank: Annotated[
         int | None,
         typer.Option("--lora-rank", min=0, max=4_096, help="of LoRA adapters; 0: all weights"),

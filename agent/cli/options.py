@@ -89,3 +89,13 @@ def flags_of(given: list[str] | None, **named: Any) -> dict[str, Any]:
         flags[key.strip()] = value.strip()
     flags |= {key.replace("__", "."): v for key, v in named.items() if v is not None}
     return flags
+
+
+Epochs = Annotated[
+    float,
+    typer.Option("--epochs", min=0.01, max=100.0, callback=finite, help="passes over the rows"),
+]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, max=65_536, help="rows a step")]
+TrainerName = Annotated[
+    str | None, typer.Option("--trainer", help="own (our loop) or trl, which has QLoRA")
+]

@@ -6,7 +6,9 @@ import typer
 
 from agent.cli.options import (
     INLINE,
+    BatchSize,
     ConfigFile,
+    Epochs,
     HeldOut,
     Json,
     Policy,
@@ -14,7 +16,7 @@ from agent.cli.options import (
     Seed,
     Set,
     StoreUrl,
-    finite,
+    TrainerName,
     flags_of,
     settings_of,
 )
@@ -57,13 +59,8 @@ def recipe_openbezoar(
     texts: Annotated[
         int, typer.Option("--texts", min=1, max=MANY, help="rows asked of each scheme")
     ] = 200,
-    epochs: Annotated[
-        float,
-        typer.Option("--epochs", min=0.01, max=100.0, callback=finite, help="of each fine-tuning"),
-    ] = 2.0,
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", min=1, max=65_536, help="rows a step")
-    ] = 16,
+    epochs: Epochs = 2.0,
+    batch_size: BatchSize = 16,
     samples: Annotated[
         int,
         typer.Option("--samples", min=2, max=1_000, help="texts a problem, to find preferences in"),
@@ -71,9 +68,7 @@ def recipe_openbezoar(
     lora_rank: Annotated[
         int, typer.Option("--lora-rank", min=0, max=4_096, help="of the adapters; 0: all weights")
     ] = 16,
-    trainer: Annotated[
-        str | None, typer.Option("--trainer", help="own (our loop) or trl, which has QLoRA")
-    ] = None,
+    trainer: TrainerName = None,
     num_problems: Annotated[
         int,
         typer.Option(
