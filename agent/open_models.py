@@ -14,6 +14,7 @@ from agent.hosting.open_hosts import open_hosts
 from agent.scratch import scratch_folder
 from agent.search_models import Models, ModelSettings
 from agent.tasks.registry import open_task
+from agent.tasks.task import Task
 from agent.training.initial import initial_models
 from agent.training.job import Place
 from agent.training.recipe import own_lora_rank
@@ -26,13 +27,14 @@ from store.runs import find_run
 from store.states import without_voters
 
 
-def models_over(config: Config, refs: Mapping[str, ModelRef]) -> Models:
-    """These weights on hosts of their own, which the caller closes (`models.hosts.close()`).
+def models_over(config: Config, refs: Mapping[str, ModelRef], task: Task | None = None) -> Models:
+    """These weights on hosts of their own, which the caller closes (`models.hosts.close()`), for
+    the settings' task where none is given.
 
     Raises ResourceError for weights that do not fit the memory, before they are loaded.
     """
     check_serving(refs["policy"].header, config)
-    task = open_task(config)
+    task = task or open_task(config)
     others = [ref.header for role, ref in refs.items() if role != "policy"]
     hosts = open_hosts(
         config.hosting, needs_of([refs["policy"].header, *others], config, trains=False)
@@ -42,6 +44,18 @@ def models_over(config: Config, refs: Mapping[str, ModelRef]) -> Models:
     except BaseException:
         hosts.close()
         raise
+
+
+@contextmanager
+def opened_over(
+    config: Config, refs: Mapping[str, ModelRef], task: Task | None = None
+) -> Iterator[Models]:
+    """As `models_over`, with the hosts running for as long as the block."""
+    models = models_over(config, refs, task)
+    try:
+        yield models
+    finally:
+        models.hosts.close()
 
 
 def base_refs(config: Config) -> dict[str, ModelRef]:
@@ -55,11 +69,8 @@ def open_models(config: Config) -> Iterator[Models]:
     open_task(config)  # refused before a model is looked for
     with scratch_folder("models") as scratch:
         refs, config = _last_models(config) or (_base_models(config, str(scratch)), config)
-        models = models_over(config, refs)
-        try:
+        with opened_over(config, refs) as models:
             yield models
-        finally:
-            models.hosts.close()
 
 
 def _last_models(config: Config) -> tuple[dict[str, ModelRef], Config] | None:

@@ -66,8 +66,8 @@ ROOMS = {
         *("search_models", "tasks", "training", "trial"),
     },
     "recipes": {
-        *("checkpoints", "config", "engine", "evaluation", "hosting", "imagination", "progress"),
-        *("prompts", "search_models", "tasks", "teach", "training", "trial"),
+        *("checkpoints", "config", "engine", "evaluation", "imagination", "open_models"),
+        *("progress", "prompts", "search_models", "tasks", "teach", "training", "trial"),
     },
     "rounds": {
         *("checkpoints", "config", "defaults", "engine", "evaluation", "hosting", "imagination"),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from agent.engine.graphs import MOST_ROWS, bucket
 from agent.engine.job_cache import Cache, Ids
-from agent.networks.inference import BeforeAttention, InferenceNetwork, Places
+from agent.networks.inference import BeforeAttention, InferenceNetwork, Places, RowForward
 from kernels.rows import Rows
 
 
@@ -55,16 +55,22 @@ def forward(
 ) -> Tensor:
     """Hidden states [R, E] after each token; few rows in a graph where there is one, unless
     somebody looks at their queries."""
-    if network.fuses_rows and len(tokens) <= MOST_ROWS and before_attention is None:
+    row_forward = network.forward_rows
+    if row_forward is not None and len(tokens) <= MOST_ROWS and before_attention is None:
         seen_RC = ~is_hidden_NMC[where.job_R, where.query_R]
-        return _few_rows(network, cache, tokens, where, seen_RC)
+        return _few_rows(network, row_forward, cache, tokens, where, seen_RC)
     places = placed(network, where, is_hidden_NMC, is_dense)
     tokens_R = torch.from_numpy(tokens).to(network.device)
     return network.forward(tokens_R, places, cache.layers, before_attention)
 
 
 def _few_rows(
-    network: InferenceNetwork, cache: Cache, tokens: Ids, where: Where, seen_RC: NDArray[np.bool_]
+    network: InferenceNetwork,
+    row_forward: RowForward,
+    cache: Cache,
+    tokens: Ids,
+    where: Where,
+    seen_RC: NDArray[np.bool_],
 ) -> Tensor:
     """Rows that are missing to a bucket write to a job that nobody has."""
     num, size = len(tokens), bucket(len(tokens))
@@ -89,7 +95,7 @@ def _few_rows(
     def step() -> None:
         job, column, position, end = buffers.numbers[1:]
         at = Rows(job, column, position, end, buffers.seen)
-        buffers.hidden.copy_(network.forward_rows(buffers.numbers[0], at, cache.layers))
+        buffers.hidden.copy_(row_forward(buffers.numbers[0], at, cache.layers))
 
     cache.graphs.of(key, fill, step)()
     return buffers.hidden[:num].clone()

@@ -55,7 +55,7 @@ class Cache:
         """The same memory as [layers of the part, jobs, columns, 2 G, D]."""
         self.lengths: Ids = np.zeros(0, np.int64)
         """Columns in use of each job."""
-        self.graphs = Graphs(network.device, network.fuses_rows)
+        self.graphs = Graphs(network.device, network.forward_rows is not None)
         """Of steps over these tensors."""
 
     @property

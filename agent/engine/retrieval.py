@@ -115,14 +115,11 @@ class RetrievalDrafts:
         self._write(asked, written, counts, max(lengths[i] for i in wanted), looking)
         for i, text in zip(wanted, written, strict=True):
             drafts[i] = text[len(done[i]) :][: lengths[i]]
-        if not all(bool(torch.isfinite(layer[: len(wanted)]).all()) for layer in self._last()):
-            self._begin(self.network)  # no bias hides what is not finite from later texts
+        # What is not finite in a column ends up in the last layer's keys and values.
+        last = self._small.layers[-1][: len(wanted), : self._small.num_columns]
+        if not torch.isfinite(last).all():
+            self._begin(self.network)  # no bias hides it from later texts
         return drafts
-
-    def _last(self) -> list[Tensor]:
-        """What every column ends up in: the last layer's keys and values."""
-        columns = self._small.num_columns
-        return [self._small.layers[-1][:, :columns]] if self._small.layers else []
 
     def _laid_out(self, cache: Cache, rows: Sequence[int], full: Ids, counts: Ids) -> "Choice":
         """Open a job for each text: room for a choice, then its last columns. The text whose means

@@ -38,6 +38,10 @@ BeforeAttention = Callable[[int, Tensor], None]
 change which keys and values lie in the cache. Rows may come again behind the last one."""
 
 
+RowForward = Callable[[Tensor, Rows, list[Tensor]], Tensor]
+"""Hidden states [R, E] of tokens [R], where their rows stand, and the cache as `forward` has it."""
+
+
 class InferenceNetwork(Protocol):
     """One set of weights that reads tokens into the keys and values of a cache."""
 
@@ -76,13 +80,9 @@ class InferenceNetwork(Protocol):
         ...
 
     @property
-    def fuses_rows(self) -> bool:
-        """Whether `forward_rows` is there: a forward of few rows whose shapes depend on their
-        number alone, and which reads nothing back, so that it can be captured in a graph."""
-        ...
-
-    def forward_rows(self, tokens_R: Tensor, rows: Rows, cache: list[Tensor]) -> Tensor:
-        """As `forward`, where `fuses_rows`."""
+    def forward_rows(self) -> RowForward | None:
+        """A forward of few rows whose shapes depend on their number alone, and which reads nothing
+        back, so that it can be captured in a graph; None where there is none."""
         ...
 
     def decode(

@@ -26,7 +26,7 @@ from agent.networks.batching import (
     product,
     repeated,
 )
-from agent.networks.inference import BeforeAttention, Places
+from agent.networks.inference import BeforeAttention, Places, RowForward
 from agent.networks.llama import Block, Decoder, rope_frequencies
 from agent.networks.llama_layout import Adapters, Layer, Layout
 from agent.networks.shared_blocks import SharedBlocks
@@ -206,19 +206,18 @@ class LlamaInference:
     ) -> Tensor:
         """Hidden states [N, E]; see `InferenceNetwork`. The bits are those of `forward`, but on a
         GPU, where what surrounds the products is fused."""
-        if self.fuses_rows:
+        if self.forward_rows is not None:
             job_N = torch.arange(len(tokens_N), device=self.device)
             return self.forward_rows(tokens_N, Rows(job_N, column_N, column_N, column_N + 1), cache)
         places = decoding_places(column_N, num_columns, self.dtype, self.arch.max_positions)
         return self.forward(tokens_N, places, cache)
 
     @property
-    def fuses_rows(self) -> bool:
+    def forward_rows(self) -> RowForward | None:
         """On a GPU with Triton."""
-        return dispatch.is_fused(self.device)
+        return self._fused if dispatch.is_fused(self.device) else None
 
-    def forward_rows(self, tokens_R: Tensor, rows: Rows, cache: list[Tensor]) -> Tensor:
-        """Hidden states [R, E]; see `InferenceNetwork`."""
+    def _fused(self, tokens_R: Tensor, rows: Rows, cache: list[Tensor]) -> Tensor:
         from kernels import decoding
 
         arch = self.arch

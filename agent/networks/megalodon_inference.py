@@ -38,7 +38,6 @@ from agent.networks.megalodon import (
 )
 from agent.networks.shared_blocks import SharedBlocks
 from kernels import dispatch
-from kernels.rows import Rows
 
 
 class Layout(NamedTuple):
@@ -66,7 +65,7 @@ class Order(NamedTuple):
 class MegalodonInference:
     reads_attachments = False
     keeps_keys = False
-    fuses_rows = False
+    forward_rows = None
 
     def __init__(self, model: MegalodonDecoder, shared: SharedBlocks | None = None) -> None:
         """Weights are the model's own, in float32: averages need its digits. `shared` has nothing
@@ -168,9 +167,6 @@ class MegalodonInference:
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
         mixed = mixed[..., : widths[1]]
         return mixed.transpose(1, 2).flatten(2)[places.job_R, places.query_R]
-
-    def forward_rows(self, tokens_R: Tensor, rows: Rows, cache: list[Tensor]) -> Tensor:
-        raise NotImplementedError("no fused rows of a recurrent network")
 
     def decode(
         self, tokens_N: Tensor, column_N: Tensor, num_columns: int, cache: list[Tensor]

@@ -17,6 +17,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,21 +25,19 @@ from typing import Any
 from agent.checkpoints.base_models import policy_at
 from agent.checkpoints.checkpoint import Checkpoint, verify_checkpoint
 from agent.checkpoints.merging import merge_into
-from agent.checkpoints.model_refs import ModelSet
 from agent.checkpoints.publish import sweep
 from agent.config.endpoint import is_served
 from agent.config.settings import MANY, Config
 from agent.engine.tokenizer import Tokenizer
 from agent.evaluation.answering import sample_rollouts
-from agent.hosting.open_hosts import open_hosts
 from agent.imagination.decontamination import Decontamination
 from agent.imagination.judge import opened_judge
+from agent.open_models import opened_over
 from agent.progress import Progress
 from agent.prompts import check_prompts
 from agent.recipes.written_rows import ORCA, Scribe, Writing, save_rows
-from agent.search_models import Models, ModelSettings
+from agent.search_models import Models
 from agent.tasks.registry import open_task
-from agent.tasks.task import Task
 from agent.teach import Course, job_of, measured
 from agent.training.examples import Example, PairExample
 from agent.training.job import Place, TrainingJob
@@ -362,28 +361,13 @@ class OpenBezoar:
 
     # --- models ---
 
-    def _models(self, policy: Checkpoint) -> "_Opened":
-        return _Opened(self.config, self.task, policy)
+    def _models(self, policy: Checkpoint) -> AbstractContextManager[Models]:
+        return opened_over(self.config, {"policy": policy.ref("policy")}, self.task)
 
     def _measured(self, policy: Checkpoint) -> Evaluation | None:
         num = self.plan.num_problems
         problems = self.task.held_out(num, self.config.evaluation.seed) if num else []
         return measured(self.config, self.task, policy, problems, self.store, self.progress)
-
-
-class _Opened:
-    """The policy's hosts for as long as a block."""
-
-    def __init__(self, config: Config, task: Task, policy: Checkpoint) -> None:
-        self.hosts = open_hosts(config.hosting)
-        refs = ModelSet({"policy": policy.ref("policy")})
-        self.models = Models(self.hosts, refs, task, ModelSettings.of(config))
-
-    def __enter__(self) -> Models:
-        return self.models
-
-    def __exit__(self, *_: object) -> None:
-        self.hosts.close()
 
 
 def _too_long(rows: Sequence[Any], left: Sequence[Any]) -> dict[str, int]:

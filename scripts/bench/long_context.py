@@ -36,9 +36,9 @@ from agent.tasks.ledger import drawn_ledger, entries_of
 from scripts.bench.report import Row, counted, repeats, share, show, write
 
 LINES = {"1K": 92, "2K": 185, "4K": 365, "8K": 735}
-LONGEST = {"13K": 1190}
-"""Longer than any text that the policy was taught: for times alone."""
 """Of a ledger of about so many tokens."""
+LONGEST = {"13K": 1190}
+"""The same of texts longer than any that the policy was taught: for times alone."""
 ONCE = 10**9
 """Forwards after which columns are chosen again: never within a draft."""
 

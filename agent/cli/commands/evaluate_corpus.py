@@ -2,8 +2,7 @@
 them answers better."""
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from agent.cli.output import emit, share, table
 from agent.config.settings import Config
 from agent.evaluation.corpus import WINDOW, Compression, corpus_compression, read_corpus
 from agent.evaluation.intervals import FEWEST, correlation, wilson
-from agent.open_models import models_over, open_models
+from agent.open_models import open_models, opened_over
 from agent.progress import make_progress
 from agent.search_models import Models
 from search.errors import CheckpointError, NotFoundError
@@ -36,7 +35,9 @@ def run(config: Config, file: str, all_versions: bool, as_json: bool) -> None:
     progress = make_progress(quiet=as_json)
     rows: list[_Row] = []
     try:
-        with _opened(config, known) as models:
+        # Hosts that read what is known, or else the models that would be asked.
+        opened = opened_over(config, {"policy": known[0][0]}) if known else open_models(config)
+        with opened as models:
             for ref, measured in known or [(models.policy, None)]:
                 own = Models(models.hosts, ModelSet({"policy": ref}), models.task, models.given)
                 rows.append(
@@ -50,20 +51,6 @@ def run(config: Config, file: str, all_versions: bool, as_json: bool) -> None:
         emit({"corpus": file, "policies": [_told(r) for r in rows], "correlation": told})
         return
     _print(rows, related)
-
-
-@contextmanager
-def _opened(config: Config, known: Sequence[tuple[ModelRef, Measured | None]]) -> Iterator[Models]:
-    """Hosts that read what is known, or else the models that would be asked."""
-    if not known:
-        with open_models(config) as models:
-            yield models
-        return
-    models = models_over(config, {"policy": known[0][0]})
-    try:
-        yield models
-    finally:
-        models.hosts.close()
 
 
 def _known(config: Config) -> list[tuple[ModelRef, Measured | None]]:
