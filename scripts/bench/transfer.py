@@ -115,11 +115,11 @@ class Study:
 
     def scores(
         self, language: str, critics: dict[str, Checkpoint], groups: Sequence[Sequence[Rollout]]
-    ) -> list[list[float]]:
+    ) -> list[list[float | None]]:
+        """None of a text that the critic could not score."""
         models = self.models(language, {"outcome": critics["outcome"]})
-        flat = models.outcome_scores([r.state for group in groups for r in group])
-        told = iter(s.value if s.value is not None else 0.0 for s in flat)
-        return [[next(told) for _ in group] for group in groups]
+        told = iter(models.outcome_scores([r.state for group in groups for r in group]))
+        return [[next(told).value for _ in group] for group in groups]
 
 
 def measured(study: Study, seeds: Sequence[int]) -> Iterator[Row]:
@@ -146,8 +146,9 @@ def measured(study: Study, seeds: Sequence[int]) -> Iterator[Row]:
             aucs, shares = [], []
             for seed in seeds:
                 scores = study.scores(language, study.critics(source, seed), groups)
-                flat = [v for group in scores for v in group]
-                found = auc(flat, flat_right)
+                told_of = zip([v for vs in scores for v in vs], flat_right, strict=True)
+                known = [(v, y) for v, y in told_of if v is not None]
+                found = auc([v for v, _ in known], [y for _, y in known])
                 aucs += [] if found is None else [found]  # None where all are right, or none is
                 shares.append(mean(_picked(scores, right)))
             told_auc = f"{mean(aucs):.3f} [{min(aucs):.3f}, {max(aucs):.3f}]" if aucs else "unknown"
@@ -169,12 +170,15 @@ def _vote(group: Sequence[Rollout]) -> list[float]:
     return [float(answers.count(a)) if a is not None else 0.0 for a in answers]
 
 
-def _picked(values: Sequence[Sequence[float]], right: Sequence[Sequence[bool]]) -> list[bool]:
-    """Whether the text of the highest value is right, the first of equal ones, by problem."""
-    return [
-        bool(ys) and ys[max(range(len(ys)), key=vs.__getitem__)]
-        for vs, ys in zip(values, right, strict=True)
-    ]
+def _picked(
+    values: Sequence[Sequence[float | None]], right: Sequence[Sequence[bool]]
+) -> list[bool]:
+    """Whether the text of the highest known value is right, the first of equal ones, by problem."""
+    found = []
+    for group, ys in zip(values, right, strict=True):
+        known = [(v, y) for v, y in zip(group, ys, strict=True) if v is not None]
+        found.append(bool(known) and max(known, key=lambda pair: pair[0])[1])
+    return found
 
 
 def looped(study: Study, task: str, seed: int, changes: Sequence[str]) -> Iterator[Row]:
