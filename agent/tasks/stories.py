@@ -13,10 +13,9 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 
 from agent.tasks.operators import Operator
-from agent.tasks.story_words import ENGLISH, GERMAN, OPERATIONS, SPANISH, Language
+from agent.tasks.story_words import ENGLISH, GERMAN, OPERATIONS, SPANISH, Language, patterns
 from agent.tasks.task import Demonstration, Task, check_text, generator, is_held_out, problem_id
 from critics.calculator import equation_holds
 from critics.working import Question, question_of
@@ -92,18 +91,9 @@ def _event(rng: random.Random) -> tuple[int, int]:
     return index, rng.randint(*OPERATIONS[index][1])
 
 
-@cache
-def _patterns(language: Language) -> tuple[re.Pattern[str], ...]:
-    """Of the first sentence, then of the events'."""
-    start = re.escape(language.start)
-    for place, group in (("name", r"(\w+)"), ("n", r"(\d+)"), ("things", r"(\w+)")):
-        start = start.replace(rf"\{{{place}\}}", group)
-    return re.compile(start + " "), *language.patterns
-
-
 def parsed(text: str, language: Language = ENGLISH) -> Story | None:
     """The story behind a text in our own form; None for any other text."""
-    start, *sentences = _patterns(language)
+    start, *sentences = patterns(language)
     head = start.match(text)
     if head is None:
         return None
@@ -114,8 +104,8 @@ def parsed(text: str, language: Language = ENGLISH) -> Story | None:
         )
         if match is None:
             return None
-        events.append((match[0], int(match[1][1])))
-    story = Story(language, head[1], head[3], int(head[2]), tuple(events))
+        events.append((match[0], int(match[1]["n"])))
+    story = Story(language, head["name"], head["things"], int(head["n"]), tuple(events))
     return story if story.text == text else None
 
 

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import cache
 
 OPERATIONS = (
     ("+", (2, 60)),
@@ -21,7 +22,6 @@ i."""
 class Language:
     """How one language tells a story."""
 
-    code: str
     names: tuple[str, ...]
     things: tuple[str, ...]
     """Plurals that every sentence takes as they are."""
@@ -30,22 +30,22 @@ class Language:
     """One of each event, with {name}, {things} and {n}."""
     question: str
 
-    @property
-    def patterns(self) -> tuple[re.Pattern[str], ...]:
-        """What the sentences look like; the only group of each is the amount."""
-        return tuple(
-            re.compile(
-                re.escape(sentence)
-                .replace(r"\{name\}", r"(?:\w+)")
-                .replace(r"\{things\}", r"(?:\w+)")
-                .replace(r"\{n\}", r"(\d+)")
-            )
-            for sentence in self.sentences
-        )
+
+@cache
+def patterns(language: Language) -> tuple[re.Pattern[str], ...]:
+    """Of the first sentence with the space behind it, then of the events'; groups `name`, `n` and
+    `things`, as far as a sentence has them."""
+    return tuple(_pattern(s) for s in (language.start + " ", *language.sentences))
+
+
+def _pattern(sentence: str) -> re.Pattern[str]:
+    found = re.escape(sentence)
+    for place, part in (("name", r"\w+"), ("n", r"\d+"), ("things", r"\w+")):
+        found = found.replace(rf"\{{{place}\}}", f"(?P<{place}>{part})")
+    return re.compile(found)
 
 
 ENGLISH = Language(
-    "en",
     ("Ann", "Ben", "Cara", "Dan", "Eve", "Finn", "Gina", "Hugo"),
     ("apples", "books", "cards", "coins", "eggs", "pens", "shells", "stamps"),
     "{name} has {n} {things}.",
@@ -63,7 +63,6 @@ ENGLISH = Language(
 )
 
 GERMAN = Language(
-    "de",
     ("Anna", "Bernd", "Clara", "Dirk", "Elke", "Fritz", "Gerda", "Horst"),
     ("Äpfel", "Bücher", "Karten", "Münzen", "Eier", "Stifte", "Muscheln", "Marken"),
     "{name} hat {n} {things}.",
@@ -81,7 +80,6 @@ GERMAN = Language(
 )
 
 SPANISH = Language(
-    "es",
     ("Ana", "Bruno", "Carla", "David", "Elena", "Félix", "Gloria", "Hugo"),
     ("manzanas", "cartas", "fotos", "monedas", "llaves", "plumas", "conchas", "postales"),
     "{name} tiene {n} {things}.",
