@@ -1,6 +1,5 @@
 """Preference pairs out of stored trees: a kept trajectory's step against a worse sibling."""
 
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,16 +10,14 @@ from store.bulk import insert_rows
 from store.database import Store
 from store.recording import unpack_tokens
 from store.schema import (
-    DatasetItem,
     DatasetRow,
-    NodeRow,
-    NodeText,
     PreferencePair,
     ProblemRow,
     Round,
     Run,
     TrajectoryRow,
 )
+from store.siblings import Child, tried_states
 
 MIN_MARGIN = 0.1
 """Where a run does not say."""
@@ -42,25 +39,6 @@ class StoredPair:
     """Q of the chosen step less that of the rejected one; a refuted step counts 0."""
     reason: str
     """Why the other one was refuted; empty when its Q was lower."""
-
-
-@dataclass(frozen=True, slots=True)
-class Child:
-    """A step below a state of a stored tree."""
-
-    ix: int
-    parent_ix: int
-    visits: int
-    value_sum: float
-    prior: float
-    stop: str
-    unsound_reason: str | None
-    num_tokens: int
-    text: str
-
-    @property
-    def q(self) -> float:
-        return self.value_sum / self.visits if self.visits and not self.unsound_reason else 0.0
 
 
 _Compared = tuple[TrajectoryRow, tuple[int, ...], int, Child, Child, int]
@@ -166,25 +144,10 @@ def _frozen(session: Session, dataset_id: int) -> Iterator[_Compared]:
 
 def _compared(session: Session, dataset_id: int, min_margin: float) -> Iterator[_Compared]:
     """(trajectory, its tokens, how many before, step taken, worse sibling, the step's tokens)."""
-    rows = session.execute(
-        select(TrajectoryRow)
-        .join(DatasetItem, DatasetItem.trajectory_id == TrajectoryRow.id)
-        .where(DatasetItem.dataset_id == dataset_id)
-        .order_by(DatasetItem.position)
-    ).scalars()
-    for row in rows.yield_per(200):
-        children = children_of(session, row.search_id)
-        tokens = unpack_tokens(row.tokens)
-        parent, done = 0, 0
-        for step in row.steps["steps"]:
-            siblings = children.get(parent, [])
-            taken = next((c for c in siblings if c.text == step["text"]), None)
-            if taken is None:
-                break  # from here on a rollout wrote the text, and the tree has no siblings
-            worse = _worse(taken, siblings, min_margin)
-            if worse is not None:
-                yield row, tokens, done, taken, worse, step["tokens"]
-            parent, done = taken.ix, done + step["tokens"]
+    for at in tried_states(session, dataset_id):
+        worse = _worse(at.taken, at.children, min_margin) if at.taken is not None else None
+        if at.taken is not None and worse is not None:
+            yield at.row, at.tokens, at.done, at.taken, worse, at.num_tokens
 
 
 def _worse(taken: Child, siblings: list[Child], min_margin: float) -> Child | None:
@@ -196,30 +159,3 @@ def _worse(taken: Child, siblings: list[Child], min_margin: float) -> Child | No
         return max(refuted, key=lambda c: (c.prior, -c.ix))
     lower = [c for c in others if c.visits and taken.visits and taken.q - c.q >= min_margin]
     return min(lower, key=lambda c: (c.q, c.ix), default=None)
-
-
-def children_of(session: Session, search_id: int) -> dict[int, list[Child]]:
-    """Parent to its children, in the order of their numbers."""
-    rows = session.execute(
-        select(NodeRow, NodeText.text)
-        .join(NodeText, (NodeText.search_id == NodeRow.search_id) & (NodeText.ix == NodeRow.ix))
-        .where(NodeRow.search_id == search_id, NodeRow.parent_ix.is_not(None))
-        .order_by(NodeRow.ix)
-    )
-    found: dict[int, list[Child]] = defaultdict(list)
-    for node, text in rows:
-        assert node.parent_ix is not None
-        found[node.parent_ix].append(
-            Child(
-                node.ix,
-                node.parent_ix,
-                node.visits,
-                node.value_sum,
-                node.prior or 0.0,
-                node.stop or "",
-                node.unsound_reason,
-                node.num_tokens,
-                text,
-            )
-        )
-    return found

@@ -110,13 +110,9 @@ class Bench:
             ]
             for name, choice in (("retrieval", Choice), ("window", Window)):
                 source = RetrievalDrafts(engine.network, choice=choice)
-                drafter = Drafter([source], 4, "always")
-                for start in range(0, num, 8):
-                    engine.completions(requests[start : start + 8], drafter)
-                record = drafter.record("retrieval")
                 told = f"greedy answers, {BUDGET} columns of {len(requests[0].prefix)}"
-                accepted, tried = record.num_accepted, record.num_tried
-                yield share(f"acceptance@{size}/{name}", accepted, tried, told)
+                accepted = _accepted(engine, requests, source, 4)
+                yield share(f"acceptance@{size}/{name}", *accepted, told)
 
     def speed(self, num_repeats: int, num_tokens: int) -> Iterator[Row]:
         engine = self.engine(ends=False)
@@ -179,12 +175,20 @@ class Bench:
             ("once a draft of 8", ONCE, 8),
         ):
             source = RetrievalDrafts(engine.network, stride=stride)
-            drafter = Drafter([source], length, "always")
-            for start in range(0, num, 8):
-                engine.completions(requests[start : start + 8], drafter)
-            record = drafter.record("retrieval")
-            accepted, tried = record.num_accepted, record.num_tried
-            yield share(f"chosen {name}@8K", accepted, tried, "acceptance; beside: for every token")
+            accepted = _accepted(engine, requests, source, length)
+            yield share(f"chosen {name}@8K", *accepted, "acceptance; beside: for every token")
+
+
+def _accepted(
+    engine: TorchEngine, requests: list[CompletionRequest], source: DraftSource, length: int
+) -> tuple[int, int]:
+    """Drafted tokens that were right, and those up to the first wrong one of each draft; eight
+    texts at a time."""
+    drafter = Drafter([source], length, "always")
+    for start in range(0, len(requests), 8):
+        engine.completions(requests[start : start + 8], drafter)
+    record = drafter.record(source.name)
+    return record.num_accepted, record.num_tried
 
 
 def main() -> int:
