@@ -173,19 +173,8 @@ def bytes_tokenizer(texts: list[str], size: int) -> FastTokenizer:
 def empty_checkpoint(path: Path, task: Task, recipe: dict[str, Any], seed: int) -> Checkpoint:
     """config.json, tokenizer and random weights of the policy to be trained."""
     path.mkdir(parents=True)
-    positions = recipe.get("positions", 512)
-    fast = (
-        bytes_tokenizer(
-            [
-                one.prompt(d.problem.text) + "".join(d.steps)
-                for one in tasks_of(task, recipe)
-                for d in one.demonstrations(2000, seed)
-            ],
-            recipe["vocabulary"],
-        )
-        if "vocabulary" in recipe
-        else characters_tokenizer(recipe["alphabet"])
-    )
+    fast = tokenizer_of(task, recipe, seed)
+    config = config_of(recipe, fast.get_vocab_size())
     fast.save(str(path / "tokenizer.json"))
     (path / "tokenizer_config.json").write_text(
         json.dumps(
@@ -193,39 +182,12 @@ def empty_checkpoint(path: Path, task: Task, recipe: dict[str, Any], seed: int) 
                 "tokenizer_class": "PreTrainedTokenizerFast",
                 "eos_token": "</s>",
                 "pad_token": "<pad>",
-                "model_max_length": positions,
+                "model_max_length": config["max_position_embeddings"],
             },
             indent=2,
         )
         + "\n"
     )
-    rope = {"rope_type": "default", "rope_theta": recipe.get("rope_theta", 10_000.0)}
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": fast.get_vocab_size(),
-        "hidden_size": recipe["hidden"],
-        "intermediate_size": recipe["inner"],
-        "num_hidden_layers": recipe["layers"],
-        "num_attention_heads": recipe["heads"],
-        "num_key_value_heads": recipe.get("kv_heads", recipe["heads"]),
-        "head_dim": recipe["hidden"] // recipe["heads"],
-        "max_position_embeddings": positions,
-        "rms_norm_eps": 1e-6,
-        "hidden_act": "silu",
-        "tie_word_embeddings": True,
-        "attention_bias": False,
-        "mlp_bias": False,
-        "bos_token_id": None,
-        "eos_token_id": 1,
-        "pad_token_id": 0,
-        "rope_parameters": rope,
-        "dtype": "float32",
-    }
-    if recipe.get("family") == "megalodon":
-        config |= {"architectures": ["MegalodonForCausalLM"], "model_type": "megalodon"}
-        config |= recipe["shape"]
-        del config["num_key_value_heads"], config["head_dim"]
     (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     training = {
         "optimizer": "muon",
@@ -247,6 +209,50 @@ def empty_checkpoint(path: Path, task: Task, recipe: dict[str, Any], seed: int) 
     tensors = {k: v.detach().clone() for k, v in decoder.named_parameters()}
     save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
     return verify_checkpoint(path)
+
+
+def tokenizer_of(task: Task, recipe: dict[str, Any], seed: int) -> FastTokenizer:
+    """Of characters, or, with a size of the vocabulary, of what the demonstrations are made of."""
+    if "vocabulary" not in recipe:
+        return characters_tokenizer(recipe["alphabet"])
+    texts = [
+        one.prompt(d.problem.text) + "".join(d.steps)
+        for one in tasks_of(task, recipe)
+        for d in one.demonstrations(2000, seed)
+    ]
+    return bytes_tokenizer(texts, recipe["vocabulary"])
+
+
+def config_of(recipe: dict[str, Any], vocab_size: int) -> dict[str, Any]:
+    """The policy's config.json."""
+    rope = {"rope_type": "default", "rope_theta": recipe.get("rope_theta", 10_000.0)}
+    config: dict[str, Any] = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": vocab_size,
+        "hidden_size": recipe["hidden"],
+        "intermediate_size": recipe["inner"],
+        "num_hidden_layers": recipe["layers"],
+        "num_attention_heads": recipe["heads"],
+        "num_key_value_heads": recipe.get("kv_heads", recipe["heads"]),
+        "head_dim": recipe["hidden"] // recipe["heads"],
+        "max_position_embeddings": recipe.get("positions", 512),
+        "rms_norm_eps": 1e-6,
+        "hidden_act": "silu",
+        "tie_word_embeddings": True,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "bos_token_id": None,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+        "rope_parameters": rope,
+        "dtype": "float32",
+    }
+    if recipe.get("family") == "megalodon":
+        config |= {"architectures": ["MegalodonForCausalLM"], "model_type": "megalodon"}
+        config |= recipe["shape"]
+        del config["num_key_value_heads"], config["head_dim"]
+    return config
 
 
 def tasks_of(task: Task, recipe: dict[str, Any]) -> list[Task]:
