@@ -286,7 +286,7 @@ class Drafter:
             return self.mode == "always"
         columns = max(len(r.prefix) + r.max_tokens for r in requests)
         if self.costs:
-            self.costs_at(len(requests), columns)
+            self.costs_at(len(requests), columns)  # has long texts measured, if these are any
         return any(
             expected_speedup(costs, source, 0.95, length, columns=columns) > WORTHWHILE
             for costs in self.costs.values()

@@ -82,15 +82,16 @@ class PolicyHost(GeneratorHost):
                 )
             model = CalledDrafts(draft, drafter)
         engine = self._model(policy)
+        is_hierarchy = speculation.source == "hierarchy"
         sources: list[DraftSource] = []
+        if model is not None and not is_hierarchy:
+            sources.append(model)
+        if "lookup" in wanted:
+            sources.append(LookupDrafts())
         is_long = engine.network.arch.max_positions > 2 * BUDGET
         if "retrieval" in wanted and is_long and engine.network.keeps_keys:
-            below = (model or LookupDrafts()) if speculation.source == "hierarchy" else None
+            below = (model or LookupDrafts()) if is_hierarchy else None
             sources.append(RetrievalDrafts(engine.network, below=below))
-        if "lookup" in wanted:
-            sources.insert(0, LookupDrafts())
-        if model is not None and speculation.source != "hierarchy":
-            sources.insert(0, model)
         made = Drafter(
             sources,
             speculation.draft_tokens,
