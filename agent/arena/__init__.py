@@ -1,0 +1,1 @@
+"""Which of many policies is liked best: blind pairs of answers, votes, and a scale over them."""
