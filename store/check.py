@@ -153,6 +153,16 @@ INVARIANTS = (
         "GROUP BY e.id, e.n, e.num_correct HAVING count(i.problem_key) <> e.n "
         "OR coalesce(sum(CASE WHEN i.is_correct THEN 1 ELSE 0 END), 0) <> e.num_correct",
     ),
+    Invariant(
+        "votes_have_answers",
+        "a vote compares the written answers of two contestants to one problem",
+        "SELECT v.id FROM arena_votes v "
+        "LEFT JOIN evaluation_items a ON a.evaluation_id = v.left_id "
+        "AND a.problem_key = v.problem_key AND a.text IS NOT NULL "
+        "LEFT JOIN evaluation_items b ON b.evaluation_id = v.right_id "
+        "AND b.problem_key = v.problem_key AND b.text IS NOT NULL "
+        "WHERE a.evaluation_id IS NULL OR b.evaluation_id IS NULL OR v.left_sha = v.right_sha",
+    ),
 )
 
 

@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from store.states import CheckpointStatus, Role, SearchStatus, Stage
+from store.states import CheckpointStatus, Choice, Role, SearchStatus, Stage
 
 Id = BigInteger().with_variant(Integer(), "sqlite")
 
@@ -531,6 +531,47 @@ class HeldOutProblem(Base):
     """The problem in the task's normal form."""
     answer: Mapped[str | None]
     """Reference answer."""
+
+
+class ArenaVote(Base):
+    """One blind comparison of two answers to a held-out problem."""
+
+    __tablename__ = "arena_votes"
+    __table_args__ = (
+        UniqueConstraint("judge", "problem_key", "pair"),
+        _one_of("choice", Choice),
+    )
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    """Number of the vote in this store."""
+    ts: Mapped[int] = mapped_column(BigInteger)
+    """When it was cast, in microseconds."""
+    problem_key: Mapped[str] = mapped_column(index=True)
+    """The problem, as in `held_out_problems.key`."""
+    left_id: Mapped[int] = mapped_column(ForeignKey("evaluations.id"))
+    """The evaluation whose answer was shown first or on the left. Its policy and mode are the
+    contestant."""
+    right_id: Mapped[int] = mapped_column(ForeignKey("evaluations.id"))
+    """The evaluation whose answer was shown second or on the right."""
+    pair: Mapped[str]
+    """Names of both contestants, in alphabetical order and joined by a blank: a judge compares
+    them once on a problem."""
+    left_sha: Mapped[str]
+    """Digest of the text that was shown first, 32 hexadecimal digits."""
+    right_sha: Mapped[str]
+    """Digest of the other text."""
+    choice: Mapped[str]
+    """What the judge said."""
+    strength: Mapped[int] = mapped_column(SmallInteger)
+    """How much better the chosen answer is, from 1 (slightly) to 3 (much); 1 where nobody was
+    asked."""
+    judge: Mapped[str]
+    """Who said it: a person's name, or `verifier:TASK` or `model:WHICH`."""
+    seconds: Mapped[float | None]
+    """From showing the answers to the vote; empty for a verifier."""
+    seed: Mapped[int] = mapped_column(BigInteger)
+    """What pair, problem and sides were drawn with; 0 for a verifier, which judges all pairs."""
+    chance: Mapped[float]
+    """Chance with which the pair was drawn, among those open then; 1 for a verifier."""
 
 
 class ActorRow(Base):

@@ -73,6 +73,19 @@ class Role(StrEnum):
     """Works out in writing what steps claim, where no tool checks them."""
 
 
+class Choice(StrEnum):
+    """What a judge says of two answers."""
+
+    LEFT = "left"
+    """The one shown first is better."""
+    RIGHT = "right"
+    """The one shown second is better."""
+    TIE = "tie"
+    """Both are about as good."""
+    BAD = "both bad"
+    """Neither is any good; counts as a tie."""
+
+
 CRITICS = (Role.VALUE, Role.PROCESS, Role.OUTCOME)
 VOTER = "voter-"
 """With a number, the place of a further policy among the models of a round."""

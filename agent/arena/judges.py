@@ -9,9 +9,10 @@ from statistics import NormalDist
 import numpy as np
 
 from agent.arena.bradley_terry import Strengths, fitted
-from agent.arena.votes import LOSS, TIE, WIN, Ballots, Choice, Vote, ballots_of
+from agent.arena.votes import LOSS, TIE, WIN, Ballots, Vote, ballots_of
 from agent.evaluation.intervals import wilson
 from search.errors import UsageError
+from store.states import Choice
 
 LEVEL = 0.01
 """Chance with which an honest judge is flagged."""
@@ -53,9 +54,7 @@ def agreement(votes: Sequence[Vote]) -> tuple[float | None, int]:
     if not several:
         return None, 0
     n = sum(c.total() for c in several)
-    same = [
-        sum(k * (k - 1) for k in c.values()) / (c.total() * (c.total() - 1)) for c in several
-    ]
+    same = [sum(k * (k - 1) for k in c.values()) / (c.total() * (c.total() - 1)) for c in several]
     observed = sum(s * c.total() for s, c in zip(same, several, strict=True)) / n
     shares = [sum(c[k] for c in several) / n for k in (WIN, LOSS, TIE)]
     by_chance = sum(s * s for s in shares)

@@ -2,24 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search.errors import UsageError
+from store.states import Choice
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-
-class Choice(StrEnum):
-    """What a judge says of two answers."""
-
-    LEFT = "left"
-    RIGHT = "right"
-    TIE = "tie"
-    BAD = "both bad"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +77,9 @@ class Ballots:
 def ballots_of(votes: Sequence[Vote]) -> Ballots:
     """Columns of votes. Raises UsageError without any, and for a contestant against itself."""
     if not votes:
-        raise UsageError("there are no votes yet", "see `ratchet arena --help` for how to cast some")
+        raise UsageError(
+            "there are no votes yet", "see `ratchet arena --help` for how to cast some"
+        )
     names, ix = _indexed([v.left for v in votes] + [v.right for v in votes])
     left, right = ix[: len(votes)], ix[len(votes) :]
     if np.any(left == right):
@@ -112,7 +105,7 @@ def ballots_of(votes: Sequence[Vote]) -> Ballots:
 def summed(key: Ints, weight: Floats, size: int) -> Floats:
     """Sums of weights by key, to the bit the same in any order of the entries."""
     order = np.lexsort((weight, key))
-    return np.bincount(key[order], weights=weight[order], minlength=size)
+    return np.bincount(key[order], weights=weight[order], minlength=size).astype(np.float64)
 
 
 def _indexed(values: Sequence[str]) -> tuple[tuple[str, ...], Ints]:

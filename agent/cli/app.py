@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from agent.cli.arena_app import arena_app
 from agent.cli.inspect_app import inspect_app
 from agent.cli.keys_app import keys_app
 from agent.cli.models_app import models_app
@@ -53,6 +54,7 @@ app = typer.Typer(
 config_app = typer.Typer(no_args_is_help=True, help="Show the settings in force.")
 app.add_typer(inspect_app, name="inspect")
 app.add_typer(store_app, name="store")
+app.add_typer(arena_app, name="arena")
 app.add_typer(config_app, name="config")
 app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")

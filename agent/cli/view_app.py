@@ -18,17 +18,23 @@ def view_pages(
     no_browser: Annotated[
         bool, typer.Option("--no-browser", help="only print the address")
     ] = False,
+    judge: Annotated[
+        str, typer.Option("--judge", metavar="NAME", help="also take arena votes in this name")
+    ] = "",
     store: StoreUrl = None,
     config: ConfigFile = "",
     as_json: Json = False,
 ) -> None:
-    """Show runs, rounds, searches and their trees in a browser. Nothing is written or loaded.
+    """Show runs, rounds, searches and their trees in a browser. No model is loaded, and nothing is
+    written but arena votes, with --judge.
 
     Examples:
 
         ratchet view
 
         ratchet view --store sqlite:////data/ratchet.db --port 9000 --no-browser
+
+        ratchet view --judge ada
 
         ratchet view export 17 --out search-17.html
     """
@@ -37,7 +43,7 @@ def view_pages(
     settings = settings_of(flags_of(None, store=store), config)
     from agent.cli.commands import view as command
 
-    command.run(settings, port, not no_browser, as_json)
+    command.run(settings, port, not no_browser, as_json, judge)
 
 
 @view_app.command("export")

@@ -24,21 +24,21 @@ def check_served(url: str) -> None:
         parts, host, port = urlsplit(""), None, None
     if parts.username is not None or parts.password is not None or "@" in url:
         raise UsageError(
-            "setting 'imagination.judge' has a name or a password in its address",
+            "the judge's address has a name or a password in it",
             f"put the key into the environment variable {JUDGE_KEY}",
         )
     if parts.query or parts.fragment:
         raise UsageError(
-            "setting 'imagination.judge' has more behind its path",
+            "the judge's address has more behind its path",
             f"leave it out; a key goes into the environment variable {JUDGE_KEY}",
         )
     if parts.scheme not in ("http", "https") or not host or port == 0:
         raise UsageError(
-            "setting 'imagination.judge' is no http address",
+            "the judge's address is no http address",
             "write http://HOST:PORT/v1, or the directory of a model",
         )
     if importlib.util.find_spec("openai") is None:
         raise UsageError(
-            "setting 'imagination.judge' is an address, and openai, which asks it, is not there",
+            "the judge is an address, and openai, which asks it, is not there",
             "pip install -e '.[serve]', or name the directory of a model",
         )

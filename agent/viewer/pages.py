@@ -3,11 +3,14 @@
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from agent.arena.report import facts, standing_rows
+from agent.arena.standings import standings
 from agent.reports.compare_rounds import compare_rounds
 from agent.reports.critic_drift import critic_drift
 from agent.viewer.forms import cell
 from search.errors import NotFoundError, UsageError
 from store import viewing
+from store.arena import arena_tasks, chosen_task, votes_cast
 from store.database import Store
 from store.evaluations import samples_of
 from store.inspection import list_rounds, read_tree
@@ -178,6 +181,29 @@ def samples(store: Store, run: str, policy: str, mode: str, show: str) -> dict[s
             for s in found
         ],
     }
+
+
+def arena(store: Store, task: str | None, can_vote: bool) -> dict[str, Any]:
+    with store.session() as session:
+        tasks = arena_tasks(session)
+        name = task or (tasks[0] if tasks else "")
+        votes = votes_cast(session, chosen_task(session, name)) if name else []
+    values: dict[str, Any] = {
+        "trail": [("Arena", "")],
+        "task": name,
+        "tasks": tasks,
+        "rows": [],
+        "facts": [],
+        "judges": [],
+        "why": "",
+        "can_vote": can_vote and bool(name),
+    }
+    try:
+        found = standings(votes)
+    except UsageError as error:
+        return values | {"why": f"{error.message}. {error.fix}"}
+    judges = [{"judge": j.judge, "votes": j.n, "p": j.p} for j in found.judges]
+    return values | {"rows": standing_rows(found), "facts": facts(found), "judges": judges}
 
 
 def one_problem(store: Store, problem_id: int) -> dict[str, Any]:

@@ -9,13 +9,16 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Query
 from fastapi import Path as PathPart
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from starlette.requests import Request
 
 from agent.viewer import exported, forms, pages
+from agent.viewer.voting import MAX_BODY, Voting
 from search.errors import NotFoundError, RatchetError, UsageError
 from store import viewing
 from store.database import Store
@@ -43,12 +46,18 @@ Tokens = Callable[[int, int], list[dict[str, Any]]]
 
 
 class Viewer:
-    """Pages over one store. Each request reads it anew; nothing is written."""
+    """Pages over one store. Each request reads it anew; nothing but votes is written."""
 
     def __init__(
-        self, opened: Callable[[], Store], version: str, tokens: Tokens | None = None
+        self,
+        opened: Callable[[], Store],
+        version: str,
+        tokens: Tokens | None = None,
+        voting: Voting | None = None,
     ) -> None:
-        """`opened` opens the store to be read; `tokens` asks the models, where there are any."""
+        """`opened` opens the store to be read; `tokens` asks the models, where there are any;
+        `voting` takes votes, where somebody may cast them."""
+        self.voting = voting
         self.opened = opened
         self.version = version
         self.tokens = tokens
@@ -118,6 +127,13 @@ class Viewer:
         async def problem_page(problem_id: int) -> Response:
             return await page("problem.html", prefix, pages.one_problem, problem_id)
 
+        @router.get("/arena")
+        async def arena_page(task: str | None = None) -> Response:
+            return await page("arena.html", prefix, pages.arena, task, self.voting is not None)
+
+        if self.voting is not None:
+            self._add_ballots(router, prefix, self.voting)
+
         @router.get("/searches/{search_id}")
         async def search_page(search_id: int) -> Response:
             return await page("search.html", prefix, pages.one_search, search_id)
@@ -143,6 +159,21 @@ class Viewer:
             return await self._answered(self.node_tokens, search_id, ix)
 
         return router
+
+    def _add_ballots(self, router: APIRouter, prefix: str, voting: Voting) -> None:
+        @router.get("/arena/ballot")
+        async def ballot_page(task: str | None = None) -> Response:
+            return await self._page("ballot.html", prefix, voting.ballot, task)
+
+        @router.post("/arena/ballot")
+        async def vote(request: Request) -> Response:
+            body = b""
+            async for part in request.stream():
+                body += part
+                if len(body) > MAX_BODY:
+                    return Response("that is no vote", 413, HEADERS, "text/plain")
+            form = parse_qs(body.decode("utf-8", "replace"))
+            return await self._page("ballot.html", prefix, voting.cast, form)
 
     async def _page(
         self, template: str, prefix: str, make: Callable[..., dict[str, Any]], *given: Any

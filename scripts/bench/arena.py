@@ -22,9 +22,9 @@ from agent.arena.bradley_terry import SCALE, Clusters, Strengths, fitted
 from agent.arena.judges import judge_fits
 from agent.arena.pairing import chances, drawn, met_of
 from agent.arena.ranks import rank_sets
-from agent.arena.votes import Choice, Vote, ballots_of
-from agent.evaluation.intervals import wilson
+from agent.arena.votes import Vote, ballots_of
 from scripts.bench.report import Row, share, show, write
+from store.states import Choice
 
 STRENGTHS = np.array([-0.9, -0.5, -0.1, 0.2, 0.5, 0.8])
 NAMES = [f"model-{i}" for i in range(len(STRENGTHS))]
@@ -197,7 +197,11 @@ def active(repeats: int, seed: int) -> Iterator[Row]:
         names = [f"m{j}" for j in range(10)]
 
         def voted(
-            a: int, b: int, noise: Noise = noise, r: np.ndarray = strengths, names: list[str] = names
+            a: int,
+            b: int,
+            noise: Noise = noise,
+            r: np.ndarray = strengths,
+            names: list[str] = names,
         ) -> Vote:
             wins = noise.random() < 1 / (1 + np.exp(r[b] - r[a]))
             choice = Choice.LEFT if wins else Choice.RIGHT
@@ -237,7 +241,13 @@ def speed(repeats: int, seed: int) -> Iterator[Row]:
     b = (a + noise.integers(1, m, n)) % m
     wins = noise.random(n) < 1 / (1 + np.exp(r[b] - r[a]))
     votes = [
-        Vote(f"m{x:02d}", f"m{y:02d}", Choice.LEFT if w else Choice.RIGHT, f"p{i // 4}", f"j{i % 500}")
+        Vote(
+            f"m{x:02d}",
+            f"m{y:02d}",
+            Choice.LEFT if w else Choice.RIGHT,
+            f"p{i // 4}",
+            f"j{i % 500}",
+        )
         for i, (x, y, w) in enumerate(zip(a.tolist(), b.tolist(), wins.tolist(), strict=True))
     ]
     seconds = []

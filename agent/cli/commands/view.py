@@ -5,6 +5,7 @@ import sys
 import webbrowser
 from pathlib import Path
 
+from agent.arena.ballots import check_judge
 from agent.cli.output import emit
 from agent.config.settings import Config
 from agent.rounds.code_version import code_version
@@ -12,7 +13,9 @@ from search.errors import ResourceError
 from store.database import read_store
 
 
-def run(config: Config, port: int, with_browser: bool, as_json: bool) -> None:
+def run(config: Config, port: int, with_browser: bool, as_json: bool, judge: str = "") -> None:
+    if judge:
+        check_judge(judge)
     try:
         from agent.service import view_server
     except ModuleNotFoundError as error:
@@ -31,7 +34,7 @@ def run(config: Config, port: int, with_browser: bool, as_json: bool) -> None:
         if with_browser and sys.stdout.isatty():
             webbrowser.open(url)
 
-    raise SystemExit(view_server.run(config, port, opened))
+    raise SystemExit(view_server.run(config, port, opened, judge))
 
 
 def export(config: Config, search: int, out: str) -> None:
