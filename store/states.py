@@ -82,7 +82,7 @@ class Choice(StrEnum):
     """The one shown second is better."""
     TIE = "tie"
     """Both are about as good."""
-    BAD = "both bad"
+    BAD = "bad"
     """Neither is any good; counts as a tie."""
 
 
@@ -229,6 +229,7 @@ Values = Sequence[StrEnum] | type[StrEnum] | Mapping[Any, str]
 COLUMNS: Mapping[str, Values] = {
     "actors.role": ACTOR_NAMES,
     "actors.state": ActorState,
+    "arena_votes.choice": Choice,
     "checkpoints.role": Role,
     "checkpoints.status": CheckpointStatus,
     "critic_scores.critic": CRITICS,

@@ -104,13 +104,14 @@ def test_the_database_allows_exactly_the_values_of_the_enum(store: Store, column
     assert re.findall(r"'(\w+)'", rule) == list(values_of(column))
 
 
-def test_the_four_checked_columns_are_those_of_the_migrations() -> None:
+def test_the_five_checked_columns_are_those_of_the_migrations() -> None:
     assert CHECKED == {
         "rounds.stage": "stage IN ('imagining', 'searching', 'selecting', 'training', "
         "'evaluating', 'promoted', 'kept', 'failed')",
         "searches.status": "status IN ('pending', 'running', 'done', 'failed')",
         "checkpoints.role": "role IN ('policy', 'drafter', 'value', 'process', 'outcome', "
         "'checker')",
+        "arena_votes.choice": "choice IN ('left', 'right', 'tie', 'bad')",
         "checkpoints.status": "status IN ('ready', 'rejected', 'quarantined')",
     }
 

@@ -29,7 +29,7 @@ def upgrade() -> None:
         sa.Column("seed", sa.BigInteger(), nullable=False),
         sa.Column("chance", sa.Double(), nullable=False),
         sa.CheckConstraint(
-            "choice IN ('left', 'right', 'tie', 'both bad')", name=op.f("ck_arena_votes_choice")
+            "choice IN ('left', 'right', 'tie', 'bad')", name=op.f("ck_arena_votes_choice")
         ),
         sa.ForeignKeyConstraint(
             ["left_id"], ["evaluations.id"], name=op.f("fk_arena_votes_left_id_evaluations")
