@@ -34,7 +34,10 @@ ROOMS = {
     "tasks": {"config", "scratch"},
     "checkpoints": {"config", "networks"},
     "engine": {"checkpoints", "networks"},
-    "hosting": {"checkpoints", "config", "engine", "networks", "scratch", "signals"},
+    "pictures": {"checkpoints", "networks"},
+    "hosting": {
+        *("checkpoints", "config", "engine", "networks", "pictures", "scratch", "signals"),
+    },
     "prompts": {"config", "engine", "tasks"},
     "checker": {"checkpoints", "engine", "hosting"},
     "search_models": {

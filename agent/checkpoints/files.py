@@ -17,6 +17,7 @@ MAX_BYTES = {
     "ratchet.json": 16 * MIB,
     "manifest.json": 16 * MIB,
     "model.safetensors.index.json": 16 * MIB,
+    "preprocessor_config.json": MIB,
     "tokenizer.json": 128 * MIB,
     "tokenizer_config.json": 16 * MIB,
     "special_tokens_map.json": MIB,

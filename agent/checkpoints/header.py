@@ -30,7 +30,7 @@ from agent.checkpoints.files import (
 from agent.checkpoints.tensor_list import TensorListError, tensor_shapes
 from agent.networks.adapter_shape import AdapterShape
 from agent.networks.architecture import Architecture
-from agent.networks.shapes import Shapes, parameter_shapes
+from agent.networks.shapes import Shapes, own_name, parameter_shapes
 from critics.calibration import Calibration
 from search.errors import CheckpointError
 
@@ -251,14 +251,19 @@ def _check_alike(header: Header, base: Header) -> None:
 
 def check_shapes(header: Header, listed: Sequence[Shapes]) -> None:
     """Raises CheckpointError where the weights are not those that config.json asks for."""
-    found = {name: shape for shapes in listed for name, shape in shapes.items()}
+    found = {
+        own: shape
+        for shapes in listed
+        for name, shape in shapes.items()
+        if (own := own_name(header.architecture, name)) is not None
+    }
     expected = parameter_shapes(header.architecture, header.is_critic)
     if header.base is not None and header.adapter is not None:
         base = parameter_shapes(header.base.architecture, header.base.is_critic)
         needed = {name: shape for name, shape in base.items() if name in expected}
         found = adapter_shapes(header.path, header.adapter, needed, found)
     if header.architecture.is_tied:
-        found.pop("lm_head.weight", None)
+        found.pop(own_name(header.architecture, "lm_head.weight") or "", None)
     missing = sorted(expected.keys() - found.keys())
     unknown = sorted(found.keys() - expected.keys())
     if missing or unknown:

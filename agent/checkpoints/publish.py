@@ -44,6 +44,8 @@ _COPIED = (
     "tokenizer.model",
     "spiece.model",
     "chat_template.*",
+    "preprocessor_config.json",
+    "processor_config.json",
     "generation_config.json",
     "LICENSE*",
     "NOTICE*",
@@ -174,11 +176,16 @@ def _config(
     dtype: torch.dtype,
 ) -> dict[str, Any]:
     """The parent's config.json with what is the model's own."""
-    config = parent.config | {
-        "architectures": [class_name(model)],
-        "num_hidden_layers": model.arch.num_layers,
-        "dtype": str(dtype).removeprefix("torch."),
-    }
+    own = {"num_hidden_layers": model.arch.num_layers}
+    dtypes = {"dtype": str(dtype).removeprefix("torch.")}
+    config = dict(parent.config)
+    if model.arch.vision is not None:  # what is said of the language model stands below
+        config |= {"text_config": config["text_config"] | own, "vision_config": _vision(config)}
+        own = {}
+    elif parent.architecture.vision is not None:  # a drafter, which sees no pictures
+        ties = {"tie_word_embeddings": model.arch.is_tied}
+        config = config["text_config"] | ties
+    config |= own | dtypes | {"architectures": [class_name(model)]}
     config.pop("torch_dtype", None)
     if "layer_types" in config:
         config["layer_types"] = config["layer_types"][: model.arch.num_layers]
@@ -189,6 +196,11 @@ def _config(
     if model.is_critic:
         config |= {"num_labels": 1, "id2label": {"0": "score"}, "label2id": {"score": 0}}
     return config
+
+
+def _vision(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the pooling that is not read."""
+    return config["vision_config"] | {"vision_use_head": False}
 
 
 def _write(

@@ -15,6 +15,7 @@ from agent.checkpoints.manifest import Identity, digest_of, identity_of, sha_of
 from agent.networks.adapter_shape import A, AdapterShape, B, is_of_adapter
 from agent.networks.language_model import LanguageModel
 from agent.networks.registry import build
+from agent.networks.shapes import own_name
 from search.errors import CheckpointError
 
 
@@ -87,7 +88,9 @@ def _mapped(checkpoint: Checkpoint, name: str, handle: int) -> dict[str, Tensor]
     try:
         with safe_open(f"/dev/fd/{handle}", framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 - not a dict
-                found[key] = file.get_tensor(key)
+                own = own_name(checkpoint.architecture, key)
+                if own is not None:
+                    found[own] = file.get_tensor(key)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{checkpoint.path / name} is corrupt: {error}", "copy or download it again"

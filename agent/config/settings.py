@@ -375,6 +375,10 @@ class HostingSettings(Section):
     kv_mib: int = Field(
         256, ge=1, le=1_048_576, description="MiB of prefixes kept for each set of weights"
     )
+    pictures: str = Field(
+        "ratchet-runs/pictures",
+        description="folder of the pictures that problems come with, by digest; all hosts see it",
+    )
     store_wait_s: float = Field(
         1800.0,
         ge=0,

@@ -7,6 +7,7 @@ import torch
 
 from agent.engine.feed import feed, prefill
 from agent.engine.job_cache import Cache, Ids
+from agent.engine.pictured import without_pictures
 from agent.engine.prefix_cache import KVTree, Prefix
 from agent.engine.requests import CompletionRequest
 from agent.engine.sampling import SamplingParameters
@@ -55,6 +56,7 @@ class ModelDrafts:
         A text has one token of its own, at least. Of equal texts one is drafted. The policy's
         cache is not looked at.
         """
+        requests = [without_pictures(r, self.network.arch.vocab_size) for r in requests]
         wanted = list({requests[i]: i for i, length in enumerate(lengths) if length > 0}.values())
         drafts: list[list[int]] = [[] for _ in requests]
         if not wanted:

@@ -56,7 +56,10 @@ def forward(
     """Hidden states [R, E] after each token; few rows in a graph where there is one, unless
     somebody looks at their queries."""
     row_forward = network.forward_rows
-    if row_forward is not None and len(tokens) <= MOST_ROWS and before_attention is None:
+    # Places of pictures are looked up by the host, which no graph does.
+    is_text = not network.reads_attachments or int(tokens.max()) < network.arch.vocab_size
+    is_few = len(tokens) <= MOST_ROWS and before_attention is None
+    if row_forward is not None and is_few and is_text:
         seen_RC = ~is_hidden_NMC[where.job_R, where.query_R]
         return _few_rows(network, row_forward, cache, tokens, where, seen_RC)
     places = placed(network, where, is_hidden_NMC, is_dense)

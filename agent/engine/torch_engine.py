@@ -21,10 +21,9 @@ from agent.engine.memory import in_smaller_batches
 from agent.engine.option_ends import Steps
 from agent.engine.options import OptionBatch
 from agent.engine.packed import packed_likeliest, packed_logprobs
+from agent.engine.pictured import R, with_pictures
 from agent.engine.prefix_cache import KVTree, Prefix, Workspace
 from agent.engine.requests import (
-    Attached,
-    Attachments,
     Completion,
     CompletionRequest,
     Generated,
@@ -36,6 +35,8 @@ from agent.engine.requests import (
 )
 from agent.engine.selftest import run_selftest
 from agent.networks.language_model import LanguageModel
+from agent.networks.llava_inference import LlavaInference
+from agent.networks.pictures import Pictures
 from agent.networks.registry import laid_out
 from agent.networks.shared_blocks import SharedBlocks
 from search.boundary import Boundary
@@ -94,6 +95,11 @@ class TorchEngine:
         """Drop all kept prefixes. Costs time, changes no answer."""
         self.tree = KVTree(self.network, self.version, self.kv_bytes)
 
+    @property
+    def pictures(self) -> Pictures | None:
+        """Of a network that reads them."""
+        return self.network.pictures if isinstance(self.network, LlavaInference) else None
+
     def room(self, prefix: Sequence[int], max_tokens: int) -> int:
         """Tokens that may follow the prefix. Raises TaskError when none may."""
         left = self.network.arch.max_positions - len(prefix)
@@ -105,15 +111,18 @@ class TorchEngine:
             )
         return min(left, max_tokens)
 
-    def _check_attachments(self, requests: Sequence[Attached]) -> None:
-        """Raises TaskError for a request that this network cannot see all of."""
-        if not self.network.reads_attachments:
+    def _placed(self, requests: Sequence[R]) -> list[R]:
+        """The requests with the ids of their pictures in the places of placeholders. Raises
+        TaskError for one that this network cannot see all of."""
+        if self.pictures is None:
             refuse_attachments(requests)
+            return list(requests)
+        return [with_pictures(r, self.pictures) if r.attachments else r for r in requests]
 
     @torch.inference_mode()
     def options(self, requests: Sequence[OptionRequest]) -> list[Options]:
         """Answer option requests; those of one mode, boundary and temperature share batches."""
-        self._check_attachments(requests)
+        requests = self._placed(requests)
         groups: dict[tuple[str, str, float], list[int]] = {}
         for i, r in enumerate(requests):
             self.room(r.prefix, r.max_tokens)
@@ -163,7 +172,6 @@ class TorchEngine:
                 steps.limit(r.max_tokens),
                 r.temperature,
                 r.seed + 7919 * k,
-                attachments=r.attachments,
             )
             for r in requests
             for k in range(r.count)
@@ -201,7 +209,7 @@ class TorchEngine:
         def failed(request: CompletionRequest, why: str) -> Completion:
             return Completion(Generated((), (), "length", version=self.version), error=why)
 
-        self._check_attachments(requests)
+        requests = self._placed(requests)
         for r in requests:
             self.room(r.prefix, r.max_tokens)
         if drafter is not None:
@@ -217,16 +225,12 @@ class TorchEngine:
         for r in requests:
             self.room(r.tokens[:1], 1)
             self.room(r.tokens[:-1], 1)
-        self._check_attachments(requests)
-        groups: dict[Attachments, list[int]] = {}
-        for i, r in enumerate(requests):
-            groups.setdefault(r.attachments, []).append(i)
-        answers: list[tuple[float, ...]] = [()] * len(requests)
-        for group in groups.values():  # what looks alike in tokens is alike in a group alone
-            found = packed_logprobs(self.network, [requests[i].tokens for i in group])
-            for i, scores in zip(group, found, strict=True):
-                answers[i] = tuple(scores[max(1, requests[i].num_given) - 1 :])
-        return answers
+        requests = self._placed(requests)
+        found = packed_logprobs(self.network, [r.tokens for r in requests])
+        return [
+            tuple(scores[max(1, r.num_given) - 1 :])
+            for r, scores in zip(requests, found, strict=True)
+        ]
 
     @torch.inference_mode()
     def likeliest(self, requests: Sequence[ScoreRequest], num: int) -> list[Likeliest]:
@@ -234,7 +238,7 @@ class TorchEngine:
         their log-probabilities."""
         for r in requests:
             self.room(r.tokens[:-1], 1)
-        refuse_attachments(requests)
+        requests = self._placed(requests)
         found = packed_likeliest(self.network, [r.tokens for r in requests], num)
         return [
             tuple(rows[max(1, r.num_given) - 1 :]) for r, rows in zip(requests, found, strict=True)
@@ -247,7 +251,7 @@ class TorchEngine:
         What the tree of keys and values holds of a row is not read again; for rows that come back
         one step longer each time this is less work than `score`.
         """
-        self._check_attachments(requests)
+        requests = self._placed(requests)
         answers = [0.0] * len(requests)
         scored = [i for i, r in enumerate(requests) if len(r.tokens) > r.num_given]
         for start in range(0, len(scored), self.batch_rows):
@@ -308,7 +312,7 @@ class TorchEngine:
     @torch.inference_mode()
     def last_logits(self, rows: Sequence[Prefix]) -> torch.Tensor:
         """Logits after the last token of each row: the policy's [N, V] or a critic's [N, 1]."""
-        self._check_attachments(rows)
+        rows = self._placed(rows)
         parts: list[torch.Tensor] = []
         for start in range(0, len(rows), self.batch_rows):
             part = rows[start : start + self.batch_rows]

@@ -39,6 +39,7 @@ from agent.hosting.work_clock import WorkClock, at_work
 from agent.networks.device import LARGE, chosen_device, chosen_dtype, free_bytes
 from agent.networks.language_model import LanguageModel
 from agent.networks.shared_blocks import SharedBlocks
+from agent.pictures.preprocessing import give_pictures
 from critics.heads import log_odds
 
 KEPT_MODELS = 2
@@ -60,6 +61,8 @@ class HostSettings:
     """Of kept prefixes, for each set of weights."""
     shared_folder: str = ""
     """Where processes of this machine hold blocks of equal weights once; empty: each its own."""
+    pictures: str = ""
+    """Folder of the pictures that problems come with, by digest; empty: there are none."""
     workers: int = 1
     """Hosts of the policy; each answers whole calls, so how many there are changes no answer."""
 
@@ -72,6 +75,7 @@ class HostSettings:
             engine=hosting.engine,
             batch_rows=hosting.batch_rows,
             kv_bytes=hosting.kv_mib * 2**20,
+            pictures=str(Path(hosting.pictures).expanduser().resolve()),
             workers=hosting.workers,
         )
 
@@ -122,6 +126,7 @@ class Host(ABC):
         self.dtypes[ref.version] = str(dtype).removeprefix("torch.")
         loaded = load_model(checkpoint, dtype, self.device)
         loaded.base_version = checkpoint.whole.version
+        give_pictures(loaded, checkpoint, self.settings.pictures)
         model = self._wrap(checkpoint, loaded)
         del loaded
         self._models[ref.version] = (checkpoint, model)

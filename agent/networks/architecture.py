@@ -1,13 +1,14 @@
 """What config.json says of a network, in our words; read without torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from agent.networks.vision_shape import VisionShape, vision_shape
 from search.errors import CheckpointError
 
 ROPE_KINDS = ("default", "linear", "llama3")
-SUPPORTED = ("llama", "mistral", "qwen2", "qwen3", "megalodon")
+SUPPORTED = ("llama", "mistral", "qwen2", "qwen3", "megalodon", "llava")
 SIZES = {
     "vocab_size": 4_000_000,
     "hidden_size": 65_536,
@@ -57,6 +58,12 @@ WITHOUT_EFFECT = (
     *("suppress_tokens", "begin_suppress_tokens"),
 )
 """Keys that transformers and common trainers write, and that change nothing of what we compute."""
+OF_LLAVA = (
+    *("text_config", "vision_config", "vision_feature_layer", "vision_feature_select_strategy"),
+    *("projector_hidden_act", "multimodal_projector_bias", "image_token_index", "image_token_id"),
+    "image_seq_length",
+)
+"""Keys of config.json that say how pictures come into the text."""
 MUST_BE_FALSE = ("rope_interleaved", "use_mrope", "add_cross_attention", "is_encoder_decoder")
 
 
@@ -99,6 +106,8 @@ class Architecture:
     has_mlp_bias: bool = False
     has_qk_norm: bool = False
     megalodon: MegalodonShape | None = None
+    vision: VisionShape | None = None
+    """Of a network that reads pictures; all else is said of its language model."""
 
     @property
     def activation_scale(self) -> float:
@@ -130,6 +139,8 @@ class Architecture:
         A null asks for nothing: it counts as a key that is not there.
         """
         config = {key: value for key, value in config.items() if value is not None}
+        if config.get("model_type") == "llava":
+            return _llava(config)
         _check_keys(config)
         model_type = config.get("model_type")
         if model_type not in SUPPORTED:
@@ -182,6 +193,29 @@ class Architecture:
             has_qk_norm=model_type == "qwen3",
             megalodon=_megalodon(config, sizes) if model_type == "megalodon" else None,
         )
+
+
+def _llava(config: Mapping[str, Any]) -> Architecture:
+    for key, value in config.items():
+        if key not in OF_LLAVA and key not in USED and key not in WITHOUT_EFFECT:
+            raise CheckpointError(
+                f"config.json has the key {key[:80]!r}, which is not known",
+                "remove it if the network does not need it",
+            )
+        if key in MUST_BE_FALSE and value is not False:
+            raise CheckpointError(
+                f"config.json has {key} {value!r:.80}, which is not computed", "use another model"
+            )
+    text = config.get("text_config")
+    if not isinstance(text, dict) or text.get("model_type") in ("llava", "megalodon"):
+        raise CheckpointError(
+            "config.json has no text_config of a language model that is computed",
+            "save the checkpoint again with transformers",
+        )
+    language = Architecture.from_config(text)
+    is_tied = _flag(config, "tie_word_embeddings") or _flag(text, "tie_word_embeddings")
+    vision = vision_shape(config, language.vocab_size)
+    return replace(language, model_type="llava", is_tied=is_tied, vision=vision)
 
 
 OF_LLAMA = ("num_key_value_heads", "head_dim", "attention_bias", "mlp_bias", "rope_scaling")

@@ -63,7 +63,7 @@ class DecoderModel(LanguageModel):
             critic = type(self)(self.arch, is_critic=True)
             critic.take_shape(self)
         wanted = critic.model.state_dict()
-        critic.model.load_state_dict(_copied(self.model, wanted), assign=True)
+        critic.model.load_state_dict(copied_weights(self.model, wanted), assign=True)
         head_1E = torch.zeros((1, self.arch.hidden_size), dtype=self.head.dtype, device=self.device)
         critic.score.weight = nn.Parameter(head_1E)
         return critic
@@ -73,7 +73,7 @@ class DecoderModel(LanguageModel):
         with torch.device("meta"):
             cut = type(self)(replace(self.arch, num_layers=num_layers))
             cut.take_shape(self)
-        cut.load_state_dict(_copied(self, cut.state_dict()), assign=True)
+        cut.load_state_dict(copied_weights(self, cut.state_dict()), assign=True)
         cut.tie()
         return cut
 
@@ -85,7 +85,7 @@ class DecoderModel(LanguageModel):
         return self.arch.num_layers
 
 
-def _copied(module: nn.Module, wanted: Container[str]) -> dict[str, Tensor]:
+def copied_weights(module: nn.Module, wanted: Container[str]) -> dict[str, Tensor]:
     """A copy of the wanted weights by name; those that do not train are the very same."""
     return {
         name: parameter.detach().clone() if parameter.requires_grad else parameter.detach()

@@ -142,9 +142,17 @@ class Decoder(DecoderModel):
         return angles.cos(), angles.sin()
 
     def lower(self, tokens_BT: Tensor, positions_BT: Tensor | None = None) -> Tensor:
+        return self.frozen_states(self.embedded(tokens_BT), positions_BT)
+
+    def embedded(self, tokens_BT: Tensor) -> Tensor:
+        """What the blocks begin with, [B, T, E]."""
         # A frozen embedding may be held in fewer bits than what training computes with.
-        x = self.model.embed_tokens(tokens_BT).to(self.model.norm.weight.dtype)
-        return self._through(x, positions_BT, 0, self.num_frozen)
+        x: Tensor = self.model.embed_tokens(tokens_BT)
+        return x.to(self.model.norm.weight.dtype)
+
+    def frozen_states(self, x_BTE: Tensor, positions_BT: Tensor | None = None) -> Tensor:
+        """States [B, T, E] after the frozen blocks, of what they begin with."""
+        return self._through(x_BTE, positions_BT, 0, self.num_frozen)
 
     def upper(self, x_BTE: Tensor, positions_BT: Tensor | None = None) -> Tensor:
         x = self._through(x_BTE, positions_BT, self.num_frozen, self.arch.num_layers)

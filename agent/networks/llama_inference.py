@@ -177,7 +177,7 @@ class LlamaInference:
         arch = self.arch
         H, G, D = arch.num_heads, arch.num_kv_heads, arch.head_dim
         R = tokens_R.shape[0]
-        x = F.embedding(tokens_R, self.embedding)
+        x = self._embedded(tokens_R)
         turn_R1P = self.turns[places.position_R][:, None]
         flat_R = places.job_R * cache[0].shape[1] + places.column_R
         bias = folded_bias(places.bias_NMC, H // G, D).to(self.dtype)
@@ -200,6 +200,10 @@ class LlamaInference:
             active = F.silu(gate).mul_(up)
             x = product(active, layer.down, layer.down_bias, x, low.down)
         return self._normed(x, self.norm)
+
+    def _embedded(self, tokens_R: Tensor) -> Tensor:
+        """What the blocks begin with, [R, E]."""
+        return F.embedding(tokens_R, self.embedding)
 
     def decode(
         self, tokens_N: Tensor, column_N: Tensor, num_columns: int, cache: list[Tensor]

@@ -16,6 +16,8 @@ from agent.networks.inference import InferenceNetwork
 from agent.networks.language_model import LanguageModel
 from agent.networks.llama import Decoder
 from agent.networks.llama_inference import LlamaInference
+from agent.networks.llava import LlavaModel
+from agent.networks.llava_inference import LlavaInference
 from agent.networks.megalodon import MegalodonDecoder
 from agent.networks.megalodon_inference import MegalodonInference
 from agent.networks.shared_blocks import SharedBlocks
@@ -36,6 +38,7 @@ FAMILIES = {
     "mistral": Family("Mistral", Decoder, LlamaInference),
     "qwen2": Family("Qwen2", Decoder, LlamaInference),
     "qwen3": Family("Qwen3", Decoder, LlamaInference),
+    "llava": Family("Llava", LlavaModel, LlavaInference),
     "megalodon": Family("Megalodon", MegalodonDecoder, MegalodonInference),
 }
 
@@ -52,5 +55,6 @@ def laid_out(model: LanguageModel, shared: SharedBlocks | None = None) -> Infere
 
 def class_name(model: LanguageModel) -> str:
     """Its class in transformers, for config.json's `architectures`."""
-    head = "ForSequenceClassification" if model.is_critic else "ForCausalLM"
+    writes = "ForCausalLM" if model.arch.vision is None else "ForConditionalGeneration"
+    head = "ForSequenceClassification" if model.is_critic else writes
     return FAMILIES[model.arch.model_type].name + head

@@ -1,6 +1,9 @@
 """Shapes of a network's parameters by its architecture, without torch and without building it."""
 
+from dataclasses import replace
+
 from agent.networks.architecture import Architecture, MegalodonShape
+from agent.networks.vision_shape import VisionShape
 
 MAPS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The linear maps of a block, which adapters are put on."""
@@ -11,6 +14,10 @@ def parameter_shapes(arch: Architecture, is_critic: bool) -> Shapes:
     """Shape by name of all that a checkpoint must hold, as `llama.Decoder` names them."""
     if arch.megalodon is not None:
         return _megalodon_shapes(arch, arch.megalodon, is_critic)
+    if arch.vision is not None:
+        language = parameter_shapes(replace(arch, vision=None), is_critic)
+        own = {LANGUAGE + name: shape for name, shape in language.items()}
+        return own | _vision_shapes(arch.vision, arch.hidden_size)
     hidden, inner = arch.hidden_size, arch.intermediate_size
     width, kv_width = arch.num_heads * arch.head_dim, arch.num_kv_heads * arch.head_dim
     found: Shapes = {"model.embed_tokens.weight": (arch.vocab_size, hidden)}
@@ -71,6 +78,58 @@ def _megalodon_shapes(arch: Architecture, shape: MegalodonShape, is_critic: bool
         found |= {f"model.layers.{number}.{name}": shape for name, shape in block.items()}
     found |= {"model.norm.weight": (size,), "model.norm.bias": (size,)}
     return found | _head_shape(arch, is_critic)
+
+
+LANGUAGE = "language_model."
+"""What names of the language model begin with in a network that reads pictures."""
+TOWER, PROJECTOR = "vision_tower.", "multi_modal_projector."
+_OTHER_NAMES = (
+    ("model.language_model.lm_head.", LANGUAGE + "lm_head."),
+    ("model.language_model.", LANGUAGE + "model."),
+    ("model.vision_tower.vision_model.", TOWER),
+    ("model.vision_tower.", TOWER),
+    ("model.multi_modal_projector.", PROJECTOR),
+    ("vision_tower.vision_model.", TOWER),
+    ("lm_head.", LANGUAGE + "lm_head."),
+)
+"""How else files name the same: transformers' own module names, and those of older versions."""
+UNUSED = TOWER + "head."
+"""SigLIP's pooling, which LLaVA has no use for."""
+
+
+def own_name(arch: Architecture, name: str) -> str | None:
+    """The name that a network has for a tensor of a file; None for one that it has no use for."""
+    if arch.vision is None:
+        return name
+    for other, own in _OTHER_NAMES:
+        if name.startswith(other):
+            name = own + name.removeprefix(other)
+            break
+    return None if name.startswith(UNUSED) else name
+
+
+def _vision_shapes(shape: VisionShape, hidden: int) -> Shapes:
+    size, inner, patch = shape.hidden_size, shape.intermediate_size, shape.patch_size
+    found: Shapes = {
+        TOWER + "embeddings.patch_embedding.weight": (size, shape.num_channels, patch, patch),
+        TOWER + "embeddings.patch_embedding.bias": (size,),
+        TOWER + "embeddings.position_embedding.weight": (shape.num_tokens, size),
+        TOWER + "post_layernorm.weight": (size,),
+        TOWER + "post_layernorm.bias": (size,),
+    }
+    for number in range(shape.num_layers):
+        at = f"{TOWER}encoder.layers.{number}."
+        maps = {f"self_attn.{name}_proj": (size, size) for name in ("q", "k", "v", "out")}
+        maps |= {"mlp.fc1": (inner, size), "mlp.fc2": (size, inner)}
+        for name, (rows, columns) in maps.items():
+            found |= {f"{at}{name}.weight": (rows, columns), f"{at}{name}.bias": (rows,)}
+        for name in ("layer_norm1", "layer_norm2"):
+            found |= {f"{at}{name}.weight": (size,), f"{at}{name}.bias": (size,)}
+    for name, columns in (("linear_1", size), ("linear_2", hidden)):
+        found[f"{PROJECTOR}{name}.weight"] = (hidden, columns)
+        if shape.has_projector_bias:
+            found[f"{PROJECTOR}{name}.bias"] = (hidden,)
+    return found
 
 
 def adapter_size(arch: Architecture, rank: int) -> int:

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.checkpoints.weights import load_model
-from agent.engine import torch_engine
 from agent.engine.feed import feed, prefill
 from agent.engine.job_cache import Cache
 from agent.engine.prefix_cache import KeptWork, KVTree, Prefix
@@ -210,26 +209,6 @@ def test_a_policy_that_reads_text_alone_refuses_attachments(tmp_path: Path) -> N
             score([ScoreRequest((3, 4, 5), 1, ("a",))])
     with pytest.raises(TaskError, match="reads text alone"):
         asked.last_logits([Prefix((3, 4), ("a",))])
-
-
-def test_rows_with_other_attachments_are_scored_apart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The toy reads text alone and is told otherwise: what counts is what is fed with what."""
-    asked = engine(write_checkpoint(tmp_path / "p"))
-    plain = asked.score([ScoreRequest((3, 4, 5, 6), 1)])
-    monkeypatch.setattr(type(asked.network), "reads_attachments", True)
-    fed: list[list[tuple[int, ...]]] = []
-    whole = torch_engine.packed_logprobs
-
-    def packed(network, rows):  # type: ignore[no-untyped-def]
-        fed.append(list(rows))
-        return whole(network, rows)
-
-    monkeypatch.setattr(torch_engine, "packed_logprobs", packed)
-    rows = [ScoreRequest((3, 4, 5, 6), 1, a) for a in (("a",), ("b",), ("a",))]
-    assert asked.score(rows) == plain * 3
-    assert [len(part) for part in fed] == [2, 1]
 
 
 def test_a_row_with_nothing_to_score_moves_no_other_row(tmp_path: Path) -> None:
