@@ -98,7 +98,9 @@ def verify_draft(
     if bool((temperature_N == 1).all()):
         log_p_NQV = raw_NQV
     else:
-        log_p_NQV = torch.log_softmax(raw_NQV / temperature_N11.clamp(min=1e-6), dim=-1)
+        scaled_NQV = torch.log_softmax(raw_NQV / temperature_N11.clamp(min=1e-6), dim=-1)
+        # A row at temperature 1 has the same bits whatever the others have.
+        log_p_NQV = torch.where(temperature_N11 == 1, raw_NQV, scaled_NQV)
         if bool((temperature_N == 0).any()):
             best = (
                 torch.zeros_like(raw_NQV)

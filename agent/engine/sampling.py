@@ -67,6 +67,9 @@ class SamplingParameters:
         given = (draft_NK, self.temperature_N, self.seeds_N, position_N)
         if not self.is_filtered:
             return dispatch.verify_draft(logits_NQV, *given)
+        is_plain_N = (self.top_k_N == 0) & (self.top_p_N == 1) & (self.min_p_N == 0)
+        if bool(is_plain_N.any()):  # filters round, and a text's bits are its own
+            return self._apart(is_plain_N, logits_NQV, draft_NK, position_N)
         raw_NQV = torch.log_softmax(logits_NQV, dim=-1)
         temperature_N11 = self.temperature_N[:, None, None]
         scaled_NQV = torch.log_softmax(raw_NQV / temperature_N11.clamp(min=1e-6), dim=-1)
@@ -74,6 +77,18 @@ class SamplingParameters:
         is_sampled_N = (self.temperature_N > 0).float()
         found = dispatch.verify_draft(log_p_NQV, draft_NK, is_sampled_N, self.seeds_N, position_N)
         return found._replace(logprob=raw_NQV.gather(2, found.tokens[..., None])[..., 0])
+
+    def _apart(
+        self, is_plain_N: Tensor, logits_NQV: Tensor, draft_NK: Tensor, position_N: Tensor
+    ) -> Verified:
+        """`choose` for texts with filters and for those without, each among their like."""
+        parts = [mask.nonzero()[:, 0] for mask in (is_plain_N, ~is_plain_N)]
+        found = [
+            self.take(rows).choose(logits_NQV[rows], draft_NK[rows], position_N[rows])
+            for rows in parts
+        ]
+        order = torch.cat(parts).argsort()
+        return Verified(*(torch.cat(columns)[order] for columns in zip(*found, strict=True)))
 
     def _filtered(self, scaled_NQV: Tensor) -> Tensor:
         V = scaled_NQV.shape[-1]

@@ -8,7 +8,7 @@ from agent.networks.vision_shape import VisionShape, vision_shape
 from search.errors import CheckpointError
 
 ROPE_KINDS = ("default", "linear", "llama3")
-SUPPORTED = ("llama", "mistral", "qwen2", "qwen3", "megalodon", "llava")
+SUPPORTED = ("llama", "mistral", "qwen2", "qwen3", "llava", "megalodon")
 SIZES = {
     "vocab_size": 4_000_000,
     "hidden_size": 65_536,

@@ -147,3 +147,22 @@ def test_l4_greedy_texts_are_those_of_plain_decoding(tmp_path: Path) -> None:
             best = logits.topk(2)
             assert token == int(best.indices[0]) or float(best.values[0] - best.values[1]) < 1e-4
             row.append(token)
+
+
+def test_no_bit_of_a_text_depends_on_how_others_of_its_batch_are_sampled(tmp_path: Path) -> None:
+    """Not on their temperatures, nor on their filters."""
+    policy = engine(write_checkpoint(tmp_path / "p", seed=5))
+    kinds: tuple[dict[str, float], ...] = (
+        {"temperature": 0.0},
+        {"temperature": 1.0},
+        {"temperature": 0.7},
+        {"temperature": 1.0, "top_k": 5},
+        {"temperature": 0.7, "top_p": 0.9},
+        {"temperature": 1.0, "min_p": 0.05},
+    )
+    asked = [
+        CompletionRequest((3, 4, 5, 6 + i % 4), 12, seed=i, **kinds[i % len(kinds)])  # type: ignore[arg-type]
+        for i in range(24)
+    ]
+    alone = [policy.completions([request])[0].generated for request in asked]
+    assert [c.generated for c in policy.completions(asked)] == alone
