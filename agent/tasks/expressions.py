@@ -81,7 +81,7 @@ def _is_small(text: str) -> bool:
     return all(int(n) <= MAX_VALUE for line in lines for n in re.findall(r"\d+", line))
 
 
-def _draw(rng: random.Random, operators: int) -> str:
+def drawn_expression(rng: random.Random, operators: int) -> str:
     while True:
         text = str(rng.randint(1, 9))
         for _ in range(operators):
@@ -199,7 +199,7 @@ class Expressions(Task):
         found: dict[str, Problem] = {}
         for level in _turns(levels, num):
             for _ in range(200):
-                text = _draw(rng, level)
+                text = drawn_expression(rng, level)
                 if is_held_out(text) == held_out and text not in found:
                     found[text] = self.problem(text, origin)
                     break

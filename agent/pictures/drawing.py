@@ -1,0 +1,125 @@
+"""One line of text as a picture: fonts, sizes, greys, places and noise by lot."""
+
+import random
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+HEIGHT, WIDTH = 64, 256
+SIZES = (18, 20, 22, 24)
+MARGIN = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Hand:
+    """How a line is drawn."""
+
+    is_bold: bool
+    is_coarse: bool
+    """In the old bitmap font, twice its size, instead of an outline font."""
+    size: int
+    """Pixels of the outline font."""
+    slant: float
+    """Pixels to the right for each pixel up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    hand: Hand
+    x: float
+    """Of the free space on both sides, the share on the left."""
+    y: float
+    ink: int
+    paper: int
+    noise: float
+    """Standard deviation, of 255 greys."""
+
+
+def drawn_by_lot(rng: random.Random) -> Drawing:
+    """A drawing of some text. Ink is darker than paper by 70 greys at least."""
+    hand = Hand(
+        is_bold=rng.random() < 0.3,
+        is_coarse=rng.random() < 0.25,
+        size=rng.choice(SIZES),
+        slant=rng.choice((-0.15, 0.0, 0.0, 0.15, 0.25)),
+    )
+    paper = rng.randint(150, 255)
+    return Drawing(
+        hand=hand,
+        x=rng.random(),
+        y=rng.random(),
+        ink=rng.randint(0, paper - 70),
+        paper=paper,
+        noise=rng.uniform(5.0, 30.0),
+    )
+
+
+@lru_cache(maxsize=4096)
+def mask_of(text: str, hand: Hand) -> tuple[bytes, int, int]:
+    """The ink of a text, cut to its own box: greys as bytes, height and width."""
+    image = _written(text, hand)
+    if hand.slant:
+        shear = (1, hand.slant, -max(0.0, hand.slant) * image.height, 0, 1, 0)
+        wider = int(abs(hand.slant) * image.height) + 1
+        size = (image.width + wider, image.height)
+        if hand.slant < 0:
+            shear = (1, hand.slant, 0, 0, 1, 0)
+        image = image.transform(size, Image.Transform.AFFINE, shear, Image.Resampling.BILINEAR)
+    image = image.crop(image.getbbox() or (0, 0, 1, 1))
+    return image.tobytes(), image.height, image.width
+
+
+def _written(text: str, hand: Hand) -> Image.Image:
+    font = _font(hand)
+    stroke = 1 if hand.is_bold and not hand.is_coarse else 0
+    left, top, right, bottom = ImageDraw.Draw(Image.new("L", (1, 1))).textbbox(
+        (0, 0), text, font=font, stroke_width=stroke
+    )
+    image = Image.new("L", (int(right - left) + 4, int(bottom - top) + 4))
+    draw = ImageDraw.Draw(image)
+    draw.text((2 - left, 2 - top), text, fill=255, font=font, stroke_width=stroke)
+    if hand.is_coarse:
+        double = (image.width * 2, image.height * 2)
+        image = image.resize(double, Image.Resampling.BILINEAR)
+    return image
+
+
+@lru_cache(maxsize=64)
+def _font(hand: Hand) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    if hand.is_coarse:
+        return ImageFont.load_default_imagefont()
+    return ImageFont.load_default(size=hand.size)
+
+
+def ink_of(text: str, hand: Hand) -> np.ndarray:
+    """Float32 [h, w] in [0, 1]."""
+    raw, height, width = mask_of(text, hand)
+    found = np.frombuffer(raw, dtype=np.uint8).reshape(height, width)
+    return found.astype(np.float32) / 255.0
+
+
+def place_of(text: str, drawing: Drawing) -> tuple[int, int, int, int]:
+    """Left, top, width and height of a text's ink in its picture."""
+    _, height, width = mask_of(text, drawing.hand)
+    left = MARGIN + int(drawing.x * max(0, WIDTH - 2 * MARGIN - width))
+    top = MARGIN + int(drawing.y * max(0, HEIGHT - 2 * MARGIN - height))
+    return left, top, width, height
+
+
+def picture_of(text: str, drawing: Drawing, seed: int) -> Image.Image:
+    """Grey, `HEIGHT` by `WIDTH`; a text that is too wide is squeezed to fit."""
+    ink = ink_of(text, drawing.hand)
+    left, top, width, height = place_of(text, drawing)
+    most_wide, most_high = WIDTH - 2 * MARGIN, HEIGHT - 2 * MARGIN
+    if width > most_wide or height > most_high:
+        image = Image.fromarray((ink * 255).astype(np.uint8), "L")
+        size = (min(width, most_wide), min(height, most_high))
+        ink = np.asarray(image.resize(size, Image.Resampling.BILINEAR), np.float32) / 255.0
+    sheet = np.zeros((HEIGHT, WIDTH), np.float32)
+    sheet[top : top + ink.shape[0], left : left + ink.shape[1]] = ink
+    greys = drawing.paper + (drawing.ink - drawing.paper) * sheet
+    noise = np.random.default_rng(seed).standard_normal(greys.shape)
+    greys = greys + drawing.noise * noise
+    return Image.fromarray(np.clip(np.rint(greys), 0, 255).astype(np.uint8), "L")
