@@ -20,6 +20,7 @@ from typing import Any
 
 from agent.config.settings import PromptSettings
 from agent.engine.tokenizer import Tokenizer
+from agent.networks.pictures import picture_tokens
 from agent.tasks.killable import Killable
 from agent.tasks.task import Demonstration, Task
 from search.errors import CheckpointError, TaskError, UsageError
@@ -59,10 +60,35 @@ class Prompts:
         return "".join(text for text, _ in self._parts(problem))
 
     def tokens(self, problem: str) -> list[int]:
-        """Token ids of the prompt. Raises TaskError when the vocabulary cannot spell it."""
+        """Token ids of the prompt, pictures before the words. Raises TaskError when the vocabulary
+        cannot spell it, and for pictures that the policy does not read."""
+        pictures = self._pictures(problem)
         if self._template is None:
-            return self.tokenizer.encode(self.text(problem))
+            found = self.tokenizer.encode(self.text(problem))
+            start = len(self.tokenizer.opening)
+            return [*found[:start], *pictures, *found[start:]]
+        if pictures:
+            raise TaskError(
+                f"prompt.style is {self.settings.style!r}, and problems with pictures are put in "
+                "plain prompts alone",
+                "set prompt.style to plain",
+            )
         return self.tokenizer.encode_template(self._parts(problem))
+
+    def _pictures(self, problem: str) -> list[int]:
+        digests = self.task.attachments(problem)
+        shape = self.tokenizer.vision if digests else None
+        if digests and shape is None:
+            raise TaskError(
+                "the problem comes with a picture, and this policy reads text alone",
+                "use a policy that reads pictures: a transformers folder of model_type llava",
+            )
+        return [
+            token
+            for digest in digests
+            if shape is not None
+            for token in picture_tokens(digest, shape.num_tokens, shape.image_token)
+        ]
 
     @cached_property
     def end_id(self) -> int:

@@ -179,8 +179,7 @@ class Models:
         """The state to search from. The reference answer stays behind."""
         prompt = self.prompts.text(problem.text)
         tokens = tuple(self.prompts.tokens(problem.text))
-        attachments = problem.attachments
-        return State(problem.id, tokens, prompt, attachments=attachments, problem=problem.text)
+        return State(problem.id, tokens, prompt, problem=problem.text)
 
     def check(self, state: State) -> Finding:
         """What the tool, or else the checker, says of a state's last option."""
@@ -244,7 +243,6 @@ class Models:
                     r.seed,
                     self.boundary,
                     r.known,
-                    r.state.attachments,
                 )
                 for r in requests
             ],
@@ -351,7 +349,7 @@ class Models:
 
     def _judged(self, role: str, states: Sequence[State]) -> list[ScoreRequest]:
         critic = self._critic(role)
-        return [ScoreRequest(s.tokens, critic.num_given(s), s.attachments) for s in states]
+        return [ScoreRequest(s.tokens, critic.num_given(s)) for s in states]
 
     def _critic(self, role: str) -> TrainedCritic:
         version = self.models.refs[role].version
@@ -407,7 +405,6 @@ class Models:
                 temperature,
                 seed,
                 group=derive_seed(0, s.problem_id),
-                attachments=s.attachments,
             )
             for s, seed in zip(states, seeds, strict=True)
         ]

@@ -70,7 +70,8 @@ def problem_of(models: Models, question: str) -> Problem:
     """The problem that a question puts. Raises TaskError for what is none."""
     task = models.task
     text = task.read(question)
-    return Problem(problem_id(task.name, task.key(text)), text)
+    key = problem_id(task.name, task.key(text))
+    return Problem(key, text, attachments=task.attachments(text))
 
 
 def search_for(

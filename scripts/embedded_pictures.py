@@ -10,6 +10,7 @@
 
 import json
 import random
+from bisect import bisect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,15 +26,24 @@ from agent.checkpoints.publish import publish
 from agent.checkpoints.weights import load_model
 from agent.networks.architecture import Architecture
 from agent.networks.llava import LlavaModel
+from agent.networks.pictures import DIGITS, picture_tokens
 from agent.networks.siglip import SiglipTower
 from agent.networks.vision_shape import VisionShape
-from agent.pictures.drawing import HEIGHT, WIDTH, Drawing, drawn_by_lot, picture_of, place_of
+from agent.pictures.drawing import (
+    HEIGHT,
+    WIDTH,
+    Drawing,
+    drawn_by_lot,
+    ends_of,
+    picture_of,
+    place_of,
+)
 from agent.pictures.preprocessing import FILE, Preprocessing
 from agent.tasks.expressions import EASY, HARD, drawn_expression, solution
 from agent.tasks.task import is_held_out
 from agent.training.examples import Example
 from agent.training.methods.sft import train_on_texts
-from agent.training.optimizer import TrainingSettings
+from agent.training.optimizer import Optimizer, TrainingSettings
 from scripts.embedded_policy import Say, shown
 
 CHARACTERS = "0123456789+-*"
@@ -141,43 +151,56 @@ class Drawn:
         found = torch.zeros((len(rows), WIDTH // COLUMN), dtype=torch.long)
         for b, i in enumerate(rows):
             text = self.texts[i]
-            left, _, width, _ = place_of(text, self.drawings[i])
+            left = place_of(text, self.drawings[i])[0]
+            ends = ends_of(text, self.drawings[i])
             for c in range(WIDTH // COLUMN):
-                at = ((c + 0.5) * COLUMN - left) / width
-                if 0 <= at < 1:
-                    found[b, c] = 1 + CHARACTERS.index(text[int(at * len(text))])
+                at = (c + 0.5) * COLUMN
+                if left <= at < ends[-1]:
+                    found[b, c] = 1 + CHARACTERS.index(text[bisect(ends, at)])
         return found
 
 
+class ColumnReader(nn.Module):
+    """The tower's first lesson: a patch column's features, one above the other, name what stands
+    there."""
+
+    def __init__(self, tower: SiglipTower) -> None:
+        super().__init__()
+        self.tower = tower
+        size = tower.shape.patch_size
+        self.down, self.across, self.each = HEIGHT // size, WIDTH // size, size // COLUMN
+        kinds = 1 + len(CHARACTERS)
+        self.head = nn.Linear(self.down * tower.shape.hidden_size, self.each * kinds)
+
+    def forward(self, pixels_BCHW: Tensor) -> Tensor:
+        """Logits [B, WIDTH / COLUMN, kinds]."""
+        features = self.tower(pixels_BCHW).unflatten(1, (self.down, self.across))
+        named: Tensor = self.head(features.transpose(1, 2).flatten(2))
+        return named.unflatten(-1, (self.each, -1)).flatten(1, 2)
+
+
 def learn_columns(tower: SiglipTower, drawn: Drawn, steps: int, seed: int, say: Say) -> None:
-    """The first stage. A patch column's features, one above the other, name its characters."""
-    shape = tower.shape
-    across, down = WIDTH // shape.patch_size, HEIGHT // shape.patch_size
-    each = shape.patch_size // COLUMN
+    """The first stage."""
     torch.manual_seed(seed)
-    head = nn.Linear(down * shape.hidden_size, each * (1 + len(CHARACTERS)))
-    optimizer = torch.optim.AdamW([*tower.parameters(), *head.parameters()], lr=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps + 1)
+    reader = ColumnReader(tower)
+    settings = TrainingSettings(optimizer="muon", learning_rate=4e-3, matrix_learning_rate=0.02)
+    optimizer = Optimizer(reader, settings, steps)
     rng = random.Random(seed)
-    for step in range(1, steps + 1):
+    for step in range(steps):
         rows = [rng.randrange(len(drawn.texts)) for _ in range(64)]
-        features = tower(drawn.pixels(rows)).unflatten(1, (down, across))
-        logits = head(features.transpose(1, 2).flatten(2)).unflatten(-1, (each, -1)).flatten(1, 2)
+        logits = reader(drawn.pixels(rows))
         wanted = drawn.columns(rows)
         loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten())
-        optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
-        schedule.step()
-        if step % 100 == 0:
+        optimizer.step(step)
+        if step % 100 == 99:
             is_ink = wanted > 0
             right = (logits.argmax(-1) == wanted)[is_ink].float().mean()
-            say(f"columns {step}/{steps}, loss {float(loss):.3f}, right {float(right):.3f}")
+            told = f"loss {float(loss.detach()):.3f}, right {float(right):.3f}"
+            say(f"columns {step + 1}/{steps}, {told}")
 
 
-def rows_of(
-    model: LlavaModel, shape: VisionShape, drawn: Drawn, num: int, seed: int
-) -> list[Example]:
+def rows_of(shape: VisionShape, drawn: Drawn, num: int, seed: int) -> list[Example]:
     """The second stage's rows: a picture and what it says; of easy ones the steps, too."""
     ids = {c: i for i, c in enumerate(["<pad>", "</s>", "\n", *CHARACTERS])}
     rng = random.Random(f"rows {seed}")
@@ -191,7 +214,7 @@ def rows_of(
             if is_easy:
                 found.append(Example(tuple(tokens), len(text) + 1))
             continue
-        prompt = model.pictures.placed([shape.image_token] * shape.num_tokens, [str(i)])
+        prompt = picture_tokens(f"{i:0{DIGITS}x}", shape.num_tokens, shape.image_token)
         found.append(Example((*prompt, *tokens), len(prompt)))
     return found
 
@@ -206,8 +229,8 @@ def pictured_policy(recipe: dict[str, Any], seed: int, work: Path, say: Say) -> 
     drawn = Drawn(recipe["pictures"], seed)
     say(f"{len(drawn.texts):,} pictures")
     learn_columns(model.vision_tower.train(), drawn, recipe["column_steps"], seed, say)
-    model.pictures.source = lambda digest: drawn.pixels([int(digest)])[0]
-    examples = rows_of(model, shape, drawn, len(drawn.texts), seed)
+    model.source = lambda digest: drawn.pixels([int(digest, 16)])[0]
+    examples = rows_of(shape, drawn, len(drawn.texts), seed)
     settings = TrainingSettings(
         num_steps=recipe["steps"],
         batch_size=64,

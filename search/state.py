@@ -53,8 +53,6 @@ class State:
     prompt_tokens: tuple[int, ...]
     prompt: str
     options: tuple[Option, ...] = field(default=())
-    attachments: tuple[str, ...] = ()
-    """Digests of what placeholders in the prompt stand for, in order; empty for text."""
     problem: str = ""
     """The problem's own text, of which the prompt was made: what a tool checks options against."""
 
@@ -86,9 +84,8 @@ class State:
 
     @property
     def key(self) -> str:
-        """Digest of the token ids and attachments, 16 hexadecimal digits."""
+        """Digest of the token ids, 16 hexadecimal digits."""
         raw = b"".join(t.to_bytes(4, "little") for t in self.tokens)
-        raw += b"".join(b"\0" + digest.encode() for digest in self.attachments)
         return hashlib.sha256(raw).hexdigest()[:16]
 
     def extended(self, option: Option) -> "State":

@@ -31,14 +31,14 @@ ROOMS = {
     "progress": {"visible"},
     "tracking": {"progress"},
     "lengths": set(),
-    "tasks": {"config", "scratch"},
     "checkpoints": {"config", "networks"},
-    "engine": {"checkpoints", "networks"},
     "pictures": {"checkpoints", "networks"},
+    "tasks": {"config", "pictures", "scratch"},
+    "engine": {"checkpoints", "networks"},
     "hosting": {
         *("checkpoints", "config", "engine", "networks", "pictures", "scratch", "signals"),
     },
-    "prompts": {"config", "engine", "tasks"},
+    "prompts": {"config", "engine", "networks", "tasks"},
     "checker": {"checkpoints", "engine", "hosting"},
     "search_models": {
         *("checker", "checkpoints", "config", "engine", "hosting", "lengths", "networks"),

@@ -15,7 +15,7 @@ from torch import Tensor
 from agent.engine.draft_choice import NONE, Drafter, Drafts
 from agent.engine.feed import by_job, feed, prefill
 from agent.engine.job_cache import Ids
-from agent.engine.prefix_cache import Prefix, Workspace
+from agent.engine.prefix_cache import Workspace
 from agent.engine.requests import Completion, CompletionRequest, Generated
 from agent.engine.sampling import SamplingParameters
 from search.state import Stop
@@ -77,7 +77,7 @@ class CompletionBatch:
         first = len(self.live)
         longest = max(len(self.requests[n].prefix) + self.limits[n] for n in new)
         self.cache.expect(first + num, longest)
-        prefixes = [Prefix(self.requests[n].prefix, self.requests[n].attachments) for n in new]
+        prefixes = [self.requests[n].prefix for n in new]
         opened = prefill(self.network, self.cache, self.tree, prefixes)
         order = np.argsort(opened.jobs)
         self.live += [new[i] for i in order.tolist()]

@@ -1,17 +1,18 @@
 """Drafts by a small model that keeps its place in every text."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from agent.engine.feed import feed, prefill
 from agent.engine.job_cache import Cache, Ids
-from agent.engine.pictured import without_pictures
-from agent.engine.prefix_cache import KVTree, Prefix
+from agent.engine.prefix_cache import KVTree
 from agent.engine.requests import CompletionRequest
 from agent.engine.sampling import SamplingParameters
 from agent.networks.inference import InferenceNetwork
+from agent.networks.pictures import without_pictures
 
 MAX_TEXTS = 1024
 """Texts that a session keeps its place in."""
@@ -56,7 +57,8 @@ class ModelDrafts:
         A text has one token of its own, at least. Of equal texts one is drafted. The policy's
         cache is not looked at.
         """
-        requests = [without_pictures(r, self.network.arch.vocab_size) for r in requests]
+        if not self.network.reads_pictures:
+            requests = [replace(r, prefix=without_pictures(r.prefix)) for r in requests]
         wanted = list({requests[i]: i for i, length in enumerate(lengths) if length > 0}.values())
         drafts: list[list[int]] = [[] for _ in requests]
         if not wanted:
@@ -89,9 +91,7 @@ class ModelDrafts:
             known, new = {}, list(dict.fromkeys(requests))
         if new:
             # The last token of a prefix is fed with the draft, so that it has logits then.
-            opened = prefill(
-                self.network, self.cache, self.tree, [Prefix(r.prefix, r.attachments) for r in new]
-            )
+            opened = prefill(self.network, self.cache, self.tree, [r.prefix for r in new])
             for i in np.argsort(opened.jobs).tolist():
                 known[new[i]] = len(self.texts)
                 self.texts.append(new[i])

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from agent.engine.forward import Where, forward
 from agent.engine.job_cache import Cache, Ids
-from agent.engine.prefix_cache import KVTree, Prefix
+from agent.engine.prefix_cache import KVTree, Tokens
 from agent.networks.inference import BeforeAttention, InferenceNetwork
+from agent.networks.pictures import whole_before
 
 STATE_BYTES = 2**26
 """Of the states of one prefill's columns."""
@@ -78,15 +79,21 @@ class Opened:
 
 
 def prefill(
-    network: InferenceNetwork, cache: Cache, tree: KVTree, prefixes: Sequence[Prefix]
+    network: InferenceNetwork, cache: Cache, tree: KVTree, prefixes: Sequence[Tokens]
 ) -> Opened:
     """Open a job for each prefix. What the tree holds is copied, equal prefixes are fed once."""
     first_of = {prefix: i for i, prefix in reversed(list(enumerate(prefixes)))}
     unique = sorted(set(first_of.values()))
     found = [tree.match(_but_last(prefixes[i]))[1] for i in unique]
+    if network.arch.vision is not None:  # a picture is read whole, or not at all
+        num = network.arch.vision.num_tokens
+        found = [
+            ids[: whole_before(prefixes[i], len(ids), num)]
+            for i, ids in zip(unique, found, strict=True)
+        ]
     jobs = cache.open([len(ids) for ids in found])
     tree.load(cache, jobs, found)
-    rows = [prefixes[i].tokens[len(ids) :] for i, ids in zip(unique, found, strict=True)]
+    rows = [prefixes[i][len(ids) :] for i, ids in zip(unique, found, strict=True)]
     hidden = torch.empty(
         (len(prefixes), network.arch.hidden_size), dtype=network.dtype, device=network.device
     )
@@ -105,9 +112,9 @@ def prefill(
     return Opened(job_of, hidden)
 
 
-def _but_last(prefix: Prefix) -> Prefix:
+def _but_last(prefix: Tokens) -> Tokens:
     """The last token is always fed, so that there are logits after it."""
-    return prefix._replace(tokens=prefix.tokens[:-1])
+    return prefix[:-1]
 
 
 def _parts(rows: Sequence[Sequence[int]], network: InferenceNetwork) -> list[slice]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from agent.engine.graphs import MOST_ROWS, bucket
 from agent.engine.job_cache import Cache, Ids
 from agent.networks.inference import BeforeAttention, InferenceNetwork, Places, RowForward
+from agent.networks.pictures import FIRST_WORD
 from kernels.rows import Rows
 
 
@@ -56,8 +57,8 @@ def forward(
     """Hidden states [R, E] after each token; few rows in a graph where there is one, unless
     somebody looks at their queries."""
     row_forward = network.forward_rows
-    # Places of pictures are looked up by the host, which no graph does.
-    is_text = not network.reads_attachments or int(tokens.max()) < network.arch.vocab_size
+    # Pictures are looked up by the host, which no graph does.
+    is_text = not network.reads_pictures or int(tokens.max()) < FIRST_WORD
     is_few = len(tokens) <= MOST_ROWS and before_attention is None
     if row_forward is not None and is_few and is_text:
         seen_RC = ~is_hidden_NMC[where.job_R, where.query_R]

@@ -19,8 +19,8 @@ from agent.engine.enumeration import Enumeration, Partial, StopOf
 from agent.engine.feed import prefill, within
 from agent.engine.forward import Where, forward
 from agent.engine.job_cache import Ids
-from agent.engine.prefix_cache import KeptWork, Prefix, Segment, Workspace
-from agent.engine.requests import Generated, OptionRequest, Options
+from agent.engine.prefix_cache import KeptWork, Segment, Workspace
+from agent.engine.requests import Generated, OptionRequest, Options, Tokens
 from kernels.block_choice import LARGE_VOCABULARY
 from kernels.noise import follow, gumbel
 
@@ -66,8 +66,8 @@ class OptionBatch:
             self._step()
         return [self.answers[i] for i in range(len(self.requests))]
 
-    def _prefix(self, i: int) -> Prefix:
-        return Prefix(self.requests[i].prefix, self.requests[i].attachments)
+    def _prefix(self, i: int) -> Tokens:
+        return self.requests[i].prefix
 
     def _key(self, i: int) -> Hashable:
         """What an enumeration depends on beside its prefix."""

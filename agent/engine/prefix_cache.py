@@ -7,12 +7,11 @@ prefixes and their ancestors stay. Losing an entry costs time, never a different
 
 The idea of a radix tree over token ids is RadixAttention's (Zheng et al., arXiv 2312.07104); here
 pages are single tokens, and an enumeration of options may be kept on its prefix (`keep_work`).
-Prefixes with other attachments share nothing: each list of attachments has a root of its own.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,17 +19,9 @@ from torch import Tensor
 
 from agent.engine.decode import DecodeLoop
 from agent.engine.job_cache import Cache, Ids, part_sizes
-from agent.engine.requests import Attachments
 from agent.networks.inference import InferenceNetwork
 
 Tokens = tuple[int, ...]
-
-
-class Prefix(NamedTuple):
-    """What keys and values are a function of, beside the weights."""
-
-    tokens: Tokens
-    attachments: Attachments = ()
 
 
 FIRST_TOKENS = 4096
@@ -60,7 +51,7 @@ class Segment:
 class KeptWork:
     """Columns of a job to be kept below a prefix, under a key that is no token id."""
 
-    prefix: Prefix
+    prefix: Tokens
     key: Any
     payload: Any
     job: int
@@ -76,8 +67,7 @@ class KVTree:
         self.network = network
         self.version = version
         self.max_tokens = max(0, max_bytes // network.kv_bytes)
-        self.roots: dict[Attachments, Segment] = {}
-        """By what the prefixes below have attached."""
+        self.root = Segment((), np.zeros(0, np.int64), None)
         self.pool: list[Tensor] = []
         """Tensors [layers, tokens, 2 G, D], divided as the cache is; they grow up to the bound."""
         self.free: list[int] = []
@@ -96,24 +86,19 @@ class KVTree:
     def num_bytes(self) -> int:
         return sum(layer.numel() * layer.element_size() for layer in self.pool)
 
-    def _root(self, attachments: Attachments) -> Segment:
-        empty = Segment((), np.zeros(0, np.int64), None)
-        return self.roots.setdefault(attachments, empty)
-
-    def match(self, prefix: Prefix) -> tuple[Segment, Ids]:
+    def match(self, prefix: Tokens) -> tuple[Segment, Ids]:
         """The deepest segment that a prefix reaches, and the places of the tokens found."""
         self.clock += 1
-        tokens = prefix.tokens
-        node, place, parts = self._root(prefix.attachments), 0, list[Ids]()
-        while place < len(tokens):
-            child = node.children.get(tokens[place])
+        node, place, parts = self.root, 0, list[Ids]()
+        while place < len(prefix):
+            child = node.children.get(prefix[place])
             if child is None:
                 break
             size = len(child.tokens)
-            if child.tokens == tokens[place : place + size]:
+            if child.tokens == prefix[place : place + size]:
                 node = child
             else:
-                size = _common(child.tokens, tokens[place : place + size])
+                size = _common(child.tokens, prefix[place : place + size])
                 child.used = self.clock
                 parts.append(child.ids[:size])
                 break
@@ -146,7 +131,7 @@ class KVTree:
         for pooled, part in zip(self.pool, cache.parts, strict=True):
             part.flatten(1, 2).index_copy_(1, place, pooled.index_select(1, source))
 
-    def store(self, cache: Cache, entries: Sequence[tuple[int, Prefix]]) -> None:
+    def store(self, cache: Cache, entries: Sequence[tuple[int, Tokens]]) -> None:
         """Keep prefixes that lie in the first columns of jobs: (job, prefix) each."""
         kept: list[_Kept] = []
         for job, prefix in entries:
@@ -167,11 +152,11 @@ class KVTree:
         for pooled, part in zip(self.pool, cache.parts, strict=True):
             pooled[:, target] = part[:, *place]
 
-    def _insert(self, prefix: Prefix) -> tuple[int, Ids]:
+    def _insert(self, prefix: Tokens) -> tuple[int, Ids]:
         """Make room for what the tree lacks of a prefix; its first place and the pool's places."""
         node, found = self.match(prefix)
         start = len(found)
-        missing = prefix.tokens[start:]
+        missing = prefix[start:]
         if not missing:
             return start, np.zeros(0, np.int64)
         self.pin(node)
@@ -184,7 +169,7 @@ class KVTree:
             self.free += ids.tolist()
             return start, np.zeros(0, np.int64)
         self.num_misses += len(missing)
-        parent = self._split(node, prefix.tokens, len(found))
+        parent = self._split(node, prefix, len(found))
         child = Segment(missing, ids, parent, used=self.clock)
         parent.children[missing[0]] = child
         return start, ids
@@ -208,9 +193,9 @@ class KVTree:
         for entry in entries:
             self.drop_work(entry.prefix, entry.key)
             node, found = self.match(entry.prefix)
-            if len(found) < len(entry.prefix.tokens):
+            if len(found) < len(entry.prefix):
                 continue
-            node = self._split(node, entry.prefix.tokens, len(found))
+            node = self._split(node, entry.prefix, len(found))
             self.pin(node)
             ids = self._allocate(len(entry.columns))
             self.unpin(node)
@@ -222,16 +207,16 @@ class KVTree:
             kept.append((entry.job, entry.columns, ids))
         self._keep(cache, kept)
 
-    def kept_work(self, prefix: Prefix, key: Any) -> Segment | None:
+    def kept_work(self, prefix: Tokens, key: Any) -> Segment | None:
         """What was kept on a prefix, if it is still there."""
         node, found = self.match(prefix)
-        is_whole = len(found) == len(prefix.tokens) == sum(len(s.tokens) for s in _ancestry(node))
+        is_whole = len(found) == len(prefix) == sum(len(s.tokens) for s in _ancestry(node))
         segment = node.children.get(key) if is_whole else None
         if segment is not None:
             segment.used = self.clock
         return segment
 
-    def drop_work(self, prefix: Prefix, key: Any) -> None:
+    def drop_work(self, prefix: Tokens, key: Any) -> None:
         segment = self.kept_work(prefix, key)
         if segment is not None:
             self._drop(segment)
@@ -291,7 +276,6 @@ class KVTree:
                 self._drop(leaf)
                 if len(self.free) >= wanted:
                     break
-        self.roots = {a: root for a, root in self.roots.items() if root.children}
         self.num_evicted += len(self.free) - before
         return len(self.free) >= num
 
@@ -301,8 +285,8 @@ class KVTree:
         del leaf.parent.children[leaf.tokens[0] if leaf.key is None else leaf.key]
 
     def segments(self) -> Iterator[Segment]:
-        """All but the roots."""
-        stack = [child for root in self.roots.values() for child in root.children.values()]
+        """All but the root."""
+        stack = list(self.root.children.values())
         while stack:
             segment = stack.pop()
             yield segment

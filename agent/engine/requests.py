@@ -1,17 +1,15 @@
 """What the engine is asked and what it answers: plain values that travel between processes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
+from agent.networks.pictures import FIRST_WORD
 from search.boundary import NEWLINE, Boundary
 from search.errors import TaskError
 from search.settings import ProposalRule
 from search.state import Stop
 
 Tokens = tuple[int, ...]
-Attachments = tuple[str, ...]
-"""Digests of what placeholders among the tokens stand for, in order; empty for text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +29,6 @@ class OptionRequest:
     boundary: Boundary = NEWLINE
     known: int = 0
     """Options of this prefix that were asked for, and paid for, before."""
-    attachments: Attachments = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +51,6 @@ class CompletionRequest:
     """Draw from tokens at least so probable, as a share of the most probable one."""
     group: int = 0
     """Texts of one problem share a group: look-up drafts come from it."""
-    attachments: Attachments = ()
 
     def __post_init__(self) -> None:
         for name, value, is_right, wanted in (
@@ -74,7 +70,6 @@ class ScoreRequest:
     tokens: Tokens
     num_given: int
     """Leading tokens that are not scored; the first never is."""
-    attachments: Attachments = ()
 
 
 Likeliest = tuple[tuple[tuple[int, float], ...], ...]
@@ -119,17 +114,10 @@ class Completion:
     """Why this row failed while its batch went on; empty when it did not."""
 
 
-class Attached(Protocol):
-    """A request of any kind."""
-
-    @property
-    def attachments(self) -> Attachments: ...
-
-
-def refuse_attachments(requests: Iterable[Attached]) -> None:
-    """Raises TaskError for a request that has any: this policy would not see them."""
-    if any(r.attachments for r in requests):
+def refuse_pictures(texts: Iterable[Sequence[int]]) -> None:
+    """Raises TaskError for a text that has any: this network would not see them."""
+    if any(max(tokens, default=0) >= FIRST_WORD for tokens in texts):
         raise TaskError(
-            "the problem has attachments, and this policy reads text alone",
-            "use a policy that reads them, or leave them out",
+            "the problem comes with a picture, and this policy reads text alone",
+            "use a policy that reads pictures, or leave them out",
         )

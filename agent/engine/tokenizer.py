@@ -16,6 +16,9 @@ from tokenizers import Tokenizer as FastTokenizer
 
 from agent.checkpoints.files import read_json
 from agent.engine.option_ends import Steps
+from agent.networks.architecture import Architecture
+from agent.networks.pictures import without_pictures
+from agent.networks.vision_shape import VisionShape
 from search.boundary import Boundary
 from search.errors import CheckpointError, RatchetError, TaskError
 
@@ -56,6 +59,13 @@ class Tokenizer:
                 f"the tokenizer in {self.path} has {self.vocab_size} tokens, the model {known}",
                 "use tokenizer and weights of the same model",
             )
+
+    @cached_property
+    def vision(self) -> VisionShape | None:
+        """How the policy reads pictures; None where it reads text alone."""
+        config = _json(self.path / "config.json")
+        is_seeing = config.get("model_type") == "llava"
+        return Architecture.from_config(config).vision if is_seeing else None
 
     @cached_property
     def _texts(self) -> list[str]:
@@ -160,6 +170,7 @@ class Tokenizer:
         bytes lie in two parts belongs to the one that completes it: the texts of all parts
         together are the text of all tokens.
         """
+        before = without_pictures(before)
         start = max(0, len(before) - CONTEXT)
         while start and INCOMPLETE in self._texts[before[start]]:
             start -= 1  # inside a character

@@ -5,7 +5,7 @@ values holds, and drafts change the time they take and nothing else.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -21,8 +21,7 @@ from agent.engine.memory import in_smaller_batches
 from agent.engine.option_ends import Steps
 from agent.engine.options import OptionBatch
 from agent.engine.packed import packed_likeliest, packed_logprobs
-from agent.engine.pictured import R, with_pictures
-from agent.engine.prefix_cache import KVTree, Prefix, Workspace
+from agent.engine.prefix_cache import KVTree, Workspace
 from agent.engine.requests import (
     Completion,
     CompletionRequest,
@@ -31,12 +30,11 @@ from agent.engine.requests import (
     OptionRequest,
     Options,
     ScoreRequest,
-    refuse_attachments,
+    Tokens,
+    refuse_pictures,
 )
 from agent.engine.selftest import run_selftest
 from agent.networks.language_model import LanguageModel
-from agent.networks.llava_inference import LlavaInference
-from agent.networks.pictures import Pictures
 from agent.networks.registry import laid_out
 from agent.networks.shared_blocks import SharedBlocks
 from search.boundary import Boundary
@@ -95,11 +93,6 @@ class TorchEngine:
         """Drop all kept prefixes. Costs time, changes no answer."""
         self.tree = KVTree(self.network, self.version, self.kv_bytes)
 
-    @property
-    def pictures(self) -> Pictures | None:
-        """Of a network that reads them."""
-        return self.network.pictures if isinstance(self.network, LlavaInference) else None
-
     def room(self, prefix: Sequence[int], max_tokens: int) -> int:
         """Tokens that may follow the prefix. Raises TaskError when none may."""
         left = self.network.arch.max_positions - len(prefix)
@@ -111,18 +104,15 @@ class TorchEngine:
             )
         return min(left, max_tokens)
 
-    def _placed(self, requests: Sequence[R]) -> list[R]:
-        """The requests with the ids of their pictures in the places of placeholders. Raises
-        TaskError for one that this network cannot see all of."""
-        if self.pictures is None:
-            refuse_attachments(requests)
-            return list(requests)
-        return [with_pictures(r, self.pictures) if r.attachments else r for r in requests]
+    def _check(self, texts: Iterable[Sequence[int]]) -> None:
+        """Raises TaskError for a text with a picture that this network cannot see."""
+        if not self.network.reads_pictures:
+            refuse_pictures(texts)
 
     @torch.inference_mode()
     def options(self, requests: Sequence[OptionRequest]) -> list[Options]:
         """Answer option requests; those of one mode, boundary and temperature share batches."""
-        requests = self._placed(requests)
+        self._check(r.prefix for r in requests)
         groups: dict[tuple[str, str, float], list[int]] = {}
         for i, r in enumerate(requests):
             self.room(r.prefix, r.max_tokens)
@@ -209,7 +199,7 @@ class TorchEngine:
         def failed(request: CompletionRequest, why: str) -> Completion:
             return Completion(Generated((), (), "length", version=self.version), error=why)
 
-        requests = self._placed(requests)
+        self._check(r.prefix for r in requests)
         for r in requests:
             self.room(r.prefix, r.max_tokens)
         if drafter is not None:
@@ -225,7 +215,7 @@ class TorchEngine:
         for r in requests:
             self.room(r.tokens[:1], 1)
             self.room(r.tokens[:-1], 1)
-        requests = self._placed(requests)
+        self._check(r.tokens for r in requests)
         found = packed_logprobs(self.network, [r.tokens for r in requests])
         return [
             tuple(scores[max(1, r.num_given) - 1 :])
@@ -238,7 +228,7 @@ class TorchEngine:
         their log-probabilities."""
         for r in requests:
             self.room(r.tokens[:-1], 1)
-        requests = self._placed(requests)
+        self._check(r.tokens for r in requests)
         found = packed_likeliest(self.network, [r.tokens for r in requests], num)
         return [
             tuple(rows[max(1, r.num_given) - 1 :]) for r, rows in zip(requests, found, strict=True)
@@ -251,7 +241,7 @@ class TorchEngine:
         What the tree of keys and values holds of a row is not read again; for rows that come back
         one step longer each time this is less work than `score`.
         """
-        requests = self._placed(requests)
+        self._check(r.tokens for r in requests)
         answers = [0.0] * len(requests)
         scored = [i for i, r in enumerate(requests) if len(r.tokens) > r.num_given]
         for start in range(0, len(scored), self.batch_rows):
@@ -262,12 +252,12 @@ class TorchEngine:
 
     def _tails(self, requests: Sequence[ScoreRequest]) -> list[float]:
         self.cache.clear()
-        heads = [Prefix(r.tokens[: r.num_given], r.attachments) for r in requests]
+        heads = [r.tokens[: r.num_given] for r in requests]
         opened = prefill(self.network, self.cache, self.tree, heads)
         order = [
             i
             for i in np.argsort(opened.jobs).tolist()
-            if len(requests[i].tokens) > len(heads[i].tokens) + 1
+            if len(requests[i].tokens) > len(heads[i]) + 1
         ]
         after: dict[int, torch.Tensor] = {}
         if order:
@@ -276,10 +266,7 @@ class TorchEngine:
             after = dict(zip(order, hidden.split([len(row) for row in rows]), strict=True))
             self.tree.store(
                 self.cache,
-                [
-                    (int(opened.jobs[i]), Prefix(requests[i].tokens[:-1], requests[i].attachments))
-                    for i in order
-                ],
+                [(int(opened.jobs[i]), requests[i].tokens[:-1]) for i in order],
             )
         hidden_RE = torch.cat(
             [
@@ -301,7 +288,7 @@ class TorchEngine:
 
     def next_logprobs(self, rows: Sequence[tuple[int, ...]]) -> torch.Tensor:
         """log p(next token | row) at temperature 1, [N, V]."""
-        return torch.log_softmax(self.last_logits([Prefix(row) for row in rows]), dim=-1)
+        return torch.log_softmax(self.last_logits(rows), dim=-1)
 
     def selftest(self, drafter: Drafter | None = None) -> SelfTest:
         """Texts after one token, or after as many as the drafter's sources need, against their
@@ -310,9 +297,9 @@ class TorchEngine:
         return run_selftest(self, (max(self.ends),) * (1 + needed), drafter)
 
     @torch.inference_mode()
-    def last_logits(self, rows: Sequence[Prefix]) -> torch.Tensor:
+    def last_logits(self, rows: Sequence[Tokens]) -> torch.Tensor:
         """Logits after the last token of each row: the policy's [N, V] or a critic's [N, 1]."""
-        rows = self._placed(rows)
+        self._check(rows)
         parts: list[torch.Tensor] = []
         for start in range(0, len(rows), self.batch_rows):
             part = rows[start : start + self.batch_rows]

@@ -30,7 +30,7 @@ from agent.engine.requests import (
     OptionRequest,
     Options,
     ScoreRequest,
-    refuse_attachments,
+    refuse_pictures,
 )
 from agent.engine.selftest import run_selftest
 from search.boundary import Boundary
@@ -158,7 +158,7 @@ class VllmEngine:
 
         Raises UsageError above temperature 0 when there is a drafter and the self-test fails.
         """
-        refuse_attachments(requests)
+        refuse_pictures(r.prefix for r in requests)
         if self.drafter is not None and any(r.temperature for r in requests):
             self._prove()
         return [Completion(g) for g in self._texts(requests, self.ends)]
@@ -246,7 +246,7 @@ class VllmEngine:
 
     def options(self, requests: Sequence[OptionRequest]) -> list[Options]:
         """Answer requests; `drawn` ones need noise on the whole vocabulary and are refused."""
-        refuse_attachments(requests)
+        refuse_pictures(r.prefix for r in requests)
         answers: dict[int, Options] = {}
         groups: dict[tuple[str, str], list[int]] = {}
         for i, r in enumerate(requests):
@@ -337,7 +337,7 @@ class VllmEngine:
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[tuple[float, ...]]:
         """Log-probability of each token after the first `num_given`, given those before it."""
-        refuse_attachments(requests)
+        refuse_pictures(r.tokens for r in requests)
         one = self._vllm.SamplingParams(
             temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False
         )
@@ -352,7 +352,7 @@ class VllmEngine:
 
     def likeliest(self, requests: Sequence[ScoreRequest], num: int) -> list[Likeliest]:
         """In the place of each token that `score` would score the `num` most probable tokens."""
-        refuse_attachments(requests)
+        refuse_pictures(r.tokens for r in requests)
         one = self._vllm.SamplingParams(
             temperature=0, max_tokens=1, prompt_logprobs=num, detokenize=False
         )

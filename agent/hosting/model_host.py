@@ -23,7 +23,6 @@ from agent.engine.draft_choice import Drafter
 from agent.engine.drafting import ModelDrafts
 from agent.engine.memory import return_freed
 from agent.engine.option_ends import Steps
-from agent.engine.prefix_cache import Prefix
 from agent.engine.requests import (
     Completion,
     CompletionRequest,
@@ -299,7 +298,7 @@ class CriticHost(Host):
         if not fitting:
             return results
         if engine.network.is_critic:
-            rows = [Prefix(requests[i].tokens, requests[i].attachments) for i in fitting]
+            rows = [requests[i].tokens for i in fitting]
             logits = engine.last_logits(rows)[:, 0].tolist()
         else:
             logits = [log_odds(x) for x in engine.tail_logprobs([requests[i] for i in fitting])]

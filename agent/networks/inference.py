@@ -47,8 +47,8 @@ class InferenceNetwork(Protocol):
 
     arch: Architecture
     is_critic: bool
-    reads_attachments: bool
-    """Whether placeholders among the tokens may stand for images."""
+    reads_pictures: bool
+    """Whether there may be pictures among the tokens (`networks.pictures`)."""
     device: torch.device
     dtype: torch.dtype
 

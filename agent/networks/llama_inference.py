@@ -54,7 +54,7 @@ class _Head:
 
 
 class LlamaInference:
-    reads_attachments = False
+    reads_pictures = False
     keeps_keys = True
 
     def __init__(self, decoder: Decoder, shared: SharedBlocks | None = None) -> None:

@@ -16,7 +16,7 @@ from agent.networks.architecture import Architecture
 from agent.networks.decoder import copied_weights
 from agent.networks.language_model import LanguageModel
 from agent.networks.llama import Decoder
-from agent.networks.pictures import Pictures
+from agent.networks.pictures import FIRST_WORD, Source, no_pictures, pictures_in
 from agent.networks.shapes import LANGUAGE
 from agent.networks.siglip import Projector, SiglipTower
 
@@ -24,8 +24,8 @@ from agent.networks.siglip import Projector, SiglipTower
 class LlavaModel(LanguageModel):
     """A policy or a scalar critic that reads pictures.
 
-    Token ids behind the vocabulary are places of pictures (`pictures`); what else it is asked is
-    its language model's.
+    Which pictures a text has its tokens say (`pictures`); what else it is asked is its language
+    model's.
     """
 
     def __init__(self, arch: Architecture, is_critic: bool = False) -> None:
@@ -35,7 +35,9 @@ class LlavaModel(LanguageModel):
         self.language_model = Decoder(replace(arch, vision=None), is_critic)
         self.vision_tower = SiglipTower(arch.vision)
         self.multi_modal_projector = Projector(arch.vision, arch.hidden_size)
-        self.pictures = Pictures(arch.vocab_size, arch.vision.num_tokens, arch.vision.image_token)
+        self.vision = arch.vision
+        self.source: Source = no_pictures
+        """Where the pixels of a digest come from."""
 
     def features(self, pixels_BCHW: Tensor) -> Tensor:
         """What stands in the places of pictures, [B, P, E]."""
@@ -44,21 +46,24 @@ class LlavaModel(LanguageModel):
 
     def embedded(self, tokens_BT: Tensor) -> Tensor:
         """What the blocks begin with, [B, T, E]."""
-        vocab = self.arch.vocab_size
-        is_picture = tokens_BT >= vocab
-        x_BTE = self.language_model.embedded(tokens_BT.masked_fill(is_picture, 0))
-        if not bool(is_picture.any()):
+        shown = [
+            (b, start, digest)
+            for b, row in enumerate(tokens_BT.tolist())
+            if max(row) >= FIRST_WORD
+            for start, digest in pictures_in(row)
+        ]
+        x_BTE = self.language_model.embedded(tokens_BT.clamp(max=self.vision.image_token))
+        if not shown:
             return x_BTE
-        ids = tokens_BT[is_picture].tolist()
-        digests = list(dict.fromkeys(self.pictures.of(i)[0] for i in ids))
-        row = {digest: i for i, digest in enumerate(digests)}
+        digests = list(dict.fromkeys(digest for _, _, digest in shown))
         weight = self.multi_modal_projector.linear_1.weight
-        pixels = torch.stack([self.pictures.pixels(d) for d in digests]).to(weight)
-        features = self.features(pixels).flatten(0, 1)
-        places = self.pictures.num_tokens
-        at = [row[digest] * places + place for digest, place in map(self.pictures.of, ids)]
-        picked = features[torch.tensor(at, device=features.device)]
-        return x_BTE.masked_scatter(is_picture[..., None], picked.to(x_BTE.dtype))
+        pixels = torch.stack([self.source(digest) for digest in digests]).to(weight)
+        of = dict(zip(digests, self.features(pixels).to(x_BTE.dtype), strict=True))
+        is_picture = torch.zeros(tokens_BT.shape, dtype=torch.bool, device=x_BTE.device)
+        for b, start, _ in shown:
+            is_picture[b, start : start + self.vision.num_tokens] = True
+        features = torch.cat([of[digest] for _, _, digest in shown])
+        return x_BTE.masked_scatter(is_picture[..., None], features)
 
     def lower(self, tokens_BT: Tensor, positions_BT: Tensor | None = None) -> Tensor:
         return self.language_model.frozen_states(self.embedded(tokens_BT), positions_BT)
@@ -110,7 +115,7 @@ class LlavaModel(LanguageModel):
         for name in ("vision_tower", "multi_modal_projector"):
             own = getattr(found, name)
             own.load_state_dict(copied_weights(getattr(self, name), own.state_dict()), assign=True)
-        found.pictures = self.pictures
+        found.source = self.source
         return found
 
     def vision_parameters(self) -> Iterator[nn.Parameter]:

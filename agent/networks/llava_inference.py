@@ -4,11 +4,11 @@ where a token is a place of a picture."""
 import copy
 from collections import OrderedDict
 
-import torch
 from torch import Tensor
 
 from agent.networks.llama_inference import LlamaInference
 from agent.networks.llava import LlavaModel
+from agent.networks.pictures import FIRST_WORD, pictures_in
 from agent.networks.shared_blocks import SharedBlocks
 from kernels.dispatch import IGNORED
 
@@ -17,23 +17,23 @@ KEPT = 512
 
 
 class LlavaInference(LlamaInference):
-    reads_attachments = True
+    reads_pictures = True
 
     def __init__(self, model: LlavaModel, shared: SharedBlocks | None = None) -> None:
         super().__init__(model.language_model, shared)
         self.arch = model.arch
-        self.pictures = model.pictures
+        self.vision, self.source = model.vision, model.source
         self.tower = copy.deepcopy(model.vision_tower).eval().requires_grad_(False)
         self.projector = copy.deepcopy(model.multi_modal_projector).eval().requires_grad_(False)
         self._features: OrderedDict[str, Tensor] = OrderedDict()
 
     def _embedded(self, tokens_R: Tensor) -> Tensor:
-        is_picture = tokens_R >= self.arch.vocab_size
-        x_RE = super()._embedded(tokens_R.masked_fill(is_picture, 0))
-        if bool(is_picture.any()):
-            found = [self.pictures.of(i) for i in tokens_R[is_picture].tolist()]
-            features = {digest: self._seen(digest) for digest in dict.fromkeys(d for d, _ in found)}
-            x_RE[is_picture] = torch.stack([features[digest][place] for digest, place in found])
+        """Rows of one text stand side by side, so that a picture's places do."""
+        tokens = tokens_R.tolist()
+        x_RE = super()._embedded(tokens_R.clamp(max=self.vision.image_token))
+        if max(tokens) >= FIRST_WORD:
+            for start, digest in pictures_in(tokens):
+                x_RE[start : start + self.vision.num_tokens] = self._seen(digest)
         return x_RE
 
     def _seen(self, digest: str) -> Tensor:
@@ -42,8 +42,7 @@ class LlavaInference(LlamaInference):
             self._features.move_to_end(digest)
             return self._features[digest]
         weight = self.tower.embeddings.position_embedding.weight
-        pixels = self.pictures.pixels(digest)[None].to(weight)
-        features: Tensor = self.projector(self.tower(pixels))[0]
+        features: Tensor = self.projector(self.tower(self.source(digest)[None].to(weight)))[0]
         self._features[digest] = features.to(self.dtype)
         while len(self._features) > KEPT:
             self._features.popitem(last=False)
@@ -51,5 +50,5 @@ class LlavaInference(LlamaInference):
 
     def logprobs_of(self, hidden_RE: Tensor, target_M: Tensor, rows_M: Tensor) -> Tensor:
         """As any network; a place of a picture is never written, and its log-probability is 0."""
-        is_picture = target_M >= self.arch.vocab_size
+        is_picture = target_M >= FIRST_WORD
         return super().logprobs_of(hidden_RE, target_M.masked_fill(is_picture, IGNORED), rows_M)

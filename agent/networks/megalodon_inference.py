@@ -63,7 +63,7 @@ class Order(NamedTuple):
 
 
 class MegalodonInference:
-    reads_attachments = False
+    reads_pictures = False
     keeps_keys = False
     forward_rows = None
 

@@ -1,66 +1,83 @@
-"""Pictures among the words: every place of every picture is a token of its own.
+"""Pictures among the words.
 
-In a stored text a picture is so many equal placeholders. A network that reads pictures gives each
-picture it is shown a number, and each place of it a token id behind its vocabulary. So two pictures
-never share what is kept of tokens, and everything that passes tokens on passes pictures on. The ids
-hold within one network of one process; nothing stores them.
+In tokens a picture takes as many places as it has patches. The first four hold its digest, 31 bits
+each behind any vocabulary; the others hold the policy's placeholder. So a text's tokens say which
+pictures it has: what is kept of tokens is kept of pictures, two pictures never share anything, and
+stored tokens need nothing beside them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
 
 from search.errors import TaskError
 
+FIRST_WORD = 2**31
+"""Ids from here on are words of digests; no vocabulary is so large."""
+WORDS = 4
+DIGITS = 31
+"""Of a digest in hexadecimal: four words of 31 bits."""
 Source = Callable[[str], Tensor]
 """The pixels [C, H, W] of a digest, as the network wants them. Raises TaskError."""
 
 
-def _nothing(digest: str) -> Tensor:
+def picture_tokens(digest: str, num_tokens: int, image_token: int) -> tuple[int, ...]:
+    """What stands for a picture of so many places, more than four. Raises TaskError for what is no
+    digest."""
+    if len(digest) != DIGITS or not set(digest) <= set("0123456789abcdef"):
+        raise TaskError(f"{digest[:40]!r} is no digest of a picture", "give its file")
+    number = int(digest, 16)
+    words = ((number >> 31 * (WORDS - 1 - i)) & (FIRST_WORD - 1) for i in range(WORDS))
+    return (*(FIRST_WORD + w for w in words), *[image_token] * (num_tokens - WORDS))
+
+
+def pictures_in(tokens: Sequence[int]) -> Iterator[tuple[int, str]]:
+    """Where each picture of a text begins, and its digest. Raises TaskError where a part of one is
+    missing."""
+    at = [i for i, token in enumerate(tokens) if token >= FIRST_WORD]
+    for start, *others in zip(*(at[i::WORDS] for i in range(WORDS)), strict=False):
+        if others[-1] != start + WORDS - 1:
+            raise _torn()
+        number = 0
+        for i in range(start, start + WORDS):
+            number = number << 31 | tokens[i] - FIRST_WORD
+        yield start, f"{number:0{DIGITS}x}"
+    if len(at) % WORDS:
+        raise _torn()
+
+
+def _torn() -> TaskError:
+    return TaskError("a picture among the tokens is torn", "give all of its places")
+
+
+def without_pictures(tokens: Sequence[int]) -> tuple[int, ...]:
+    """What of a text one can read who sees no pictures."""
+    if not tokens or max(tokens) < FIRST_WORD:
+        return tuple(tokens)
+    found, i = list[int](), 0
+    while i < len(tokens):
+        if tokens[i] < FIRST_WORD:
+            found.append(tokens[i])
+            i += 1
+            continue
+        i += WORDS
+        placeholder = tokens[i] if i < len(tokens) else None
+        while i < len(tokens) and tokens[i] == placeholder:
+            i += 1
+    return tuple(found)
+
+
+def whole_before(tokens: Sequence[int], length: int, num_tokens: int) -> int:
+    """The most of the first `length` tokens that ends in no picture."""
+    for start, _ in pictures_in(tokens):
+        if start < length < start + num_tokens:
+            return start
+    return length
+
+
+def no_pictures(digest: str) -> Tensor:
+    """The source of a network that was told of none."""
     raise TaskError(
         f"picture {digest[:12]} is not at hand: this network was given no folder of pictures",
-        "set hosting.images to the folder that holds it",
+        "set hosting.pictures to the folder that holds it",
     )
-
-
-class Pictures:
-    """The numbers of the pictures that a network was shown, and where their pixels are."""
-
-    def __init__(self, vocab_size: int, num_tokens: int, image_token: int) -> None:
-        """`num_tokens` places has a picture, each an `image_token` in a stored text."""
-        self.vocab_size, self.num_tokens, self.image_token = vocab_size, num_tokens, image_token
-        self.source: Source = _nothing
-        self._number: dict[str, int] = {}
-        self._digests: list[str] = []
-
-    def placed(self, tokens: Sequence[int], digests: Sequence[str]) -> tuple[int, ...]:
-        """Tokens with the ids of these pictures in the places of their placeholders. Raises
-        TaskError where these are not so many."""
-        places = [i for i, token in enumerate(tokens) if token == self.image_token]
-        if len(places) != self.num_tokens * len(digests):
-            raise TaskError(
-                f"the prompt has {len(places)} places for pictures, and {len(digests)} pictures of "
-                f"{self.num_tokens} places each were given",
-                "give as many pictures as the prompt names",
-            )
-        found = list(tokens)
-        for k, digest in enumerate(digests):
-            first = self._first_id(digest)
-            for j, i in enumerate(places[k * self.num_tokens : (k + 1) * self.num_tokens]):
-                found[i] = first + j
-        return tuple(found)
-
-    def _first_id(self, digest: str) -> int:
-        number = self._number.setdefault(digest, len(self._digests))
-        if number == len(self._digests):
-            self._digests.append(digest)
-        return self.vocab_size + number * self.num_tokens
-
-    def of(self, token: int) -> tuple[str, int]:
-        """The picture of an id behind the vocabulary, and which of its places."""
-        number, place = divmod(token - self.vocab_size, self.num_tokens)
-        return self._digests[number], place
-
-    def pixels(self, digest: str) -> Tensor:
-        """[C, H, W]. Raises TaskError where the picture is not there or cannot be read."""
-        return self.source(digest)

@@ -16,8 +16,8 @@ VISION_SIZES = {
 }
 """Largest sizes of a tower; each is needed."""
 ACTIVATIONS = ("gelu_pytorch_tanh", "gelu")
-MOST_TOKENS = 16_384
-"""Of one picture."""
+FEWEST_TOKENS, MOST_TOKENS = 5, 16_384
+"""Places of one picture: four spell its digest (`pictures`)."""
 WITHOUT_EFFECT = (
     *("model_type", "attention_dropout", "dropout", "initializer_range", "initializer_factor"),
     *("dtype", "torch_dtype", "_name_or_path", "architectures", "transformers_version"),
@@ -129,10 +129,11 @@ def vision_shape(config: Mapping[str, Any], vocab_size: int) -> VisionShape:
         image_token=token,
     )
     said = config.get("image_seq_length")
-    if found.num_tokens > MOST_TOKENS or said not in (None, found.num_tokens):
+    is_bounded = FEWEST_TOKENS <= found.num_tokens <= MOST_TOKENS
+    if not is_bounded or said not in (None, found.num_tokens):
         raise _wrong(
             f"image_seq_length {said!r:.40}, and the tower gives {found.num_tokens:,} features "
-            f"(at most {MOST_TOKENS:,})",
+            f"({FEWEST_TOKENS} to {MOST_TOKENS:,} are read)",
             "give the config.json that belongs to the weights",
         )
     return found

@@ -38,7 +38,7 @@ class Drawing:
 
 
 def drawn_by_lot(rng: random.Random) -> Drawing:
-    """A drawing of some text. Ink is darker than paper by 70 greys at least."""
+    """A drawing of some text. Ink is darker than paper by 90 greys at least."""
     hand = Hand(
         is_bold=rng.random() < 0.3,
         is_coarse=rng.random() < 0.25,
@@ -49,10 +49,10 @@ def drawn_by_lot(rng: random.Random) -> Drawing:
     return Drawing(
         hand=hand,
         x=rng.random(),
-        y=rng.random(),
-        ink=rng.randint(0, paper - 70),
+        y=rng.uniform(0.3, 0.7),
+        ink=rng.randint(0, paper - 90),
         paper=paper,
-        noise=rng.uniform(5.0, 30.0),
+        noise=rng.uniform(5.0, 25.0),
     )
 
 
@@ -108,6 +108,14 @@ def place_of(text: str, drawing: Drawing) -> tuple[int, int, int, int]:
     return left, top, width, height
 
 
+def ends_of(text: str, drawing: Drawing) -> list[float]:
+    """Where each character ends in its picture, in pixels from the left, by its advance."""
+    left, _, width, _ = place_of(text, drawing)
+    font = _font(drawing.hand)
+    advance = [font.getlength(text[: i + 1]) for i in range(len(text))]
+    return [left + width * a / advance[-1] for a in advance]
+
+
 def picture_of(text: str, drawing: Drawing, seed: int) -> Image.Image:
     """Grey, `HEIGHT` by `WIDTH`; a text that is too wide is squeezed to fit."""
     ink = ink_of(text, drawing.hand)
@@ -119,7 +127,7 @@ def picture_of(text: str, drawing: Drawing, seed: int) -> Image.Image:
         ink = np.asarray(image.resize(size, Image.Resampling.BILINEAR), np.float32) / 255.0
     sheet = np.zeros((HEIGHT, WIDTH), np.float32)
     sheet[top : top + ink.shape[0], left : left + ink.shape[1]] = ink
-    greys = drawing.paper + (drawing.ink - drawing.paper) * sheet
+    greys = drawing.paper + (drawing.ink - drawing.paper) * sheet.astype(np.float64)
     noise = np.random.default_rng(seed).standard_normal(greys.shape)
     greys = greys + drawing.noise * noise
     return Image.fromarray(np.clip(np.rint(greys), 0, 255).astype(np.uint8), "L")

@@ -8,15 +8,16 @@ from pathlib import Path
 
 from PIL import Image
 
+from agent.networks.pictures import DIGITS
 from agent.pictures.files import picture_at
 from search.errors import TaskError
 from store.disks import unwritable
 
 
 def digest_of(image: Image.Image) -> str:
-    """Of mode, size and pixels, 32 hexadecimal digits."""
+    """Of mode, size and pixels, 124 bits in hexadecimal."""
     raw = f"{image.mode} {image.width} {image.height}\0".encode() + image.tobytes()
-    return hashlib.sha256(raw).hexdigest()[:32]
+    return hashlib.sha256(raw).hexdigest()[:DIGITS]
 
 
 class PictureFolder:
@@ -46,7 +47,7 @@ class PictureFolder:
 
     def file_of(self, digest: str) -> Path:
         """Where the picture of a digest is, or would be. Raises TaskError for what is no digest."""
-        if len(digest) != 32 or not set(digest) <= set("0123456789abcdef"):
+        if len(digest) != DIGITS or not set(digest) <= set("0123456789abcdef"):
             raise TaskError(f"{digest[:40]!r} is no digest of a picture", "give its file")
         return self.path / digest[:2] / f"{digest}.png"
 

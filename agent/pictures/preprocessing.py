@@ -100,7 +100,7 @@ def give_pictures(model: LanguageModel, checkpoint: Checkpoint, folder: str) -> 
     shape = checkpoint.architecture.vision
     if isinstance(model, LlavaModel) and shape is not None and folder:
         preprocessing = Preprocessing.of(checkpoint.whole.path, shape)
-        model.pictures.source = FolderPixels(PictureFolder(Path(folder)), preprocessing)
+        model.source = FolderPixels(PictureFolder(Path(folder)), preprocessing)
 
 
 def _side(path: Path, size: Any, name: str) -> int:

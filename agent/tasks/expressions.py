@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 from agent.tasks.operators import Operator
-from agent.tasks.task import Demonstration, Task, generator, is_held_out, problem_id
+from agent.tasks.task import Demonstration, Proves, Task, generator, is_held_out, problem_id
 from critics.calculator import MAX_LENGTH, CalculatorError
 from critics.working import Question, question_of
 from search.errors import TaskError
@@ -130,7 +130,7 @@ REWRITINGS: dict[str, tuple[Callable[[str, random.Random], str], int]] = {
 class Expressions(Task):
     name = "expressions"
     tool = "calculator"
-    proves = "steps"
+    proves: Proves = "steps"
 
     def read(self, text: str) -> str:
         text = "".join(text.split())

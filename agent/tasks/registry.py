@@ -15,13 +15,14 @@ from agent.tasks.game24 import Game24
 from agent.tasks.guarded import guarded
 from agent.tasks.jsonl import Files, Jsonl
 from agent.tasks.ledger import Ledger
+from agent.tasks.pictures import Pictures
 from agent.tasks.stories import GermanStories, SpanishStories, Stories
 from agent.tasks.task import Task
 from search.errors import TaskError, UsageError
 
-BUILT_IN: Mapping[str, type[Task]] = {
+BUILT_IN: Mapping[str, type[Any]] = {
     kind.name: kind
-    for kind in (Expressions, Stories, GermanStories, SpanishStories, Game24, Ledger)
+    for kind in (Expressions, Stories, GermanStories, SpanishStories, Game24, Ledger, Pictures)
 }
 
 
@@ -50,6 +51,8 @@ def open_task(config: Config) -> Task:
                 "there",
                 "add --task jsonl, or leave --problems out",
             )
+        if issubclass(BUILT_IN[name], Pictures):
+            return BUILT_IN[name](config.hosting.pictures)
         return BUILT_IN[name]()
     return _made(name, _class_of(name), config.problems)
 

@@ -71,6 +71,11 @@ class Task:
         """A problem as it stands in a plain prompt, right before its first step."""
         return text + "\n"
 
+    def attachments(self, text: str) -> tuple[str, ...]:
+        """Digests of a problem's pictures, which stand before its words. They are kept in
+        `hosting.pictures` from then on."""
+        return ()
+
     def prompt(self, text: str) -> str:
         """The plain prompt: what a model is given before its first step."""
         return (self.instruction + "\n\n" if self.instruction else "") + self.question(text)

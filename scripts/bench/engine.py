@@ -34,7 +34,7 @@ from agent.engine.feed import prefill
 from agent.engine.job_cache import Cache
 from agent.engine.lookup import LookupDrafts
 from agent.engine.packed import packs
-from agent.engine.prefix_cache import KVTree, Prefix
+from agent.engine.prefix_cache import KVTree
 from agent.engine.requests import CompletionRequest, ScoreRequest
 from agent.engine.selftest import run_selftest
 from agent.engine.tokenizer import Tokenizer
@@ -181,14 +181,14 @@ def forks(engine: TorchEngine, num_repeats: int) -> Iterator[Row]:
         tree = KVTree(engine.network, "bench", 2**26)
         cache = Cache(engine.network)
         start = time.perf_counter()
-        prefill(engine.network, cache, tree, [Prefix(prefix)])
+        prefill(engine.network, cache, tree, [prefix])
         computed = time.perf_counter() - start
         forked = Cache(engine.network)
         forked.reserve(16, len(prefix))
 
         def fork(t: KVTree = tree, c: Cache = forked) -> None:
             jobs = c.open([len(prefix)] * 16)
-            t.load(c, jobs, [t.match(Prefix(prefix))[1]] * 16)
+            t.load(c, jobs, [t.match(prefix)[1]] * 16)
 
         fork()
         forked.clear()
@@ -297,7 +297,7 @@ def memory(path: Path, num_forks: int) -> Iterator[Row]:
     bound = 2048 * engine.network.kv_bytes
     tree = KVTree(engine.network, "bench", bound)
     generator = torch.Generator().manual_seed(0)
-    kept = [Prefix(row) for row in tree_of_rows(engine.network.arch.vocab_size, width=5)]
+    kept = list(tree_of_rows(engine.network.arch.vocab_size, width=5))
     cache = Cache(engine.network)
     first = prefill(engine.network, cache, tree, kept[:16]).hidden_NE.clone()
     most = 0

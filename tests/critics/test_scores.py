@@ -190,7 +190,7 @@ def test_a_rollout_is_sound_up_to_the_first_step_that_is_not(
 
 
 def test_a_rollout_keeps_all_that_its_state_has() -> None:
-    image = replace(START, attachments=("a",), problem="what is this?")
+    image = replace(START, problem="what is this?")
     found = checked_rollout(image, [STEP, LAST], lambda s: Finding(None), lambda steps: "b")
     assert found.state == replace(image, options=(STEP, LAST))
 

@@ -467,16 +467,16 @@ def statistics(search: Search) -> list[tuple[object, ...]]:
     ]
 
 
-def test_what_a_resumed_search_was_told_keeps_the_attachments_of_its_problem() -> None:
-    image = replace(root("31"), attachments=("a",))
-    whole, again = Search(image, PLAIN, 3), Search(image, PLAIN, 3)
+def test_what_a_resumed_search_was_told_keeps_the_words_of_its_problem() -> None:
+    told = replace(root("31"), problem="words")
+    whole, again = Search(told, PLAIN, 3), Search(told, PLAIN, 3)
     journal: list[Entry] = []
     listener = frontier.Listener(told=lambda _, *told: journal.append(entry_of(*told)))
     frontier.run([whole], DigitWorld(), DigitWorld(), listener)
     resume(again, json.loads(json.dumps(journal)))
     states = [r.state for n in again.nodes for r in n.rollouts]
     assert states == [r.state for n in whole.nodes for r in n.rollouts]
-    assert {s.attachments for s in states} == {("a",)}
+    assert {s.problem for s in states} == {"words"}
 
 
 @pytest.mark.parametrize("in_flight", [1, 3])

@@ -21,7 +21,6 @@ from torch import Tensor
 from agent.checkpoints.checkpoint import Checkpoint, verify_checkpoint
 from agent.checkpoints.weights import load_model
 from agent.engine.option_ends import Steps
-from agent.engine.prefix_cache import Prefix
 from agent.engine.requests import CompletionRequest, ScoreRequest
 from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
@@ -103,7 +102,7 @@ def critic_reward(path: str, device: str, end_ids: Sequence[int]) -> Reward:
 
     def reward(texts: Sequence[tuple[tuple[int, ...], int]]) -> list[float]:
         if judge.network.is_critic:
-            logits = judge.last_logits([Prefix(tokens) for tokens, _ in texts])[:, 0].tolist()
+            logits = judge.last_logits([tokens for tokens, _ in texts])[:, 0].tolist()
         else:
             requests = [ScoreRequest(tokens, num_prompt) for tokens, num_prompt in texts]
             logits = [log_odds(x) for x in judge.tail_logprobs(requests)]

@@ -19,7 +19,7 @@ from agent.engine.decode import Decoded, DecodeLoop
 from agent.engine.feed import feed, prefill
 from agent.engine.graphs import Graphs
 from agent.engine.job_cache import Cache
-from agent.engine.prefix_cache import KVTree, Prefix
+from agent.engine.prefix_cache import KVTree
 from agent.engine.requests import CompletionRequest
 from agent.engine.sampling import SamplingParameters
 from agent.networks.inference import InferenceNetwork
@@ -27,7 +27,7 @@ from agent.networks.registry import laid_out
 from tests.agent.conftest import write_checkpoint
 from tests.agent.engine.engines import engine
 
-PREFIXES = [Prefix((3, 4, 5)), Prefix((4, 6)), Prefix((5, 7, 8, 9, 3))]
+PREFIXES = [(3, 4, 5), (4, 6), (5, 7, 8, 9, 3)]
 LAST, PLACES = [4, 5, 6], [0, 1, 2]
 
 

@@ -13,7 +13,6 @@ from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.checkpoints.weights import load_model
 from agent.engine.feed import feed
 from agent.engine.job_cache import Cache
-from agent.engine.prefix_cache import Prefix
 from agent.engine.requests import CompletionRequest, OptionRequest
 from agent.engine.tokenizer import Tokenizer
 from agent.networks import registry
@@ -320,11 +319,9 @@ def test_a_line_request_with_logits_that_are_not_finite_fails_alone(tmp_path: Pa
 
 def test_a_score_that_is_not_finite_spoils_no_later_one(tmp_path: Path) -> None:
     found = engine(write_checkpoint(tmp_path / "p", seed=8))
-    clean = found.last_logits([Prefix((4, 13))])
+    clean = found.last_logits([(4, 13)])
     found.network.embedding = found.network.embedding.clone()
     found.network.embedding[9] = float("nan")
-    bad = found.last_logits([Prefix((3, *range(9, 0, -1), 9, 9, 9))])
+    bad = found.last_logits([(3, *range(9, 0, -1), 9, 9, 9)])
     assert torch.isnan(bad).all()
-    assert torch.equal(
-        found.last_logits([Prefix((4, 13))]), clean
-    )  # in the columns that the other had
+    assert torch.equal(found.last_logits([(4, 13)]), clean)  # in the columns that the other had

@@ -12,9 +12,10 @@ from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.checkpoints.weights import load_model
 from agent.engine.feed import feed, prefill
 from agent.engine.job_cache import Cache
-from agent.engine.prefix_cache import KeptWork, KVTree, Prefix
+from agent.engine.prefix_cache import KeptWork, KVTree
 from agent.engine.requests import CompletionRequest, OptionRequest, ScoreRequest
 from agent.networks.inference import InferenceNetwork
+from agent.networks.pictures import picture_tokens
 from agent.networks.registry import laid_out
 from search.errors import TaskError
 from tests.agent.conftest import write_checkpoint
@@ -35,7 +36,7 @@ def random_rows(num: int, seed: int) -> list[tuple[int, ...]]:
 
 def hidden(network: InferenceNetwork, tree: KVTree, rows: list[tuple[int, ...]]) -> torch.Tensor:
     with torch.inference_mode():
-        return prefill(network, Cache(network), tree, [Prefix(row) for row in rows]).hidden_NE
+        return prefill(network, Cache(network), tree, rows).hidden_NE
 
 
 def test_ten_thousand_forks_stay_within_the_bound_and_change_nothing(
@@ -65,57 +66,57 @@ def test_the_tree_finds_the_longest_stored_beginning(
     assert tree.num_tokens == len({tuple(r[: i + 1]) for r in rows for i in range(len(r))})
     for row in rows:
         asked = (*row, 7, 7)
-        node, found = tree.match(Prefix(asked))
+        node, found = tree.match(asked)
         assert len(found) == len(row)
-        assert tree.match(Prefix((9,)))[1].size == 0
-        assert node.tokens or node is tree.roots[()]
+        assert tree.match((9,))[1].size == 0
+        assert node.tokens or node is tree.root
 
 
 def test_pinned_prefixes_are_not_evicted(network: InferenceNetwork) -> None:
     tree = KVTree(network, "v", 40 * network.kv_bytes)
     kept = (3, 4, 5, 6, 7, 8)
     hidden(network, tree, [kept])
-    node, _ = tree.match(Prefix(kept))
+    node, _ = tree.match(kept)
     tree.pin(node)
     for start in range(12):
         hidden(network, tree, [(9, start % 7, *range(3, 12))])
         tree.check()
-    assert len(tree.match(Prefix(kept))[1]) == len(kept)
+    assert len(tree.match(kept)[1]) == len(kept)
     tree.unpin(node)
     for start in range(12):
         hidden(network, tree, [(10, start % 7, *range(3, 12))])
-    assert len(tree.match(Prefix(kept))[1]) < len(kept)
+    assert len(tree.match(kept)[1]) < len(kept)
 
 
 def test_what_was_used_longest_ago_goes_first(network: InferenceNetwork) -> None:
     tree = KVTree(network, "v", 32 * network.kv_bytes)
     for first in (3, 4, 5):
         hidden(network, tree, [(first, *range(6, 15))])
-    tree.match(Prefix((3, *range(6, 15))))
+    tree.match((3, *range(6, 15)))
     hidden(network, tree, [(6, *range(6, 15))])
-    assert len(tree.match(Prefix((3, *range(6, 15))))[1]) == 10
-    assert len(tree.match(Prefix((4, *range(6, 15))))[1]) == 0
+    assert len(tree.match((3, *range(6, 15)))[1]) == 10
+    assert len(tree.match((4, *range(6, 15)))[1]) == 0
 
 
 def test_kept_work_comes_back_and_holds_its_prefix(network: InferenceNetwork) -> None:
     tree, cache = KVTree(network, "v", 2**20), Cache(network)
     prefix = (3, 4, 5)
     with torch.inference_mode():
-        job = prefill(network, cache, tree, [Prefix(prefix)]).jobs
+        job = prefill(network, cache, tree, [prefix]).jobs
         feed(network, cache, job, [[6, 7]])
-        tree.keep_work(cache, [KeptWork(Prefix(prefix), ("k",), "payload", 0, np.array([3, 4]))])
+        tree.keep_work(cache, [KeptWork(prefix, ("k",), "payload", 0, np.array([3, 4]))])
         hidden(network, tree, [(3, 4, 5, 6, 8), (3, 4, 9)])  # others branch off around it
-        segment = tree.kept_work(Prefix(prefix), ("k",))
+        segment = tree.kept_work(prefix, ("k",))
         assert segment is not None and segment.payload == "payload"
         again = Cache(network)
         again.open([5])
-        tree.load(again, np.array([0]), [tree.match(Prefix(prefix))[1]])
+        tree.load(again, np.array([0]), [tree.match(prefix)[1]])
         tree.restore(segment, again, 0, 3)
     for before, after in zip(cache.layers, again.layers, strict=True):
         assert torch.equal(before[0, :5], after[0, :5])
     tree.check()
-    tree.drop_work(Prefix(prefix), ("k",))
-    assert tree.kept_work(Prefix(prefix), ("k",)) is None
+    tree.drop_work(prefix, ("k",))
+    assert tree.kept_work(prefix, ("k",)) is None
     tree.check()
 
 
@@ -175,40 +176,19 @@ def test_an_enumeration_is_taken_up_where_it_was_left(tmp_path: Path) -> None:
         assert whole.num_tokens == spent
 
 
-def test_two_images_behind_equal_placeholders_share_no_keys_and_values(
-    network: InferenceNetwork,
-) -> None:
-    tree, cache = KVTree(network, "v", 2**20), Cache(network)
-    tokens = (3, 4, 5, 6)
-    with torch.inference_mode():
-        prefill(network, cache, tree, [Prefix(tokens, ("a" * 64,)), Prefix(tokens)])
-    assert tree.num_tokens == 8
-    assert tree.match(Prefix(tokens, ("b" * 64,)))[1].size == 0
-    one, other = (tree.match(Prefix(tokens, a))[1] for a in (("a" * 64,), ()))
-    assert len(one) == len(other) == 4 and not set(one.tolist()) & set(other.tolist())
-    tree.check()
-
-
-def test_equal_prefixes_with_other_attachments_are_fed_apart(network: InferenceNetwork) -> None:
-    tree, cache = KVTree(network, "v", 2**20), Cache(network)
-    with torch.inference_mode():
-        prefixes = [Prefix((3, 4), a) for a in (("a",), ("b",), ("a",))]
-        opened = prefill(network, cache, tree, prefixes)
-    assert len(set(opened.jobs.tolist())) == 3 and tree.num_tokens == 4
-
-
-def test_a_policy_that_reads_text_alone_refuses_attachments(tmp_path: Path) -> None:
+def test_a_policy_that_reads_text_alone_refuses_pictures(tmp_path: Path) -> None:
     asked = engine(write_checkpoint(tmp_path / "p"))
+    text = (*picture_tokens("a" * 31, 5, 2), 3, 4)
     with pytest.raises(TaskError, match="reads text alone"):
-        asked.completions([CompletionRequest((3, 4), 4, 0.0, attachments=("a",))])
+        asked.completions([CompletionRequest(text, 4, 0.0)])
     for mode in ("distinct", "drawn", "sampled"):
         with pytest.raises(TaskError, match="reads text alone"):
-            asked.options([OptionRequest((3, 4), 1, 4, mode, attachments=("a",))])  # type: ignore[arg-type]
+            asked.options([OptionRequest(text, 1, 4, mode)])  # type: ignore[arg-type]
     for score in (asked.score, asked.tail_logprobs):
         with pytest.raises(TaskError, match="reads text alone"):
-            score([ScoreRequest((3, 4, 5), 1, ("a",))])
+            score([ScoreRequest((*text, 5), len(text))])
     with pytest.raises(TaskError, match="reads text alone"):
-        asked.last_logits([Prefix((3, 4), ("a",))])
+        asked.last_logits([text])
 
 
 def test_a_row_with_nothing_to_score_moves_no_other_row(tmp_path: Path) -> None:

@@ -13,18 +13,25 @@ from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.checkpoints.header import read_header
 from agent.checkpoints.publish import publish
 from agent.checkpoints.weights import load_model
-from agent.engine.prefix_cache import Prefix
 from agent.engine.requests import CompletionRequest, OptionRequest, ScoreRequest
 from agent.hosting.model_host import CriticHost, HostSettings
 from agent.hosting.policy_host import PolicyHost, Speculation
 from agent.networks.llava import LlavaModel
+from agent.networks.pictures import picture_tokens, pictures_in, whole_before, without_pictures
 from agent.networks.registry import laid_out
 from agent.networks.shapes import parameter_shapes
 from agent.training.drafter import cut_drafter
 from search.errors import CheckpointError, TaskError
 from tests.agent.networks.pictured import IMAGE, PLACES, VOCAB, kept_pictures, write_llava
 
-PROMPT = (IMAGE,) * PLACES + (3, 4)
+WORDS = (3, 4)
+PROMPT = (IMAGE,) * PLACES + WORDS
+"""As transformers writes it."""
+
+
+def shown(digest: str, *words: int) -> tuple[int, ...]:
+    """A text that begins with a picture."""
+    return (*picture_tokens(digest, PLACES, IMAGE), *words)
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +76,13 @@ def test_logits_are_those_of_transformers(tmp_path: Path, layer: int, kind: str)
     want = transformers_logits(path, ids, pixels)
     model = load_model(verify_checkpoint(path))
     assert isinstance(model, LlavaModel)
-    model.pictures.source = lambda digest: pixels[int(digest)]
-    placed = model.pictures.placed(ids, ["0", "1"])
+    model.source = lambda digest: pixels[int(digest, 16)]
+    placed = (5, *shown("0" * 31, *WORDS), 6, *shown("0" * 30 + "1", *WORDS), 7)
     with torch.no_grad():
         found = model.logits(model(torch.tensor([placed])))[0]
     assert found == pytest.approx(want, abs=1e-5)
     network = laid_out(model)
-    assert network.reads_attachments
+    assert network.reads_pictures
 
 
 def as_qwen3(path: Path) -> Path:
@@ -130,9 +137,9 @@ def test_what_is_published_loads_in_transformers_with_the_same_logits(
     child = publish(model, parent, tmp_path, "policy", {})
     assert isinstance(model, LlavaModel)
     pixels = torch.randn((1, 1, 16, 64), generator=torch.Generator().manual_seed(1))
-    model.pictures.source = lambda _: pixels[0]
+    model.source = lambda _: pixels[0]
     with torch.no_grad():
-        want = model.logits(model(torch.tensor([model.pictures.placed(PROMPT, ["x"])])))[0]
+        want = model.logits(model(torch.tensor([shown("a" * 31, *WORDS)])))[0]
     assert transformers_logits(child.path, list(PROMPT), pixels) == pytest.approx(want, abs=1e-5)
     assert (child.path / "preprocessor_config.json").is_file()
 
@@ -148,17 +155,17 @@ def test_a_critic_of_it_is_read_back_as_one(path: Path, tmp_path: Path) -> None:
 def test_two_pictures_behind_equal_placeholders_share_nothing(
     path: Path, host: PolicyHost, digests: list[str]
 ) -> None:
-    """What would fail where prefixes were kept by token ids: all pictures have the same ones."""
+    """What would fail where all pictures had the same places: prefixes are kept by token ids."""
     ref = verify_checkpoint(path).ref("policy")
     one, other, _ = digests
-    requests = [ScoreRequest((*PROMPT, 5, 6, 7), len(PROMPT), (d,)) for d in (one, other, one)]
+    requests = [ScoreRequest(shown(d, 3, 4, 5, 6), 18) for d in (one, other, one)]
     first, second, third = host.logprobs(ref, requests)
     assert first == third != second
     engine = host._model(ref)
     tails = engine.tail_logprobs(requests)
     assert tails[0] == tails[2] != tails[1]
     assert tails == pytest.approx([sum(x) for x in (first, second, third)], abs=1e-5)
-    rows = [Prefix(PROMPT, (d,)) for d in (one, other, one)]
+    rows = [shown(d, *WORDS) for d in (one, other, one)]
     logits = engine.last_logits(rows)
     assert torch.equal(logits[0], logits[2]) and not torch.equal(logits[0], logits[1])
 
@@ -169,7 +176,7 @@ def test_no_bit_depends_on_the_batch_on_kept_prefixes_or_on_drafts(
     parent = verify_checkpoint(path)
     ref = parent.ref("policy")
     asked = [
-        CompletionRequest(PROMPT, 12, heat, seed, attachments=(digest,))
+        CompletionRequest(shown(digest, *WORDS), 12, heat, seed)
         for digest in digests
         for heat, seed in ((0.0, 0), (1.0, 1), (1.0, 2))
     ]
@@ -194,7 +201,7 @@ def test_no_bit_depends_on_the_batch_on_kept_prefixes_or_on_drafts(
 
 def test_options_of_a_picture_are_its_own(path: Path, host: PolicyHost, digests: list[str]) -> None:
     ref = verify_checkpoint(path).ref("policy")
-    requests = [OptionRequest(PROMPT, 4, 8, attachments=(d,)) for d in digests]
+    requests = [OptionRequest(shown(d, *WORDS), 4, 8) for d in digests]
     together = host.options(ref, requests)
     assert len({o.options for o in together}) == 3
     for request, found in zip(requests, together, strict=True):
@@ -209,7 +216,7 @@ def test_features_that_were_dropped_are_computed_again(
     host = PolicyHost("policy", HostSettings(pictures=str(folder)))
     ref = verify_checkpoint(path).ref("policy")
     digests = kept_pictures(folder, 3)
-    requests = [ScoreRequest((*PROMPT, 5, 6), len(PROMPT), (d,)) for d in digests]
+    requests = [ScoreRequest(shown(d, 5, 6), 16) for d in digests]
     assert host.logprobs(ref, requests) == host.logprobs(ref, requests)
 
 
@@ -222,37 +229,37 @@ def test_a_critic_sees_pictures(
         critic.head.normal_(generator=torch.Generator().manual_seed(0))
     ref = publish(critic, parent, tmp_path, "value", {}).ref("value")
     host = CriticHost("value", HostSettings(pictures=str(folder)))
-    rows = [ScoreRequest((*PROMPT, 5), len(PROMPT), (d,)) for d in digests]
+    rows = [ScoreRequest(shown(d, 5), 16) for d in digests]
     assert len(set(host.logits(ref, rows))) == 3
 
 
-@pytest.mark.parametrize(
-    ("prompt", "attachments", "told"),
-    [
-        (PROMPT[1:], 1, "15 places for pictures, and 1 pictures"),
-        (PROMPT, 2, "16 places for pictures, and 2 pictures"),
-        (PROMPT, -1, "is no digest"),
-    ],
-)
-def test_pictures_that_do_not_fit_the_prompt_are_refused(
-    path: Path,
-    host: PolicyHost,
-    digests: list[str],
-    prompt: tuple[int, ...],
-    attachments: int,
-    told: str,
+def test_a_picture_that_is_not_there_or_is_torn_is_refused(path: Path, host: PolicyHost) -> None:
+    ref = verify_checkpoint(path).ref("policy")
+    with pytest.raises(TaskError, match="is not in"):
+        host.completions(ref, [CompletionRequest(shown("0" * 31, *WORDS), 4, 0.0)])
+    with pytest.raises(TaskError, match="is torn"):
+        host.completions(ref, [CompletionRequest(shown("0" * 31, *WORDS)[1:], 4, 0.0)])
+
+
+def test_a_prefix_that_was_kept_to_the_middle_of_a_picture_is_read_from_its_start(
+    path: Path, host: PolicyHost, digests: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ref = verify_checkpoint(path).ref("policy")
-    given = tuple(digests[:attachments]) if attachments > 0 else ("nowhere",)
-    with pytest.raises(TaskError, match=told):
-        host.completions(ref, [CompletionRequest(prompt, 4, 0.0, attachments=given)])
+    engine = host._model(ref)
+    text = shown(digests[0], *WORDS)
+    engine.forget()
+    want = engine.last_logits([text])
+    whole = engine.tree.match
+    assert whole(text)[1].size == len(text)
+    monkeypatch.setattr(engine.tree, "match", lambda tokens: (None, whole(tokens)[1][:9]))
+    assert torch.equal(engine.last_logits([text]), want)
 
 
 def test_a_network_without_a_folder_says_which_setting_names_it(path: Path) -> None:
     host = PolicyHost("policy", HostSettings())
     ref = verify_checkpoint(path).ref("policy")
     with pytest.raises(TaskError, match="no folder of pictures"):
-        host.completions(ref, [CompletionRequest(PROMPT, 4, 0.0, attachments=("0" * 32,))])
+        host.completions(ref, [CompletionRequest(shown("0" * 31, *WORDS), 4, 0.0)])
 
 
 @pytest.mark.parametrize(
@@ -311,3 +318,22 @@ def test_counts_of_parameters_are_those_of_the_network(path: Path) -> None:
     assert parameter_shapes(arch, False) == {
         name: tuple(p.shape) for name, p in untied.named_parameters()
     }
+
+
+def test_tokens_say_which_pictures_a_text_has() -> None:
+    one, other = "0123456789abcdef" * 2, "f" * 31
+    one = one[:31]
+    text = (7, *shown(one, 3), *shown(other), *shown(one), 4)
+    assert list(pictures_in(text)) == [(1, one), (18, other), (34, one)]
+    assert without_pictures(text) == (7, 3, 4)
+    assert max(text) < 2**32  # as the store keeps them
+    assert [whole_before(text, n, PLACES) for n in (1, 2, 16, 17, 18, 33, 34, 51)] == [
+        *(1, 1, 1, 17, 18, 18, 34, 51),
+    ]
+    assert without_pictures((3, 4)) == (3, 4) and without_pictures(()) == ()
+
+
+@pytest.mark.parametrize("digest", ["", "0" * 30, "0" * 32, "g" * 31, "A" * 31])
+def test_what_is_no_digest_is_refused(digest: str) -> None:
+    with pytest.raises(TaskError, match="is no digest"):
+        picture_tokens(digest, PLACES, IMAGE)

@@ -19,7 +19,6 @@ from agent.checkpoints.weights import load_model
 from agent.config.settings import PolicyTraining
 from agent.engine.draft_choice import Drafter
 from agent.engine.drafting import ModelDrafts
-from agent.engine.prefix_cache import Prefix
 from agent.engine.requests import CompletionRequest, OptionRequest, ScoreRequest
 from agent.hosting.model_host import HostSettings
 from agent.hosting.policy_host import PolicyHost
@@ -282,7 +281,7 @@ def test_a_recurrent_critic_scores_what_it_reads(tmp_path: Path) -> None:
     made = publish(critic, path, tmp_path, "value", {})
     judge = engine(made.path)
     rows = prompts([5, 20, 60])
-    found = judge.last_logits([Prefix(row) for row in rows])[:, 0]
+    found = judge.last_logits(rows)[:, 0]
     with torch.no_grad():
         wanted = [float(critic.logits(critic(torch.tensor([row]))[0, -1])) for row in rows]
     assert found.tolist() == pytest.approx(wanted, abs=1e-4)
