@@ -133,7 +133,8 @@ def _trained(
     work.mkdir(parents=True, exist_ok=True)
     if isinstance(job, SftJob):
         job = replace(job, resume_file=str(work / "state.safetensors"))
-    place = Place(str(work), config.hosting.threads, config.hosting.device)
+    pictures = str(Path(config.hosting.pictures).expanduser().resolve())
+    place = Place(str(work), config.hosting.threads, config.hosting.device, pictures=pictures)
     trained = run_job(job, place, progress)
     made = Path(trained.path)
     write_demonstrations(made, lessons.demonstrations, config.seed)

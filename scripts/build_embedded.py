@@ -7,6 +7,7 @@
     python -m scripts.build_embedded ledger                     # a policy alone, 40 minutes
     python -m scripts.build_embedded languages --out bundles    # a policy alone, three languages
     python -m scripts.build_embedded megalodon --out bundles    # a policy alone, another family
+    python -m scripts.build_embedded pictures                   # a policy alone, 15 minutes
     python -m scripts.build_embedded deep --out bundles
 
 `deep` is a policy of 12 layers for the engine's benchmark, with a drafter of two and no critics
@@ -32,7 +33,8 @@ from agent.checkpoints.embedded import EMBEDDED
 from agent.checkpoints.model_refs import CRITIC_ROLES, ModelSet
 from agent.checkpoints.publish import publish
 from agent.checkpoints.weights import load_model
-from agent.config.settings import Config, CriticSettings
+from agent.config.load import load_config
+from agent.config.settings import CriticSettings
 from agent.engine.tokenizer import Tokenizer
 from agent.evaluation.answering import Plan, evaluate, sample_rollouts
 from agent.hosting.inline_hosts import InlineHosts
@@ -50,6 +52,7 @@ from agent.training.examples import Example
 from agent.training.labelling import Labelled
 from agent.training.methods.sft import train_on_texts
 from agent.training.optimizer import TrainingSettings
+from scripts.embedded_pictures import pictured_policy
 from scripts.embedded_policy import RECIPES, tasks_of, trained_policy
 from search.settings import SearchSettings
 
@@ -64,17 +67,21 @@ class Clock:
 
 def build(name: str, recipe: dict[str, Any], seed: int, out: Path, kept: Path | None) -> None:
     clock = Clock()
-    task = open_task(Config(task=recipe.get("task", name)))
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
-        policy = (
-            verify_checkpoint(kept) if kept else trained_policy(task, recipe, seed, work, clock.say)
-        )
+        pictures = {"hosting.pictures": str(work / "pictures")}
+        task = open_task(load_config({"task": recipe.get("task", name)} | pictures)[0])
+        if kept:
+            policy = verify_checkpoint(kept)
+        elif "tower" in recipe:
+            policy = pictured_policy(task, recipe, seed, work, clock.say)
+        else:
+            policy = trained_policy(task, recipe, seed, work, clock.say)
         tokenizer = Tokenizer(policy.path)
         decoder = load_model(policy)  # as rounded to bfloat16: what the others start from
-        models = evaluator(task, policy)
+        models = evaluator(task, policy, pictures["hosting.pictures"])
         for one in tasks_of(task, recipe):
-            asked = evaluator(one, policy)
+            asked = evaluator(one, policy, pictures["hosting.pictures"])
             report = evaluate(asked, one.held_out(recipe.get("asked", 600), 0), Plan("greedy"))
             clock.say(f"{one.name}, greedy on held-out: {report.num_correct}/{report.n}")
         made = {} if kept else {"policy": policy}
@@ -86,8 +93,8 @@ def build(name: str, recipe: dict[str, Any], seed: int, out: Path, kept: Path | 
             clock.say(f"{role}: {checkpoint.version}, {checkpoint.num_bytes:,} bytes -> {target}")
 
 
-def evaluator(task: Task, policy: Checkpoint) -> Models:
-    hosts = InlineHosts(HostSettings(threads=torch.get_num_threads()))
+def evaluator(task: Task, policy: Checkpoint, pictures: str = "") -> Models:
+    hosts = InlineHosts(HostSettings(threads=torch.get_num_threads(), pictures=pictures))
     given = ModelSettings(SearchSettings(), {}, speculation=Speculation("never"))
     return Models(hosts, ModelSet({"policy": policy.ref("policy")}), task, given)
 

@@ -40,10 +40,11 @@ from agent.pictures.drawing import (
 )
 from agent.pictures.preprocessing import FILE, Preprocessing
 from agent.tasks.expressions import EASY, HARD, drawn_expression, solution
-from agent.tasks.task import is_held_out
+from agent.tasks.task import Task, is_held_out
 from agent.training.examples import Example
 from agent.training.methods.sft import train_on_texts
 from agent.training.optimizer import Optimizer, TrainingSettings
+from agent.training.rehearsal import write_demonstrations
 from scripts.embedded_policy import Say, shown
 
 CHARACTERS = "0123456789+-*"
@@ -104,7 +105,8 @@ def empty_pictured(path: Path, recipe: dict[str, Any], seed: int) -> Checkpoint:
     (path / "tokenizer.json").write_text(json.dumps(tokenizer))
     said = json.loads((base.path / "tokenizer_config.json").read_text())
     (path / "tokenizer_config.json").write_text(json.dumps(said, indent=2) + "\n")
-    notes = {"task": "pictures", "role": "policy", "training": base.notes["training"]}
+    training = base.notes["training"] | {"position_span": 0}
+    notes = {"task": "pictures", "role": "policy", "training": training}
     (path / "ratchet.json").write_text(json.dumps(notes))
     torch.manual_seed(seed)
     model = LlavaModel(Architecture.from_config(config))
@@ -215,17 +217,19 @@ def rows_of(shape: VisionShape, drawn: Drawn, num: int, seed: int) -> list[Examp
                 found.append(Example(tuple(tokens), len(text) + 1))
             continue
         prompt = picture_tokens(f"{i:0{DIGITS}x}", shape.num_tokens, shape.image_token)
-        found.append(Example((*prompt, *tokens), len(prompt)))
+        found.append(Example((*prompt, ids["\n"], *tokens), len(prompt) + 1))
     return found
 
 
-def pictured_policy(recipe: dict[str, Any], seed: int, work: Path, say: Say) -> Checkpoint:
+def pictured_policy(
+    task: Task, recipe: dict[str, Any], seed: int, work: Path, say: Say
+) -> Checkpoint:
     """A policy that reads pictures, in bfloat16."""
     empty = empty_pictured(work / "empty", recipe, seed)
     model = load_model(empty)
-    assert isinstance(model, LlavaModel)
     shape = empty.architecture.vision
-    assert shape is not None
+    if not isinstance(model, LlavaModel) or shape is None:
+        raise TypeError("the policy of pictures must read them")
     drawn = Drawn(recipe["pictures"], seed)
     say(f"{len(drawn.texts):,} pictures")
     learn_columns(model.vision_tower.train(), drawn, recipe["column_steps"], seed, say)
@@ -241,4 +245,6 @@ def pictured_policy(recipe: dict[str, Any], seed: int, work: Path, say: Say) -> 
     )
     train_on_texts(model, examples, settings, seed, shown(say))
     notes: dict[str, Any] = {"seed": seed, "recipe": recipe}
-    return publish(model, empty, work, "policy", notes, torch.bfloat16)
+    policy = publish(model, empty, work, "policy", notes, torch.bfloat16)
+    write_demonstrations(policy.path, task.demonstrations(recipe["demonstrations"], seed), seed)
+    return policy

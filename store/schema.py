@@ -55,7 +55,8 @@ class Run(Base):
     name: Mapped[str] = mapped_column(unique=True)
     """What `--run` calls it."""
     task: Mapped[str]
-    """Whose problems it searches: expressions, stories, game24, ledger or jsonl."""
+    """Whose problems it searches: expressions, stories, game24, ledger,
+    pictures or jsonl."""
     config: Mapped[dict[str, Any]]
     """Settings of the command that created the run; a later round may have had others."""
     config_sha: Mapped[str]

@@ -45,8 +45,8 @@ ROOMS = {
         *("prompts", "tasks"),
     },
     "training": {
-        *("checker", "checkpoints", "config", "engine", "hosting", "networks", "progress"),
-        *("prompts", "scratch", "tasks"),
+        *("checker", "checkpoints", "config", "engine", "hosting", "networks", "pictures"),
+        *("progress", "prompts", "scratch", "tasks"),
     },
     "imagination": {"checkpoints", "config", "engine", "search_models", "tasks"},
     "solve": {"search_models", "tasks"},

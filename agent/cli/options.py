@@ -41,7 +41,9 @@ StoreUrl = Annotated[str | None, typer.Option("--store", help="SQLAlchemy URL of
 RunName = Annotated[str | None, typer.Option("--run", help="name of the run")]
 TaskName = Annotated[
     str | None,
-    typer.Option("--task", help="expressions, stories, game24, ledger, jsonl, or FILE.py:CLASS"),
+    typer.Option(
+        "--task", help="expressions, stories, game24, ledger, pictures, jsonl, or FILE.py:CLASS"
+    ),
 ]
 HeldOut = Annotated[
     str | None, typer.Option("--held-out", help="file of problems for evaluation alone (jsonl)")

@@ -312,6 +312,7 @@ TASKS = (
     "stories-es",
     "game24",
     "ledger",
+    "pictures",
     "jsonl",
 )
 """Those that come with Ratchet."""

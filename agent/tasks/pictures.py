@@ -21,6 +21,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from agent.pictures.comparison import Compared, one_change
 from agent.pictures.drawing import drawn_by_lot, picture_of
 from agent.pictures.folder import PictureFolder
 from agent.tasks.expressions import Expressions, num_operators
@@ -32,6 +33,8 @@ from search.score import Finding
 from search.state import Problem
 
 FOLDER = "ratchet-runs/pictures"
+GROUPS = ("0123456789", "+-*")
+"""Characters that may stand in each other's place."""
 MOST_DEMONSTRATED = 2_000
 """Demonstrations at most: each is a picture on the disk."""
 
@@ -43,9 +46,21 @@ def drawn(text: str) -> Image.Image:
     return picture_of(text, drawn_by_lot(rng), rng.getrandbits(32))
 
 
+@lru_cache(maxsize=2**14)
+def _compared(text: str, reading: str) -> Finding:
+    """What drawing a reading again says of it. Of the text its picture alone is looked at."""
+    verdict = Compared(drawn(text)).verdict(reading, one_change(reading, GROUPS))
+    if verdict.is_same is None:
+        return Finding(None, "the picture is too faint to compare")
+    if verdict.is_same:
+        return Finding(True, "drawn again it is the picture")
+    return Finding(False, f"the picture is more like {verdict.better or 'nothing drawn here'}")
+
+
 class Pictures(Expressions):
     name = "pictures"
-    proves: Proves = "nothing"
+    tool = "calculator and drawing again"
+    proves: Proves = "texts"
 
     def __init__(self, folder: str = FOLDER) -> None:
         """`folder` is where pictures are kept for the hosts that read them."""
@@ -54,8 +69,8 @@ class Pictures(Expressions):
         self._lock = threading.Lock()
 
     def question(self, text: str) -> str:
-        """Nothing: the picture says all."""
-        return ""
+        """An empty line: the picture says all."""
+        return "\n"
 
     def attachments(self, text: str) -> tuple[str, ...]:
         with self._lock:
@@ -76,7 +91,7 @@ class Pictures(Expressions):
             return Finding(False, "not an expression")
         if not steps[0].endswith("\n"):
             return Finding(False, "ends with the reading")
-        return Finding(None, "a reading")
+        return _compared(text, reading)
 
     def questions(self, text: str, steps: Sequence[str]) -> tuple[Question, ...] | None:
         return super().questions(steps[0].strip(), steps[1:]) if len(steps) > 1 else ()

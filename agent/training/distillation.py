@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from agent.engine.batch import padded
 from agent.networks.language_model import LanguageModel
+from agent.networks.pictures import without_pictures
 from agent.training.examples import Example
 from agent.training.fit import looked_at_once
 from agent.training.logprobs import counted_mask
@@ -27,12 +28,19 @@ def learned_states(
     model: LanguageModel, rows: Sequence[Example], positions_BT: Tensor | None = None
 ) -> Tensor:
     """States [N, E] before the learned tokens, row by row."""
+    if model.arch.vision is None:  # who sees no pictures is told the words
+        rows = [_told(row) for row in rows]
     tokens_BT, lengths_B = padded([row.tokens for row in rows])
     mask_BT = counted_mask(lengths_B, [row.num_prompt for row in rows], tokens_BT.shape[1])
     positions = None if positions_BT is None else positions_BT.to(model.device)
     hidden_BTE = model(tokens_BT.to(model.device), positions)
     found: Tensor = hidden_BTE[:, :-1][mask_BT.to(model.device)]
     return found
+
+
+def _told(row: Example) -> Example:
+    given = without_pictures(row.tokens[: row.num_prompt])
+    return Example((*given, *row.tokens[row.num_prompt :]), len(given))
 
 
 class Teacher:

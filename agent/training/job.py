@@ -24,6 +24,7 @@ from agent.engine.memory import return_freed
 from agent.networks.adapter_shape import AdapterShape
 from agent.networks.device import chosen_device, use_part_of_gpu
 from agent.networks.language_model import LanguageModel
+from agent.pictures.preprocessing import give_pictures
 from agent.training import sharding
 from agent.training.fit import OnStep, training_dtype
 from agent.training.optimizer import TrainingSettings
@@ -44,6 +45,8 @@ class Place:
     """Tells the jobs of one run apart in file names."""
     gpu_part: float = 1.0
     """Of a GPU that jobs share."""
+    pictures: str = ""
+    """Folder of the pictures that rows have, by digest; empty: they have none."""
 
     def report(self, done: int, total: int, loss: float) -> None:
         if self.progress_file:
@@ -127,6 +130,7 @@ class LoopJob(TrainingJob):
             model = sharding.load_sharded(parent, device)
         else:
             model = adapted_model(parent, self.settings, self.seed, device)
+        give_pictures(model, parent, place.pictures)
         curve = Curve(place)
         try:
             model, report = self.train(model, parent, curve.report)

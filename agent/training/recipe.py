@@ -32,6 +32,11 @@ def check_adapters(config: PolicyTraining, checkpoint: Header) -> None:
             "not know",
             "set training.lora_rank to 0 and training.trainer to own",
         )
+    if checkpoint.architecture.vision is not None and (rank or config.trainer == "trl"):
+        raise CheckpointError(
+            f"{checkpoint.path} reads pictures, and only our own loop trains such a network, whole",
+            "set training.lora_rank to 0 and training.trainer to own",
+        )
     if adapter is not None and config.trainer == "trl":
         raise CheckpointError(
             f"{checkpoint.path} holds adapters, and TRL goes on from whole weights",

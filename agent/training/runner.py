@@ -38,7 +38,10 @@ class TrainingRunner:
         """New checkpoints go below `folder`."""
         self.hosting = hosting
         self.workers = hosting.training_workers
-        self.place = Place(str(folder.resolve()), hosting.threads, hosting.device)
+        pictures = str(Path(hosting.pictures).expanduser().resolve())
+        self.place = Place(
+            str(folder.resolve()), hosting.threads, hosting.device, pictures=pictures
+        )
 
     @property
     def folder(self) -> Path:
