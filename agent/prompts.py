@@ -76,7 +76,7 @@ class Prompts:
         return self.tokenizer.encode_template(self._parts(problem))
 
     def _pictures(self, problem: str) -> list[int]:
-        digests = self.task.attachments(problem)
+        digests = self.task.pictures(problem)
         shape = self.tokenizer.vision if digests else None
         if digests and shape is None:
             raise TaskError(

@@ -71,7 +71,7 @@ def problem_of(models: Models, question: str) -> Problem:
     task = models.task
     text = task.read(question)
     key = problem_id(task.name, task.key(text))
-    return Problem(key, text, attachments=task.attachments(text))
+    return Problem(key, text, pictures=task.pictures(text))
 
 
 def search_for(

@@ -24,8 +24,8 @@ class Problem:
     """The task's own measure, for example the number of operators; None when it has none."""
     family: str = ""
     """Id of the problem that this one says in other words; empty for one of its own."""
-    attachments: tuple[str, ...] = ()
-    """Digests of what the text refers to beside its words, in order, such as images."""
+    pictures: tuple[str, ...] = ()
+    """Digests of the pictures that it comes with, in order."""
 
 
 @dataclass(frozen=True, slots=True)

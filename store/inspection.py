@@ -476,6 +476,7 @@ def read_search(store: Store, search_id: int) -> dict[str, Any]:
         return {
             "search": row.id,
             "problem": problem.text,
+            "pictures": problem.pictures.split(),
             "reference": problem.answer,
             "answer": row.answer,
             "correct": row.is_correct,

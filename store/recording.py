@@ -66,7 +66,15 @@ def unpack_tokens(raw: bytes) -> tuple[int, ...]:
 
 
 def as_problem(row: ProblemRow) -> Problem:
-    return Problem(row.key, row.text, row.answer, row.origin, row.difficulty, row.family)
+    return Problem(
+        row.key,
+        row.text,
+        row.answer,
+        row.origin,
+        row.difficulty,
+        row.family,
+        tuple(row.pictures.split()),
+    )
 
 
 def add_problems(
@@ -96,6 +104,7 @@ def add_problems(
                 origin=p.origin,
                 difficulty=p.difficulty,
                 family=p.family,
+                pictures=" ".join(p.pictures),
                 round_id=round_id,
             )
             session.add(known[p.id])

@@ -142,6 +142,9 @@ class ProblemRow(Base):
     without one."""
     family: Mapped[str]
     """Key of the problem that this one says in other words; empty text for one of its own."""
+    pictures: Mapped[str] = mapped_column(default="", server_default="")
+    """Digests of the pictures that it comes with, joined by blanks: their files are named after
+    them, in the folder `hosting.pictures`. Empty text without any."""
     round_id: Mapped[int | None] = mapped_column(ForeignKey("rounds.id"))
     """Round that brought it into the store, of whichever run; empty for what a run starts from."""
 
@@ -328,7 +331,8 @@ class TrajectoryRow(Base):
     is_chosen: Mapped[bool]
     """Whether it is the search's answer."""
     prompt_tokens: Mapped[bytes]
-    """Token ids of the prompt: uint32, little-endian."""
+    """Token ids of the prompt: uint32, little-endian. A picture is so many ids as it has patches:
+    four from 2^31 on, which hold 31 bits of its digest each, then placeholders."""
     tokens: Mapped[bytes]
     """Token ids of the completion exactly as generated: uint32, little-endian."""
     text: Mapped[str]

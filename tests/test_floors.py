@@ -78,14 +78,15 @@ ROOMS = {
         *("lengths", "networks", "progress", "prompts", "search_models", "tasks", "training"),
         "trial",
     },
-    "viewer": {"arena", "reports"},
+    "viewer": {"arena", "pictures", "reports"},
     "service": {
         *("checkpoints", "config", "engine", "hosting", "open_models", "rounds", "search_models"),
         *("signals", "solve", "viewer"),
     },
     "cli": {
         *("arena", "checkpoints", "config", "evaluation", "gpu_plan", "hosting", "imagination"),
-        *("lengths", "networks", "open_models", "progress", "prompts", "recipes", "reports"),
+        *("lengths", "networks", "open_models", "pictures", "progress", "prompts", "recipes"),
+        "reports",
         *("rounds", "search_models", "service", "signals", "solve", "tasks", "teach"),
         *("tracking", "viewer", "visible"),
     },

@@ -7,17 +7,19 @@ stored tokens need nothing beside them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from search.errors import TaskError
+
+if TYPE_CHECKING:  # who only names pictures need not wait for torch
+    from torch import Tensor
 
 FIRST_WORD = 2**31
 """Ids from here on are words of digests; no vocabulary is so large."""
 WORDS = 4
 DIGITS = 31
 """Of a digest in hexadecimal: four words of 31 bits."""
-Source = Callable[[str], Tensor]
+Source = Callable[[str], "Tensor"]
 """The pixels [C, H, W] of a digest, as the network wants them. Raises TaskError."""
 
 
@@ -75,7 +77,7 @@ def whole_before(tokens: Sequence[int], length: int, num_tokens: int) -> int:
     return length
 
 
-def no_pictures(digest: str) -> Tensor:
+def no_pictures(digest: str) -> "Tensor":
     """The source of a network that was told of none."""
     raise TaskError(
         f"picture {digest[:12]} is not at hand: this network was given no folder of pictures",

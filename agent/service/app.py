@@ -1,6 +1,7 @@
 """The application: routes, and every error in OpenAI's form."""
 
 import logging
+from pathlib import Path
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -35,7 +36,12 @@ def make_app(service: Service, keys: Keys) -> Gatekeeper:
     app.state.service = service
     for part in (chat, completions, searches, about):
         app.include_router(part.router)
-    viewer = Viewer(lambda: read_store(service.config.store), code_version(), service.node_tokens)
+    viewer = Viewer(
+        lambda: read_store(service.config.store),
+        code_version(),
+        service.node_tokens,
+        pictures=Path(service.config.hosting.pictures).expanduser(),
+    )
     app.include_router(viewer.router("/view"))
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(ServiceError, _told)

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse, Response
@@ -28,7 +29,10 @@ def view_app(config: Config, judge: str = "") -> Gatekeeper:
 
     opened = partial(open_store, config.store, must_exist=True)
     voting = Voting(opened, judge, config.seed) if judge else None
-    viewer = Viewer(lambda: read_store(config.store), code_version(), voting=voting)
+    pictures = Path(config.hosting.pictures).expanduser()
+    viewer = Viewer(
+        lambda: read_store(config.store), code_version(), voting=voting, pictures=pictures
+    )
     app.include_router(viewer.router("/view"))
     return Gatekeeper(app, ServeSettings(), Keys(None), Figures())
 

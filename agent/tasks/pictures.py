@@ -72,14 +72,14 @@ class Pictures(Expressions):
         """An empty line: the picture says all."""
         return "\n"
 
-    def attachments(self, text: str) -> tuple[str, ...]:
+    def pictures(self, text: str) -> tuple[str, ...]:
         with self._lock:
             if text not in self._known:
                 self._known[text] = self._folder.put(drawn(text))
             return (self._known[text],)
 
     def problem(self, text: str, origin: str) -> Problem:
-        return replace(super().problem(text, origin), attachments=self.attachments(text))
+        return replace(super().problem(text, origin), pictures=self.pictures(text))
 
     def check_step(self, text: str, steps: Sequence[str]) -> Finding:
         reading = steps[0].strip()

@@ -71,7 +71,7 @@ class Task:
         """A problem as it stands in a plain prompt, right before its first step."""
         return text + "\n"
 
-    def attachments(self, text: str) -> tuple[str, ...]:
+    def pictures(self, text: str) -> tuple[str, ...]:
         """Digests of a problem's pictures, which stand before its words. They are kept in
         `hosting.pictures` from then on."""
         return ()

@@ -17,9 +17,10 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from starlette.requests import Request
 
+from agent.pictures.folder import PictureFolder
 from agent.viewer import exported, forms, pages
 from agent.viewer.voting import MAX_BODY, Voting
-from search.errors import NotFoundError, RatchetError, UsageError
+from search.errors import NotFoundError, RatchetError, TaskError, UsageError
 from store import viewing
 from store.database import Store
 
@@ -54,10 +55,12 @@ class Viewer:
         version: str,
         tokens: Tokens | None = None,
         voting: Voting | None = None,
+        pictures: Path | None = None,
     ) -> None:
         """`opened` opens the store to be read; `tokens` asks the models, where there are any;
-        `voting` takes votes, where somebody may cast them."""
+        `voting` takes votes, where somebody may cast them; `pictures` is the folder of pictures."""
         self.voting = voting
+        self.pictures = None if pictures is None else PictureFolder(pictures)
         self.opened = opened
         self.version = version
         self.tokens = tokens
@@ -127,6 +130,10 @@ class Viewer:
         async def problem_page(problem_id: int) -> Response:
             return await page("problem.html", prefix, pages.one_problem, problem_id)
 
+        @router.get("/pictures/{name}")
+        async def picture(name: str) -> Response:
+            return await asyncio.to_thread(self._picture, name)
+
         @router.get("/arena")
         async def arena_page(task: str | None = None) -> Response:
             return await page("arena.html", prefix, pages.arena, task, self.voting is not None)
@@ -159,6 +166,17 @@ class Viewer:
             return await self._answered(self.node_tokens, search_id, ix)
 
         return router
+
+    def _picture(self, name: str) -> Response:
+        """A file that is the picture of its name, and no other file."""
+        try:
+            if self.pictures is None:
+                raise TaskError("there is no folder of pictures here")
+            digest = name.removesuffix(".png")
+            self.pictures.get(digest)
+            return FileResponse(self.pictures.file_of(digest), headers=HEADERS)
+        except RatchetError:
+            return Response("no such picture", 404, HEADERS, "text/plain")
 
     def _add_ballots(self, router: APIRouter, prefix: str, voting: Voting) -> None:
         @router.get("/arena/ballot")

@@ -11,6 +11,7 @@ from rich.tree import Tree
 
 from agent.cli.output import emit, table
 from agent.config.settings import Config
+from agent.pictures.folder import PictureFolder
 from agent.reports.critic_drift import critic_drift
 from agent.visible import shown, visible
 from search.errors import NotFoundError
@@ -178,6 +179,9 @@ def tree(
         branches[ix].add(f"[dim]+{count} never taken (--all shows them)[/]")
     console = Console(highlight=False, soft_wrap=True)
     Console(highlight=False).print(_head(search))
+    folder = PictureFolder(Path(config.hosting.pictures).expanduser())
+    for digest in search["pictures"]:
+        console.print(f"picture {shown(str(folder.file_of(digest)))}")
     if branches:
         console.print(branches[0])
         console.print(LEGEND)
