@@ -22,17 +22,17 @@ PREFIX = "data:image/"
 """What a picture in the row itself begins with."""
 
 
-def picture_at(path: Path, folder: Path | None = None) -> Image.Image:
+def picture_at(name: str | Path, folder: Path | None = None) -> Image.Image:
     """The picture of a file. Raises TaskError for a path that leaves `folder`, for what is no file,
     and for what `picture_in` refuses."""
-    told = str(path)
+    told = str(name)
     if "://" in told:
         raise TaskError(
             f"picture {told[:200]!r} is an address, and none is fetched",
             "download it and give its path",
         )
     try:
-        whole = (folder / path if folder is not None else path).resolve()
+        whole = (folder / name if folder is not None else Path(name)).resolve()
         if folder is not None and not whole.is_relative_to(folder.resolve()):
             raise TaskError(
                 f"picture {told[:200]!r} lies outside of {folder}",
