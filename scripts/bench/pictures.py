@@ -146,7 +146,7 @@ def searched(study: Study, seed: int) -> Iterator[Row]:
 
 
 def drafted(study: Study, seed: int) -> Iterator[Row]:
-    """The drafter is the policy's first layers, taught on the policy's texts and told no picture."""
+    """The drafter is the policy's first layers, taught on its texts and told no picture."""
     host = PolicyHost("policy", HostSettings(pictures=study.folder))
     ref = study.policy.ref("policy")
     models = study.models()

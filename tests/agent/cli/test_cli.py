@@ -321,7 +321,7 @@ def test_config_show_says_value_default_origin_and_meaning(tmp_path: Path) -> No
     rows = {r["key"]: r for r in json.loads(done.stdout)["rows"]}
     assert (rows["seed"]["value"], rows["seed"]["default"]) == (3, 0)
     assert rows["seed"]["origin"] == "ratchet.toml" and rows["run"]["origin"] == "default"
-    assert len(rows) == 167 and all(row["meaning"] for row in rows.values())
+    assert len(rows) == 168 and all(row["meaning"] for row in rows.values())
 
 
 @pytest.mark.round
