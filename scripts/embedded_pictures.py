@@ -3,9 +3,9 @@
 1. The tower learns alone to say which character stands at each eighth of a hundredth of a picture
    (known, since the pictures are drawn here). Without this stage a tower of random weights learns
    nothing from the words behind it.
-2. Tower, projector and language model learn together: to write down what a picture says and, of
-   easy expressions, the steps. Rows without a picture are mixed in, so that the language model
-   keeps what it could.
+2. Tower, projector and language model learn together: to write down what a picture says, and then
+   what the language model alone would write. Rows without a picture are mixed in. So what it could
+   before is kept, its errors among it (Li and Hoiem, arXiv 1606.09282).
 """
 
 import json
@@ -24,6 +24,9 @@ from agent.checkpoints.checkpoint import Checkpoint, verify_checkpoint
 from agent.checkpoints.embedded import EMBEDDED
 from agent.checkpoints.publish import publish
 from agent.checkpoints.weights import load_model
+from agent.engine.requests import CompletionRequest
+from agent.engine.tokenizer import Tokenizer
+from agent.hosting.model_host import GeneratorHost, HostSettings
 from agent.networks.architecture import Architecture
 from agent.networks.llava import LlavaModel
 from agent.networks.pictures import DIGITS, picture_tokens
@@ -39,7 +42,7 @@ from agent.pictures.drawing import (
     place_of,
 )
 from agent.pictures.preprocessing import FILE, Preprocessing
-from agent.tasks.expressions import EASY, HARD, drawn_expression, solution
+from agent.tasks.expressions import EASY, HARD, drawn_expression
 from agent.tasks.task import Task, is_held_out
 from agent.training.examples import Example
 from agent.training.methods.sft import train_on_texts
@@ -202,19 +205,29 @@ def learn_columns(tower: SiglipTower, drawn: Drawn, steps: int, seed: int, say: 
             say(f"columns {step + 1}/{steps}, {told}")
 
 
-def rows_of(shape: VisionShape, drawn: Drawn, num: int, seed: int) -> list[Example]:
-    """The second stage's rows: a picture and what it says; of easy ones the steps, too."""
+def written_below(texts: Sequence[str], seed: int) -> list[tuple[int, ...]]:
+    """What the language model alone samples below each expression, its end included."""
+    base = verify_checkpoint(EMBEDDED / "expressions" / "policy")
+    tokenizer = Tokenizer(base.path)
+    host = GeneratorHost("policy", HostSettings(threads=torch.get_num_threads()))
+    asked = [
+        CompletionRequest(tuple(tokenizer.encode(text + "\n")), 160, 1.0, seed + i)
+        for i, text in enumerate(texts)
+    ]
+    return [found.generated.tokens for found in host.completions(base.ref("policy"), asked)]
+
+
+def rows_of(shape: VisionShape, drawn: Drawn, seed: int) -> list[Example]:
+    """The second stage's rows: a picture, what it says, and what the base writes below that."""
     ids = {c: i for i, c in enumerate(["<pad>", "</s>", "\n", *CHARACTERS])}
     rng = random.Random(f"rows {seed}")
+    below = written_below(drawn.texts, seed)
     found = []
-    for i in rng.sample(range(len(drawn.texts)), num):
+    for i in rng.sample(range(len(drawn.texts)), len(drawn.texts)):
         text = drawn.texts[i]
-        is_easy = sum(c in "+-*" for c in text) in EASY
-        lines = [text, *solution(text)] if is_easy else [text]
-        tokens = [ids[c] for c in "\n".join(lines)] + [ids["</s>"] if is_easy else ids["\n"]]
+        tokens = [ids[c] for c in text + "\n"] + list(below[i])
         if rng.random() < TEXT_SHARE:
-            if is_easy:
-                found.append(Example(tuple(tokens), len(text) + 1))
+            found.append(Example(tuple(tokens), len(text) + 1))
             continue
         prompt = picture_tokens(f"{i:0{DIGITS}x}", shape.num_tokens, shape.image_token)
         found.append(Example((*prompt, ids["\n"], *tokens), len(prompt) + 1))
@@ -234,7 +247,8 @@ def pictured_policy(
     say(f"{len(drawn.texts):,} pictures")
     learn_columns(model.vision_tower.train(), drawn, recipe["column_steps"], seed, say)
     model.source = lambda digest: drawn.pixels([int(digest, 16)])[0]
-    examples = rows_of(shape, drawn, len(drawn.texts), seed)
+    examples = rows_of(shape, drawn, seed)
+    say(f"{len(examples):,} rows")
     settings = TrainingSettings(
         num_steps=recipe["steps"],
         batch_size=64,

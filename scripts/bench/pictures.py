@@ -26,9 +26,10 @@ from typing import Any
 import torch
 
 from agent.checkpoints.checkpoint import Checkpoint, verify_checkpoint
-from agent.checkpoints.model_refs import CRITIC_ROLES, ModelSet
+from agent.checkpoints.model_refs import ModelSet
 from agent.checkpoints.publish import publish
 from agent.checkpoints.weights import load_model
+from agent.config.load import load_config
 from agent.engine.draft_choice import Drafter
 from agent.engine.drafting import ModelDrafts
 from agent.engine.job_cache import Cache
@@ -36,7 +37,7 @@ from agent.engine.requests import CompletionRequest, Generated
 from agent.evaluation.answering import sample_rollouts
 from agent.hosting.inline_hosts import InlineHosts
 from agent.hosting.model_host import HostSettings
-from agent.hosting.policy_host import PolicyHost, Speculation
+from agent.hosting.policy_host import PolicyHost
 from agent.pictures.comparison import Compared, one_change
 from agent.pictures.preprocessing import give_pictures
 from agent.search_models import Models, ModelSettings
@@ -49,7 +50,6 @@ from agent.training.optimizer import TrainingSettings
 from scripts.bench import arms
 from scripts.bench.report import Row, counted, repeats, share, show, write
 from search.interfaces import Rollout
-from search.settings import SearchSettings
 from search.state import Problem
 
 BUDGETS = (64, 128, 256)
@@ -83,8 +83,8 @@ class Study:
             (folder / "done").write_text(json.dumps({m.role: m.path for m in made}))
         paths = json.loads((folder / "done").read_text())
         refs |= {role: verify_checkpoint(path).ref(role) for role, path in paths.items()}
-        weights = dict.fromkeys(CRITIC_ROLES, 0.0)
-        given = ModelSettings(SearchSettings(), weights, speculation=Speculation("never"))
+        config = load_config({"task": "pictures", "hosting.speculation": "never"})[0]
+        given = ModelSettings.of(config)
         hosts = InlineHosts(HostSettings(threads=1, pictures=self.folder))
         models = Models(hosts, ModelSet(refs), self.task, given)
         models.use_tool = use_tool
