@@ -33,7 +33,7 @@ ROOMS = {
     "lengths": set(),
     "checkpoints": {"config", "networks"},
     "pictures": {"checkpoints", "networks"},
-    "tasks": {"config", "pictures", "scratch"},
+    "tasks": {"config", "networks", "pictures", "scratch"},
     "engine": {"checkpoints", "networks"},
     "hosting": {
         *("checkpoints", "config", "engine", "networks", "pictures", "scratch", "signals"),

@@ -8,10 +8,13 @@ math-verify.
 import random
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+from agent.pictures.folder import PictureFolder
 from agent.tasks.algebra import Algebra
 from agent.tasks.operators import Operator
+from agent.tasks.pictured import picture_parts
 from agent.tasks.renumbered import renumbered
 from agent.tasks.rewritings import REWRITINGS
 from agent.tasks.rows import OnBad, Row, keys_of, read_rows
@@ -61,7 +64,9 @@ class Jsonl(Task):
     instruction = INSTRUCTION
     gives_answers = True
 
-    def __init__(self, files: Files, rule: AnswerRule = "auto") -> None:
+    def __init__(self, files: Files, rule: AnswerRule = "auto", pictures: str = "") -> None:
+        """`pictures` is the folder that pictures of rows are kept in; empty: rows have none."""
+        self._folder = PictureFolder(Path(pictures).expanduser()) if pictures else None
         self.files = files
         self.rule: AnswerRule = rule
         self.answer_rule = rule
@@ -82,7 +87,7 @@ class Jsonl(Task):
             )
 
     def _read(self, source: str) -> tuple[Row, ...]:
-        found = read_rows(source, self.files.on_bad, self.key, self.same_answer)
+        found = read_rows(source, self.files.on_bad, self.key, self.same_answer, self._folder)
         if found.skipped:
             num = len(found.skipped)
             rows = "a row was" if num == 1 else f"{num} rows were"
@@ -109,10 +114,21 @@ class Jsonl(Task):
         return self._notes
 
     def read(self, text: str) -> str:
-        return check_text(text).strip()
+        text = check_text(text).strip()
+        for digest in self.pictures(text):
+            if self._folder is None:
+                raise TaskError("the question names a picture, and there is no folder of pictures")
+            self._folder.get(digest)
+        return text
 
     def question(self, text: str) -> str:
-        return f"Problem: {text}\nSolution:\n"
+        return f"Problem: {picture_parts(text)[1]}\nSolution:\n"
+
+    def pictures(self, text: str) -> tuple[str, ...]:
+        return picture_parts(text)[0]
+
+    def new_problem(self, text: str, answer: str | None, origin: str) -> Problem:
+        return replace(super().new_problem(text, answer, origin), pictures=self.pictures(text))
 
     # --- judging ---
 
@@ -161,7 +177,7 @@ class Jsonl(Task):
 
     def doubts(self, text: str, steps: Sequence[str]) -> tuple[float, ...]:
         """How the answer stands to the question's numbers."""
-        return grounding(text, steps).doubts
+        return grounding(picture_parts(text)[1], steps).doubts
 
     # --- problems ---
 
@@ -258,8 +274,8 @@ class Jsonl(Task):
     def variant(
         self, text: str, steps: Sequence[str], rng: random.Random
     ) -> tuple[str, tuple[str, ...]] | None:
-        """With other numbers, worked in the same way."""
-        return renumbered(text, steps, rng)
+        """With other numbers, worked in the same way; none of a problem whose picture says more."""
+        return None if self.pictures(text) else renumbered(text, steps, rng)
 
     @property
     def operators(self) -> tuple[Operator, ...]:
@@ -267,7 +283,7 @@ class Jsonl(Task):
             change: Callable[[Problem, random.Random], tuple[str, str | None] | None],
         ) -> Callable[[Problem, random.Random], Problem | None]:
             def apply(problem: Problem, rng: random.Random) -> Problem | None:
-                made = change(problem, rng)
+                made = None if self.pictures(problem.text) else change(problem, rng)
                 return None if made is None else self.new_problem(*made, "")
 
             return apply

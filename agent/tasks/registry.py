@@ -68,7 +68,7 @@ def _jsonl(config: Config) -> Jsonl:
         config.prompt.num_examples,
         config.bad_rows,
     )
-    return Jsonl(files, config.answers)
+    return Jsonl(files, config.answers, config.hosting.pictures)
 
 
 def _flag(key: str) -> str:

@@ -9,6 +9,9 @@ r"""Rows of real data as problems: which of a row's keys is the question, and wh
 | chat | the user's message | what the last assistant's message ends with | that message |
 | verl | the user's message of prompt | reward_model.ground_truth | - |
 
+Any row may have a picture under `image`, or several under `images`: paths below the file's folder,
+or data URLs.
+
 Two rows are one problem when their texts differ in letter case and white space only. Repeated rows
 count once; rows that contradict each other are refused, both named. A null counts as a key that is
 not there. Numbers are taken as they are written.
@@ -16,10 +19,13 @@ not there. Numbers are taken as they are written.
 
 import difflib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, Literal
 
+from agent.pictures.folder import PictureFolder
+from agent.tasks.pictured import marked, picture_parts, pictures_of_row
 from agent.tasks.row_files import RowError, rows_of
 from agent.tasks.task import check_characters, check_text
 from critics.answer import boxed, final_answer
@@ -62,15 +68,17 @@ def read_rows(
     on_bad: OnBad = "refuse",
     key: Callable[[str], str] = lambda text: " ".join(text.lower().split()),
     same: Callable[[str, str], bool] = lambda a, b: a == b,
+    pictures: PictureFolder | None = None,
 ) -> Rows:
-    """The problems of a file. Raises TaskError naming file, line and value."""
+    """The problems of a file; their pictures are kept in `pictures`. Raises TaskError naming file,
+    line and value."""
     found: dict[str, Row] = {}
     skipped: list[str] = []
     dropped: set[str] = set()
     repeated = 0
     for where, raw in rows_of(source):
         try:
-            row = _row(where, raw)
+            row = _row(where, raw, Path(source), pictures)
         except RowError as error:
             if on_bad == "refuse":
                 raise RowError(error.message, f"{error.fix}, or add {SKIP}") from error
@@ -104,7 +112,7 @@ def read_rows(
     return Rows(tuple(found.values()), tuple(skipped), repeated)
 
 
-def _row(where: str, raw: Any) -> Row:
+def _row(where: str, raw: Any, file: Path, pictures: PictureFolder | None) -> Row:
     if isinstance(raw, RowError):
         raise raw
     if not isinstance(raw, dict):
@@ -112,7 +120,18 @@ def _row(where: str, raw: Any) -> Row:
         raise RowError(f"{where} is a {type(raw).__name__}, not an object", fix)
     row = {key: value for key, value in raw.items() if value is not None}
     try:
-        return _read(where, row)
+        found = _read(where, row)
+        if picture_parts(found.text)[0]:
+            raise RowError(
+                f"{where} has a text that begins as a problem with a picture does",
+                "give the picture under 'image', and the words alone as the question",
+            )
+        if "image" not in row and "images" not in row:
+            return found
+        if pictures is None:
+            raise RowError(f"{where} has a picture, and none is read here", "leave it out")
+        digests = pictures_of_row(row, file.expanduser(), pictures)
+        return replace(found, text=marked(digests, found.text))
     except RowError:
         raise
     except TaskError as error:
