@@ -22,6 +22,8 @@ HANDS = (
 )
 LEAST = 0.2
 """Correlation under which nothing is said to be the text at all."""
+FEW = 4
+"""Ways of drawing that are tried once the best ones are known."""
 REACH = 2
 """Pixels that another text may lie further left or right."""
 
@@ -54,11 +56,18 @@ class Compared:
         self._darkness = grey.mean() - grey
         self._length = float(np.sqrt((self._darkness**2).sum())) + 1e-9
         self._spectrum = np.conj(np.fft.rfft2(self._darkness))
+        self._hands: Sequence[Hand] = HANDS
 
     def best(self, text: str) -> Match | None:
-        """The best match over all hands and places; None where the text fits nowhere."""
-        found = [m for hand in HANDS if (m := self._over(ink_of(text, hand), hand)) is not None]
-        return max(found, key=lambda m: m.correlation, default=None)
+        """The best match over hands and places; None where the text fits nowhere.
+
+        A wrong reading is mostly right, so that the first one tells the hands to try from then on.
+        """
+        tried = (self._over(ink_of(text, hand), hand) for hand in self._hands)
+        found = sorted((m for m in tried if m is not None), key=lambda m: -m.correlation)
+        if found and found[0].correlation >= LEAST:
+            self._hands = [m.hand for m in found[:FEW]]
+        return found[0] if found else None
 
     def verdict(self, text: str, others: Iterable[str]) -> Verdict:
         """Whether the picture shows this text rather than one of `others`, which are drawn as it
@@ -114,8 +123,7 @@ def one_change(text: str, groups: Sequence[str]) -> Iterator[str]:
     if len(text) > 3:
         yield text[2:]
         yield text[:-2]
-    first, second = groups[0], groups[1]
-    for one in first:
-        for other in second:
+    for one in groups[0][::3]:  # whatever is written there, some ink of it is met
+        for other in groups[1]:
             yield one + other + text
             yield text + other + one

@@ -10,6 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 HEIGHT, WIDTH = 64, 256
 SIZES = (18, 20, 22, 24)
 MARGIN = 4
+BOX = (48, 40)
+"""Height and width that one character may take, six pixels around it among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +74,31 @@ def mask_of(text: str, hand: Hand) -> tuple[bytes, int, int]:
 
 
 def _written(text: str, hand: Hand) -> Image.Image:
-    font = _font(hand)
-    stroke = 1 if hand.is_bold and not hand.is_coarse else 0
-    left, top, right, bottom = ImageDraw.Draw(Image.new("L", (1, 1))).textbbox(
-        (0, 0), text, font=font, stroke_width=stroke
-    )
-    image = Image.new("L", (int(right - left) + 4, int(bottom - top) + 4))
-    draw = ImageDraw.Draw(image)
-    draw.text((2 - left, 2 - top), text, fill=255, font=font, stroke_width=stroke)
+    """Characters side by side: both fonts advance by whole pixels."""
+    starts = np.cumsum([0, *(_advance(c, hand) for c in text)])
+    sheet = np.zeros((BOX[0], int(starts[-1]) + BOX[1]), np.uint8)
+    for start, character in zip(starts.tolist(), text, strict=False):
+        place = sheet[:, start : start + BOX[1]]
+        np.maximum(place, _glyph(character, hand), out=place)
+    image = Image.fromarray(sheet, "L")
     if hand.is_coarse:
         double = (image.width * 2, image.height * 2)
         image = image.resize(double, Image.Resampling.BILINEAR)
-    return image
+    return image.crop(image.getbbox() or (0, 0, 1, 1))
+
+
+@lru_cache(maxsize=4096)
+def _advance(character: str, hand: Hand) -> int:
+    return round(_font(hand).getlength(character))
+
+
+@lru_cache(maxsize=4096)
+def _glyph(character: str, hand: Hand) -> np.ndarray:
+    """The ink of one character, uint8 of the size `BOX`."""
+    image = Image.new("L", (BOX[1], BOX[0]))
+    stroke = 1 if hand.is_bold and not hand.is_coarse else 0
+    ImageDraw.Draw(image).text((6, 6), character, fill=255, font=_font(hand), stroke_width=stroke)
+    return np.asarray(image)
 
 
 @lru_cache(maxsize=64)
@@ -111,9 +126,8 @@ def place_of(text: str, drawing: Drawing) -> tuple[int, int, int, int]:
 def ends_of(text: str, drawing: Drawing) -> list[float]:
     """Where each character ends in its picture, in pixels from the left, by its advance."""
     left, _, width, _ = place_of(text, drawing)
-    font = _font(drawing.hand)
-    advance = [font.getlength(text[: i + 1]) for i in range(len(text))]
-    return [left + width * a / advance[-1] for a in advance]
+    advance = np.cumsum([_advance(c, drawing.hand) for c in text])
+    return [float(left + width * a / advance[-1]) for a in advance]
 
 
 def picture_of(text: str, drawing: Drawing, seed: int) -> Image.Image:

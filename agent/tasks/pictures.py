@@ -46,10 +46,15 @@ def drawn(text: str) -> Image.Image:
     return picture_of(text, drawn_by_lot(rng), rng.getrandbits(32))
 
 
+@lru_cache(maxsize=512)
+def _picture(text: str) -> Compared:
+    return Compared(drawn(text))
+
+
 @lru_cache(maxsize=2**14)
 def _compared(text: str, reading: str) -> Finding:
     """What drawing a reading again says of it. Of the text its picture alone is looked at."""
-    verdict = Compared(drawn(text)).verdict(reading, one_change(reading, GROUPS))
+    verdict = _picture(text).verdict(reading, one_change(reading, GROUPS))
     if verdict.is_same is None:
         return Finding(None, "the picture is too faint to compare")
     if verdict.is_same:

@@ -89,10 +89,12 @@ def test_what_the_tool_says_it_says_of_the_picture_and_not_of_the_text(
     from agent.tasks import pictures
 
     pictures._compared.cache_clear()
+    pictures._picture.cache_clear()
     monkeypatch.setattr(pictures, "drawn", lambda text: drawn("9-1"))
     assert task.check_step("7+2*3", ["9-1\n"]).is_sound
     assert task.check_step("7+2*3", ["7+2*3\n"]).is_sound is False
     pictures._compared.cache_clear()
+    pictures._picture.cache_clear()
 
 
 def test_a_picture_has_no_other_wordings(task: Pictures) -> None:
