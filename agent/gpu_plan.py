@@ -99,7 +99,8 @@ def training_ways(arch: Architecture, gpu: Gpu, num_gpus: int, work: Work) -> li
     ways = [_whole(arch, gpu, num_gpus, work)]
     if num_gpus > 1:
         ways.append(_sharded(arch, gpu, num_gpus, work))
-    return [*ways, _adapters(arch, gpu, num_gpus, work)]
+    # A network that reads pictures takes no adapters (`training.recipe.check_adapters`).
+    return ways if arch.vision else [*ways, _adapters(arch, gpu, num_gpus, work)]
 
 
 def _whole(arch: Architecture, gpu: Gpu, num_gpus: int, work: Work) -> Way:
@@ -178,8 +179,9 @@ def _way(
 
 
 def _outer_size(arch: Architecture) -> int:
-    """Numbers in the embeddings and a head of their own."""
-    return arch.vocab_size * arch.hidden_size * (1 if arch.is_tied else 2)
+    """Numbers outside of the blocks: embeddings, a head of their own, a tower for pictures."""
+    tower = num_parameters(arch) - num_parameters(arch.language)
+    return arch.vocab_size * arch.hidden_size * (1 if arch.is_tied else 2) + tower
 
 
 @dataclass(frozen=True, slots=True)

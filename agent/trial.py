@@ -25,6 +25,7 @@ from agent.networks.device import (
     local_gpus,
 )
 from agent.option_trial import Tried, tried_options
+from agent.pictures.preprocessing import give_pictures
 from agent.training.examples import Example
 from agent.training.job import adapted_model
 from agent.training.methods.sft import train_on_texts
@@ -71,7 +72,9 @@ def measured(
     drawn = torch.randint(4, arch.vocab_size, (TEXTS, PROMPT), generator=generator).tolist()
     rows = [tuple(row) for row in drawn]
     tokenizer = Tokenizer(policy.path)
-    engine = TorchEngine(load_model(policy, dtype, device), tokenizer.steps, tokenizer.end_ids)
+    model = load_model(policy, dtype, device)
+    give_pictures(model, policy, config.hosting.pictures)
+    engine = TorchEngine(model, tokenizer.steps, tokenizer.end_ids)
     decoded, read = _engine_rates(engine, rows)
     proposed = _proposing_rate(engine, asked) if asked else decoded
     tried = tried_options(engine, asked, claim_of, tokenizer.decode_after) if asked else []

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, aliased
 
@@ -160,12 +160,10 @@ def record_votes(session: Session, votes: Iterable[CastVote]) -> int:
     ]
     if not rows:
         return 0
-    before = _count(session)
-    if session.get_bind().dialect.name == "sqlite":
-        session.execute(sqlite.insert(ArenaVote).on_conflict_do_nothing(), rows)
-    else:
-        session.execute(postgresql.insert(ArenaVote).on_conflict_do_nothing(), rows)
-    return _count(session) - before
+    is_sqlite = session.get_bind().dialect.name == "sqlite"
+    adding = (sqlite.insert if is_sqlite else postgresql.insert)(ArenaVote)
+    new = session.scalars(adding.on_conflict_do_nothing().returning(ArenaVote.id), rows)
+    return len(new.all())
 
 
 def pair_name(one: str, other: str) -> str:
@@ -214,10 +212,12 @@ def votes_cast(
     ]
 
 
-def compared_by(session: Session, judge: str) -> set[tuple[str, str]]:
-    """Problem key and pair of everything that a judge has voted on."""
+def compared_by(session: Session, task: str, judge: str) -> set[tuple[str, str]]:
+    """Problem key and pair of all of a task that a judge has voted on."""
     rows = session.execute(
-        select(ArenaVote.problem_key, ArenaVote.pair).where(ArenaVote.judge == judge)
+        select(ArenaVote.problem_key, ArenaVote.pair)
+        .join(HeldOutProblem, HeldOutProblem.key == ArenaVote.problem_key)
+        .where(HeldOutProblem.task == task, ArenaVote.judge == judge)
     )
     return {(key, pair) for key, pair in rows}
 
@@ -240,10 +240,6 @@ def exported_votes(votes: Iterable[StoredVote]) -> Iterator[dict[str, object]]:
             "seed": v.seed,
             "chance": v.chance,
         }
-
-
-def _count(session: Session) -> int:
-    return session.scalar(select(func.count()).select_from(ArenaVote)) or 0
 
 
 def _check_named(given: Sequence[str], known: set[str]) -> None:

@@ -58,7 +58,7 @@ ROOMS = {
     "gpu_plan": {"checkpoints", "config", "hosting", "networks", "training"},
     "trial": {
         *("checkpoints", "config", "engine", "gpu_plan", "hosting", "networks", "option_trial"),
-        "training",
+        *("pictures", "training"),
     },
     "open_models": {
         *("checkpoints", "config", "defaults", "hosting", "scratch", "search_models", "tasks"),

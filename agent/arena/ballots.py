@@ -1,5 +1,6 @@
 """Pairs of answers as a judge sees them: who wrote which is known to this file alone."""
 
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -27,13 +28,16 @@ from store.states import Choice
 AUTOMATIC = ("verifier:", "model:")
 """What the names of judges begin with that are nobody."""
 STRENGTHS = (1, 2, 3)
+MOST_NUMBER = 10**15
+"""Of a ballot."""
 MOST_OPEN = 64
 """Ballots that were shown and not voted on; of more the oldest is forgotten, and comes again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ballot:
-    """What a judge is shown. `number` is its name until the vote is cast."""
+    """What a judge is shown. `number` is its name until the vote is cast: drawn at random, so that
+    a page which was left open names no ballot of a later box."""
 
     number: int
     problem: str
@@ -54,7 +58,7 @@ class BallotBox:
     """Ballots for one judge over one task's answers.
 
     A judge compares two contestants on a problem once, and never two equal texts. What is shown
-    does not come again, voted on or not, unless it is forgotten. The pair is
+    does not come again from this box, voted on or not, unless it is forgotten. The pair is
     drawn where a vote teaches most (`pairing`), the problem among those that are open for it, and
     the sides by lot; the seed of the draw is stored with the vote.
     """
@@ -73,9 +77,9 @@ class BallotBox:
         self._problems = {p.key: p for p in problems}
         self.contestants = tuple(sorted({a.contestant for p in problems for a in p.answers}))
         with store.session() as session:
-            done = compared_by(session, judge)
+            done = compared_by(session, task, judge)
         self._open = _open_pairs(problems, done)
-        if not self._open and not done:
+        if not any(pairs_of(p) for p in problems):
             raise UsageError(
                 f"no problem of task {task!r} has two different written answers",
                 "measure two policies with `ratchet evaluate --store URL` or a round first",
@@ -109,13 +113,13 @@ class BallotBox:
         vote = CastVote(
             problem.key, left, right, Choice.TIE, self.judge, seed=seed, chance=draw.chance
         )
-        number = self._num_drawn
+        number = secrets.randbelow(MOST_NUMBER)
         ballot = Ballot(number, problem.text, left.text, right.text, self._num_open)
         self._open[pair].remove(problem.key)
         self._num_open -= 1
         self._shown[number] = _Shown(vote, self.clock())
         if len(self._shown) > MOST_OPEN:
-            self._forget(min(self._shown))
+            self._forget(next(iter(self._shown)))
         return ballot
 
     def cast(self, number: int, choice: Choice, strength: int = 1) -> CastVote:
@@ -127,13 +131,19 @@ class BallotBox:
         seconds = self.clock() - shown.since
         vote = replace(shown.vote, choice=choice, strength=strength, seconds=seconds)
         with self.store.session() as session:
-            record_votes(session, [vote])
+            num_new = record_votes(session, [vote])
         del self._shown[number]
+        if not num_new:
+            raise UsageError(
+                f"{self.judge} has voted on this pair before, in another place",
+                "the first vote stays: take the next ballot",
+            )
         self._chances = self._weighed()
         return vote
 
     def drop(self, number: int) -> None:
-        """Leave a comparison out for good. Raises NotFoundError for a ballot that is not open."""
+        """Leave a comparison out, as long as this box lives. Raises NotFoundError for a ballot that
+        is not open."""
         self._found(number)
         del self._shown[number]
 
@@ -173,7 +183,7 @@ class BallotBox:
 
 def check_judge(name: str) -> None:
     """Raises UsageError for a name that no person may have."""
-    if not name.strip() or name.startswith(AUTOMATIC):
+    if not name.strip() or name.strip().startswith(AUTOMATIC):
         raise UsageError(
             f"{name!r} is no name of a judge", "take your own; verifier: and model: are not people"
         )

@@ -25,6 +25,8 @@ Ties = Literal["half", "davidson"]
 Clusters = Literal["problem and judge", "problem", "vote", "none"]
 FEWEST_JUDGES = 10
 """Judges from which on their votes are taken together; of fewer nothing can be told."""
+FEWEST_PROBLEMS = 10
+"""Problems from which on votes on one are taken together; of fewer nothing can be told."""
 STEPS = 200
 TOLERANCE = 1e-12
 SCALE = 400.0 / math.log(10.0)
@@ -103,7 +105,7 @@ def fitted(ballots: Ballots, ties: Ties = "half", clusters: Clusters | None = No
         )
     reach = reachable(won)
     is_separated = not bool(reach.all())
-    counts = counts + _one_tie_between(counts, reach)
+    counts = counts + _one_tie_between(counts, reach) * float(ballots.weight.mean())
     theta, hessian, value = _maximum(counts, ties)
     m = len(ballots.contestants)
     inverse = _inverse(hessian, m, ties)
@@ -111,8 +113,10 @@ def fitted(ballots: Ballots, ties: Ties = "half", clusters: Clusters | None = No
     kind = clusters or _default_clusters(ballots)
     covariance, num = _sandwich(inverse, scored, ballots, kind)
     by_vote, _ = _sandwich(inverse, scored, ballots, "vote")
-    if is_separated:
-        covariance = _not_below(covariance, inverse)
+    if is_separated or min(num, len(ballots)) < FEWEST_PROBLEMS:
+        # Too little varies for the votes to show how much they would.
+        scale = float((ballots.weight**2).sum() / ballots.weight.sum())
+        covariance, by_vote = (_not_below(c, scale * inverse) for c in (covariance, by_vote))
     others = ~np.eye(m, dtype=np.bool_)
     return Strengths(
         ballots.contestants,
@@ -262,9 +266,9 @@ class _Scored:
 
 
 def _default_clusters(ballots: Ballots) -> Clusters:
-    if len(ballots.judges) >= FEWEST_JUDGES:
-        return "problem and judge"
-    return "problem" if len(ballots.problems) > 1 else "vote"
+    if len(ballots.problems) < FEWEST_PROBLEMS:
+        return "vote"
+    return "problem and judge" if len(ballots.judges) >= FEWEST_JUDGES else "problem"
 
 
 def _sandwich(

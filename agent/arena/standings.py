@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agent.arena.ballots import as_votes
-from agent.arena.bradley_terry import FEWEST_JUDGES, Strengths, Ties, elo, fitted
+from agent.arena.ballots import AUTOMATIC, as_votes
+from agent.arena.bradley_terry import FEWEST_JUDGES, FEWEST_PROBLEMS, Strengths, Ties, elo, fitted
 from agent.arena.judges import JudgeFit, PositionBias, agreement, judge_fits, position_bias
 from agent.arena.ranks import RankSet, rank_sets
 from agent.arena.votes import Vote, ballots_of
@@ -40,7 +40,7 @@ class Standings:
     num_problems: int
     tie_share: float
     position: PositionBias
-    """Of judges that saw two sides: not of verifiers."""
+    """Of people: a verifier sees no sides, and a model is asked both ways round."""
     kappa: float | None
     num_repeated: int
     """Comparisons that several judges made, which kappa is of."""
@@ -80,7 +80,7 @@ def standings(
                 told["tied"],
             )
         )
-    shown = [v for v in given if not v.judge.startswith("verifier:")]
+    shown = [v for v in given if not v.judge.startswith(AUTOMATIC)]
     kappa, num_repeated = agreement(given)
     fits = tuple(judge_fits(given))
     num_tied = sum(v.choice in (Choice.TIE, Choice.BAD) for v in given)
@@ -96,7 +96,7 @@ def standings(
         strengths.clusters,
         strengths.design_effect,
         strengths.tie,
-        tuple(_notes(strengths, fits, len(ballots.judges))),
+        tuple(_notes(strengths, fits, len(ballots.judges), len(ballots.problems))),
     )
 
 
@@ -114,7 +114,9 @@ def _tallied(votes: Sequence[Vote]) -> dict[str, Counter[str]]:
     return found
 
 
-def _notes(strengths: Strengths, fits: Sequence[JudgeFit], num_judges: int) -> list[str]:
+def _notes(
+    strengths: Strengths, fits: Sequence[JudgeFit], num_judges: int, num_problems: int
+) -> list[str]:
     notes = []
     for name, lost, won in zip(
         strengths.contestants, strengths.never_lost, strengths.never_won, strict=True
@@ -123,8 +125,13 @@ def _notes(strengths: Strengths, fits: Sequence[JudgeFit], num_judges: int) -> l
             notes.append(f"{name} never lost: how far it is ahead has no upper bound")
         if won:
             notes.append(f"{name} never won: how far it is behind has no lower bound")
-    if strengths.is_separated and not notes:
+    if strengths.is_separated:
         notes.append("some contestants lost to none of the others: the gap has no upper bound")
+    if num_problems < FEWEST_PROBLEMS:
+        notes.append(
+            f"{num_problems} problems: votes on one are taken as independent (from "
+            f"{FEWEST_PROBLEMS} on they are taken together)"
+        )
     if num_judges < FEWEST_JUDGES:
         notes.append(
             f"{num_judges} {'judge' if num_judges == 1 else 'judges'}: intervals are of these "

@@ -251,12 +251,16 @@ def _check_alike(header: Header, base: Header) -> None:
 
 def check_shapes(header: Header, listed: Sequence[Shapes]) -> None:
     """Raises CheckpointError where the weights are not those that config.json asks for."""
-    found = {
-        own: shape
-        for shapes in listed
-        for name, shape in shapes.items()
-        if (own := own_name(header.architecture, name)) is not None
-    }
+    found: Shapes = {}
+    for name, shape in ((n, s) for shapes in listed for n, s in shapes.items()):
+        own = own_name(header.architecture, name)
+        if own in found and header.architecture.vision is not None:
+            raise CheckpointError(
+                f"the weights in {header.path} have {own[:80]!r} under two names",
+                "save the checkpoint again with transformers",
+            )
+        if own is not None:
+            found[own] = shape
     expected = parameter_shapes(header.architecture, header.is_critic)
     if header.base is not None and header.adapter is not None:
         base = parameter_shapes(header.base.architecture, header.base.is_critic)

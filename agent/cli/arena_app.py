@@ -77,7 +77,7 @@ def arena_vote(
     store: StoreUrl = None,
     config: ConfigFile = "",
 ) -> None:
-    """Show pairs of answers and ask which is better. Who wrote which is told after the vote.
+    """Show pairs of answers and ask which is better. Who wrote which is not told.
 
     Answer l, r, t (a tie) or b (both bad), with 1 to 3 behind l or r for how clearly: `l3`. s skips
     a pair, q ends. Answers come line by line on standard input, so that a script can vote, too.

@@ -17,6 +17,7 @@ from agent.engine.feed import within
 from agent.engine.forward import Where, placed
 from agent.engine.job_cache import Cache, Ids
 from agent.networks.inference import InferenceNetwork
+from agent.networks.pictures import FIRST_WORD, WORDS
 
 MAX_TOKENS = 1024
 """Of one pack, unless a single row is longer."""
@@ -24,6 +25,9 @@ MAX_CELLS = 2**22
 """Queries times columns of one forward."""
 MAX_LOGITS = 2**25
 """Numbers held at once."""
+
+
+Branch = int | tuple[int, ...]
 
 
 @dataclass(slots=True)
@@ -37,15 +41,16 @@ class Pack:
     paths: list[list[int]] = field(default_factory=list)
     """For each row the places of its tokens."""
     rows: list[int] = field(default_factory=list)
-    _children: dict[tuple[int, int], int] = field(default_factory=dict)
+    _children: dict[tuple[int, Branch], int] = field(default_factory=dict)
 
     def add(self, row: int, tokens: Sequence[int]) -> None:
         path: list[int] = []
         parent = -1
         for depth, token in enumerate(tokens):
-            place = self._children.get((parent, token))
+            branch = _branch(tokens, depth)
+            place = self._children.get((parent, branch))
             if place is None:
-                place = self._children[(parent, token)] = len(self.tokens)
+                place = self._children[(parent, branch)] = len(self.tokens)
                 self.tokens.append(token)
                 self.parents.append(parent)
                 self.depths.append(depth)
@@ -57,12 +62,19 @@ class Pack:
     def num_new(self, tokens: Sequence[int]) -> int:
         """Tokens that a row would add."""
         parent = -1
-        for depth, token in enumerate(tokens):
-            place = self._children.get((parent, token))
+        for depth in range(len(tokens)):
+            place = self._children.get((parent, _branch(tokens, depth)))
             if place is None:
                 return len(tokens) - depth
             parent = place
         return 0
+
+
+def _branch(tokens: Sequence[int], depth: int) -> Branch:
+    """What tells a token from its siblings: of a picture all of its digest, so that two pictures
+    share no token of it."""
+    token = tokens[depth]
+    return token if token < FIRST_WORD else tuple(tokens[depth : depth + WORDS])
 
 
 def packs(rows: Sequence[Sequence[int]]) -> list[Pack]:

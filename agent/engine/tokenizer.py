@@ -52,7 +52,9 @@ class Tokenizer:
         self.special_ids = frozenset(i for i, t in added.items() if t.special) | set(self.end_ids)
 
     def _check_rows(self) -> None:
-        known = _json(self.path / "config.json").get("vocab_size")
+        config = _json(self.path / "config.json")
+        text = config.get("text_config")
+        known = (text if isinstance(text, dict) else config).get("vocab_size")
         # Fewer tokens than rows are padding, but never half of them.
         if isinstance(known, int) and not known <= 2 * self.vocab_size <= 2 * known:
             raise CheckpointError(

@@ -110,6 +110,13 @@ class Architecture:
     """Of a network that reads pictures; all else is said of its language model."""
 
     @property
+    def language(self) -> "Architecture":
+        """The language model alone, of a network that reads pictures; else itself."""
+        if self.vision is None:
+            return self
+        return replace(self, vision=None, model_type=self.vision.language)
+
+    @property
     def activation_scale(self) -> float:
         """What a block leaves for the backward pass, against one of a Llama: an average leaves some
         numbers for each of its components."""
@@ -214,7 +221,7 @@ def _llava(config: Mapping[str, Any]) -> Architecture:
         )
     language = Architecture.from_config(text)
     is_tied = _flag(config, "tie_word_embeddings") or _flag(text, "tie_word_embeddings")
-    vision = vision_shape(config, language.vocab_size)
+    vision = vision_shape(config, language.vocab_size, language.model_type)
     return replace(language, model_type="llava", is_tied=is_tied, vision=vision)
 
 

@@ -4,8 +4,7 @@ of our decoders, whose blocks see the projected patches in the places of placeho
 Parameter names are those that transformers writes.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -32,7 +31,7 @@ class LlavaModel(LanguageModel):
         super().__init__(arch, is_critic)
         if arch.vision is None:
             raise ValueError("a network that reads pictures needs the shape of its tower")
-        self.language_model = Decoder(replace(arch, vision=None), is_critic)
+        self.language_model = Decoder(arch.language, is_critic)
         self.vision_tower = SiglipTower(arch.vision)
         self.multi_modal_projector = Projector(arch.vision, arch.hidden_size)
         self.vision = arch.vision
@@ -46,13 +45,15 @@ class LlavaModel(LanguageModel):
 
     def embedded(self, tokens_BT: Tensor) -> Tensor:
         """What the blocks begin with, [B, T, E]."""
+        places = (self.vision.num_tokens, self.vision.image_token)
         shown = [
             (b, start, digest)
             for b, row in enumerate(tokens_BT.tolist())
             if max(row) >= FIRST_WORD
-            for start, digest in pictures_in(row)
+            for start, digest in pictures_in(row, *places)
         ]
-        x_BTE = self.language_model.embedded(tokens_BT.clamp(max=self.vision.image_token))
+        words_BT = tokens_BT.masked_fill(tokens_BT >= FIRST_WORD, self.vision.image_token)
+        x_BTE = self.language_model.embedded(words_BT)
         if not shown:
             return x_BTE
         digests = list(dict.fromkeys(digest for _, _, digest in shown))
@@ -117,8 +118,3 @@ class LlavaModel(LanguageModel):
             own.load_state_dict(copied_weights(getattr(self, name), own.state_dict()), assign=True)
         found.source = self.source
         return found
-
-    def vision_parameters(self) -> Iterator[nn.Parameter]:
-        """Of the tower and the projector."""
-        yield from self.vision_tower.parameters()
-        yield from self.multi_modal_projector.parameters()

@@ -30,9 +30,11 @@ class LlavaInference(LlamaInference):
     def _embedded(self, tokens_R: Tensor) -> Tensor:
         """Rows of one text stand side by side, so that a picture's places do."""
         tokens = tokens_R.tolist()
-        x_RE = super()._embedded(tokens_R.clamp(max=self.vision.image_token))
+        is_word_R = tokens_R >= FIRST_WORD
+        x_RE = super()._embedded(tokens_R.masked_fill(is_word_R, self.vision.image_token))
         if max(tokens) >= FIRST_WORD:
-            for start, digest in pictures_in(tokens):
+            places = (self.vision.num_tokens, self.vision.image_token)
+            for start, digest in pictures_in(tokens, *places):
                 x_RE[start : start + self.vision.num_tokens] = self._seen(digest)
         return x_RE
 

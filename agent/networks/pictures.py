@@ -33,12 +33,17 @@ def picture_tokens(digest: str, num_tokens: int, image_token: int) -> tuple[int,
     return (*(FIRST_WORD + w for w in words), *[image_token] * (num_tokens - WORDS))
 
 
-def pictures_in(tokens: Sequence[int]) -> Iterator[tuple[int, str]]:
+def pictures_in(
+    tokens: Sequence[int], num_tokens: int = 0, image_token: int = 0
+) -> Iterator[tuple[int, str]]:
     """Where each picture of a text begins, and its digest. Raises TaskError where a part of one is
-    missing."""
+    missing: of its placeholders, too, where it is told how many places a picture has."""
     at = [i for i, token in enumerate(tokens) if token >= FIRST_WORD]
     for start, *others in zip(*(at[i::WORDS] for i in range(WORDS)), strict=False):
         if others[-1] != start + WORDS - 1:
+            raise _torn()
+        rest = tokens[start + WORDS : start + num_tokens]
+        if num_tokens and (len(rest) < num_tokens - WORDS or set(rest) - {image_token}):
             raise _torn()
         number = 0
         for i in range(start, start + WORDS):

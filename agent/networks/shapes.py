@@ -1,7 +1,5 @@
 """Shapes of a network's parameters by its architecture, without torch and without building it."""
 
-from dataclasses import replace
-
 from agent.networks.architecture import Architecture, MegalodonShape
 from agent.networks.vision_shape import VisionShape
 
@@ -15,7 +13,7 @@ def parameter_shapes(arch: Architecture, is_critic: bool) -> Shapes:
     if arch.megalodon is not None:
         return _megalodon_shapes(arch, arch.megalodon, is_critic)
     if arch.vision is not None:
-        language = parameter_shapes(replace(arch, vision=None), is_critic)
+        language = parameter_shapes(arch.language, is_critic)
         own = {LANGUAGE + name: shape for name, shape in language.items()}
         return own | _vision_shapes(arch.vision, arch.hidden_size)
     hidden, inner = arch.hidden_size, arch.intermediate_size

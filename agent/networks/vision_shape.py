@@ -48,6 +48,8 @@ class VisionShape:
     has_projector_bias: bool
     image_token: int
     """Id of the placeholder in a prompt, one for each patch."""
+    language: str
+    """The language model's own model_type."""
 
     @property
     def num_tokens(self) -> int:
@@ -55,8 +57,9 @@ class VisionShape:
         return (self.image_size // self.patch_size) ** 2
 
 
-def vision_shape(config: Mapping[str, Any], vocab_size: int) -> VisionShape:
-    """Of a config.json of model_type llava. Raises CheckpointError for what is not computed."""
+def vision_shape(config: Mapping[str, Any], vocab_size: int, language: str) -> VisionShape:
+    """Of a config.json of model_type llava around a language model of that model_type. Raises
+    CheckpointError for what is not computed."""
     vision = config.get("vision_config")
     if not isinstance(vision, dict):
         raise _wrong("no vision_config", "save the checkpoint again with transformers")
@@ -127,6 +130,7 @@ def vision_shape(config: Mapping[str, Any], vocab_size: int) -> VisionShape:
         projector_activation=projector,
         has_projector_bias=has_bias,
         image_token=token,
+        language=language,
     )
     said = config.get("image_seq_length")
     is_bounded = FEWEST_TOKENS <= found.num_tokens <= MOST_TOKENS

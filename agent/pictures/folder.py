@@ -30,12 +30,15 @@ class PictureFolder:
         """Keep a plain picture (`files.plain`); its digest. Raises ResourceError."""
         digest = digest_of(image)
         file = self.file_of(digest)
-        if file.is_file():
+        if file.is_file() and file.stat().st_size:
             return digest
         scratch = file.with_name(f".{uuid.uuid4().hex}")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            image.save(scratch, format="PNG")
+            with scratch.open("xb") as stream:
+                image.save(stream, format="PNG")
+                stream.flush()
+                os.fsync(stream.fileno())
             os.replace(scratch, file)
         except OSError as error:
             size = image.width * image.height

@@ -19,6 +19,14 @@ from agent.pictures.folder import PictureFolder
 from search.errors import CheckpointError
 
 FILE = "preprocessor_config.json"
+COMPUTED = {
+    "do_resize": True,
+    "do_rescale": True,
+    "do_normalize": True,
+    "do_center_crop": False,
+    "do_pad": False,
+}
+"""Keys of the file that must say this where they are there."""
 RESAMPLING = {0, 1, 2, 3, 4, 5}
 """Pillow's filters, as transformers writes them."""
 
@@ -38,6 +46,18 @@ class Preprocessing:
         """Of a checkpoint's folder; without the file SigLIP's own values. Raises CheckpointError
         where the picture would not have the patches that the tower has places for."""
         said = read_json(path, FILE) if (path / FILE).is_file() else {}
+        for key, wanted in COMPUTED.items():
+            if said.get(key, wanted) != wanted:
+                raise CheckpointError(
+                    f"{path / FILE} has {key} {said[key]!r:.60}, which is not computed",
+                    f"only {wanted!r} is: prepare the pictures so, or use another checkpoint",
+                )
+        factor = said.get("rescale_factor", 1 / 255)
+        if type(factor) not in (int, float) or abs(factor - 1 / 255) > 1e-9:
+            raise CheckpointError(
+                f"{path / FILE} has rescale_factor {factor!r:.60}, and 1/255 alone is computed",
+                "use another checkpoint",
+            )
         size = said.get("size") or {"height": shape.image_size, "width": shape.image_size}
         height, width = (_side(path, size, name) for name in ("height", "width"))
         patch = shape.patch_size

@@ -29,7 +29,9 @@ def learned_states(
 ) -> Tensor:
     """States [N, E] before the learned tokens, row by row."""
     if model.arch.vision is None:  # who sees no pictures is told the words
-        rows = [_told(row) for row in rows]
+        told = [_told(row) for row in rows]
+        if told != list(rows):
+            rows, positions_BT = told, None  # the places were those of longer rows
     tokens_BT, lengths_B = padded([row.tokens for row in rows])
     mask_BT = counted_mask(lengths_B, [row.num_prompt for row in rows], tokens_BT.shape[1])
     positions = None if positions_BT is None else positions_BT.to(model.device)

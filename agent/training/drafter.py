@@ -72,7 +72,7 @@ class DrafterJob(LoopJob):
 
 def _can_go_on(earlier: Checkpoint, parent: Checkpoint, lora_rank: int) -> bool:
     depth = earlier.architecture.num_layers
-    is_alike = replace(parent.architecture, num_layers=depth) == earlier.architecture
+    is_alike = replace(parent.architecture.language, num_layers=depth) == earlier.architecture
     if not lora_rank:
         return is_alike
     is_on_base = earlier.whole.version == parent.whole.version

@@ -53,20 +53,23 @@ class Voting:
     def cast(self, store: Store, form: dict[str, list[str]]) -> dict[str, Any]:
         """Write the vote of a form, and the next pair. Raises UsageError, NotFoundError."""
         task, number, pressed = (form.get(key, [""])[0] for key in ("task", "ballot", "choice"))
-        if pressed not in FORMS or not (number.isascii() and number.isdigit() and len(number) < 10):
+        if pressed not in FORMS or not (number.isascii() and number.isdigit() and len(number) < 17):
             raise UsageError("that is no vote", "take the next ballot")
         choice, strength, _ = FORMS[pressed]
         with store.session() as session:
             name = chosen_task(session, task)
         with self._lock:
             vote = self._box(name).cast(int(number), choice, strength)
-        said = f"{choice}. Left was {vote.left.contestant}, right {vote.right.contestant}."
-        return self.ballot(store, name, said)
+        return self.ballot(store, name, str(vote.choice))
 
     def _box(self, task: str) -> BallotBox:
         if task not in self._boxes:
             store = self._opened()
-            with store.session() as session:
-                problems = arena_problems(session, task)
-            self._boxes[task] = BallotBox(store, task, problems, self.judge, self._seed)
+            try:
+                with store.session() as session:
+                    problems = arena_problems(session, task)
+                self._boxes[task] = BallotBox(store, task, problems, self.judge, self._seed)
+            except BaseException:
+                store.close()
+                raise
         return self._boxes[task]

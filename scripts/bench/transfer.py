@@ -206,7 +206,7 @@ def looped(study: Study, task: str, seed: int, changes: Sequence[str]) -> Iterat
             done.write_text(json.dumps(run))
         before, after = json.loads(done.read_text())["states"]
         start, end = before["greedy"], after["greedy"]
-        finds = {key: after.get(key) for key in ("num_kept", "precision", "verdict", "reason")}
+        finds = {key: after.get(key) for key in ("num_kept", "precision", "verdict", "p", "reason")}
         told = f"{start['correct'] / start['n']:.3f} before; {finds}"
         name = f"a round of {task}, critics: {source}"
         yield share(name, end["correct"], end["n"], told)

@@ -69,9 +69,8 @@ def vote(
                 box.drop(ballot.number)
                 continue
             strength = int(answer[1:] or 1)
-            cast = box.cast(ballot.number, CHOICES[answer[0]], strength)
+            box.cast(ballot.number, CHOICES[answer[0]], strength)
             num_cast += 1
-            print(f"first: {cast.left.contestant}   second: {cast.right.contestant}\n")
     print(f"{num_cast} votes of {judge}; see `ratchet arena standings`", file=sys.stderr)
 
 

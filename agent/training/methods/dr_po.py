@@ -25,6 +25,7 @@ from agent.engine.requests import CompletionRequest, ScoreRequest
 from agent.engine.tokenizer import Tokenizer
 from agent.engine.torch_engine import TorchEngine
 from agent.networks.language_model import LanguageModel
+from agent.networks.llava import LlavaModel
 from agent.training.clipped import CLIP, Clip, clipped_loss
 from agent.training.examples import StoredState
 from agent.training.fit import DivergedError, OnStep, ends_of, product_dtype, products_in
@@ -82,7 +83,7 @@ class DrPoJob(LoopJob):
     ) -> tuple[LanguageModel, dict[str, Any]]:
         tokenizer = Tokenizer(parent.path)
         engine = TorchEngine(model, tokenizer.steps, tokenizer.end_ids)
-        reward = critic_reward(self.critic, str(model.device), tokenizer.end_ids)
+        reward = critic_reward(self.critic, model, tokenizer.end_ids)
         practice = Practice(self.states, engine, reward)
         report = train_from_states(
             model, practice, self.settings, self.gradient, self.seed, progress
@@ -90,14 +91,17 @@ class DrPoJob(LoopJob):
         return model, asdict(report) | {"method": "dr-po"}
 
 
-def critic_reward(path: str, device: str, end_ids: Sequence[int]) -> Reward:
+def critic_reward(path: str, policy: LanguageModel, end_ids: Sequence[int]) -> Reward:
     """The calibrated outcome critic as a reward: the chance that a finished text is right, by what
-    the critic alone says.
+    the critic alone says. It runs where the policy does, and sees the same pictures.
 
     A text that was cut off by length is worth nothing.
     """
     critic = verify_checkpoint(path)
-    judge = TorchEngine(load_model(critic, device=device), Steps.none, ())
+    network = load_model(critic, device=str(policy.device))
+    if isinstance(network, LlavaModel) and isinstance(policy, LlavaModel):
+        network.source = policy.source
+    judge = TorchEngine(network, Steps.none, ())
     ends = set(end_ids)
 
     def reward(texts: Sequence[tuple[tuple[int, ...], int]]) -> list[float]:

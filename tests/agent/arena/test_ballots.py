@@ -117,7 +117,7 @@ def test_verifiers_vote_by_right_and_wrong_and_only_once(store: Store) -> None:
     best = found.rows[0]
     assert best.contestant == "p2/greedy" and (best.wins, best.losses, best.ties) == (2, 1, 4)
     assert found.position.n == 0  # a verifier sees no sides
-    assert "1 judge: intervals are of these judges" in found.notes[0]
+    assert "1 judge: intervals are of these judges" in " ".join(found.notes)
 
 
 class Leaning:
@@ -194,3 +194,49 @@ def test_several_tasks_must_be_told_apart(store: Store) -> None:
 def test_a_judge_has_a_name_of_a_person(name: str) -> None:
     with pytest.raises(UsageError, match="no name of a judge"):
         check_judge(name)
+
+
+def test_votes_on_another_task_are_none_on_this_one(store: Store) -> None:
+    add_answers(store, "p1", [("x", True)], task="game24", key="g")
+    opened = box(store)
+    ballot = opened.ballot()
+    assert ballot is not None
+    opened.cast(ballot.number, Choice.LEFT)
+    with store.session() as session:
+        problems = arena_problems(session, "game24")
+    with pytest.raises(UsageError, match="no problem of task 'game24' has two different"):
+        BallotBox(store, "game24", problems, "ada", 0)
+
+
+def test_a_form_of_an_earlier_box_names_no_ballot_of_a_later_one(store: Store) -> None:
+    first, later = box(store), box(store)
+    old = [b.number for _ in range(5) if (b := first.ballot()) is not None]
+    for _ in range(5):
+        later.ballot()
+    for number in old:
+        with pytest.raises(NotFoundError, match="is not open"):
+            later.cast(number, Choice.LEFT)
+
+
+def test_a_vote_that_was_cast_in_another_place_is_told_and_stays(store: Store) -> None:
+    one, other = box(store), box(store)
+    first, second = one.ballot(), other.ballot()
+    assert first is not None and second is not None
+    assert (first.problem, first.left) == (second.problem, second.left)  # the same seed
+    one.cast(first.number, Choice.LEFT)
+    with pytest.raises(UsageError, match="has voted on this pair before"):
+        other.cast(second.number, Choice.RIGHT)
+    with store.session() as session:
+        assert [v.choice for v in votes_cast(session, "stories")] == [Choice.LEFT]
+
+
+def test_sides_are_counted_of_people_alone(store: Store) -> None:
+    opened = box(store)
+    for _ in range(4):
+        ballot = opened.ballot()
+        assert ballot is not None
+        opened.cast(ballot.number, Choice.LEFT)
+    list(cast_by_model(box(store, "model:x"), Leaning("longer"), 100))
+    with store.session() as session:
+        found = standings(votes_cast(session, "stories"))
+    assert (found.position.n, found.position.share_left) == (4, 1.0)

@@ -178,3 +178,36 @@ def test_ranks_hold_the_order_that_is_sure_and_no_more() -> None:
     assert rank_sets(sure) == [RankSet(3, 3), RankSet(2, 2), RankSet(1, 1)]
     alike = fitted(ballots_of(drawn_votes({"a": 0.0, "b": 0.0, "c": 3.0}, 300, 0)))
     assert rank_sets(alike) == [RankSet(2, 3), RankSet(2, 3), RankSet(1, 1)]
+
+
+@pytest.mark.parametrize(("num_problems", "num_judges"), [(1, 12), (2, 12), (3, 1)])
+def test_few_problems_leave_intervals_as_wide_as_those_of_independent_votes(
+    num_problems: int, num_judges: int
+) -> None:
+    """By problem alone nothing would vary: intervals would have no width at all."""
+    votes = [
+        Vote(v.left, v.right, v.choice, f"p{i % num_problems}", f"j{i % num_judges}")
+        for i, v in enumerate(drawn_votes(STRENGTHS, 60, 5))
+    ]
+    found = fitted(ballots_of(votes))
+    alone = fitted(ballots_of(votes), clusters="none")
+    assert found.clusters == "vote"
+    ours, least = (np.diff(np.array(f.intervals())) for f in (found, alone))
+    assert ours == pytest.approx(least, rel=0.25)
+
+
+def test_nothing_depends_on_the_scale_of_weights() -> None:
+    votes = drawn_votes({"a": 2.0, "b": 0.0}, 12, 1)
+    for told in (votes, [v for v in votes if v.choice is votes[0].choice]):
+        one, many = (
+            fitted(ballots_of([Vote(v.left, v.right, v.choice, v.problem, "j", w) for v in told]))
+            for w in (1.0, 100.0)
+        )
+        assert many.values == pytest.approx(one.values, abs=1e-9)
+        assert many.covariance == pytest.approx(one.covariance, rel=1e-9)
+        assert many.design_effect == pytest.approx(one.design_effect)
+
+
+def test_what_is_separated_is_not_told_as_dependent() -> None:
+    votes = [Vote("a", "b", L, f"p{i}", "j") for i in range(20)]
+    assert fitted(ballots_of(votes)).design_effect == pytest.approx(1.0)

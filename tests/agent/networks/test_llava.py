@@ -13,6 +13,7 @@ from agent.checkpoints.checkpoint import verify_checkpoint
 from agent.checkpoints.header import read_header
 from agent.checkpoints.publish import publish
 from agent.checkpoints.weights import load_model
+from agent.engine.packed import packs
 from agent.engine.requests import CompletionRequest, OptionRequest, ScoreRequest
 from agent.hosting.model_host import CriticHost, HostSettings
 from agent.hosting.policy_host import PolicyHost, Speculation
@@ -20,7 +21,7 @@ from agent.networks.llava import LlavaModel
 from agent.networks.pictures import picture_tokens, pictures_in, whole_before, without_pictures
 from agent.networks.registry import laid_out
 from agent.networks.shapes import parameter_shapes
-from agent.training.drafter import cut_drafter
+from agent.training.drafter import _can_go_on, cut_drafter
 from search.errors import CheckpointError, TaskError
 from tests.agent.networks.pictured import IMAGE, PLACES, VOCAB, kept_pictures, write_llava
 
@@ -343,3 +344,58 @@ def test_tokens_say_which_pictures_a_text_has() -> None:
 def test_what_is_no_digest_is_refused(digest: str) -> None:
     with pytest.raises(TaskError, match="is no digest"):
         picture_tokens(digest, PLACES, IMAGE)
+
+
+def test_a_placeholder_in_the_middle_of_the_vocabulary_changes_no_word(tmp_path: Path) -> None:
+    path = write_llava(tmp_path / "p", image_token_index=5)
+    model = load_model(verify_checkpoint(path))
+    assert isinstance(model, LlavaModel)
+    with torch.no_grad():
+        one, other = (model.logits(model(torch.tensor([[3, t, 4]]))) for t in (7, 9))
+        assert not torch.equal(one, other)
+    host = PolicyHost("policy", HostSettings())
+    rows = [ScoreRequest((3, t, 4), 2) for t in (7, 9)]
+    first, second = host.logprobs(verify_checkpoint(path).ref("policy"), rows)
+    assert first != second
+
+
+@pytest.mark.parametrize("change", [{4: 7}, {PLACES - 1: 7}])
+def test_a_picture_whose_placeholders_are_not_all_there_is_refused(
+    path: Path, host: PolicyHost, digests: list[str], change: dict[int, int]
+) -> None:
+    text = list(shown(digests[0], *WORDS))
+    for i, token in change.items():
+        text[i] = token
+    with pytest.raises(TaskError, match="is torn"):
+        host.logprobs(verify_checkpoint(path).ref("policy"), [ScoreRequest((*text, 5), 17)])
+    model = load_model(verify_checkpoint(path))
+    with pytest.raises(TaskError, match="is torn"):
+        model(torch.tensor([text]))
+
+
+def test_digests_that_begin_alike_share_no_token_of_a_pack() -> None:
+    one, other = (shown("0" * 30 + d, 3, 4) for d in "12")
+    (pack,) = packs([one, other, one])
+    assert len(pack.tokens) == 2 * len(one)
+    assert pack.num_new(one) == 0 and pack.num_new(shown("0" * 31, 3)) == PLACES + 1
+
+
+def test_a_drafter_of_it_is_a_plain_network_and_goes_on_from_round_to_round(
+    path: Path, tmp_path: Path
+) -> None:
+    parent = verify_checkpoint(path)
+    drafter = cut_drafter(load_model(parent))
+    assert drafter.arch.model_type == "llama" and laid_out(drafter).reads_pictures is False
+    made = publish(drafter, parent, tmp_path, "drafter", {})
+    assert made.config["architectures"] == ["LlamaForCausalLM"]
+    assert _can_go_on(made, parent, 0)
+
+
+def test_a_tensor_under_two_names_is_refused(path: Path, tmp_path: Path) -> None:
+    other = write_llava(tmp_path / "other")
+    tensors = load_file(other / "model.safetensors")
+    name = "multi_modal_projector.linear_1.bias"
+    tensors["model." + name] = tensors[name].clone()
+    save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="under two names"):
+        read_header(other)

@@ -152,6 +152,8 @@ def test_a_folder_keeps_a_picture_once_and_gives_back_the_one_of_its_name(tmp_pa
     assert one == folder.put(noise()) == digest_of(noise()) != other
     assert len(list((tmp_path / "p").rglob("*"))) == 2 + len({one[:2], other[:2]})
     assert digest_of(folder.get(one)) == one
+    folder.file_of(other).write_bytes(b"")
+    assert digest_of(folder.get(folder.put(noise("RGB")))) == other
     folder.file_of(one).write_bytes(png(noise("L", (3, 3))))
     with pytest.raises(TaskError, match="is not the picture that its name says"):
         folder.get(one)

@@ -66,6 +66,9 @@ def test_without_the_file_pictures_are_square(path: Path) -> None:
         ({"image_std": [0.0]}, "make it positive"),
         ({"image_std": ["x"]}, "for 1 channels"),
         ({"resample": 99}, "has resample 99"),
+        ({"do_normalize": False}, "has do_normalize False"),
+        ({"do_center_crop": True}, "has do_center_crop True"),
+        ({"rescale_factor": 1.0}, "has rescale_factor 1.0"),
     ],
 )
 def test_a_file_that_does_not_fit_the_tower_is_refused(

@@ -122,6 +122,15 @@ def test_a_drafter_is_taught_the_words_alone(
     assert 0 <= expected_acceptance(policy, cut_drafter(policy), texts) <= 1
 
 
+def test_a_drafter_is_taught_though_its_policy_was_with_random_positions(
+    tmp_path: Path, pictures: str, texts: list[Example]
+) -> None:
+    path = write_llava(tmp_path / "policy")
+    settings = SETTINGS.model_copy(update={"position_span": 64, "num_steps": 3})
+    job = DrafterJob(role="drafter", parent=str(path), settings=settings, seed=0, examples=texts)
+    assert job.run(Place(str(tmp_path / "out"), pictures=pictures)).report["num_steps"] == 3
+
+
 def test_rows_with_pictures_and_no_folder_name_the_setting(
     tmp_path: Path, texts: list[Example]
 ) -> None:

@@ -35,15 +35,14 @@ def test_a_judge_votes_in_the_browser_without_knowing_whose_the_answers_are(url:
     page, seen = client.get("/view/arena/ballot").text, []
     for _ in range(2):
         assert "Which answer is better?" in page and HOSTILE not in page
-        assert "/greedy" not in re.sub(r'<p role="status">.*?</p>', "", page)
+        assert "/greedy" not in page
         ballot = re.search(r'name="ballot" value="(\d+)"', page)
         assert ballot is not None
         form = {"task": "stories", "ballot": ballot[1], "choice": "left-2"}
         page = client.post("/view/arena/ballot", data=form).text
-        told = re.search(r"Voted: left\. Left was (\S+), right (\S+)\.", page)
-        assert told is not None
-        seen.append({told[1], told[2]})
-    assert seen == [{"p1/greedy", "p2/greedy"}] * 2
+        assert "Voted: left" in page
+        seen.append(ballot[1])
+    assert len(set(seen)) == 2
     assert "Nothing is left to compare for ada." in page
     store = open_store(url)
     with store.session() as session:
@@ -61,8 +60,9 @@ def test_without_a_judge_nobody_can_vote(url: str) -> None:
 
 def test_a_page_of_another_site_cannot_vote(url: str) -> None:
     client = pages(url, "ada")
-    form = {"task": "stories", "ballot": "1", "choice": "tie"}
-    client.get("/view/arena/ballot")
+    ballot = re.search(r'name="ballot" value="(\d+)"', client.get("/view/arena/ballot").text)
+    assert ballot is not None
+    form = {"task": "stories", "ballot": ballot[1], "choice": "tie"}
     told = client.post("/view/arena/ballot", data=form, headers={"origin": "http://evil.example"})
     assert told.status_code == 403
     assert client.post("/view/arena/ballot", data=form).status_code == 200
