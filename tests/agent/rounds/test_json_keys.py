@@ -108,6 +108,8 @@ def test_a_round_writes_no_value_that_the_dictionary_does_not_list(store: Store)
     with store.session() as session:
         for name in COLUMNS:
             table, _, column = name.partition(".")
+            if table == "arena_votes":  # which no round casts
+                continue
             found = set(session.scalars(select(Base.metadata.tables[table].c[column])))
             forms = [re.sub("[A-Z]+", ".+", re.escape(value)) for value in values_of(name)]
             written = [value for value in found if value]
