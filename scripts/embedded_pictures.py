@@ -1,8 +1,8 @@
 """The policy of task `pictures`: a small tower, and the embedded policy of `expressions` behind it.
 
-1. The tower learns alone to say which character stands at each eighth of a hundredth of a picture
-   (known, since the pictures are drawn here). Without this stage a tower of random weights learns
-   nothing from the words behind it.
+1. The tower learns alone to say which character stands in each column of eight pixels (known, since
+   the pictures are drawn here). Without this stage a tower of random weights learns nothing from
+   the words behind it.
 2. Tower, projector and language model learn together: to write down what a picture says, and then
    what the language model alone would write. Rows without a picture are mixed in. So what it could
    before is kept, its errors among it (Li and Hoiem, arXiv 1606.09282).

@@ -9,7 +9,7 @@ import numpy as np
 
 from agent.arena.bradley_terry import fitted
 from agent.arena.pairing import chances, drawn, met_of
-from agent.arena.votes import Floats, Vote, ballots_of
+from agent.arena.votes import Floats, Vote, vote_table
 from search.errors import NotFoundError, UsageError
 from search.randomness import derive_seed
 from store.arena import (
@@ -31,7 +31,7 @@ STRENGTHS = (1, 2, 3)
 MOST_NUMBER = 10**15
 """Of a ballot."""
 MOST_OPEN = 64
-"""Ballots that were shown and not voted on; of more the oldest is forgotten, and comes again."""
+"""VoteTable that were shown and not voted on; of more the oldest is forgotten, and comes again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class _Shown:
 
 
 class BallotBox:
-    """Ballots for one judge over one task's answers.
+    """VoteTable for one judge over one task's answers.
 
     A judge compares two contestants on a problem once, and never two equal texts. What is shown
     does not come again from this box, voted on or not, unless it is forgotten. The pair is
@@ -170,10 +170,10 @@ class BallotBox:
         strengths = np.zeros(len(place))
         met = np.zeros((len(place), len(place)))
         if own:
-            ballots = ballots_of(own)
-            met = met_of(ballots, self.contestants)
+            table = vote_table(own)
+            met = met_of(table, self.contestants)
             try:
-                found = fitted(ballots, clusters="none")
+                found = fitted(table, clusters="none")
             except UsageError:  # not all were compared yet: nothing says who is better
                 return chances(self.contestants, met, strengths)
             for name, value in zip(found.contestants, found.values, strict=True):

@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 
 from agent.arena.graph import Bools, beaten, groups, reachable
-from agent.arena.votes import LOSS, TIE, WIN, Ballots, Floats, Ints, summed
+from agent.arena.votes import LOSS, TIE, WIN, Floats, Ints, VoteTable, summed
 from search.errors import UsageError
 
 Ties = Literal["half", "davidson"]
@@ -88,38 +88,38 @@ class Strengths:
         return max(0.0, float(v[a, a] + v[b, b] - 2 * v[a, b]))
 
 
-def fitted(ballots: Ballots, ties: Ties = "half", clusters: Clusters | None = None) -> Strengths:
+def fitted(table: VoteTable, ties: Ties = "half", clusters: Clusters | None = None) -> Strengths:
     """The strengths that the votes speak for.
 
     `clusters` says what is taken together; None: problem and judge where there are judges enough.
     Raises UsageError where contestants were not all compared, directly or over others.
     """
-    counts = ballots.counted()
+    counts = table.counted()
     won = beaten(counts)
     apart = groups(won)
     if len(apart) > 1:
-        told = "; ".join(", ".join(ballots.contestants[i] for i in one[:4]) for one in apart[:4])
+        told = "; ".join(", ".join(table.contestants[i] for i in one[:4]) for one in apart[:4])
         raise UsageError(
             f"nobody compared these {len(apart)} groups with each other: {told}",
             "cast votes between them, or name the contestants of one group with --contestant",
         )
     reach = reachable(won)
     is_separated = not bool(reach.all())
-    counts = counts + _one_tie_between(counts, reach) * float(ballots.weight.mean())
+    counts = counts + _one_tie_between(counts, reach) * float(table.weight.mean())
     theta, hessian, value = _maximum(counts, ties)
-    m = len(ballots.contestants)
+    m = len(table.contestants)
     inverse = _inverse(hessian, m, ties)
-    scored = _Scored(ballots, theta, ties)
-    kind = clusters or _default_clusters(ballots)
-    covariance, num = _sandwich(inverse, scored, ballots, kind)
-    by_vote, _ = _sandwich(inverse, scored, ballots, "vote")
-    if is_separated or min(num, len(ballots)) < FEWEST_PROBLEMS:
+    scored = _Scored(table, theta, ties)
+    kind = clusters or _default_clusters(table)
+    covariance, num = _sandwich(inverse, scored, table, kind)
+    by_vote, _ = _sandwich(inverse, scored, table, "vote")
+    if is_separated or min(num, len(table)) < FEWEST_PROBLEMS:
         # Too little varies for the votes to show how much they would.
-        scale = float((ballots.weight**2).sum() / ballots.weight.sum())
+        scale = float((table.weight**2).sum() / table.weight.sum())
         covariance, by_vote = (_not_below(c, scale * inverse) for c in (covariance, by_vote))
     others = ~np.eye(m, dtype=np.bool_)
     return Strengths(
-        ballots.contestants,
+        table.contestants,
         theta[:m],
         covariance[:m, :m],
         inverse[:m, :m],
@@ -242,10 +242,10 @@ def _one_tie_between(counts: Floats, reach: Bools) -> Floats:
 class _Scored:
     """The scores of votes, added up by whatever they have in common."""
 
-    def __init__(self, ballots: Ballots, theta: Floats, ties: Ties) -> None:
-        m = len(ballots.contestants)
-        self.m, self.ballots = m, ballots
-        self.cell = (ballots.first * m + ballots.second) * 3 + ballots.outcome
+    def __init__(self, table: VoteTable, theta: Floats, ties: Ties) -> None:
+        m = len(table.contestants)
+        self.m, self.table = m, table
+        self.cell = (table.first * m + table.second) * 3 + table.outcome
         pairs = np.arange(m * m)
         difference = theta[pairs // m] - theta[pairs % m]
         self.score = _outcomes(difference, theta[m], ties)[1].reshape(-1, 2)
@@ -254,7 +254,7 @@ class _Scored:
         """Sum over clusters of the squared sum of their scores, and the number of clusters."""
         m, cells = self.m, self.m * self.m * 3
         known, place = np.unique(cluster * cells + self.cell, return_inverse=True)
-        weight = summed(place, self.ballots.weight, len(known))
+        weight = summed(place, self.table.weight, len(known))
         names, row = np.unique(known // cells, return_inverse=True)
         cell = known % cells
         a, b = cell // 3 // m, cell // 3 % m
@@ -265,24 +265,24 @@ class _Scored:
         return sums.T @ sums, len(names)
 
 
-def _default_clusters(ballots: Ballots) -> Clusters:
-    if len(ballots.problems) < FEWEST_PROBLEMS:
+def _default_clusters(table: VoteTable) -> Clusters:
+    if len(table.problems) < FEWEST_PROBLEMS:
         return "vote"
-    return "problem and judge" if len(ballots.judges) >= FEWEST_JUDGES else "problem"
+    return "problem and judge" if len(table.judges) >= FEWEST_JUDGES else "problem"
 
 
 def _sandwich(
-    inverse: Floats, scored: _Scored, ballots: Ballots, kind: Clusters
+    inverse: Floats, scored: _Scored, table: VoteTable, kind: Clusters
 ) -> tuple[Floats, int]:
     if kind == "none":
-        return inverse, len(ballots)
+        return inverse, len(table)
     if kind == "vote":
-        return _filled(inverse, scored.meat(_in_order(ballots)))
-    by_problem, num = _filled(inverse, scored.meat(ballots.problem))
+        return _filled(inverse, scored.meat(_in_order(table)))
+    by_problem, num = _filled(inverse, scored.meat(table.problem))
     if kind == "problem":
         return by_problem, num
-    by_judge, num_judges = _filled(inverse, scored.meat(ballots.judge))
-    both = ballots.problem * len(ballots.judges) + ballots.judge
+    by_judge, num_judges = _filled(inverse, scored.meat(table.judge))
+    both = table.problem * len(table.judges) + table.judge
     by_both, _ = _filled(inverse, scored.meat(both))
     found = _positive(by_problem + by_judge - by_both)
     if np.trace(found) < np.trace(by_problem):
@@ -290,10 +290,10 @@ def _sandwich(
     return found, min(num, num_judges)
 
 
-def _in_order(ballots: Ballots) -> Ints:
+def _in_order(table: VoteTable) -> Ints:
     """A number a vote, given by what the votes say and not by when they came."""
-    columns = (ballots.weight, ballots.outcome, ballots.second, ballots.first)
-    order = np.lexsort((*columns, ballots.judge, ballots.problem))
+    columns = (table.weight, table.outcome, table.second, table.first)
+    order = np.lexsort((*columns, table.judge, table.problem))
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
     return place

@@ -9,7 +9,7 @@ from statistics import NormalDist
 import numpy as np
 
 from agent.arena.bradley_terry import Strengths, fitted
-from agent.arena.votes import LOSS, TIE, WIN, Ballots, Vote, ballots_of
+from agent.arena.votes import LOSS, TIE, WIN, Vote, VoteTable, vote_table
 from agent.evaluation.intervals import wilson
 from search.errors import UsageError
 from store.states import Choice
@@ -84,8 +84,8 @@ def judge_fits(votes: Sequence[Vote], level: float = LEVEL) -> list[JudgeFit]:
     for _ in range(PASSES):
         trusted = [v for v in votes if v.judge not in flagged]
         try:
-            strengths = fitted(ballots_of(trusted), "davidson", "none")
-            found = _fits(ballots_of(votes), strengths, level)
+            strengths = fitted(vote_table(trusted), "davidson", "none")
+            found = _fits(vote_table(votes), strengths, level)
         except UsageError:
             return found
         again = {f.judge for f in found if f.is_flagged}
@@ -95,10 +95,10 @@ def judge_fits(votes: Sequence[Vote], level: float = LEVEL) -> list[JudgeFit]:
     return found
 
 
-def _fits(ballots: Ballots, strengths: Strengths, level: float) -> list[JudgeFit]:
+def _fits(table: VoteTable, strengths: Strengths, level: float) -> list[JudgeFit]:
     place = {name: i for i, name in enumerate(strengths.contestants)}
-    known = np.array([place.get(name, -1) for name in ballots.contestants])
-    first, second = known[ballots.first], known[ballots.second]
+    known = np.array([place.get(name, -1) for name in table.contestants])
+    first, second = known[table.first], known[table.second]
     usable = (first >= 0) & (second >= 0)
     difference = np.where(usable, strengths.values[first] - strengths.values[second], 0.0)
     log_tie = math.log(strengths.tie) if strengths.tie else -math.inf
@@ -108,10 +108,10 @@ def _fits(ballots: Ballots, strengths: Strengths, level: float) -> list[JudgeFit
     finite = np.where(p > 0, logp, 0.0)
     mean = (p * finite).sum(1)
     variance = (p * finite**2).sum(1) - mean**2
-    gain = np.where(usable, logp[np.arange(len(logp)), ballots.outcome] - mean, 0.0)
+    gain = np.where(usable, logp[np.arange(len(logp)), table.outcome] - mean, 0.0)
     rows = []
-    for i, judge in enumerate(ballots.judges):
-        mine = (ballots.judge == i) & usable
+    for i, judge in enumerate(table.judges):
+        mine = (table.judge == i) & usable
         n, spread = int(mine.sum()), math.sqrt(float(variance[mine].sum()))
         if n < FEWEST_VOTES or spread == 0:
             rows.append(JudgeFit(judge, n, None, False))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agent.arena.votes import Ballots, Floats
+from agent.arena.votes import Floats, VoteTable
 
 UNIFORM = 0.2
 """Share of draws in which every pair is as likely as any other: no pair is ever left out, and no
@@ -59,11 +59,11 @@ def drawn(
     return Draw(pair[0], pair[1], float(flat[picked]))
 
 
-def met_of(ballots: Ballots, contestants: Sequence[str]) -> Floats:
+def met_of(table: VoteTable, contestants: Sequence[str]) -> Floats:
     """MM: votes so far between these contestants."""
-    place = {name: i for i, name in enumerate(ballots.contestants)}
+    place = {name: i for i, name in enumerate(table.contestants)}
     known = [place.get(name) for name in contestants]
-    inner = ballots.met()
+    inner = table.met()
     found = np.zeros((len(known), len(known)))
     for i, a in enumerate(known):
         for j, b in enumerate(known):

@@ -9,7 +9,7 @@ from agent.arena.ballots import AUTOMATIC, as_votes
 from agent.arena.bradley_terry import FEWEST_JUDGES, FEWEST_PROBLEMS, Strengths, Ties, elo, fitted
 from agent.arena.judges import JudgeFit, PositionBias, agreement, judge_fits, position_bias
 from agent.arena.ranks import RankSet, rank_sets
-from agent.arena.votes import Vote, ballots_of
+from agent.arena.votes import Vote, vote_table
 from store.arena import StoredVote
 from store.states import Choice
 
@@ -59,8 +59,8 @@ def standings(
     """Raises UsageError without votes, and where contestants were not all compared with each other,
     directly or over others."""
     given = as_votes(votes, is_weighted)
-    ballots = ballots_of(given)
-    strengths = fitted(ballots, ties)
+    table = vote_table(given)
+    strengths = fitted(table, ties)
     sets = rank_sets(strengths, seed=seed)
     tally = _tallied(given)
     rows = []
@@ -87,7 +87,7 @@ def standings(
     return Standings(
         tuple(sorted(rows, key=lambda r: (-r.rating, r.contestant))),
         len(given),
-        len(ballots.problems),
+        len(table.problems),
         num_tied / len(given),
         position_bias(shown),
         kappa,
@@ -96,7 +96,7 @@ def standings(
         strengths.clusters,
         strengths.design_effect,
         strengths.tie,
-        tuple(_notes(strengths, fits, len(ballots.judges), len(ballots.problems))),
+        tuple(_notes(strengths, fits, len(table.judges), len(table.problems))),
     )
 
 

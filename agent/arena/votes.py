@@ -38,7 +38,7 @@ _SEEN = {
 
 
 @dataclass(frozen=True, slots=True)
-class Ballots:
+class VoteTable:
     """Votes as columns. Everything is in the order of names, so that no figure depends on the
     order in which votes came."""
 
@@ -74,7 +74,7 @@ class Ballots:
         return (found + found.T).astype(np.float64)
 
 
-def ballots_of(votes: Sequence[Vote]) -> Ballots:
+def vote_table(votes: Sequence[Vote]) -> VoteTable:
     """Columns of votes. Raises UsageError without any, and for a contestant against itself."""
     if not votes:
         raise UsageError(
@@ -89,7 +89,7 @@ def ballots_of(votes: Sequence[Vote]) -> Ballots:
     outcome = [_SEEN.get((v.choice, bool(t)), TIE) for v, t in zip(votes, turned, strict=True)]
     problems, problem = _indexed([v.problem for v in votes])
     judges, judge = _indexed([v.judge for v in votes])
-    return Ballots(
+    return VoteTable(
         names,
         problems,
         judges,

@@ -22,7 +22,7 @@ from agent.arena.bradley_terry import SCALE, Clusters, Strengths, fitted
 from agent.arena.judges import judge_fits
 from agent.arena.pairing import chances, drawn, met_of
 from agent.arena.ranks import rank_sets
-from agent.arena.votes import Vote, ballots_of
+from agent.arena.votes import Vote, vote_table
 from scripts.bench.report import Row, share, show, write
 from store.states import Choice
 
@@ -106,13 +106,13 @@ WAYS: dict[str, Clusters | None] = {
 def coverage(repeats: int, seed: int) -> Iterator[Row]:
     for name, layout in LAYOUTS.items():
         # What the fit tends to with ever more votes: with tastes and ties that is not STRENGTHS.
-        truth = fitted(ballots_of(layout(np.random.default_rng(seed + 10**6), 300))).values
+        truth = fitted(vote_table(layout(np.random.default_rng(seed + 10**6), 300))).values
         held: dict[str, list[float]] = {way: [] for way in WAYS}
         widths: dict[str, list[float]] = {way: [] for way in WAYS}
         ranks = []
         rank = len(truth) - np.argsort(np.argsort(truth))
         for i in range(repeats):
-            ballots = ballots_of(layout(np.random.default_rng((seed, i)), 1))
+            ballots = vote_table(layout(np.random.default_rng((seed, i)), 1))
             for way, clusters in WAYS.items():
                 found = fitted(ballots, clusters=clusters)
                 ends = np.array(found.intervals())
@@ -140,7 +140,7 @@ def online_elo(orders: int, seed: int) -> Iterator[Row]:
     noise = np.random.default_rng(seed)
     votes = independent(noise, 1)
     place = {name: i for i, name in enumerate(NAMES)}
-    fixed = SCALE * fitted(ballots_of(votes)).values
+    fixed = SCALE * fitted(vote_table(votes)).values
     for k in (32.0, 4.0):
         finals = []
         for _ in range(orders):
@@ -208,7 +208,7 @@ def active(repeats: int, seed: int) -> Iterator[Row]:
             return Vote(names[a], names[b], choice, f"p{noise.integers(10**9)}", "j")
 
         def unsure(votes: list[Vote]) -> float:
-            return float(np.trace(fitted(ballots_of(votes), clusters="none").covariance))
+            return float(np.trace(fitted(vote_table(votes), clusters="none").covariance))
 
         ring = [voted(a, (a + 1) % 10) for a in range(10) for _ in range(10)]
         by_chance = ring + [voted(*noise.choice(10, 2, replace=False)) for _ in range(700)]
@@ -216,7 +216,7 @@ def active(repeats: int, seed: int) -> Iterator[Row]:
         votes = list(ring)
         possible = np.ones((10, 10))
         while unsure(votes) > target:
-            ballots = ballots_of(votes)
+            ballots = vote_table(votes)
             chance = chances(names, met_of(ballots, names), fitted(ballots).values)
             for _ in range(20):
                 draw = drawn(names, possible, chance, noise)
@@ -256,7 +256,7 @@ def speed(repeats: int, seed: int) -> Iterator[Row]:
         order = np.random.default_rng(i).permutation(n).tolist()
         mixed = [votes[j] for j in order]
         began = time.process_time()
-        found = fitted(ballots_of(mixed))
+        found = fitted(vote_table(mixed))
         rank_sets(found)
         seconds.append(time.process_time() - began)
         if last is not None and not (

@@ -9,7 +9,7 @@ import pytest
 
 from agent.arena.bradley_terry import SCALE, elo, fitted, t_quantile
 from agent.arena.ranks import RankSet, rank_sets
-from agent.arena.votes import Vote, ballots_of
+from agent.arena.votes import Vote, vote_table
 from scripts.bench.arena import LAYOUTS
 from search.errors import UsageError
 from store.states import Choice
@@ -52,7 +52,7 @@ def some_votes() -> list[Vote]:
 @pytest.mark.parametrize("ties", ["half", "davidson"])
 def test_strengths_are_those_of_the_likelihood_climbed_slowly(ties: str) -> None:
     votes = some_votes()
-    found = fitted(ballots_of(votes), "davidson" if ties == "davidson" else "half")
+    found = fitted(vote_table(votes), "davidson" if ties == "davidson" else "half")
     want = brute_force(votes, ties == "davidson")
     assert found.values == pytest.approx([want[n] for n in found.contestants], abs=1e-8)
     assert found.tie is None if ties == "half" else found.tie == pytest.approx(want["nu"], abs=1e-8)
@@ -66,14 +66,14 @@ def test_no_bit_depends_on_the_order_of_votes_or_on_who_stood_left() -> None:
         Vote(v.left, v.right, v.choice, f"p{i % 50}", v.judge, float(w))
         for i, (v, w) in enumerate(zip(votes, weights, strict=True))
     ]
-    want = fitted(ballots_of(votes))
+    want = fitted(vote_table(votes))
     turned = {L: R, R: L, T: T, B: B}
     for seed in range(5):
         mixed = [
             Vote(v.right, v.left, turned[v.choice], v.problem, v.judge, v.weight) for v in votes
         ]
         random.Random(seed).shuffle(mixed)
-        found = fitted(ballots_of(mixed))
+        found = fitted(vote_table(mixed))
         assert np.array_equal(found.values, want.values)
         assert np.array_equal(found.covariance, want.covariance)
         assert rank_sets(found) == rank_sets(want)
@@ -82,7 +82,7 @@ def test_no_bit_depends_on_the_order_of_votes_or_on_who_stood_left() -> None:
 def test_a_vote_twice_over_leaves_strengths_and_halves_the_variance_of_independent_ones() -> None:
     votes = drawn_votes(STRENGTHS, 100, 2)
     twice = [*votes, *(Vote(v.left, v.right, v.choice, v.problem + "x", v.judge) for v in votes)]
-    one, two = (fitted(ballots_of(v), clusters="none") for v in (votes, twice))
+    one, two = (fitted(vote_table(v), clusters="none") for v in (votes, twice))
     assert two.values == pytest.approx(one.values, abs=1e-9)
     assert two.covariance == pytest.approx(one.covariance / 2, abs=1e-9)
 
@@ -90,7 +90,7 @@ def test_a_vote_twice_over_leaves_strengths_and_halves_the_variance_of_independe
 def test_the_same_votes_on_the_same_problem_say_nothing_new() -> None:
     """Copies within a problem leave the variance by problem as it is; vote by vote it is halved."""
     votes = drawn_votes(STRENGTHS, 100, 2)
-    one, two = fitted(ballots_of(votes)), fitted(ballots_of(votes * 2))
+    one, two = fitted(vote_table(votes)), fitted(vote_table(votes * 2))
     assert one.clusters == two.clusters == "problem"
     assert two.covariance == pytest.approx(one.covariance, rel=1e-9)
     assert two.vote_covariance == pytest.approx(one.covariance / 2, rel=0.01)
@@ -99,15 +99,15 @@ def test_the_same_votes_on_the_same_problem_say_nothing_new() -> None:
 
 def test_judges_are_taken_together_where_there_are_enough_of_them() -> None:
     few, many = (drawn_votes(STRENGTHS, 300, 4, num_judges=n) for n in (9, 10))
-    assert fitted(ballots_of(few)).clusters == "problem"
-    found = fitted(ballots_of(many))
+    assert fitted(vote_table(few)).clusters == "problem"
+    found = fitted(vote_table(many))
     assert found.clusters == "problem and judge"
     assert found.num_clusters in (10, 300)  # 300: where judges differ less than by chance
 
 
 def test_an_unbeaten_contestant_has_no_upper_end_and_a_finite_rating() -> None:
     votes = [Vote("a", "b", L, f"p{i}", "j") for i in range(20)]
-    found = fitted(ballots_of(votes))
+    found = fitted(vote_table(votes))
     assert found.never_lost == (True, False) and found.never_won == (False, True)
     (low, high), (worst, best) = found.intervals()
     assert high == math.inf and worst == -math.inf
@@ -122,7 +122,7 @@ def test_a_group_that_lost_to_no_other_is_separated_and_no_interval_is_too_narro
     inner = [("a", "b"), ("b", "a"), ("c", "d"), ("d", "c")]
     votes = [Vote(x, y, L, f"p{i}{x}", "j") for i in range(10) for x, y in inner]
     votes += [Vote(x, y, L, f"q{i}{x}{y}", "j") for i in range(10) for x in "ab" for y in "cd"]
-    found = fitted(ballots_of(votes))
+    found = fitted(vote_table(votes))
     assert found.is_separated and not any(found.never_lost)
     assert np.isfinite(found.values).all() and found.values[0] > found.values[2] + 2
     least = np.linalg.eigvalsh(found.covariance - found.hessian_covariance).min()
@@ -132,14 +132,14 @@ def test_a_group_that_lost_to_no_other_is_separated_and_no_interval_is_too_narro
 def test_contestants_that_nobody_compared_are_refused_by_name() -> None:
     votes = [Vote("a", "b", L, "p", "j"), Vote("b", "a", L, "q", "j"), Vote("c", "d", T, "p", "j")]
     with pytest.raises(UsageError, match=r"2 groups with each other: a, b; c, d"):
-        fitted(ballots_of(votes))
+        fitted(vote_table(votes))
 
 
 def test_no_votes_and_a_contestant_against_itself_are_refused() -> None:
     with pytest.raises(UsageError, match="no votes yet"):
-        ballots_of([])
+        vote_table([])
     with pytest.raises(UsageError, match="a is compared with itself"):
-        ballots_of([Vote("a", "a", L, "p", "j")])
+        vote_table([Vote("a", "a", L, "p", "j")])
 
 
 def test_ratings_are_on_the_scale_of_elo() -> None:
@@ -156,10 +156,10 @@ def test_quantiles_of_student_are_those_of_tables(freedom: int, want: float) -> 
 
 
 def covered(layout: str, repeats: int, by_vote: bool) -> float:
-    truth = fitted(ballots_of(LAYOUTS[layout](np.random.default_rng(10**6), 60))).values
+    truth = fitted(vote_table(LAYOUTS[layout](np.random.default_rng(10**6), 60))).values
     held = []
     for i in range(repeats):
-        ballots = ballots_of(LAYOUTS[layout](np.random.default_rng((9, i)), 1))
+        ballots = vote_table(LAYOUTS[layout](np.random.default_rng((9, i)), 1))
         found = fitted(ballots, clusters="vote" if by_vote else None)
         ends = np.array(found.intervals())
         held.append(((ends[:, 0] <= truth) & (truth <= ends[:, 1])).mean())
@@ -174,9 +174,9 @@ def test_four_answers_of_a_problem_need_intervals_by_problem() -> None:
 
 
 def test_ranks_hold_the_order_that_is_sure_and_no_more() -> None:
-    sure = fitted(ballots_of(drawn_votes({"a": -3.0, "b": 0.0, "c": 3.0}, 600, 0)))
+    sure = fitted(vote_table(drawn_votes({"a": -3.0, "b": 0.0, "c": 3.0}, 600, 0)))
     assert rank_sets(sure) == [RankSet(3, 3), RankSet(2, 2), RankSet(1, 1)]
-    alike = fitted(ballots_of(drawn_votes({"a": 0.0, "b": 0.0, "c": 3.0}, 300, 0)))
+    alike = fitted(vote_table(drawn_votes({"a": 0.0, "b": 0.0, "c": 3.0}, 300, 0)))
     assert rank_sets(alike) == [RankSet(2, 3), RankSet(2, 3), RankSet(1, 1)]
 
 
@@ -189,8 +189,8 @@ def test_few_problems_leave_intervals_as_wide_as_those_of_independent_votes(
         Vote(v.left, v.right, v.choice, f"p{i % num_problems}", f"j{i % num_judges}")
         for i, v in enumerate(drawn_votes(STRENGTHS, 60, 5))
     ]
-    found = fitted(ballots_of(votes))
-    alone = fitted(ballots_of(votes), clusters="none")
+    found = fitted(vote_table(votes))
+    alone = fitted(vote_table(votes), clusters="none")
     assert found.clusters == "vote"
     ours, least = (np.diff(np.array(f.intervals())) for f in (found, alone))
     assert ours == pytest.approx(least, rel=0.25)
@@ -200,7 +200,7 @@ def test_nothing_depends_on_the_scale_of_weights() -> None:
     votes = drawn_votes({"a": 2.0, "b": 0.0}, 12, 1)
     for told in (votes, [v for v in votes if v.choice is votes[0].choice]):
         one, many = (
-            fitted(ballots_of([Vote(v.left, v.right, v.choice, v.problem, "j", w) for v in told]))
+            fitted(vote_table([Vote(v.left, v.right, v.choice, v.problem, "j", w) for v in told]))
             for w in (1.0, 100.0)
         )
         assert many.values == pytest.approx(one.values, abs=1e-9)
@@ -210,4 +210,4 @@ def test_nothing_depends_on_the_scale_of_weights() -> None:
 
 def test_what_is_separated_is_not_told_as_dependent() -> None:
     votes = [Vote("a", "b", L, f"p{i}", "j") for i in range(20)]
-    assert fitted(ballots_of(votes)).design_effect == pytest.approx(1.0)
+    assert fitted(vote_table(votes)).design_effect == pytest.approx(1.0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from agent.arena.pairing import DOUBT, UNIFORM, chances, drawn, met_of
-from agent.arena.votes import ballots_of
+from agent.arena.votes import vote_table
 from tests.agent.arena.votes import drawn_votes
 
 NAMES = ("a", "b", "c", "d")
@@ -59,6 +59,6 @@ def test_draws_follow_the_chances_of_open_pairs_and_sides_are_even() -> None:
 
 
 def test_votes_are_counted_both_ways_round_and_for_those_who_take_part() -> None:
-    ballots = ballots_of(drawn_votes({"a": 0.0, "c": 0.0}, 30, 0))
+    ballots = vote_table(drawn_votes({"a": 0.0, "c": 0.0}, 30, 0))
     met = met_of(ballots, NAMES)
     assert met[0, 2] == met[2, 0] == 30.0 and met.sum() == 60.0
