@@ -2,7 +2,7 @@
 
 | kind | a row |
 | --- | --- |
-| sft | prompt, completion |
+| sft | prompt, completion; with pictures both as messages, and images (paths) |
 | dpo | prompt (with the steps so far), chosen, rejected, margin |
 | kto | prompt, completion, label |
 | prm | prompt, completions (steps), labels |
@@ -40,6 +40,8 @@ class Wording:
     prompt_of: PromptOf
     same: SameAnswer = eq
     """Whether two answers are equal."""
+    file_of: Callable[[str], str] = str
+    """The file of a picture, by its digest."""
 
 
 RowMaker = Callable[[Session, int, Wording], Iterator[dict[str, Any]]]
@@ -68,9 +70,15 @@ def datasets_of(session: Session, run: str, round_number: int | None) -> list[in
 
 
 def exported(
-    session: Session, kind: str, datasets: list[int], prompt_of: PromptOf, same: SameAnswer = eq
+    session: Session,
+    kind: str,
+    datasets: list[int],
+    prompt_of: PromptOf,
+    same: SameAnswer = eq,
+    file_of: Callable[[str], str] = str,
 ) -> Iterator[dict[str, Any]]:
-    """Rows of one kind, dataset by dataset, streamed."""
+    """Rows of one kind, dataset by dataset, streamed. Raises UsageError for a kind that has no form
+    for the pictures that a dataset's problems come with."""
     makers: dict[str, RowMaker] = {
         "sft": _sft,
         "dpo": _dpo,
@@ -82,7 +90,23 @@ def exported(
     if kind not in makers:
         raise UsageError(f"there is no export {kind!r}", f"choose one of {', '.join(KINDS)}")
     for dataset_id in datasets:
-        yield from makers[kind](session, dataset_id, Wording(prompt_of, same))
+        if kind != "sft" and _has_pictures(session, dataset_id):
+            raise UsageError(
+                f"export {kind!r} has no form for problems with pictures",
+                "`ratchet store export sft` writes them in TRL's vision shape",
+            )
+        yield from makers[kind](session, dataset_id, Wording(prompt_of, same, file_of))
+
+
+def _has_pictures(session: Session, dataset_id: int) -> bool:
+    query = (
+        select(ProblemRow.id)
+        .join(TrajectoryRow, TrajectoryRow.problem_id == ProblemRow.id)
+        .join(DatasetItem, DatasetItem.trajectory_id == TrajectoryRow.id)
+        .where(DatasetItem.dataset_id == dataset_id, ProblemRow.pictures != "")
+        .limit(1)
+    )
+    return session.scalar(query) is not None
 
 
 def write_rows(rows: Iterator[dict[str, Any]], path: Path, overwrite: bool) -> int:
@@ -151,7 +175,17 @@ def _kept(session: Session, dataset_id: int) -> Iterator[tuple[TrajectoryRow, Pr
 
 def _sft(session: Session, dataset_id: int, task: Wording) -> Iterator[dict[str, Any]]:
     for t, p in _kept(session, dataset_id):
-        yield {"prompt": task.prompt_of(p.text), "completion": _whole(t)}
+        prompt, whole, pictures = task.prompt_of(p.text), _whole(t), p.pictures.split()
+        if not pictures:
+            yield {"prompt": prompt, "completion": whole}
+            continue
+        shown: list[dict[str, str]] = [{"type": "image"} for _ in pictures]
+        asked = [*shown, {"type": "text", "text": prompt}]
+        yield {
+            "prompt": [{"role": "user", "content": asked}],
+            "completion": [{"role": "assistant", "content": [{"type": "text", "text": whole}]}],
+            "images": [task.file_of(digest) for digest in pictures],
+        }
 
 
 def _dpo(session: Session, dataset_id: int, task: Wording) -> Iterator[dict[str, Any]]:

@@ -31,7 +31,7 @@ STRENGTHS = (1, 2, 3)
 MOST_NUMBER = 10**15
 """Of a ballot."""
 MOST_OPEN = 64
-"""VoteTable that were shown and not voted on; of more the oldest is forgotten, and comes again."""
+"""Ballots that were shown and not voted on; of more the oldest is forgotten, and comes again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class _Shown:
 
 
 class BallotBox:
-    """VoteTable for one judge over one task's answers.
+    """Ballots for one judge over one task's answers.
 
     A judge compares two contestants on a problem once, and never two equal texts. What is shown
     does not come again from this box, voted on or not, unless it is forgotten. The pair is

@@ -19,6 +19,7 @@ from store.schema import (
     NodeRow,
     NodeText,
     PreferencePair,
+    ProblemRow,
     Round,
     Run,
     SearchRow,
@@ -294,3 +295,26 @@ def test_the_last_rounds_are_not_trimmed(store: Store) -> None:
     nodes = count(store, NodeRow)
     assert trim(store, "r", 1, is_real=True).searches == 0
     assert count(store, NodeRow) == nodes
+
+
+def test_texts_of_problems_with_pictures_are_messages_with_their_files(store: Store) -> None:
+    dataset_id = frozen(store)
+    plain = rows_of(store, "sft", dataset_id)
+    with store.session() as session:
+        session.execute(update(ProblemRow).values(pictures=f"{'a' * 31} {'b' * 31}"))
+        rows = list(
+            exported(session, "sft", [dataset_id], lambda p: f"{p}=", file_of=lambda d: f"/p/{d}")
+        )
+        for kind in set(KINDS) - {"sft"}:
+            with pytest.raises(UsageError, match="has no form for problems with pictures"):
+                list(exported(session, kind, [dataset_id], lambda p: p))
+    for row, other in zip(rows, plain, strict=True):
+        image = {"type": "image"}
+        text = {"type": "text", "text": other["prompt"]}
+        assert row["prompt"] == [{"role": "user", "content": [image, image, text]}]
+        (said,) = row["completion"]
+        assert said == {
+            "role": "assistant",
+            "content": [{"type": "text", "text": other["completion"]}],
+        }
+        assert row["images"] == [f"/p/{'a' * 31}", f"/p/{'b' * 31}"]

@@ -8,6 +8,7 @@ from agent.checkpoints.base_models import base_checkpoints
 from agent.cli.output import emit, table
 from agent.config.settings import Config
 from agent.config.stored import with_problems_of
+from agent.pictures.folder import PictureFolder
 from agent.prompts import Prompts, prompts_at
 from agent.tasks.registry import open_task
 from search.errors import UsageError
@@ -87,7 +88,15 @@ def export(
         config = with_problems_of(config, run.config | {"task": run.task})
         datasets = datasets_of(session, run.name, round_number)
         prompts = _prompts(config, session, run)
-        rows = exported(session, kind, datasets, prompts.text, prompts.task.same_answer)
+        folder = PictureFolder(Path(config.hosting.pictures).expanduser().resolve())
+        rows = exported(
+            session,
+            kind,
+            datasets,
+            prompts.text,
+            prompts.task.same_answer,
+            lambda digest: str(folder.file_of(digest)),
+        )
         num = write_rows(rows, path, overwrite)
     if as_json:
         emit({"kind": kind, "rows": num, "path": str(path)})
