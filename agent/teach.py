@@ -133,7 +133,7 @@ def _trained(
     work.mkdir(parents=True, exist_ok=True)
     if isinstance(job, SftJob):
         job = replace(job, resume_file=str(work / "state.safetensors"))
-    pictures = str(Path(config.hosting.pictures).expanduser().resolve())
+    pictures = str(config.hosting.pictures_folder)
     place = Place(str(work), config.hosting.threads, config.hosting.device, pictures=pictures)
     trained = run_job(job, place, progress)
     made = Path(trained.path)

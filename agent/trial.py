@@ -73,7 +73,7 @@ def measured(
     rows = [tuple(row) for row in drawn]
     tokenizer = Tokenizer(policy.path)
     model = load_model(policy, dtype, device)
-    give_pictures(model, policy, config.hosting.pictures)
+    give_pictures(model, policy, str(config.hosting.pictures_folder))
     engine = TorchEngine(model, tokenizer.steps, tokenizer.end_ids)
     decoded, read = _engine_rates(engine, rows)
     proposed = _proposing_rate(engine, asked) if asked else decoded

@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import json
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator
@@ -380,6 +381,12 @@ class HostingSettings(Section):
         "ratchet-runs/pictures",
         description="folder of the pictures that problems come with, by digest; all hosts see it",
     )
+
+    @property
+    def pictures_folder(self) -> Path:
+        """The same as an absolute path, which other processes can be told."""
+        return Path(self.pictures).expanduser().resolve()
+
     store_wait_s: float = Field(
         1800.0,
         ge=0,

@@ -74,7 +74,7 @@ class HostSettings:
             engine=hosting.engine,
             batch_rows=hosting.batch_rows,
             kv_bytes=hosting.kv_mib * 2**20,
-            pictures=str(Path(hosting.pictures).expanduser().resolve()),
+            pictures=str(hosting.pictures_folder),
             workers=hosting.workers,
         )
 

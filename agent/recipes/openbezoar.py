@@ -337,7 +337,9 @@ class OpenBezoar:
             job = made()
             work.mkdir()
             self.progress.stage("training", job.settings.num_steps, f"steps of {name}")
-            place = Place(str(work), self.config.hosting.threads, self.config.hosting.device)
+            hosting = self.config.hosting
+            pictures = str(hosting.pictures_folder)
+            place = Place(str(work), hosting.threads, hosting.device, pictures=pictures)
             trained = run_job(job, place, self.progress)
             if verify_checkpoint(trained.path).adapter is not None:
                 merge_into(Path(trained.path), target)

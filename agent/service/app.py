@@ -1,7 +1,6 @@
 """The application: routes, and every error in OpenAI's form."""
 
 import logging
-from pathlib import Path
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -40,7 +39,7 @@ def make_app(service: Service, keys: Keys) -> Gatekeeper:
         lambda: read_store(service.config.store),
         code_version(),
         service.node_tokens,
-        pictures=Path(service.config.hosting.pictures).expanduser(),
+        pictures=service.config.hosting.pictures_folder,
     )
     app.include_router(viewer.router("/view"))
     app.add_exception_handler(RequestValidationError, _invalid)

@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse, Response
@@ -29,7 +28,7 @@ def view_app(config: Config, judge: str = "") -> Gatekeeper:
 
     opened = partial(open_store, config.store, must_exist=True)
     voting = Voting(opened, judge, config.seed) if judge else None
-    pictures = Path(config.hosting.pictures).expanduser()
+    pictures = config.hosting.pictures_folder
     viewer = Viewer(
         lambda: read_store(config.store), code_version(), voting=voting, pictures=pictures
     )

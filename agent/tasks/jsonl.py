@@ -64,9 +64,11 @@ class Jsonl(Task):
     instruction = INSTRUCTION
     gives_answers = True
 
-    def __init__(self, files: Files, rule: AnswerRule = "auto", pictures: str = "") -> None:
-        """`pictures` is the folder that pictures of rows are kept in; empty: rows have none."""
-        self._folder = PictureFolder(Path(pictures).expanduser()) if pictures else None
+    def __init__(
+        self, files: Files, rule: AnswerRule = "auto", pictures: Path | None = None
+    ) -> None:
+        """`pictures` is the folder that pictures of rows are kept in; None: rows have none."""
+        self._folder = PictureFolder(pictures) if pictures else None
         self.files = files
         self.rule: AnswerRule = rule
         self.answer_rule = rule

@@ -32,7 +32,6 @@ from search.errors import TaskError
 from search.score import Finding
 from search.state import Problem
 
-FOLDER = "ratchet-runs/pictures"
 GROUPS = ("0123456789", "+-*")
 """Characters that may stand in each other's place."""
 MOST_DEMONSTRATED = 2_000
@@ -67,9 +66,9 @@ class Pictures(Expressions):
     tool = "calculator and drawing again"
     proves: Proves = "texts"
 
-    def __init__(self, folder: str = FOLDER) -> None:
+    def __init__(self, folder: Path) -> None:
         """`folder` is where pictures are kept for the hosts that read them."""
-        self._folder = PictureFolder(Path(folder).expanduser())
+        self._folder = PictureFolder(folder)
         self._known: dict[str, str] = {}
         self._lock = threading.Lock()
 

@@ -52,7 +52,7 @@ def open_task(config: Config) -> Task:
                 "add --task jsonl, or leave --problems out",
             )
         if issubclass(BUILT_IN[name], Pictures):
-            return BUILT_IN[name](config.hosting.pictures)
+            return BUILT_IN[name](config.hosting.pictures_folder)
         return BUILT_IN[name]()
     return _made(name, _class_of(name), config.problems)
 
@@ -68,7 +68,7 @@ def _jsonl(config: Config) -> Jsonl:
         config.prompt.num_examples,
         config.bad_rows,
     )
-    return Jsonl(files, config.answers, config.hosting.pictures)
+    return Jsonl(files, config.answers, config.hosting.pictures_folder)
 
 
 def _flag(key: str) -> str:

@@ -38,7 +38,7 @@ class TrainingRunner:
         """New checkpoints go below `folder`."""
         self.hosting = hosting
         self.workers = hosting.training_workers
-        pictures = str(Path(hosting.pictures).expanduser().resolve())
+        pictures = str(hosting.pictures_folder)
         self.place = Place(
             str(folder.resolve()), hosting.threads, hosting.device, pictures=pictures
         )

@@ -64,8 +64,8 @@ class Study:
     num_problems: int
 
     @property
-    def folder(self) -> str:
-        return str(self.work / "pictures")
+    def folder(self) -> Path:
+        return self.work / "pictures"
 
     @property
     def task(self) -> Pictures:
@@ -85,7 +85,7 @@ class Study:
         refs |= {role: verify_checkpoint(path).ref(role) for role, path in paths.items()}
         config = load_config({"task": "pictures", "hosting.speculation": "never"})[0]
         given = ModelSettings.of(config)
-        hosts = InlineHosts(HostSettings(threads=1, pictures=self.folder))
+        hosts = InlineHosts(HostSettings(threads=1, pictures=str(self.folder)))
         models = Models(hosts, ModelSet(refs), self.task, given)
         models.use_tool = use_tool
         return models
@@ -147,14 +147,14 @@ def searched(study: Study, seed: int) -> Iterator[Row]:
 
 def drafted(study: Study, seed: int) -> Iterator[Row]:
     """The drafter is the policy's first layers, taught on its texts and told no picture."""
-    host = PolicyHost("policy", HostSettings(pictures=study.folder))
+    host = PolicyHost("policy", HostSettings(pictures=str(study.folder)))
     ref = study.policy.ref("policy")
     models = study.models()
     lessons = study.task.seeds(800, seed)
     rollouts = [r for g in sample_rollouts(models, lessons, 2, HEAT, seed) for r in g]
     texts = [Example(r.state.tokens, len(r.state.prompt_tokens)) for r in rollouts]
     policy = load_model(study.policy)
-    give_pictures(policy, study.policy, study.folder)
+    give_pictures(policy, study.policy, str(study.folder))
     drafter = cut_drafter(policy)
     settings = TrainingSettings(
         num_steps=400,

@@ -179,7 +179,7 @@ def tree(
         branches[ix].add(f"[dim]+{count} never taken (--all shows them)[/]")
     console = Console(highlight=False, soft_wrap=True)
     Console(highlight=False).print(_head(search))
-    folder = PictureFolder(Path(config.hosting.pictures).expanduser())
+    folder = PictureFolder(config.hosting.pictures_folder)
     for digest in search["pictures"]:
         console.print(f"picture {shown(str(folder.file_of(digest)))}")
     if branches:

@@ -88,7 +88,7 @@ def export(
         config = with_problems_of(config, run.config | {"task": run.task})
         datasets = datasets_of(session, run.name, round_number)
         prompts = _prompts(config, session, run)
-        folder = PictureFolder(Path(config.hosting.pictures).expanduser().resolve())
+        folder = PictureFolder(config.hosting.pictures_folder)
         rows = exported(
             session,
             kind,

@@ -35,7 +35,7 @@ def jsonl(folder: Path, *rows: dict[str, Any], skip: bool = False) -> Jsonl:
     file = folder / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     files = Files(str(file), on_bad="skip" if skip else "refuse")
-    return Jsonl(files, pictures=str(folder / "kept"))
+    return Jsonl(files, pictures=folder / "kept")
 
 
 def test_one_question_about_two_pictures_is_two_problems(folder: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_prompt_has_the_pictures_before_the_words(folder: Path, tmp_path: Path
         def question(self, text: str) -> str:  # the toy's vocabulary has no letters
             return picture_parts(text)[1] + "\n"
 
-    plain = Plain(task.files, pictures=str(folder / "kept"))
+    plain = Plain(task.files, pictures=folder / "kept")
     plain.instruction = ""
     tokens = Prompts(plain, tokenizer, PromptSettings()).tokens(text)
     assert list(pictures_in(tokens)) == [(0, task.pictures(text)[0])]

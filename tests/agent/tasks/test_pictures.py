@@ -21,7 +21,7 @@ from tests.agent.networks.pictured import PLACES, write_llava
 
 @pytest.fixture
 def task(tmp_path: Path) -> Pictures:
-    return Pictures(str(tmp_path / "pictures"))
+    return Pictures(tmp_path / "pictures")
 
 
 def test_problems_are_those_of_expressions_under_keys_of_their_own(task: Pictures) -> None:
@@ -38,7 +38,7 @@ def test_a_problem_has_the_picture_of_its_text_on_the_disk(task: Pictures, tmp_p
     (digest,) = problem.pictures
     assert digest == digest_of(drawn(problem.text))
     assert (tmp_path / "pictures" / digest[:2] / f"{digest}.png").is_file()
-    assert Pictures(str(tmp_path / "elsewhere")).pictures(problem.text) == (digest,)
+    assert Pictures(tmp_path / "elsewhere").pictures(problem.text) == (digest,)
 
 
 def test_a_prompt_is_the_picture_and_not_a_word_of_the_text(task: Pictures, tmp_path: Path) -> None:
