@@ -78,6 +78,13 @@ class BallotBox:
         self.contestants = tuple(sorted({a.contestant for p in problems for a in p.answers}))
         with store.session() as session:
             done = compared_by(session, task, judge)
+            known = set(self.contestants)
+            self._votes = [
+                v
+                for v in as_votes(votes_cast(session, task))
+                if v.left in known and v.right in known
+            ]
+            """Of all judges, as they were then, and this box's own since."""
         self._open = _open_pairs(problems, done)
         if not any(pairs_of(p) for p in problems):
             raise UsageError(
@@ -138,6 +145,8 @@ class BallotBox:
                 f"{self.judge} has voted on this pair before, in another place",
                 "the first vote stays: take the next ballot",
             )
+        names = (vote.left.contestant, vote.right.contestant)
+        self._votes.append(Vote(*names, choice, vote.problem, self.judge))
         self._chances = self._weighed()
         return vote
 
@@ -163,14 +172,11 @@ class BallotBox:
         self._num_open += 1
 
     def _weighed(self) -> Floats:
-        with self.store.session() as session:
-            votes = votes_cast(session, self.task)
         place = {name: i for i, name in enumerate(self.contestants)}
-        own = as_votes([v for v in votes if v.left in place and v.right in place])
         strengths = np.zeros(len(place))
         met = np.zeros((len(place), len(place)))
-        if own:
-            table = vote_table(own)
+        if self._votes:
+            table = vote_table(self._votes)
             met = met_of(table, self.contestants)
             try:
                 found = fitted(table, clusters="none")

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlencode
 
 from agent.arena.ballots import BallotBox
 from search.errors import UsageError
@@ -40,7 +41,7 @@ class Voting:
         with self._lock:
             ballot = self._box(name).ballot()
         return {
-            "trail": [("Arena", f"/arena?task={name}"), ("ballot", "")],
+            "trail": [("Arena", f"/arena?{urlencode({'task': name})}"), ("ballot", "")],
             "task": name,
             "judge": self.judge,
             "ballot": ballot,
