@@ -10,7 +10,6 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from agent.networks.adapter_shape import AdapterShape
 from agent.networks.architecture import Architecture
 from agent.networks.decoder import copied_weights
 from agent.networks.language_model import LanguageModel
@@ -77,10 +76,6 @@ class LlavaModel(LanguageModel):
         """As any network; the tower and the projector stay as the embeddings do."""
         super().freeze(num_tuned, dtype)
         self.language_model.num_frozen = self.num_frozen
-
-    def adapt(self, shape: AdapterShape) -> None:
-        super().adapt(shape)
-        self.language_model.adapter = shape
 
     def block_of(self, name: str) -> int:
         """The tower and the projector come before the blocks, as embeddings do."""
