@@ -60,56 +60,12 @@ class VisionShape:
 def vision_shape(config: Mapping[str, Any], vocab_size: int, language: str) -> VisionShape:
     """Of a config.json of model_type llava around a language model of that model_type. Raises
     CheckpointError for what is not computed."""
-    vision = config.get("vision_config")
-    if not isinstance(vision, dict):
-        raise _wrong("no vision_config", "save the checkpoint again with transformers")
-    vision = {key: value for key, value in vision.items() if value is not None}
-    if vision.get("model_type") != "siglip_vision_model":
-        raise _wrong(
-            f"a vision tower {vision.get('model_type')!r:.60}, and only SigLIP's is computed",
-            "use a checkpoint with model_type siglip_vision_model in its vision_config; vLLM can "
-            "serve others, but Ratchet cannot train them",
-        )
-    for key in vision:
-        if key not in OURS and key not in WITHOUT_EFFECT:
-            raise _wrong(f"vision_config key {key[:80]!r}, which is not known", "remove it")
+    vision = _vision_config(config)
     sizes = {name: _whole(vision, name, most) for name, most in VISION_SIZES.items()}
-    if sizes["image_size"] % sizes["patch_size"]:
-        raise _wrong(
-            f"image_size {sizes['image_size']} for patches of {sizes['patch_size']}",
-            "make the first a multiple of the second",
-        )
-    if sizes["hidden_size"] % sizes["num_attention_heads"]:
-        raise _wrong(
-            f"{sizes['num_attention_heads']} vision heads for width {sizes['hidden_size']}",
-            "make the second a multiple of the first",
-        )
+    _check_sizes(sizes)
     channels = vision.get("num_channels", 3)
     if channels not in (1, 3) or type(channels) is not int:
         raise _wrong(f"num_channels {channels!r:.40}", "1 is grey, 3 is colour")
-    layer = config.get("vision_feature_layer", -2)
-    if type(layer) is not int or not -sizes["num_hidden_layers"] <= layer <= -1:
-        raise _wrong(
-            f"vision_feature_layer {layer!r:.40}", "-1 takes the last states, -2 those before them"
-        )
-    if config.get("vision_feature_select_strategy", "default") != "full":
-        raise _wrong(
-            "vision_feature_select_strategy that drops the first token, and SigLIP has none for it",
-            "set it to 'full'",
-        )
-    activation, projector = (
-        vision.get("hidden_act", ACTIVATIONS[0]),
-        config.get("projector_hidden_act", "gelu"),
-    )
-    for name, value in (("hidden_act", activation), ("projector_hidden_act", projector)):
-        if value not in ACTIVATIONS:
-            raise _wrong(f"{name} {value!r:.60}", f"one of {', '.join(ACTIVATIONS)} is computed")
-    token = config.get("image_token_index", config.get("image_token_id", 32_000))
-    if type(token) is not int or not 0 <= token < vocab_size:
-        raise _wrong(
-            f"image_token_index {token!r:.40} in a vocabulary of {vocab_size:,}",
-            "add the placeholder to the tokenizer and resize the embeddings",
-        )
     eps = vision.get("layer_norm_eps", 1e-6)
     if type(eps) not in (int, float) or not 0 <= eps <= 1:
         raise _wrong(f"layer_norm_eps {eps!r:.40}", "give the config.json of the weights")
@@ -125,11 +81,11 @@ def vision_shape(config: Mapping[str, Any], vocab_size: int, language: str) -> V
         num_layers=sizes["num_hidden_layers"],
         num_heads=sizes["num_attention_heads"],
         norm_eps=float(eps),
-        activation=activation,
-        feature_layer=layer,
-        projector_activation=projector,
+        activation=_activation(vision, "hidden_act", ACTIVATIONS[0]),
+        feature_layer=_feature_layer(config, sizes["num_hidden_layers"]),
+        projector_activation=_activation(config, "projector_hidden_act", "gelu"),
         has_projector_bias=has_bias,
-        image_token=token,
+        image_token=_image_token(config, vocab_size),
         language=language,
     )
     said = config.get("image_seq_length")
@@ -141,6 +97,68 @@ def vision_shape(config: Mapping[str, Any], vocab_size: int, language: str) -> V
             "give the config.json that belongs to the weights",
         )
     return found
+
+
+def _vision_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said of the tower, of known keys alone."""
+    vision = config.get("vision_config")
+    if not isinstance(vision, dict):
+        raise _wrong("no vision_config", "save the checkpoint again with transformers")
+    vision = {key: value for key, value in vision.items() if value is not None}
+    if vision.get("model_type") != "siglip_vision_model":
+        raise _wrong(
+            f"a vision tower {vision.get('model_type')!r:.60}, and only SigLIP's is computed",
+            "use a checkpoint with model_type siglip_vision_model in its vision_config; vLLM can "
+            "serve others, but Ratchet cannot train them",
+        )
+    for key in vision:
+        if key not in OURS and key not in WITHOUT_EFFECT:
+            raise _wrong(f"vision_config key {key[:80]!r}, which is not known", "remove it")
+    return vision
+
+
+def _check_sizes(sizes: Mapping[str, int]) -> None:
+    if sizes["image_size"] % sizes["patch_size"]:
+        raise _wrong(
+            f"image_size {sizes['image_size']} for patches of {sizes['patch_size']}",
+            "make the first a multiple of the second",
+        )
+    if sizes["hidden_size"] % sizes["num_attention_heads"]:
+        raise _wrong(
+            f"{sizes['num_attention_heads']} vision heads for width {sizes['hidden_size']}",
+            "make the second a multiple of the first",
+        )
+
+
+def _feature_layer(config: Mapping[str, Any], num_layers: int) -> int:
+    layer = config.get("vision_feature_layer", -2)
+    if type(layer) is not int or not -num_layers <= layer <= -1:
+        raise _wrong(
+            f"vision_feature_layer {layer!r:.40}", "-1 takes the last states, -2 those before them"
+        )
+    if config.get("vision_feature_select_strategy", "default") != "full":
+        raise _wrong(
+            "vision_feature_select_strategy that drops the first token, and SigLIP has none for it",
+            "set it to 'full'",
+        )
+    return layer
+
+
+def _activation(values: Mapping[str, Any], name: str, default: str) -> str:
+    value = values.get(name, default)
+    if value not in ACTIVATIONS:
+        raise _wrong(f"{name} {value!r:.60}", f"one of {', '.join(ACTIVATIONS)} is computed")
+    return str(value)
+
+
+def _image_token(config: Mapping[str, Any], vocab_size: int) -> int:
+    token = config.get("image_token_index", config.get("image_token_id", 32_000))
+    if type(token) is not int or not 0 <= token < vocab_size:
+        raise _wrong(
+            f"image_token_index {token!r:.40} in a vocabulary of {vocab_size:,}",
+            "add the placeholder to the tokenizer and resize the embeddings",
+        )
+    return token
 
 
 def _whole(values: Mapping[str, Any], name: str, most: int) -> int:
